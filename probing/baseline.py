@@ -1,0 +1,87 @@
+"""The paper's probe training as its authors run it: one probe at a time on full-size pixels.
+
+Slow on purpose. It is what `bench probes` measures fit_site against; nothing else uses it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+TEST_BATCH = 32
+"""samples in one batch of the test pass"""
+
+
+@dataclass(frozen=True, eq=False)
+class PaperProbe:
+    """A probe trained the paper's way."""
+
+    weights: NDArray[np.float32]
+    """(O, C)"""
+    train_losses: list[float]
+    """mean over pixels, per epoch"""
+    scores: list[float]
+    """mean Dice (saliency) or RMSE (depth) over test samples, after every epoch"""
+
+
+def paper_probe(
+    acts: Tensor,
+    labels: Tensor,
+    grid: tuple[int, int],
+    task: str,
+    train: Tensor,
+    test: Tensor,
+    orders: list[Tensor],
+    start: int,
+    lr: float = 1e-3,
+    batch: int = 4,
+) -> PaperProbe:
+    """Trains one bias-free linear probe (section 3.1, appendix A) and scores the test split after every epoch.
+
+    acts: (N, T, C) float. labels: (N, H, W), int64 0 or 1 for saliency, float for depth. orders: permutations
+    of the training samples, one per epoch. start: seed of nn.Linear's default initialisation."""
+    torch.manual_seed(start)
+    probe = nn.Linear(acts.shape[2], 2 if task == "saliency" else 1, bias=False)
+    optimizer = torch.optim.Adam(probe.parameters(), lr=lr)
+    losses, scores = [], []
+    for order in orders:
+        total = 0.0
+        for samples in train[order].split(batch):
+            optimizer.zero_grad()
+            loss = _loss(task, _enlarge(probe(acts[samples]), grid, labels.shape[1:]), labels[samples])
+            loss.backward()
+            optimizer.step()
+            total += loss.item() * len(samples)
+        losses.append(total / len(train))
+        with torch.no_grad():
+            found = [
+                _score(task, _enlarge(probe(acts[samples]), grid, labels.shape[1:]), labels[samples])
+                for samples in test.split(TEST_BATCH)
+            ]
+        scores.append(torch.cat(found).mean().item())
+    return PaperProbe(probe.weight.detach().numpy(), losses, scores)
+
+
+def _enlarge(prediction: Tensor, grid: tuple[int, int], size: torch.Size) -> Tensor:
+    """(n, T, O) -> (n, O, H, W) by nearest neighbour."""
+    return functional.interpolate(prediction.transpose(1, 2).unflatten(2, grid), size=tuple(size), mode="nearest")
+
+
+def _loss(task: str, prediction: Tensor, label: Tensor) -> Tensor:
+    if task == "saliency":
+        return functional.cross_entropy(prediction, label)
+    return functional.huber_loss(prediction[:, 0], label)
+
+
+def _score(task: str, prediction: Tensor, label: Tensor) -> Tensor:
+    """Dice or RMSE of each image (n)."""
+    if task == "saliency":
+        chosen = prediction.argmax(1)
+        overlap = (chosen * label).sum((1, 2))
+        return (2 * overlap + 1e-8) / (chosen.sum((1, 2)) + label.sum((1, 2)) + 1e-8)
+    return (prediction[:, 0] - label).square().mean((1, 2)).sqrt()

@@ -1,0 +1,126 @@
+"""Samples one shard and streams every site's activations out while the next step computes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from types import TracebackType
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from probing.hooks import record
+from probing.model import LatentDiffusion
+from probing.sampling import Samples, StepEvent, sample
+from probing.sites import SiteSpec
+
+WriteActivation = Callable[[str, int, np.ndarray], None]
+"""(site, step 1.., float16 (n, tokens, channels)) -> None; called from writer threads"""
+WriteLatents = Callable[[int, np.ndarray, np.ndarray], None]
+"""(step, latents after the step, clean estimate), each float32 (n, C, h, w)"""
+STEPS_IN_FLIGHT = 2
+"""at most this many steps of a shard wait to be written, which bounds memory"""
+
+
+class NonFiniteActivation(ValueError):
+    """An activation holds NaN or infinity; never clipped."""
+
+
+class Writers:
+    """Runs writes on threads; keeps at most two steps in flight; raises what a write raised."""
+
+    def __init__(self, threads: int = 2) -> None:
+        self.pool = ThreadPoolExecutor(threads, thread_name_prefix="writer")
+        self.steps: list[list[Future[None]]] = []
+
+    def __enter__(self) -> Writers:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.pool.shutdown(wait=True, cancel_futures=error is not None)
+        if error is None:
+            self._wait(0)
+
+    def begin_step(self) -> None:
+        """Waits until fewer than the allowed number of steps are still being written."""
+        self._wait(STEPS_IN_FLIGHT - 1)
+        self.steps.append([])
+
+    def submit(self, write: Callable[..., None], *arguments: object) -> None:
+        """Hands one write of the current step to a thread."""
+        self.steps[-1].append(self.pool.submit(write, *arguments))
+
+    def _wait(self, allowed: int) -> None:
+        while len(self.steps) > allowed:
+            for future in self.steps.pop(0):
+                future.result()
+
+
+def _halved(values: Tensor, guided: bool) -> Tensor:
+    """The conditional half of a [unconditional, conditional] batch."""
+    return values[len(values) // 2 :] if guided else values
+
+
+def to_half(site: str, step: int, values: Tensor) -> np.ndarray:
+    """float16 on the CPU. Raises NonFiniteActivation naming site and step."""
+    half = values.to(torch.float16)
+    if not bool(torch.isfinite(half).all()):
+        raise NonFiniteActivation(f"site {site} step {step}: activation is not finite in float16")
+    return half.cpu().contiguous().numpy()
+
+
+class _Recorder:
+    """Collects what the hooks see and passes it on as finished float16 arrays."""
+
+    def __init__(self, writers: Writers, write: WriteActivation, guided: bool) -> None:
+        self.writers, self.write, self.guided = writers, write, guided
+        self.step = 0
+
+    def __call__(self, site: SiteSpec, output: Tensor) -> None:
+        values = to_half(site.name, self.step, _halved(output, self.guided))
+        self.writers.submit(self.write, site.name, self.step, values)
+
+
+def capture(
+    model: LatentDiffusion,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    sites: Sequence[SiteSpec],
+    write_activation: WriteActivation,
+    write_latents: WriteLatents | None = None,
+    *,
+    steps: int = 15,
+    guidance: float = 7.5,
+    forced: Sequence[Tensor] | None = None,
+) -> Samples:
+    """One pass that records all sites at all steps (section 3.2); returns the finished samples.
+
+    Every write is done when this returns. Raises NonFiniteActivation, and what a write raises.
+    """
+    with Writers() as writers:
+        recorder = _Recorder(writers, write_activation, guidance > 1)
+
+        @contextmanager
+        def around(step: int):
+            recorder.step = step
+            writers.begin_step()
+            with record(model.unet, sites, recorder):
+                yield
+
+        def on_step(event: StepEvent) -> None:
+            if write_latents:
+                after, clean = (x.float().cpu().numpy() for x in (event.latents, event.clean))
+                writers.submit(write_latents, event.step, after, clean)
+
+        enter: Callable[[int], AbstractContextManager[None]] = around
+        return sample(
+            model, prompts, seeds, steps=steps, guidance=guidance,
+            on_step=on_step, around=enter, forced=forced,
+        )  # fmt: skip

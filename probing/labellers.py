@@ -1,0 +1,86 @@
+"""The registry of labellers: what turns images into depth maps and saliency maps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Protocol
+
+import numpy as np
+import torch
+
+
+class Labeller(Protocol):
+    """Labels images; `revision` names the exact weights."""
+
+    revision: str
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """uint8 (n, H, W, 3) to labels (n, H, W): uint8 for saliency, float32 for depth."""
+        ...
+
+
+@dataclass(frozen=True)
+class LabelConfig:
+    """Which labellers speak, and how their labels become training targets."""
+
+    saliency: str = "scenes"
+    """labeller of salient objects"""
+    depth: str = "scenes"
+    """labeller of relative inverse depth"""
+    saliency_weights: str = ""
+    """checkpoint of the saliency labeller, where it needs one"""
+    depth_weights: str = ""
+    """checkpoint or directory of the depth labeller, where it needs one"""
+    threshold: int = 127
+    """a pixel is foreground where its saliency (0..255) is above this (the paper: 0)"""
+    depth_mean: float = 0.0
+    """mean that standardises depth; with depth_deviation 0: computed over the training split"""
+    depth_deviation: float = 0.0
+    """deviation that standardises depth; 0 computes both over the training split"""
+
+
+_REGISTRY: dict[tuple[str, str], Callable[[str, torch.device], Labeller]] = {}
+
+
+def register(task: str, name: str, make: Callable[[str, torch.device], Labeller]) -> None:
+    """Adds a labeller: `make(weights, device)` builds it."""
+    _REGISTRY[task, name] = make
+
+
+def build(task: str, name: str, weights: str, device: torch.device) -> Labeller:
+    """The labeller of a task. Raises ValueError for a name that is not known.
+
+    Packages add theirs through the entry point group `scenesweep.labellers`, whose entries are
+    called once and are to call `register`.
+    """
+    for entry in entry_points(group="scenesweep.labellers"):
+        entry.load()()
+    if (task, name) not in _REGISTRY:
+        known = sorted(n for t, n in _REGISTRY if t == task)
+        raise ValueError(f"labels.{task}: no labeller {name!r}; known: {', '.join(known)}")
+    return _REGISTRY[task, name](weights, device)
+
+
+class ScenesLabeller:
+    """One head of the scenes model's labelling network."""
+
+    def __init__(self, task: str, device: torch.device) -> None:
+        from probing.scenes import weights
+
+        self.task = task
+        self.network, self.revision = weights.load_labeller()
+        self.network.to(device)
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        from probing.scenes import teacher
+
+        depth, mask, _ = teacher.label(self.network, images)
+        if self.task == "depth":
+            return depth.clip(min=0).astype(np.float32)
+        return (mask * 255).round().astype(np.uint8)
+
+
+for _task in ("saliency", "depth"):
+    register(_task, "scenes", lambda _weights, device, task=_task: ScenesLabeller(task, device))

@@ -1,0 +1,128 @@
+"""Losses over full-size pixels, computed per cell from pooled labels: exact values and exact gradients.
+
+Every function gives the mean over the K pixels of each cell and its derivative by the cell's prediction.
+Shapes: S steps, K' heads (probes of one task), n cells of a batch; labels broadcast over the steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from probing.targets import DepthTargets
+
+
+def crossentropy(logit: Tensor, fraction: Tensor) -> tuple[Tensor, Tensor]:
+    """Two-class cross-entropy of the logit difference (foreground minus background), label = foreground share."""
+    value = torch.nn.functional.softplus(logit, threshold=60.0).addcmul_(logit, fraction, value=-1)
+    return value, torch.sigmoid(logit).sub_(fraction)
+
+
+@dataclass(frozen=True, eq=False)
+class CellPixels:
+    """The depth pixels of R cells about each cell's mean, ascending, with running sums, on one device."""
+
+    size: int
+    """pixels in one cell, P"""
+    width: int
+    """P rounded up to a power of two"""
+    values: Tensor
+    """(R * width) pixel minus cell mean, ascending within a cell, then infinity"""
+    sums: Tensor
+    """(R * (P + 1)) sum of the first 0..P values of each cell"""
+    squares: Tensor
+    """(R * (P + 1)) the same of squares"""
+
+    def below(self, rows: Tensor, bound: Tensor) -> Tensor:
+        """How many pixels of cells `rows` lie below `bound` (same shape): bisection, all queries at once."""
+        start = rows * self.width
+        found, step = start, self.width >> 1
+        while step:
+            found = found.add(self.values.take(found + (step - 1)) < bound, alpha=step)
+            step >>= 1
+        return found.add(self.values.take(found) < bound).sub_(start)
+
+
+def cell_pixels(targets: DepthTargets, dtype: torch.dtype, device: torch.device) -> CellPixels:
+    """Makes (once per targets, type and device) the sorted pixels and running sums of all samples."""
+    key = ("pixels", dtype, device)
+    if key not in targets.cache:
+        size = targets.pixels
+        width = 1 << (size - 1).bit_length()
+        centred = torch.from_numpy(targets.values).double()
+        centred = centred.sub_(torch.from_numpy(targets.mean)[..., None]).view(-1, size)
+        sums = torch.nn.functional.pad(centred.cumsum(1), (1, 0))
+        squares = torch.nn.functional.pad(centred.square().cumsum(1), (1, 0))
+        values = torch.nn.functional.pad(centred, (0, width - size), value=torch.inf)
+        parts = (part.reshape(-1).to(device, dtype) for part in (values, sums, squares))
+        targets.cache[key] = CellPixels(size, width, *parts)
+    found = targets.cache[key]
+    assert isinstance(found, CellPixels)
+    return found
+
+
+def huber(
+    offset: Tensor, shape: Sequence[Tensor], rows: Tensor, pixels: CellPixels, delta: float
+) -> tuple[Tensor, Tensor]:
+    """Huber loss of each cell's pixels, exactly: half a square, less half the squared excess over delta.
+
+    offset: (S, K', n) prediction minus cell mean. shape: centre and half of the range of the cell's centred
+    pixels, and half their variance, each (K', n). rows: (K', n) int64 numbers of the cells in `pixels`.
+    Cells whose pixels are all within delta, or all beyond it on one side, need no pixels; of the others,
+    few after the first epochs, the pixels beyond delta are counted in sorted order."""
+    centre, half, spread = shape
+    moved = offset - centre
+    reach = moved.abs().sub_(delta)
+    whole = reach >= half
+    gradient = torch.where(whole, offset.clamp(-delta, delta), offset)
+    value = torch.add(offset, gradient, alpha=-0.5).mul_(gradient).add_(torch.where(whole, 0.0, spread))
+    outer = half - delta
+    beyond = torch.stack([moved + outer > 0, outer - moved > 0]).logical_and_(~whole)
+    found = beyond.view(-1).nonzero().squeeze(1)
+    if len(found):
+        cell = found % offset.numel()
+        at = offset.view(-1).take(cell)
+        low = found < offset.numel()
+        excess, pull = _excess(at, low, rows.view(-1).take(cell % rows.numel()), pixels, delta)
+        value.view(-1).index_add_(0, cell, excess, alpha=-0.5)
+        gradient.view(-1).index_add_(0, cell, pull, alpha=-1)
+    return value, gradient
+
+
+def _excess(
+    offset: Tensor, low: Tensor, rows: Tensor, pixels: CellPixels, delta: float
+) -> tuple[Tensor, Tensor]:
+    """Mean over a cell's pixels of the squared and of the signed part by which |offset - pixel| exceeds delta.
+
+    offset, rows: (m). low: (m) whether pixels below the prediction are meant, or those above."""
+    size = pixels.size
+    bound = torch.where(low, offset - delta, offset + delta)
+    count = pixels.below(rows, bound)
+    first = rows * (size + 1)
+    sums, squares = pixels.sums.take(first + count), pixels.squares.take(first + count)
+    last = first.add_(size)
+    count = torch.where(low, count, size - count).to(offset.dtype)
+    sums = torch.where(low, sums, pixels.sums.take(last) - sums)
+    squares = torch.where(low, squares, pixels.squares.take(last) - squares)
+    pull = bound * count - sums
+    return (bound * (pull - sums)).add_(squares).div_(size), pull.div_(size)
+
+
+def smoothness(prediction: Tensor, across: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
+    """Edge-aware smoothness of enlarged predictions (S, K', b, h, w), appendix F.
+
+    across, down: (b, h, w-1) and (b, h-1, w) border weights as pool_edges gives them. Returns the mean over
+    the b images (S, K') and the derivative of that mean by every cell's prediction."""
+    right, below = prediction.diff(dim=-1), prediction.diff(dim=-2)
+    value = (right.abs() * across).sum((-3, -2, -1)) + (below.abs() * down).sum((-3, -2, -1))
+    gradient = torch.zeros_like(prediction)
+    pull, drop = right.sign() * across, below.sign() * down
+    gradient[..., 1:] += pull
+    gradient[..., :-1] -= pull
+    gradient[..., 1:, :] += drop
+    gradient[..., :-1, :] -= drop
+    images = prediction.shape[2]
+    return value / images, gradient / images

@@ -1,0 +1,260 @@
+"""The model under study: a Stable Diffusion pipeline as plain parts, and its randomised variants."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from probing.sites import SiteSpec, attention_sites, conv_sites, vae_site
+
+SCENES = "scenes"
+"""name of the embedded model"""
+VARIANTS = ("trained", "random", "reinit", "random_forced")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which pipeline is studied, and how it runs."""
+
+    name: str = SCENES
+    """`scenes`, a local directory of a StableDiffusionPipeline, or a hub id"""
+    revision: str = ""
+    """commit of a hub id; required for hub ids, so that a run can be repeated"""
+    dtype: str = "float32"
+    """dtype of the weights: float32, float16 or bfloat16"""
+    autocast: str = ""
+    """dtype that the UNet computes in on CUDA (the paper: float16); empty is off"""
+    device: str = "auto"
+    """`cpu`, `cuda`, or `auto`: CUDA where there is one"""
+    random_seed: int = 100
+    """seed of the weight permutation of variant `random` and of `reinit`"""
+
+
+@dataclass(frozen=True)
+class LatentDiffusion:
+    """The parts of a latent diffusion model that the experiment uses."""
+
+    unet: nn.Module
+    vae: nn.Module
+    text_encoder: nn.Module
+    tokenizer: Any
+    scheduler_config: dict[str, Any]
+    device: torch.device
+    autocast: torch.dtype | None = None
+    embedded: bool = False
+    """whether this is the scenes model, whose tokenizer knows the grammar's words only"""
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of a latent."""
+        size = self.unet.config.sample_size
+        height, width = (size, size) if isinstance(size, int) else size
+        return self.unet.config.in_channels, height, width
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) of an image in pixels."""
+        factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        return self.latent_shape[1] * factor, self.latent_shape[2] * factor
+
+    def sites(self, family: str = "attention") -> tuple[SiteSpec, ...]:
+        """Sites of a family: `attention`, `conv` or `vae`."""
+        latent = self.latent_shape[1:]
+        if family == "vae":
+            return (vae_site(self.vae.config, latent),)
+        return (attention_sites if family == "attention" else conv_sites)(self.unet.config, latent)
+
+    @torch.inference_mode()
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        """Text states (n, positions, width) of prompts."""
+        if self.embedded:
+            _check_words(self.tokenizer, prompts)
+        tokens = self.tokenizer(
+            list(prompts),
+            padding="max_length",
+            max_length=self.tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
+        ).input_ids
+        return self.text_encoder(tokens.to(self.device))[0]
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor, batch: int = 16) -> Tensor:
+        """Images uint8 (n, H, W, 3) on the CPU from scaled latents (n, C, h, w)."""
+        raw = latents.to(self.vae.dtype) / self.vae.config.scaling_factor
+        parts = [self.vae.decode(raw[i : i + batch]).sample for i in range(0, len(raw), batch)]
+        images = torch.cat(parts).float().div(2).add(0.5).clamp(0, 1).mul(255).round()
+        return images.to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu()
+
+
+def _check_words(tokenizer: Any, prompts: Sequence[str]) -> None:
+    known = set(tokenizer.get_vocab())
+    for prompt in prompts:
+        for word in prompt.lower().split():
+            if word not in known:
+                words = " ".join(sorted(w for w in known if not w.startswith("<")))
+                raise ValueError(
+                    f"prompt {prompt!r}: the scenes model does not know {word!r}; its words: {words}"
+                )
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keeps the progress bars and notices of diffusers and transformers off the terminal."""
+    import diffusers
+    import transformers
+
+    levels = [logging.getLogger(name).level for name in ("diffusers", "transformers")]
+    transformers.utils.logging.disable_progress_bar()
+    diffusers.utils.logging.disable_progress_bar()
+    try:
+        for name in ("diffusers", "transformers"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        for name, level in zip(("diffusers", "transformers"), levels, strict=True):
+            logging.getLogger(name).setLevel(level)
+        transformers.utils.logging.enable_progress_bar()
+        diffusers.utils.logging.enable_progress_bar()
+
+
+def scenes_path() -> Path:
+    """Directory of the embedded pipeline."""
+    return Path(str(files("probing.scenes") / "weights"))
+
+
+def model_path(config: ModelConfig) -> Path | str:
+    """Where the pipeline is: a local directory, or the hub id as it stands."""
+    if config.name == SCENES:
+        return scenes_path() / "pipeline"
+    if Path(config.name).is_dir():
+        if not (Path(config.name) / "model_index.json").exists():
+            raise ValueError(
+                f"model.name: {config.name} holds no model_index.json; give a pipeline's directory"
+            )
+        return Path(config.name)
+    if config.name.count("/") != 1 or config.name.startswith(("/", ".")):
+        raise ValueError(
+            f"model.name: no directory {config.name}; give 'scenes', a pipeline's directory or OWNER/NAME"
+        )
+    if not config.revision:
+        raise ValueError(f"model.revision: {config.name} is a hub id; pin the commit to load")
+    return config.name
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` takes CUDA where there is one."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"model.device: {name!r} is no device; use cpu, cuda or auto") from error
+
+
+def load(config: ModelConfig) -> LatentDiffusion:
+    """Loads the trained model. Raises ValueError where there is no such pipeline."""
+    from diffusers import StableDiffusionPipeline
+
+    path = model_path(config)
+    device = pick_device(config.device)
+    with quiet_libraries():
+        try:
+            pipeline = StableDiffusionPipeline.from_pretrained(
+                path,
+                revision=config.revision or None,
+                torch_dtype=getattr(torch, config.dtype),
+                safety_checker=None,
+                feature_extractor=None,
+                requires_safety_checker=False,
+                local_files_only=isinstance(path, Path),
+                use_safetensors=True,
+            )
+        except (OSError, json.JSONDecodeError) as error:
+            first = str(error).strip().splitlines()[0]
+            raise ValueError(f"model.name: cannot load {config.name}: {first}") from error
+    parts = (pipeline.unet, pipeline.vae, pipeline.text_encoder)
+    for part in parts:
+        part.to(device=device, dtype=getattr(torch, config.dtype)).eval().requires_grad_(False)
+    pipeline.unet.to(memory_format=torch.channels_last)
+    pipeline.vae.to(memory_format=torch.channels_last)
+    autocast = getattr(torch, config.autocast) if config.autocast and device.type == "cuda" else None
+    return LatentDiffusion(
+        pipeline.unet, pipeline.vae, pipeline.text_encoder, pipeline.tokenizer,
+        dict(pipeline.scheduler.config), device, autocast, config.name == SCENES,
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def permute_weights(network: nn.Module, seed: int) -> None:
+    """Permutes every module's `weight` elementwise, biases stay (section 3.3, the random control)."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in network.modules():
+        weight = getattr(module, "weight", None)
+        if isinstance(weight, Tensor):
+            order = torch.randperm(weight.numel(), generator=generator).to(weight.device)
+            shuffled = weight.detach().contiguous().flatten()[order].view(weight.shape)
+            weight.copy_(shuffled)
+
+
+def variant(model: LatentDiffusion, name: str, seed: int) -> LatentDiffusion:
+    """The model with its UNet as the variant asks; everything else is shared."""
+    if name == "trained":
+        return model
+    if name in ("random", "random_forced"):
+        unet = copy.deepcopy(model.unet)
+        permute_weights(unet, seed)
+        return replace(model, unet=unet)
+    if name == "reinit":
+        state = torch.get_rng_state()
+        torch.manual_seed(seed)
+        unet = type(model.unet).from_config(model.unet.config)
+        torch.set_rng_state(state)
+        unet.to(device=model.device, dtype=model.unet.dtype, memory_format=torch.channels_last)
+        return replace(model, unet=unet.eval().requires_grad_(False))
+    raise ValueError(f"variants: no variant {name!r}; use {', '.join(VARIANTS)}")
+
+
+def config_folder(config: ModelConfig) -> Path:
+    """A local folder with the pipeline's configuration files; hub ids are looked up, no weights."""
+    path = model_path(config)
+    if isinstance(path, Path):
+        if not (path / "unet" / "config.json").exists():
+            raise ValueError(f"model.name: {path} holds no unet/config.json; it is no Stable Diffusion pipeline")
+        return path
+    from huggingface_hub import snapshot_download
+
+    try:
+        found = snapshot_download(path, revision=config.revision, allow_patterns=["*.json"])
+    except Exception as error:  # the hub client raises many kinds
+        first = str(error).strip().splitlines()[0]
+        raise ValueError(f"model.name: cannot reach {path} at {config.revision}: {first}") from error
+    return Path(found)
+
+
+def revision(config: ModelConfig) -> str:
+    """What names the exact weights: the pinned commit, or a checksum of the local files' sizes
+    and of their first megabyte."""
+    path = model_path(config)
+    if not isinstance(path, Path):
+        return config.revision
+    digest = hashlib.sha256()
+    for file in sorted(path.rglob("*.safetensors")):
+        with file.open("rb") as handle:
+            digest.update(f"{file.relative_to(path)} {file.stat().st_size}".encode())
+            digest.update(handle.read(1 << 20))
+    return digest.hexdigest()[:16]

@@ -1,0 +1,1 @@
+"""The embedded `scenes` world and its small latent diffusion model."""

@@ -1,0 +1,119 @@
+"""The UNet of the scenes model (Stable Diffusion's topology, narrow) and its training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from diffusers import LMSDiscreteScheduler, UNet2DConditionModel
+from torch import Tensor, nn
+
+from probing.scenes import text
+from probing.scenes.optimise import Loop, Schedule
+
+CHANNELS = (64, 128, 160, 160)
+CAPTION_DROPOUT = 0.1
+"""share of the captions left out, for guidance"""
+SNR_LIMIT = 5.0
+"""a step's loss weighs as much as its signal-to-noise ratio, but no more than this"""
+
+
+def build_unet(channels: Sequence[int] = CHANNELS, text_width: int = 128) -> UNet2DConditionModel:
+    """Stable Diffusion's block types and order, hence its 16 self-attention sites."""
+    return UNet2DConditionModel(
+        sample_size=16,
+        in_channels=4,
+        out_channels=4,
+        layers_per_block=2,
+        block_out_channels=tuple(channels),
+        down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+        up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+        cross_attention_dim=text_width,
+        attention_head_dim=4,
+        norm_num_groups=16,
+    ).to(memory_format=torch.channels_last)
+
+
+def build_scheduler() -> LMSDiscreteScheduler:
+    """Stable Diffusion's noise schedule; the network predicts velocity."""
+    return LMSDiscreteScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        num_train_timesteps=1000,
+        prediction_type="v_prediction",
+        steps_offset=1,
+    )
+
+
+class Denoiser(nn.Module):
+    """Text encoder and UNet, trained together."""
+
+    def __init__(self, vocabulary: int | None = None) -> None:
+        super().__init__()
+        self.text_encoder = text.build_encoder()
+        self.unet = build_unet()
+
+    def forward(self, noisy: Tensor, times: Tensor, tokens: Tensor) -> Tensor:
+        """Velocity (n, 4, h, w) of noisy latents at integer times (n,)."""
+        states = self.text_encoder(tokens).last_hidden_state
+        return self.unet(noisy, times, states).sample
+
+
+def _times(count: int, generator: torch.Generator) -> Tensor:
+    """One time from each of `count` equal strata of 0..999, so that each batch sees all noise."""
+    strata = torch.arange(count) + torch.rand(count, generator=generator)
+    return (strata / count * 1000).long().clamp_max(999)
+
+
+def velocity_loss(
+    model: Callable[[Tensor, Tensor, Tensor], Tensor],
+    latents: Tensor,
+    tokens: Tensor,
+    signal: Tensor,
+    generator: torch.Generator,
+) -> Tensor:
+    """Squared error of the velocity, weighted by min(SNR, limit) / (SNR + 1).
+
+    `signal` is the schedule's cumulative alpha product (1000,).
+    """
+    times = _times(len(latents), generator)
+    noise = torch.randn(latents.shape, generator=generator)
+    alpha = signal[times].sqrt()[:, None, None, None]
+    sigma = (1 - signal[times]).sqrt()[:, None, None, None]
+    target = alpha * noise - sigma * latents
+    error = (model(alpha * latents + sigma * noise, times, tokens) - target).square().mean((1, 2, 3))
+    ratio = signal[times] / (1 - signal[times])
+    return (error * ratio.clamp_max(SNR_LIMIT) / (ratio + 1)).mean()
+
+
+def train(
+    latents: Tensor,
+    captions: Sequence[str],
+    folder: Path,
+    schedule: Schedule,
+    progress: Callable[[str], None],
+    batch: int = 32,
+    seed: int = 2,
+) -> Denoiser:
+    """Trains on scaled latents (N, 4, h, w); returns the averaged weights."""
+    torch.manual_seed(seed)
+    model = Denoiser()
+    tokenizer = text.build_tokenizer()
+    tokens = text.tokenize(tokenizer, captions)
+    empty = text.tokenize(tokenizer, [""])
+    signal = build_scheduler().alphas_cumprod
+    loop = Loop(model, schedule, folder, seed)
+    loop.resume()
+
+    def loss(step: int, generator: torch.Generator) -> Tensor:
+        which = torch.randint(len(latents), (batch,), generator=generator)
+        dropped = torch.rand(batch, generator=generator) < CAPTION_DROPOUT
+        words = torch.where(dropped[:, None], empty, tokens[which])
+        clean = latents[which].contiguous(memory_format=torch.channels_last)
+        return velocity_loss(model, clean, words, signal, generator)
+
+    loop.run(loss, progress)
+    model.load_state_dict(loop.averaged)
+    return model.eval()

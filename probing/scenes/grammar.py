@@ -1,0 +1,86 @@
+"""The caption grammar of the scenes world: its words, and the sentence that describes a scene."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+PALETTE: dict[str, tuple[float, float, float]] = {
+    "red": (0.82, 0.14, 0.14),
+    "green": (0.16, 0.58, 0.20),
+    "blue": (0.16, 0.28, 0.82),
+    "yellow": (0.92, 0.82, 0.18),
+    "purple": (0.52, 0.20, 0.68),
+    "orange": (0.94, 0.50, 0.12),
+    "cyan": (0.22, 0.74, 0.80),
+    "white": (0.92, 0.92, 0.92),
+}
+"""One palette, RGB in 0..1, for objects, floors and walls alike: colour alone tells nothing."""
+
+SHAPES = ("sphere", "box", "cylinder")
+RELATIONS = ("in front of", "behind", "left of", "right of")
+_GLUE = "a an large small floating checkered on and floor wall under sky with picture".split()
+
+WORDS: tuple[str, ...] = tuple(
+    sorted({*_GLUE, *PALETTE, *SHAPES, *(w for r in RELATIONS for w in r.split())})
+)
+"""Every word that a caption may contain."""
+
+MAX_WORDS = 38
+"""No caption is longer; with start and end marks it fits the text encoder's 40 positions."""
+
+
+@dataclass(frozen=True)
+class Thing:
+    """What a caption says of one object, and where it is (for the relations)."""
+
+    shape: str
+    colour: str
+    large: bool
+    checkered: bool
+    floating: bool
+    column: float
+    """horizontal image position of its centre, 0 (left) to 1 (right)"""
+    distance: float
+    """distance of its centre along the viewing axis, scene units"""
+
+
+def describe_thing(thing: Thing) -> str:
+    """Noun phrase of one object, such as `a large checkered red sphere`."""
+    words = ["a", "large" if thing.large else "small"]
+    words += ["floating"] if thing.floating else []
+    words += ["checkered"] if thing.checkered else []
+    return " ".join([*words, thing.colour, thing.shape])
+
+
+def relation(first: Thing, second: Thing) -> str:
+    """How the first object stands to the second: by depth where that differs clearly."""
+    ratio = first.distance / second.distance
+    if ratio < 0.72:
+        return "in front of"
+    if ratio > 1.39:
+        return "behind"
+    return "left of" if first.column < second.column else "right of"
+
+
+def _surface(name: str, colour: str, checkered: bool) -> str:
+    return f"a {'checkered ' if checkered else ''}{colour} {name}"
+
+
+def caption(
+    things: Sequence[Thing],
+    floor: tuple[str, bool],
+    wall: tuple[str, bool] | None,
+    picture: str | None,
+) -> str:
+    """The sentence of a scene: its objects, their relations, the floor, and wall or sky.
+
+    `floor` and `wall` are (colour, checkered); no wall means open ground under a sky.
+    """
+    parts = [describe_thing(things[0])]
+    for before, after in zip(things, things[1:], strict=False):
+        parts += [relation(before, after), describe_thing(after)]
+    parts += ["on", _surface("floor", *floor)]
+    parts += ["and", _surface("wall", *wall)] if wall else ["under a sky"]
+    parts += [f"with a {picture} picture"] if picture else []
+    return " ".join(parts)

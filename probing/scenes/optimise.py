@@ -1,0 +1,144 @@
+"""A small seeded training loop: AdamW, cosine schedule, moving average, resumable checkpoints."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How one network is trained."""
+
+    steps: int
+    """optimiser steps"""
+    rate: float = 1.5e-3
+    """peak learning rate"""
+    warmup: int = 100
+    """steps of linear warm-up"""
+    floor: float = 0.02
+    """share of the peak rate that is left at the end of the cosine"""
+    decay: float = 1e-4
+    """AdamW's weight decay"""
+    average: float = 0.0
+    """decay of the exponential moving average of the weights; 0 keeps none"""
+    save_every: float = 120.0
+    """seconds between checkpoints"""
+
+    def rate_at(self, step: int) -> float:
+        """Learning rate of a step (0-based)."""
+        if step < self.warmup:
+            return self.rate * (step + 1) / self.warmup
+        done = (step - self.warmup) / max(1, self.steps - self.warmup)
+        return self.rate * (self.floor + (1 - self.floor) * (1 + math.cos(math.pi * done)) / 2)
+
+
+class Loop:
+    """Runs `loss(step)` to the end of a schedule and can be stopped and started anywhere.
+
+    The random generator of a step is seeded from the step alone, so a resumed training draws
+    what an undisturbed one would have drawn.
+    """
+
+    def __init__(self, model: nn.Module, schedule: Schedule, folder: Path, seed: int) -> None:
+        self.model, self.schedule, self.seed = model, schedule, seed
+        self.path = folder / "checkpoint.safetensors"
+        folder.mkdir(parents=True, exist_ok=True)
+        self.optimiser = torch.optim.AdamW(
+            model.parameters(), lr=schedule.rate, betas=(0.9, 0.99), weight_decay=schedule.decay
+        )
+        self.averaged = {k: v.detach().clone() for k, v in model.state_dict().items()}
+        self.step = 0
+        self.history: list[tuple[int, float]] = []
+
+    def generator(self, step: int) -> torch.Generator:
+        """The CPU generator of a step."""
+        return torch.Generator().manual_seed(self.seed * 1_000_003 + step)
+
+    def resume(self) -> None:
+        """Takes up the last checkpoint, if there is one."""
+        if not self.path.exists():
+            return
+        tensors = load_file(self.path)
+        self.step = int(tensors.pop("step"))
+        names = [name for name, _ in self.model.named_parameters()]
+        self.model.load_state_dict(_part(tensors, "model."))
+        self.averaged = _part(tensors, "average.")
+        state = {
+            i: {key: tensors[f"{key}.{name}"] for key in ("exp_avg", "exp_avg_sq", "step")}
+            for i, name in enumerate(names)
+        }
+        groups = self.optimiser.state_dict()["param_groups"]
+        self.optimiser.load_state_dict({"state": state, "param_groups": groups})
+        self.history = json.loads(self.path.with_suffix(".json").read_text())
+
+    def save(self) -> None:
+        """Writes a checkpoint in one piece."""
+        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        tensors |= {f"average.{k}": v for k, v in self.averaged.items()}
+        for name, parameter in self.model.named_parameters():
+            for key, value in self.optimiser.state.get(parameter, {}).items():
+                tensors[f"{key}.{name}"] = value
+        tensors["step"] = torch.tensor(self.step)
+        whole = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+        partial = self.path.with_suffix(".partial")
+        save_file(whole, partial)
+        self.path.with_suffix(".json").write_text(json.dumps(self.history))
+        os.replace(partial, self.path)
+
+    def run(
+        self, loss: Callable[[int, torch.Generator], Tensor], progress: Callable[[str], None]
+    ) -> None:
+        """Trains to the end; `loss(step, generator)` returns a scalar."""
+        self.model.train()
+        saved = started = time.monotonic()
+        first, recent = self.step, []
+        while self.step < self.schedule.steps:
+            recent.append(self._advance(loss))
+            now = time.monotonic()
+            if len(recent) == 50 or self.step == self.schedule.steps:
+                self.history.append((self.step, sum(recent) / len(recent)))
+                pace = (now - started) / (self.step - first)
+                left = pace * (self.schedule.steps - self.step)
+                progress(
+                    f"step {self.step}/{self.schedule.steps} loss {self.history[-1][1]:.4f} "
+                    f"{pace:.2f} s/step {left / 60:.0f} min left"
+                )
+                recent = []
+            if now - saved > self.schedule.save_every:
+                self.save()
+                saved = now
+        self.save()
+
+    def _advance(self, loss: Callable[[int, torch.Generator], Tensor]) -> float:
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.schedule.rate_at(self.step)
+        value = loss(self.step, self.generator(self.step))
+        value.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        self.step += 1
+        self._average()
+        return float(value.detach())
+
+    def _average(self) -> None:
+        keep = min(self.schedule.average, (1 + self.step) / (10 + self.step))
+        for name, value in self.model.state_dict().items():
+            if self.schedule.average and value.is_floating_point():
+                self.averaged[name].lerp_(value.detach(), 1 - keep)
+            else:
+                self.averaged[name].copy_(value)
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

@@ -1,0 +1,213 @@
+"""The small network that labels scenes images: depth, salient objects, and the objects' colours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from probing.scenes.dataset import Renders
+from probing.scenes.grammar import PALETTE
+from probing.scenes.optimise import Loop, Schedule
+from probing.scenes.vae import to_signed
+
+DEPTH_MEAN, DEPTH_DEVIATION = 0.87, 0.52
+"""mean and standard deviation of relative inverse depth over renders; heads work in these units"""
+WIDTHS = (24, 48, 96, 128)
+
+
+class Block(nn.Module):
+    """Two convolutions with group norm and a residual path."""
+
+    def __init__(self, inner: int, outer: int, stride: int = 1) -> None:
+        super().__init__()
+        self.one = nn.Conv2d(inner, outer, 3, stride, 1)
+        self.two = nn.Conv2d(outer, outer, 3, 1, 1)
+        self.norm_one, self.norm_two = nn.GroupNorm(8, outer), nn.GroupNorm(8, outer)
+        same = inner == outer and stride == 1
+        self.skip = nn.Identity() if same else nn.Conv2d(inner, outer, 1, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, inner, h, w) to (n, outer, h / stride, w / stride)."""
+        y = F.silu(self.norm_one(self.one(x)))
+        return F.silu(self.skip(x) + self.norm_two(self.two(y)))
+
+
+class Mixer(nn.Module):
+    """One transformer layer over all cells, so that the horizon informs every pixel."""
+
+    def __init__(self, width: int, cells: int) -> None:
+        super().__init__()
+        self.places = nn.Parameter(0.02 * torch.randn(1, cells, width))
+        self.layer = nn.TransformerEncoderLayer(
+            width, 4, 2 * width, 0.0, "gelu", batch_first=True, norm_first=True
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, width, h, w), unchanged in shape."""
+        flat = self.layer(x.flatten(2).transpose(1, 2) + self.places)
+        return flat.transpose(1, 2).reshape(x.shape)
+
+
+class Teacher(nn.Module):
+    """A U-shaped network with three heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        a, b, c, d = WIDTHS
+        self.fine = nn.Conv2d(3, 8, 3, 1, 1)
+        self.down = nn.ModuleList(
+            [Block(3, a, 2), Block(a, b, 2), Block(b, c, 2), Block(c, d, 2)]
+        )
+        self.mix = nn.Sequential(Mixer(d, 64), Mixer(d, 64))
+        self.up = nn.ModuleList([Block(d + c, c), Block(c + b, b), Block(b + a, a)])
+        self.last = nn.Sequential(nn.Conv2d(a + 8, 16, 1), nn.SiLU(), nn.Conv2d(16, 2, 3, 1, 1))
+        self.colours = nn.Sequential(nn.Linear(2 * d, d), nn.SiLU(), nn.Linear(d, len(PALETTE)))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Images (n, 3, 128, 128) in -1..1 to standardised depth (n, H, W), mask logits (n, H, W)
+        and logits of each colour being an object's (n, colours)."""
+        skips, x = [], images
+        for layer in self.down:
+            x = layer(x)
+            skips.append(x)
+        x = self.mix(skips.pop())
+        colours = self.colours(torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1))
+        for layer, skip in zip(self.up, reversed(skips), strict=True):
+            x = layer(torch.cat([F.interpolate(x, scale_factor=2.0, mode="nearest"), skip], 1))
+        x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
+        depth, mask = self.last(torch.cat([x, F.silu(self.fine(images))], 1)).unbind(1)
+        return depth, mask, colours
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Training targets of a batch."""
+
+    depth: Tensor
+    mask: Tensor
+    colours: Tensor
+
+
+def _blur(images: Tensor, sigma: float) -> Tensor:
+    reach = torch.arange(-3, 4).float()
+    kernel = torch.exp(-0.5 * (reach / sigma) ** 2)
+    kernel = (kernel / kernel.sum()).view(1, 1, 1, 7).expand(3, 1, 1, 7)
+    padded = F.pad(images, (3, 3, 3, 3), mode="replicate")
+    return F.conv2d(F.conv2d(padded, kernel, groups=3), kernel.transpose(2, 3), groups=3)
+
+
+def roughen(images: Tensor, generator: torch.Generator) -> Tensor:
+    """What generated images suffer from: blur, noise, shifted brightness."""
+    draw = torch.rand(4, generator=generator).tolist()
+    if draw[0] < 0.5:
+        half = len(images) // 2
+        images = torch.cat([_blur(images[:half], 0.4 + 1.2 * draw[1]), images[half:]])
+    scale = 0.06 * torch.rand(len(images), 1, 1, 1, generator=generator)
+    tint = 0.04 * torch.randn(len(images), 3, 1, 1, generator=generator)
+    return (images + scale * torch.randn(images.shape, generator=generator) + tint).clamp(-1, 1)
+
+
+def colour_targets(colours: tuple[str, ...]) -> Tensor:
+    """float32 (N, colours): 1 where an object of the scene has the colour."""
+    return torch.tensor([[float(name in row.split()) for name in PALETTE] for row in colours])
+
+
+def teacher_loss(model: Teacher, images: Tensor, truth: Truth) -> Tensor:
+    """Depth: L1, squared and edge errors; mask: cross-entropy and soft Dice; colours: cross-entropy."""
+    depth, mask, colours = model(images)
+    error = depth - truth.depth
+    edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
+    depth_loss = error.abs().mean() + error.square().mean() + 0.5 * edges
+    share = mask.sigmoid()
+    overlap = (share * truth.mask).sum((1, 2)) * 2 + 1
+    dice = 1 - (overlap / (share.sum((1, 2)) + truth.mask.sum((1, 2)) + 1)).mean()
+    mask_loss = F.binary_cross_entropy_with_logits(mask, truth.mask) + 0.5 * dice
+    return depth_loss + mask_loss + F.binary_cross_entropy_with_logits(colours, truth.colours)
+
+
+def train(
+    renders: Renders,
+    decoded: np.ndarray,
+    folder: Path,
+    schedule: Schedule,
+    progress: Callable[[str], None],
+    batch: int = 16,
+    seed: int = 3,
+) -> Teacher:
+    """Trains on renders; `decoded` holds the autoencoder's version of the first of them."""
+    torch.manual_seed(seed)
+    model = Teacher()  # plain layout: channels-last backward crashes in torch 2.13 on CPU
+    named = colour_targets(renders.colours)
+    loop = Loop(model, schedule, folder, seed)
+    loop.resume()
+
+    def loss(step: int, generator: torch.Generator) -> Tensor:
+        plain = torch.randint(len(renders), (batch - batch // 3,), generator=generator)
+        twice = torch.randint(len(decoded), (batch // 3,), generator=generator)
+        which = torch.cat([plain, twice]).numpy()
+        pixels = np.concatenate([renders.images[plain.numpy()], decoded[twice.numpy()]])
+        depth = torch.from_numpy(renders.depths[which].astype(np.float32))
+        truth = Truth(
+            (depth - DEPTH_MEAN) / DEPTH_DEVIATION,
+            torch.from_numpy(renders.masks[which]).float() / 255,
+            named[which],
+        )
+        order = torch.randperm(batch, generator=generator)
+        images = to_signed(pixels)
+        if torch.rand(1, generator=generator) < 0.5:
+            images, truth = images.flip(-1), Truth(truth.depth.flip(-1), truth.mask.flip(-1), truth.colours)
+        truth = Truth(truth.depth[order], truth.mask[order], truth.colours[order])
+        images = roughen(images[order].contiguous(), generator)
+        return teacher_loss(model, images, truth)
+
+    loop.run(loss, progress)
+    model.load_state_dict(loop.averaged)
+    return model.eval()
+
+
+def _batches(images: np.ndarray, size: int = 32) -> Iterator[Tensor]:
+    for first in range(0, len(images), size):
+        yield to_signed(images[first : first + size]).contiguous()
+
+
+@torch.inference_mode()
+def label(model: Teacher, images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Labels uint8 images (N, H, W, 3): relative inverse depth float32 (N, H, W), mask probability
+    float32 (N, H, W), probability of each object colour float32 (N, colours)."""
+    parts = [model(batch) for batch in _batches(images)]
+    depth, mask, colours = (torch.cat(part) for part in zip(*parts, strict=True))
+    return (
+        (depth * DEPTH_DEVIATION + DEPTH_MEAN).numpy(),
+        mask.sigmoid().numpy(),
+        colours.sigmoid().numpy(),
+    )
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How good the labels are against the renderer's truth."""
+
+    dice: float
+    """mean over images, mask threshold 0.5"""
+    rmse: float
+    """mean over images of the root mean squared error of standardised depth"""
+    colours: float
+    """share of images whose set of object colours is exactly right"""
+
+
+def quality(model: Teacher, images: np.ndarray, renders: Renders) -> Quality:
+    """Scores labels of `images`, which show the scenes of `renders`."""
+    depth, mask, colours = label(model, images)
+    seen, true = mask > 0.5, renders.masks >= 128
+    dice = 2 * (seen & true).sum((1, 2)) / np.maximum(seen.sum((1, 2)) + true.sum((1, 2)), 1)
+    error = (depth - renders.depths.astype(np.float32)) / renders.depths.astype(np.float32).std()
+    right = ((colours > 0.5) == (colour_targets(renders.colours).numpy() > 0.5)).all(1)
+    return Quality(
+        float(dice.mean()), float(np.sqrt(np.square(error).mean((1, 2))).mean()), float(right.mean())
+    )

@@ -1,0 +1,172 @@
+"""Trains the scenes model from nothing: renders, autoencoder, denoiser, labelling network, card."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline
+from safetensors.torch import load_file, save_file
+
+from probing.scenes import dataset, diffusion, teacher, text, vae
+from probing.scenes.optimise import Schedule
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Sizes of the training; the defaults are those of the weights that ship."""
+
+    renders: int = 16_000
+    """training scenes"""
+    held_out: int = 1_000
+    """scenes that quality is measured on"""
+    decoded: int = 3_000
+    """renders that the labelling network also sees after a trip through the autoencoder"""
+    batch: int = 32
+    """latents in a denoiser step"""
+    autoencoder: Schedule = field(default_factory=lambda: Schedule(steps=3600, average=0.995))
+    denoiser: Schedule = field(
+        default_factory=lambda: Schedule(steps=3800, rate=1e-3, average=0.999, floor=0.05)
+    )
+    labeller: Schedule = field(default_factory=lambda: Schedule(steps=1800, rate=2e-3, average=0.997))
+    workers: int = 2
+    """processes that render"""
+    seed: int = 1
+    """seed of the first network; the others follow"""
+
+
+def _said(progress: Progress, name: str) -> Progress:
+    return lambda line: progress(f"{name}: {line}")
+
+
+def train_autoencoder(folder: Path, config: TrainingConfig, progress: Progress) -> AutoencoderKL:
+    """The calibrated autoencoder, from its finished file where there is one."""
+    finished = folder / "vae.safetensors"
+    model = vae.build()
+    if finished.exists():
+        model.load_state_dict(load_file(finished))
+        return model.eval()
+    renders = dataset.load(folder / "renders", "train", config.renders)
+    model = vae.train(
+        renders, folder / "vae", config.autoencoder, _said(progress, "autoencoder"), config.seed
+    )
+    vae.calibrate(model, vae.encode(model, renders.images[:500]))
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, finished)
+    return model
+
+
+def encode_renders(
+    folder: Path, model: AutoencoderKL, config: TrainingConfig, progress: Progress
+) -> torch.Tensor:
+    """Scaled latents (N, 4, h, w) of all training renders."""
+    finished = folder / "latents.safetensors"
+    if finished.exists():
+        return load_file(finished)["latents"]
+    progress(f"latents: encoding {config.renders} renders")
+    renders = dataset.load(folder / "renders", "train", config.renders)
+    latents = vae.encode(model, renders.images) * model.config.scaling_factor
+    save_file({"latents": latents.contiguous()}, finished)
+    return latents
+
+
+def decode_renders(
+    folder: Path, model: AutoencoderKL, config: TrainingConfig, progress: Progress
+) -> np.ndarray:
+    """The autoencoder's version of the first renders, uint8 (n, H, W, 3)."""
+    finished = folder / "decoded.npy"
+    if not finished.exists():
+        progress(f"decoded: {config.decoded} renders through the autoencoder")
+        latents = encode_renders(folder, model, config, progress)[: config.decoded]
+        np.save(finished, vae.decode(model, latents / model.config.scaling_factor))
+    return np.load(finished)
+
+
+def train_labeller(
+    folder: Path, model: AutoencoderKL, config: TrainingConfig, progress: Progress
+) -> teacher.Teacher:
+    """The labelling network, from its finished file where there is one."""
+    finished = folder / "labeller.safetensors"
+    network = teacher.Teacher()
+    if finished.exists():
+        network.load_state_dict(load_file(finished))
+        return network.eval()
+    decoded = decode_renders(folder, model, config, progress)
+    renders = dataset.load(folder / "renders", "train", config.renders)
+    network = teacher.train(
+        renders, decoded, folder / "labeller", config.labeller,
+        _said(progress, "labeller"), seed=config.seed + 2,
+    )  # fmt: skip
+    save_file(network.state_dict(), finished)
+    return network
+
+
+def train_denoiser(
+    folder: Path, model: AutoencoderKL, config: TrainingConfig, progress: Progress
+) -> diffusion.Denoiser:
+    """Text encoder and UNet with averaged weights."""
+    finished = folder / "denoiser.safetensors"
+    network = diffusion.Denoiser()
+    if finished.exists():
+        network.load_state_dict(load_file(finished))
+        return network.eval()
+    latents = encode_renders(folder, model, config, progress)
+    captions = dataset.load_captions(folder / "renders", "train", config.renders)
+    network = diffusion.train(
+        latents, captions, folder / "denoiser", config.denoiser,
+        _said(progress, "denoiser"), config.batch, config.seed + 1,
+    )  # fmt: skip
+    save_file({k: v.contiguous() for k, v in network.state_dict().items()}, finished)
+    return network
+
+
+def save_pipeline(target: Path, model: AutoencoderKL, network: diffusion.Denoiser) -> None:
+    """Writes a genuine fp16 StableDiffusionPipeline directory, in one piece."""
+    partial = target.with_name(target.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    pipeline = StableDiffusionPipeline(
+        vae=model,
+        text_encoder=network.text_encoder,
+        tokenizer=text.build_tokenizer(),
+        unet=network.unet,
+        scheduler=diffusion.build_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.to(torch.float16).save_pretrained(partial, safe_serialization=True)
+    index = partial / "model_index.json"
+    entries = json.loads(index.read_text())
+    entries["tokenizer"] = ["transformers", "PreTrainedTokenizerFast"]
+    index.write_text(json.dumps(entries, indent=2) + "\n")
+    shutil.rmtree(target, ignore_errors=True)
+    partial.rename(target)
+
+
+def save_labeller(target: Path, network: teacher.Teacher) -> None:
+    """Writes the labelling network as fp16 safetensors."""
+    save_file({k: v.half().contiguous() for k, v in network.state_dict().items()}, target)
+
+
+def run(folder: Path, target: Path, config: TrainingConfig, progress: Progress) -> None:
+    """Trains what is not finished yet in `folder`, and writes the weights to `target`."""
+    started = time.monotonic()
+    for split, count in (("held_out", config.held_out), ("train", config.renders)):
+        dataset.make(
+            folder / "renders", split, count, config.workers,
+            lambda done, total: progress(f"renders: part {done} of {total}"),
+        )  # fmt: skip
+    model = train_autoencoder(folder, config, progress)
+    network = train_labeller(folder, model, config, progress)
+    denoiser = train_denoiser(folder, model, config, progress)
+    target.mkdir(parents=True, exist_ok=True)
+    save_pipeline(target / "pipeline", model, denoiser)
+    save_labeller(target / "labeller.safetensors", network)
+    progress(f"done: weights in {target} after {(time.monotonic() - started) / 60:.0f} min")

@@ -1,0 +1,123 @@
+"""The autoencoder of the scenes model: 128 x 128 RGB to 16 x 16 x 4 latents and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor
+from torch.nn.functional import l1_loss, mse_loss
+
+from probing.scenes.dataset import Renders
+from probing.scenes.optimise import Loop, Schedule
+
+LATENT_NOISE = 0.05
+"""standard deviation of the noise on training latents; it keeps the latent space smooth"""
+
+
+def build(channels: Sequence[int] = (24, 48, 64, 64)) -> AutoencoderKL:
+    """A fresh autoencoder. More than 4 norm groups keep it from learning colours."""
+    return AutoencoderKL(
+        in_channels=3,
+        out_channels=3,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=tuple(channels),
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=4,
+        sample_size=128,
+    ).to(memory_format=torch.channels_last)
+
+
+def to_signed(images: np.ndarray) -> Tensor:
+    """uint8 (n, H, W, 3) to float32 (n, 3, H, W) in -1..1."""
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float().div(127.5).sub(1)
+
+
+def _crops(images: np.ndarray, count: int, size: int, generator: torch.Generator) -> Tensor:
+    which = torch.randint(len(images), (count,), generator=generator).tolist()
+    high = images.shape[1] - size + 1
+    corners = torch.randint(high, (count, 2), generator=generator).tolist()
+    crops = [images[i, r : r + size, c : c + size] for i, (r, c) in zip(which, corners, strict=True)]
+    return to_signed(np.stack(crops)).contiguous(memory_format=torch.channels_last)
+
+
+def _edges(images: Tensor) -> tuple[Tensor, Tensor]:
+    return images.diff(dim=-1), images.diff(dim=-2)
+
+
+def reconstruction_loss(output: Tensor, target: Tensor) -> Tensor:
+    """L1 and squared error on pixels, L1 on their differences.
+
+    Without the squared error, learning stalls for hundreds of steps at the median colour.
+    """
+    sharp = sum(l1_loss(a, b) for a, b in zip(_edges(output), _edges(target), strict=True))
+    return l1_loss(output, target) + mse_loss(output, target) + 0.5 * sharp
+
+
+def train(
+    renders: Renders, folder: Path, schedule: Schedule, progress: Callable[[str], None], seed: int = 1
+) -> AutoencoderKL:
+    """Trains on random crops for 80 % of the steps, on whole images after that."""
+    torch.manual_seed(seed)
+    model = build()
+    loop = Loop(model, schedule, folder, seed)
+    loop.resume()
+
+    def loss(step: int, generator: torch.Generator) -> Tensor:
+        whole = step >= 0.8 * schedule.steps
+        x = _crops(renders.images, 5 if whole else 12, 128 if whole else 64, generator)
+        mode = model.encode(x).latent_dist.mode()
+        noise = LATENT_NOISE * torch.randn(mode.shape, generator=generator)
+        output = model.decode(mode + noise).sample
+        return reconstruction_loss(output, x) + 1e-4 * mode.square().mean()
+
+    loop.run(loss, progress)
+    model.load_state_dict(loop.averaged)
+    return model.eval()
+
+
+@torch.inference_mode()
+def encode(model: AutoencoderKL, images: np.ndarray, batch: int = 50) -> Tensor:
+    """Modes of the posterior, float32 (N, 4, h, w), not scaled."""
+    parts = [to_signed(images[i : i + batch]) for i in range(0, len(images), batch)]
+    return torch.cat([model.encode(part).latent_dist.mode() for part in parts])
+
+
+@torch.inference_mode()
+def decode(model: AutoencoderKL, latents: Tensor, batch: int = 50) -> np.ndarray:
+    """uint8 (N, H, W, 3) from latents that are not scaled."""
+    parts = [model.decode(latents[i : i + batch]).sample for i in range(0, len(latents), batch)]
+    images = torch.cat(parts).add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+    return images.permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def psnr(model: AutoencoderKL, images: np.ndarray) -> float:
+    """Mean peak signal-to-noise ratio, dB, of uint8 reconstructions."""
+    back = decode(model, encode(model, images))
+    error = np.square(back.astype(np.float64) - images).mean(axis=(1, 2, 3))
+    return float(np.mean(10 * np.log10(255**2 / np.maximum(error, 1e-9))))
+
+
+@torch.no_grad()
+def calibrate(model: AutoencoderKL, latents: Tensor) -> None:
+    """Folds a shift and scale into the 1 x 1 convolutions around the latent.
+
+    Afterwards each channel of `latents` (N, 4, h, w, modes of training images) has mean 0 and
+    deviation 1 / scaling_factor, as with Stable Diffusion, and the posterior's deviation is the
+    training noise.
+    """
+    mean, deviation = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
+    unit = deviation * model.config.scaling_factor
+    count = len(mean)
+    model.quant_conv.weight[:count] /= unit[:, None, None, None]
+    model.quant_conv.bias[:count] = (model.quant_conv.bias[:count] - mean) / unit
+    model.quant_conv.weight[count:] = 0
+    model.quant_conv.bias[count:] = 2 * torch.log(LATENT_NOISE / unit)
+    weight = model.post_quant_conv.weight
+    model.post_quant_conv.bias += (weight[:, :, 0, 0] @ mean[:, None])[:, 0]
+    weight *= unit[None, :, None, None]

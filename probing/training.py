@@ -1,0 +1,172 @@
+"""The training loop of a batch of probes: many steps, tasks and controls over the same activations at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from probing.models import Probes
+from probing.probes import DTYPES, Optimizer, ProbeConfig, sample_orders
+from probing.tasks import Heads
+
+BLOCK = 1 << 21
+"""activation values that a pass without training holds at once: few enough to stay in cache"""
+
+
+class Activations:
+    """Recorded activations (S, N, T, C), handed out in batches of samples.
+
+    A batch lies in a buffer that the next batch of the same size overwrites: fresh memory for every batch
+    would cost more than the arithmetic."""
+
+    def __init__(self, acts: Tensor, dtype: torch.dtype) -> None:
+        self.acts, self.dtype = acts, dtype
+        steps, _, self.cells, channels = acts.shape
+        self.block = max(1, BLOCK // max(steps * self.cells * channels, 1))
+        self.buffers: dict[int, Tensor] = {}
+
+    def batch(self, samples: Tensor) -> Tensor:
+        """(S, samples x T, C) in the probes' type, until the next batch."""
+        count = len(samples)
+        if count not in self.buffers:
+            steps, _, cells, channels = self.acts.shape
+            self.buffers[count] = self.acts.new_empty(steps, count, cells, channels, dtype=self.dtype)
+        buffer = self.buffers[count]
+        if self.acts.is_cuda:
+            buffer.copy_(self.acts.index_select(1, samples))
+        else:
+            for place, sample in enumerate(samples.tolist()):
+                buffer[:, place].copy_(self.acts[:, sample])
+        return buffer.flatten(1, 2)
+
+
+class NoActivations:
+    """Stands in for activations where probes only know the position."""
+
+    def __init__(self, steps: int, cells: int, like: Tensor) -> None:
+        self.empty, self.cells, self.block = like.new_empty(steps, cells, 0), cells, 1 << 10
+
+    def batch(self, samples: Tensor) -> Tensor:
+        """(S, samples x T, 0)"""
+        return self.empty.repeat(1, len(samples), 1)
+
+
+Features = Activations | NoActivations
+
+
+@dataclass(frozen=True)
+class Bank:
+    """The labels of all heads of a batch: consecutive runs of heads, one run per task."""
+
+    runs: tuple[tuple[slice, Heads], ...]
+    """heads of each task, in order"""
+
+    def loss(self, prediction: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
+        """Losses (S, K) and gradients (S, K, n) of predictions (S, K, n) for `samples`."""
+        found = [heads.loss(prediction[:, run], samples) for run, heads in self.runs]
+        if len(found) == 1:
+            return found[0]
+        return torch.cat([f[0] for f in found], 1), torch.cat([f[1] for f in found], 1)
+
+
+@dataclass(frozen=True)
+class History:
+    """Losses of every epoch, E of them."""
+
+    train: Tensor
+    """(E, S, K) mean over the epoch's batches while training"""
+    val: Tensor | None
+    """(E, S, K) after each epoch; None without validation samples"""
+    chosen: Tensor
+    """(S, K) the epoch that counts, from 0"""
+
+
+def train(
+    probes: Probes, features: Features, bank: Bank, train_samples: Tensor, val_samples: Tensor, order_seed: int, config: ProbeConfig
+) -> History:
+    """Trains the probes in place and leaves them at the epoch that `config.selection` picks."""
+    optimizer = Optimizer(config, probes.parameters, probes.factors)
+    keeper = _Keeper(probes) if config.selection == "val" else None
+    train_losses, val_losses = [], []
+    for order in sample_orders(order_seed, len(train_samples), config.epochs):
+        total: Tensor | float = 0.0
+        for samples in train_samples[order.to(train_samples.device)].split(config.batch):
+            x = features.batch(samples)
+            loss, gradient = bank.loss(probes.forward(x), samples)
+            optimizer.step(probes.backward(x, gradient))
+            total = total + loss * len(samples)
+        assert isinstance(total, Tensor)
+        train_losses.append(total / len(train_samples))
+        if len(val_samples):
+            val_losses.append(mean_loss(probes, features, bank, val_samples))
+        if keeper is not None:
+            keeper.offer(val_losses[-1])
+    last = torch.full_like(train_losses[0], config.epochs - 1, dtype=torch.long)
+    chosen = last if keeper is None else keeper.restore()
+    return History(torch.stack(train_losses), torch.stack(val_losses) if val_losses else None, chosen)
+
+
+class _Keeper:
+    """Remembers each probe's parameters at its lowest validation loss."""
+
+    def __init__(self, probes: Probes) -> None:
+        self.probes, self.epoch = probes, 0
+        self.kept = [p.clone() for p in probes.parameters]
+        self.lowest: Tensor | None = None
+
+    def offer(self, loss: Tensor) -> None:
+        """Keeps the parameters of those probes whose loss (S, K) is the lowest so far."""
+        if self.lowest is None:
+            self.lowest = torch.full_like(loss, torch.inf)
+            self.chosen = torch.zeros_like(loss, dtype=torch.long)
+        better = loss < self.lowest
+        self.lowest = torch.where(better, loss, self.lowest)
+        self.chosen = torch.where(better, self.epoch, self.chosen)
+        for kept, now in zip(self.kept, self.probes.parameters, strict=True):
+            kept.copy_(torch.where(better.view(*better.shape, *[1] * (now.ndim - 2)), now, kept))
+        self.epoch += 1
+
+    def restore(self) -> Tensor:
+        """Puts the kept parameters back; the epoch (S, K) each came from."""
+        for kept, now in zip(self.kept, self.probes.parameters, strict=True):
+            now.copy_(kept)
+        return self.chosen
+
+
+def blocks(features: Features, samples: Tensor) -> Iterator[Tensor]:
+    """Runs of samples small enough for one pass."""
+    return iter(samples.split(features.block))
+
+
+def mean_loss(probes: Probes, features: Features, bank: Bank, samples: Tensor) -> Tensor:
+    """Mean loss (S, K) over `samples`, nothing trained."""
+    found = [
+        bank.loss(probes.forward(features.batch(part)), part)[0] * len(part)
+        for part in blocks(features, samples)
+    ]
+    return torch.stack(found).sum(0) / len(samples)
+
+
+def predictions(probes: Probes, features: Features, samples: Tensor) -> Tensor:
+    """Predictions (S, K, samples, T); of two outputs their difference."""
+    found = [probes.forward(features.batch(part)) for part in blocks(features, samples)]
+    return torch.cat(found, 2).unflatten(2, (-1, features.cells))
+
+
+def root_mean_squares(features: Activations, samples: Tensor) -> Tensor:
+    """(S) root mean square of the activations of `samples`; not finite where they are not."""
+    total = sum(
+        torch.linalg.vector_norm(features.batch(part), dim=(1, 2)).double().square()
+        for part in blocks(features, samples)
+    )
+    assert isinstance(total, Tensor)
+    values = len(samples) * features.acts[0, 0].numel()
+    return (total / values).sqrt().to(features.dtype)
+
+
+def dtype_of(config: ProbeConfig) -> torch.dtype:
+    """The torch type that the probes train in."""
+    return DTYPES[config.dtype]

@@ -1,0 +1,318 @@
+"""Named bytes with atomic replacement: the interface, and its form on a local or shared disk."""
+
+import contextlib
+import ctypes
+import fcntl
+import os
+import shutil
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from storage.codec import Part, crc32c
+from storage.keys import PARTIAL
+
+SYNC_EACH = 1
+"""Up to so many files are synced one by one, more by one syncfs of their file system."""
+_BLOCK = 1 << 20
+
+
+def checked_path(path: str) -> str:
+    """Return a path relative to the store; ValueError if it is absolute or climbs out."""
+    if not path or path.startswith("/") or ".." in path.split("/"):
+        raise ValueError(f"path {path!r} must be relative to the store and must not climb out")
+    return path
+
+
+class Files(ABC):
+    """Bytes under relative paths. Every write appears whole or not at all."""
+
+    url: str
+    threads: int
+    """How many reads or writes in flight serve this place well."""
+
+    @abstractmethod
+    def put(self, path: str, parts: Sequence[Part], *, sync: bool = False) -> None:
+        """Write the parts one after another as one file, replacing what was there."""
+
+    @abstractmethod
+    def get(self, path: str) -> bytes:
+        """The whole file; FileNotFoundError if there is none."""
+
+    @abstractmethod
+    def read_chunk(self, path: str, body: np.ndarray, tail: np.ndarray) -> tuple[int, int]:
+        """Fill two flat uint8 arrays from a file of just their size: (true size, crc32c of body).
+
+        If the size differs, nothing is filled. FileNotFoundError if there is no such file.
+        """
+
+    @abstractmethod
+    def create(self, path: str, data: bytes) -> bool:
+        """Write the file if there is none; whether it was written."""
+
+    @abstractmethod
+    def swap(self, path: str, old: bytes, new: bytes) -> bool:
+        """Replace the file if it holds `old`; whether it was replaced."""
+
+    @abstractmethod
+    def sizes(self, paths: Collection[str]) -> dict[str, int]:
+        """Sizes in bytes of those of `paths` that exist."""
+
+    @abstractmethod
+    def list(self, prefix: str = "") -> dict[str, int]:
+        """Path -> size of every file whose path starts with `prefix`, sorted, no partial ones."""
+
+    @abstractmethod
+    def delete(self, paths: Iterable[str]) -> None:
+        """Remove files; those that do not exist are skipped."""
+
+    @abstractmethod
+    def sync(self, paths: Collection[str]) -> None:
+        """Return when the files, and their names, would survive a power cut."""
+
+    @abstractmethod
+    def partials(self) -> Sequence[str]:
+        """Half-written files that a killed process left behind."""
+
+    def janitor(self) -> Sequence[str]:
+        """Remove half-written files; their paths. Only the holder of the lease may call it."""
+        found = self.partials()
+        self.delete(found)
+        return found
+
+    @abstractmethod
+    def zarr_store(self):  # noqa: ANN201 - zarr's type; zarr is imported only on demand
+        """A read-only zarr-python store over the same files."""
+
+
+class LocalFiles(Files):
+    """Files in a folder: temporary name in `.partial/`, then rename; sync on request."""
+
+    threads = 2
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root).expanduser().absolute()
+        self.url = str(self.root)
+
+    def _at(self, path: str) -> str:
+        return f"{self.root}/{checked_path(path)}"
+
+    @contextlib.contextmanager
+    def _written(self, parts: Sequence[Part], sync: bool) -> Iterator[str]:
+        """A temporary file that holds the parts; gone afterwards unless renamed."""
+        temporary = f"{self.root}/{PARTIAL}/{uuid.uuid4().hex}"
+        try:
+            fd = _open_new(temporary)
+            try:
+                _write_all(fd, parts)
+                if sync:
+                    os.fsync(fd)
+            finally:
+                os.close(fd)
+            yield temporary
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+
+    def put(self, path: str, parts: Sequence[Part], *, sync: bool = False) -> None:
+        target = self._at(path)
+        folder = os.path.dirname(target)
+        with self._written(parts, sync) as temporary:
+            try:
+                os.replace(temporary, target)
+                fresh = False
+            except FileNotFoundError:
+                os.makedirs(folder, exist_ok=True)
+                os.replace(temporary, target)
+                fresh = True
+        if sync:
+            _fsync_folders(self.root, [path]) if fresh else _fsync(folder)
+
+    def get(self, path: str) -> bytes:
+        with open(self._at(path), "rb") as file:
+            return file.read()
+
+    def read_chunk(self, path: str, body: np.ndarray, tail: np.ndarray) -> tuple[int, int]:
+        fd = os.open(self._at(path), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            size = os.fstat(fd).st_size
+            if size != body.nbytes + tail.nbytes:
+                return size, 0
+            crc = 0
+            for start in range(0, body.nbytes, _BLOCK):  # checksum while it is in the cache
+                block = body[start : start + _BLOCK]
+                _read_all(fd, block)
+                crc = crc32c(block, crc)
+            _read_all(fd, tail)
+            return size, crc
+        finally:
+            os.close(fd)
+
+    def create(self, path: str, data: bytes) -> bool:
+        target = self._at(path)
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        with self._written([data], sync=True) as temporary:
+            try:
+                os.link(temporary, target)
+            except FileExistsError:
+                return False
+            finally:
+                os.unlink(temporary)
+        return True
+
+    def swap(self, path: str, old: bytes, new: bytes) -> bool:
+        with self._locked(f"{PARTIAL}/{os.path.basename(path)}.lock"):
+            try:
+                if self.get(path) != old:
+                    return False
+            except FileNotFoundError:
+                return False
+            self.put(path, [new], sync=True)
+        return True
+
+    @contextlib.contextmanager
+    def _locked(self, path: str) -> Iterator[None]:
+        os.makedirs(self.root / PARTIAL, exist_ok=True)
+        fd = os.open(self._at(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(fd)
+
+    def sizes(self, paths: Collection[str]) -> dict[str, int]:
+        found = {}
+        for path in paths:
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                found[path] = os.stat(self._at(path)).st_size
+        return found
+
+    def list(self, prefix: str = "") -> dict[str, int]:
+        folder = prefix.rpartition("/")[0]
+        start = self.root / folder if folder else self.root
+        found = dict(_walk(str(start), folder))
+        return {path: found[path] for path in sorted(found) if path.startswith(prefix)}
+
+    def delete(self, paths: Iterable[str]) -> None:
+        for path in paths:
+            target = self._at(path)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(target)
+            self._prune(os.path.dirname(target))
+
+    def _prune(self, folder: str) -> None:
+        """Remove the folders that a deletion emptied, up to the root."""
+        with contextlib.suppress(OSError):
+            while folder != str(self.root) and os.path.basename(folder) != PARTIAL:
+                os.rmdir(folder)
+                folder = os.path.dirname(folder)
+
+    def sync(self, paths: Collection[str]) -> None:
+        if len(paths) > SYNC_EACH and _syncfs(str(self.root)):
+            return
+        for path in paths:
+            _fsync(self._at(path))
+        _fsync_folders(self.root, paths)
+
+    def partials(self) -> Sequence[str]:
+        folder = self.root / PARTIAL
+        names = os.listdir(folder) if folder.is_dir() else []
+        own = [f"{PARTIAL}/{name}" for name in names if not name.endswith(".lock")]
+        return sorted(own + [path for path in self.list() if path.endswith(".partial")])
+
+    def zarr_store(self):  # noqa: ANN201
+        from zarr.storage import LocalStore
+
+        return LocalStore(self.root, read_only=True)
+
+    def free(self) -> int:
+        """Free bytes on the disk that holds (or would hold) this folder."""
+        place = self.root
+        while not place.exists():
+            place = place.parent
+        return shutil.disk_usage(place).free
+
+
+def _open_new(path: str) -> int:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    try:
+        return os.open(path, flags, 0o666)
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        return os.open(path, flags, 0o666)
+
+
+def _write_all(fd: int, parts: Sequence[Part]) -> None:
+    views = [memoryview(part).cast("B") for part in parts]
+    while views:
+        done = os.writev(fd, views)
+        while views and done >= views[0].nbytes:
+            done -= views.pop(0).nbytes
+        if done:
+            views[0] = views[0][done:]
+
+
+def _read_all(fd: int, out: np.ndarray) -> None:
+    view = memoryview(out)
+    while view.nbytes:
+        done = os.readv(fd, [view])
+        if not done:
+            raise OSError("a file became shorter while it was read")
+        view = view[done:]
+
+
+def _walk(folder: str, relative: str) -> Iterator[tuple[str, int]]:
+    try:
+        entries = list(os.scandir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for entry in entries:
+        path = f"{relative}/{entry.name}" if relative else entry.name
+        if entry.is_dir(follow_symlinks=False):
+            if entry.name != PARTIAL:
+                yield from _walk(entry.path, path)
+        else:
+            with contextlib.suppress(FileNotFoundError):
+                yield path, entry.stat().st_size
+
+
+def _fsync(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _fsync_folders(root: Path, paths: Iterable[str]) -> None:
+    """Sync every folder from the files up to the root, so that the names survive too."""
+    folders = {str(root)}
+    for path in paths:
+        folder = os.path.dirname(f"{root}/{path}")
+        while folder not in folders:
+            folders.add(folder)
+            folder = os.path.dirname(folder)
+    for folder in sorted(folders, key=len, reverse=True):
+        _fsync(folder)
+
+
+@cache
+def _libc_syncfs():  # noqa: ANN202 - a ctypes function, or None where there is none
+    return getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
+
+
+def _syncfs(path: str) -> bool:
+    """Sync the whole file system of `path` in one call; False where that is not supported."""
+    syncfs = _libc_syncfs()
+    if syncfs is None:
+        return False
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return syncfs(fd) == 0
+    finally:
+        os.close(fd)

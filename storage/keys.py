@@ -1,0 +1,67 @@
+"""Where things are: frozen keys and the paths they stand for; no path is ever parsed back."""
+
+import re
+from dataclasses import dataclass
+
+LAYOUT = "layout.json"
+MANIFEST = "manifest.json"
+SAMPLES = "samples.parquet"
+CURATION = "curation.parquet"
+LEASE = "lease.json"
+CLEANED = "cleaned.json"
+PARTIAL = ".partial"
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
+
+
+def checked_name(kind: str, name: str) -> str:
+    """Return `name`, or raise ValueError if it can't stand as one part of a path."""
+    if not _NAME.fullmatch(name):
+        raise ValueError(
+            f"{kind} {name!r}: use letters, digits, '_', '-' and '.', not starting with '.' or '-'"
+        )
+    return name
+
+
+@dataclass(frozen=True, order=True)
+class ChunkKey:
+    """One chunk of one array: `shard` along the samples and, for stepped arrays, one step."""
+
+    array: str
+    """Path of the array, such as `activations.zarr/trained/down.0.0`."""
+    shard: int
+    step: int | None
+    """1, 2, ... as in the paper; None for arrays without a step axis."""
+    inner: int
+    """Number of further axes, each held whole in the chunk."""
+
+    @property
+    def path(self) -> str:
+        """Path of the chunk's file: Zarr v3's default chunk key, `ARRAY/c/SHARD[/STEP-1]/0/0`."""
+        index = [self.shard] if self.step is None else [self.shard, self.step - 1]
+        return "/".join([self.array, "c", *map(str, index + [0] * self.inner)])
+
+
+def record_prefix(stage: str, variant: str) -> str:
+    """Folder of the completion records of one stage and variant, with its closing slash."""
+    return f"shards/{checked_name('stage', stage)}/{checked_name('variant', variant)}/"
+
+
+def record_path(stage: str, variant: str, shard: int) -> str:
+    """Path of a completion record."""
+    return f"{record_prefix(stage, variant)}{shard:05d}.json"
+
+
+def failure_path(stage: str, variant: str, shard: int) -> str:
+    """Path of the note that says why a shard failed."""
+    return f"{record_prefix(stage, variant)}{shard:05d}.failed.json"
+
+
+def probe_path(variant: str, site: str, step: int, task: str, control: str, seed: int) -> str:
+    """Path of one probe's weights."""
+    return f"probes/{variant}/{site}/{step:02d}.{task}.{control}.{seed}.safetensors"
+
+
+def part_prefix(table: str) -> str:
+    """Folder of the Parquet parts of one results table, with its closing slash."""
+    return f"results/{checked_name('table', table)}/"

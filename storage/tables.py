@@ -1,0 +1,189 @@
+"""Results as append-only Parquet parts: schemas, keys; of several attempts the latest wins."""
+
+import difflib
+import io
+import time
+import uuid
+from collections.abc import Collection, Iterable
+from concurrent.futures import ThreadPoolExecutor
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from storage.files import Files
+from storage.format import Layout
+from storage.keys import CURATION, SAMPLES, part_prefix
+
+
+def _schema(text: str, **types: pa.DataType) -> pa.Schema:
+    """Columns named in `text`; float64 unless a type is given by name."""
+    return pa.schema([(name, types.get(name, pa.float64())) for name in text.split()])
+
+
+_TEXT, _INT = pa.string(), pa.int64()
+_IDENTITY = {name: _TEXT for name in ("experiment", "variant", "site", "task", "control")}
+_IDENTITY |= {"step": _INT, "seed": _INT, "stage_hash": _TEXT, "attempt": _INT}
+
+PROBES = _schema(
+    "experiment variant site block index step task control seed tokens channels "
+    "n_train n_val n_test train_loss val_loss test_loss val_dice val_rmse dice rmse "
+    "oracle_dice oracle_rmse spearman pearson crossentropy ap ap_val dice_threshold "
+    "dice_background skill rmse_aligned floor_dice floor_rmse "
+    "seconds status error attempt stage_hash",
+    **_IDENTITY, block=_TEXT, index=_INT, tokens=_INT, channels=_INT,
+    n_train=_INT, n_val=_INT, n_test=_INT, status=_TEXT, error=_TEXT,
+)  # fmt: skip
+IMAGES = _schema(
+    "experiment variant site step task control seed sample dice oracle_dice ap "
+    "rmse oracle_rmse rmse_aligned spearman pearson attempt stage_hash",
+    **_IDENTITY, sample=_INT,
+)  # fmt: skip
+EPOCHS = _schema(
+    "experiment variant site step task control seed epoch train_loss val_loss attempt stage_hash",
+    **_IDENTITY, epoch=_INT,
+)  # fmt: skip
+INTERVENTIONS = _schema(
+    "experiment sample trial task control dx dy sites steps iterations lr edit_norm "
+    "score_before score_after mirror_after original_after constant_after pearson_after "
+    "area_before area_target area_after readout_before readout_after readout_spearman "
+    "outside_change guidance seconds status error attempt stage_hash",
+    experiment=_TEXT, sample=_INT, trial=_INT, task=_TEXT, control=_TEXT, sites=_TEXT, steps=_TEXT,
+    iterations=_INT, status=_TEXT, error=_TEXT, attempt=_INT, stage_hash=_TEXT,
+)  # fmt: skip
+SAMPLES_SCHEMA = _schema("sample prompt seed shard", sample=_INT, prompt=_TEXT, seed=_INT,
+                         shard=_INT)  # fmt: skip
+CURATION_SCHEMA = _schema("sample keep reason split", sample=_INT, keep=pa.bool_(), reason=_TEXT,
+                          split=_TEXT)  # fmt: skip
+
+SCHEMAS = {"probes": PROBES, "images": IMAGES, "epochs": EPOCHS, "interventions": INTERVENTIONS}
+_CELL = ("experiment", "variant", "site", "step", "task", "control", "seed")
+KEYS = {
+    "probes": (*_CELL, "stage_hash"),
+    "images": (*_CELL, "sample", "stage_hash"),
+    "epochs": (*_CELL, "epoch", "stage_hash"),
+    "interventions": ("experiment", "sample", "trial", "task", "control", "sites", "steps",
+                      "iterations", "lr", "guidance", "stage_hash"),
+}  # fmt: skip
+"""Columns that name a row: of rows that agree in them, only the latest attempt counts."""
+
+
+def rows_to_table(name: str, rows: Iterable[dict], schema: pa.Schema) -> pa.Table:
+    """Rows as a table of the schema; absent columns become null. ValueError for unknown ones."""
+    rows = list(rows)
+    for unknown in {column for row in rows for column in row} - set(schema.names):
+        near = difflib.get_close_matches(unknown, schema.names, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else f": there are {', '.join(schema.names)}"
+        raise ValueError(f"table {name}: no column {unknown!r}{hint}")
+    try:
+        return pa.Table.from_pylist(rows, schema=schema)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
+        raise ValueError(f"table {name}: a value does not fit its column: {error}") from None
+
+
+def to_parquet(table: pa.Table) -> bytes:
+    """Parquet bytes; equal tables give equal bytes."""
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue()
+
+
+def latest(table: pa.Table, keys: Collection[str]) -> pa.Table:
+    """Of rows with equal keys (null equals null) the one of the highest attempt, then the last."""
+    if not table.num_rows:
+        return table
+    order = pc.sort_indices(pc.fill_null(table["attempt"], 0))
+    ranked = table.select(list(keys)).take(order)  # the sort is stable: later parts stay later
+    ranked = ranked.append_column("_rank", pa.array(range(table.num_rows), pa.int64()))
+    wins = ranked.group_by(list(keys), use_threads=False).aggregate([("_rank", "max")])
+    rows = order.take(wins["_rank_max"].combine_chunks())
+    return table.take(rows.take(pc.sort_indices(rows)))
+
+
+class Tables:
+    """The Parquet files of a store."""
+
+    def __init__(self, files: Files) -> None:
+        self._files = files
+        self._parts: dict[str, pa.Table] = {}
+        """Parts read so far; they never change once written."""
+
+    def append(self, name: str, rows: Iterable[dict], *, sync: bool) -> str:
+        """Write the rows as one new part; its path. Its name sorts after all earlier ones."""
+        table = rows_to_table(name, rows, self._schema(name))
+        if table.num_rows == 0:
+            raise ValueError(f"table {name}: no rows to append")
+        path = f"{part_prefix(name)}{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.parquet"
+        self._files.put(path, [to_parquet(table)], sync=sync)
+        return path
+
+    def _schema(self, name: str) -> pa.Schema:
+        if name not in SCHEMAS:
+            raise ValueError(f"table {name!r}: there are {', '.join(SCHEMAS)}")
+        return SCHEMAS[name]
+
+    def read(self, name: str, stage_hash: str | Collection[str] | None,
+             current: bool) -> pa.Table:  # fmt: skip
+        """All parts in order of writing, filtered."""
+        schema = self._schema(name)
+        table = pa.concat_tables([schema.empty_table(), *self._read_parts(name, schema)])
+        if stage_hash is not None:
+            wanted = [stage_hash] if isinstance(stage_hash, str) else list(stage_hash)
+            table = table.filter(pc.is_in(table["stage_hash"], pa.array(wanted, pa.string())))
+        return latest(table, KEYS[name]) if current else table
+
+    def _read_parts(self, name: str, schema: pa.Schema) -> list[pa.Table]:
+        paths = [p for p in self._files.list(part_prefix(name)) if p.endswith(".parquet")]
+        fresh = [path for path in paths if path not in self._parts]
+        with ThreadPoolExecutor(self._files.threads) as pool:
+            for path, table in zip(fresh, pool.map(self.read_file, fresh), strict=True):
+                self._parts[path] = _fitted(table, schema)
+        return [self._parts[path] for path in paths]
+
+    def read_file(self, path: str) -> pa.Table:
+        """One Parquet file; ValueError if unreadable, FileNotFoundError if absent."""
+        data = self._files.get(path)
+        try:
+            return pq.read_table(pa.BufferReader(data))
+        except (pa.ArrowInvalid, OSError) as error:
+            raise ValueError(f"{path}: not a readable Parquet file: {error}") from None
+
+    def write_samples(self, rows: Iterable[dict], layout: Layout, *, sync: bool) -> None:
+        """Write the samples, ascending; ValueError if finished ones would change."""
+        table = rows_to_table("samples", rows, SAMPLES_SCHEMA).sort_by("sample")
+        expected = [(s, s // layout.shard) for s in range(layout.samples)]
+        found = list(zip(table["sample"].to_pylist(), table["shard"].to_pylist(), strict=True))
+        if found != expected:
+            raise ValueError(
+                f"{SAMPLES}: samples must be 0..{layout.samples - 1}, each once, "
+                f"sample i in shard i // {layout.shard}"
+            )
+        try:
+            old = self.read_file(SAMPLES)
+        except FileNotFoundError:
+            old = SAMPLES_SCHEMA.empty_table()
+        if not table.slice(0, old.num_rows).equals(old):
+            raise ValueError(
+                f"{SAMPLES}: prompts or seeds differ from those already sampled: "
+                "choose another output folder"
+            )
+        if table.num_rows != old.num_rows:
+            self._files.put(SAMPLES, [to_parquet(table)], sync=sync)
+
+    def write_curation(self, rows: Iterable[dict], *, sync: bool) -> None:
+        """Write or replace the curation, ascending by sample."""
+        table = rows_to_table("curation", rows, CURATION_SCHEMA).sort_by("sample")
+        samples = table["sample"].to_pylist()
+        if len(set(samples)) < len(samples):
+            raise ValueError(f"{CURATION}: a sample has more than one row")
+        self._files.put(CURATION, [to_parquet(table)], sync=sync)
+
+
+def _fitted(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """A part of another minor version: missing columns become null, unknown ones are dropped."""
+    columns = [
+        table[f.name].cast(f.type) if f.name in table.column_names
+        else pa.nulls(table.num_rows, f.type)
+        for f in schema
+    ]  # fmt: skip
+    return pa.Table.from_arrays(columns, schema=schema)

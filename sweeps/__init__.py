@@ -1,0 +1,1 @@
+"""Sweeps: configuration, the Tune fan-out, W&B mirror, report and command line."""

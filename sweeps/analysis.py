@@ -1,0 +1,189 @@
+"""Numbers of the report: per-image scores as one cube, and what is said about them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from probing import statistics
+from sweeps.report_data import RunData, Site
+
+DRAWS = 1000
+SHARE = 0.95
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How one task is scored in the headline figures."""
+
+    task: str
+    score: str
+    """column of results/probes and results/images"""
+    label: str
+    higher: bool
+    """whether a larger score is better"""
+
+    @property
+    def sign(self) -> float:
+        """+1 where larger is better, else -1."""
+        return 1.0 if self.higher else -1.0
+
+
+MEASURES = (
+    Measure("saliency", "dice", "Dice", True),
+    Measure("depth", "rmse", "RMSE", False),
+)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its 95 % bootstrap interval over images."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Test scores of one task on the axes variant, site, step, image."""
+
+    measure: Measure
+    variants: tuple[str, ...]
+    sites: tuple[Site, ...]
+    steps: tuple[int, ...]
+    samples: np.ndarray
+    """(N,) sample numbers"""
+    values: np.ndarray
+    """float64 (V, S, T, N); NaN where a score is absent"""
+    oracle: np.ndarray
+    """float64 (S, N)"""
+    floor: np.ndarray
+    """float64 (S,): the best floor's mean score"""
+    val: np.ndarray
+    """float64 (V, S, T): mean validation score, for choices"""
+    per_image: bool
+    """whether N counts images; False where only means were stored and there are no intervals"""
+
+    @cached_property
+    def means(self) -> np.ndarray:
+        """float64 (V, S, T): mean over images with a score."""
+        return statistics.nanmean(self.values, axis=-1)
+
+    @cached_property
+    def resampled(self) -> np.ndarray:
+        """float64 (draws, V, S, T): means over resampled images, one draw for all cells."""
+        return statistics.bootstrap_means(self.values, draws=DRAWS)
+
+    @property
+    def oracle_means(self) -> np.ndarray:
+        """float64 (S,)."""
+        return statistics.nanmean(self.oracle, axis=-1)
+
+    def at(self, variant: str) -> int:
+        """Index of a variant; ValueError where the run has none."""
+        return self.variants.index(variant)
+
+    def which(self, part: str) -> list[int]:
+        """Indices of ``all`` sites, of a side, a block (``up.2``) or one site (``up.2.1``)."""
+        return [i for i, s in enumerate(self.sites) if part in ("all", s.side, s.block, s.name)]
+
+
+def collect(
+    run: RunData,
+    experiment: str | None = None,
+    control: str = "none",
+    sites: tuple[Site, ...] | None = None,
+) -> dict[str, Scores]:
+    """Scores by task of one experiment and control; tasks without a finished probe are left out.
+
+    By default of the main grid's experiment, over the main sites.
+    """
+    experiment = experiment or run.experiment
+    probes = chosen(run.table("probes"), experiment, control)
+    if probes is None:
+        return {}
+    images = chosen(run.table("images"), experiment, control)
+    found = {m.task: _scores(run, m, sites or run.sites, probes, images) for m in MEASURES}
+    return {task: s for task, s in found.items() if np.isfinite(s.values).any()}
+
+
+def chosen(table: pa.Table | None, experiment: str, control: str) -> pa.Table | None:
+    """Finished rows of one experiment and control; None where there is no table."""
+    if table is None:
+        return None
+    keep = pc.and_(pc.equal(table["experiment"], experiment), pc.equal(table["control"], control))
+    if "status" in table.column_names:
+        keep = pc.and_(keep, pc.equal(table["status"], "done"))
+    return table.filter(keep)
+
+
+def _scores(
+    run: RunData,
+    measure: Measure,
+    sites: tuple[Site, ...],
+    probes: pa.Table,
+    images: pa.Table | None,
+) -> Scores:
+    probes = probes.filter(pc.equal(probes["task"], measure.task))
+    steps = tuple(sorted(pc.unique(probes["step"]).to_pylist()))
+    axes = (run.variants, tuple(s.name for s in sites), steps)
+    if images is not None:
+        images = images.filter(pc.equal(images["task"], measure.task))
+    per_image = images is not None and images.num_rows > 0
+    samples = np.unique(images["sample"].to_numpy()) if per_image else np.zeros(1, int)
+
+    def scored(column: str) -> np.ndarray:
+        if per_image:
+            return cube(images, (*_CELL, "sample"), (*axes, samples.tolist()), column)
+        return cube(probes, _CELL, axes, column)[..., None]
+
+    def mean(column: str) -> np.ndarray:
+        return cube(probes, _CELL, axes, f"{column}_{measure.score}")
+
+    return Scores(
+        measure=measure,
+        variants=run.variants,
+        sites=sites,
+        steps=steps,
+        samples=samples,
+        values=scored(measure.score),
+        oracle=statistics.nanmean(scored(f"oracle_{measure.score}"), axis=(0, 2)),
+        floor=statistics.nanmean(mean("floor"), axis=(0, 2)),
+        val=mean("val"),
+        per_image=per_image,
+    )
+
+
+_CELL = ("variant", "site", "step")
+
+
+def cube(table: pa.Table, keys: Sequence[str], axes: Sequence[Sequence], value: str) -> np.ndarray:
+    """float64 array over `axes`: the mean of `value` over rows whose `keys` name a place.
+
+    Rows outside the axes and rows without a finite value are left out; an empty place is NaN.
+    """
+    shape = tuple(len(a) for a in axes)
+    if value not in table.column_names or not table.num_rows or 0 in shape:
+        return np.full(shape, np.nan)
+    place = np.stack([_places(table[k], a) for k, a in zip(keys, axes, strict=True)])
+    values = table[value].cast(pa.float64()).to_numpy(zero_copy_only=False)
+    good = (place >= 0).all(0) & np.isfinite(values)
+    flat = np.ravel_multi_index(tuple(place[:, good]), shape)
+    size = int(np.prod(shape))
+    counts = np.bincount(flat, minlength=size)
+    sums = np.bincount(flat, weights=values[good], minlength=size)
+    with np.errstate(invalid="ignore"):
+        return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan).reshape(shape)
+
+
+def _places(column: pa.ChunkedArray, axis: Sequence) -> np.ndarray:
+    coded = column.combine_chunks().dictionary_encode()
+    index = {name: i for i, name in enumerate(axis)}
+    lookup = np.array([index.get(name, -1) for name in coded.dictionary.to_pylist()] + [-1])
+    return lookup[coded.indices.fill_null(len(lookup) - 1).to_numpy(zero_copy_only=False)]

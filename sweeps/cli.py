@@ -1,0 +1,130 @@
+"""The command line: verbs, help with examples, exit codes 0 done, 1 something failed, 2 wrong input."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from sweeps import verbs
+
+Action = Callable[[argparse.Namespace], int]
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One verb of the command line."""
+
+    name: str
+    help: str
+    example: str
+    action: Action
+    kind: str = "run"
+    """`run`: takes a preset and key=value pairs; `output`: an output; `own`: sets its own"""
+
+
+VERBS = (
+    Verb("run", "do everything that is not done yet", "scenesweep run scenes", verbs.run),
+    Verb("plan", "print and price the plan, write nothing", "scenesweep plan paper", verbs.plan),
+    Verb("sample", "sample images and record activations", "scenesweep sample scenes", verbs.sample),
+    Verb("label", "label the sampled images", "scenesweep label scenes", verbs.label),
+    Verb("curate", "choose samples and split them", "scenesweep curate scenes", verbs.curate),
+    Verb("probe", "fit the probe grid", "scenesweep probe scenes probe.lr=0.003", verbs.probe),
+    Verb("intervene", "edit activations and score the images", "scenesweep intervene scenes", verbs.intervene),
+    Verb("report", "build the report again from the tables", "scenesweep report runs/scenes", verbs.report, "output"),
+    Verb("status", "what is done, failed and left", "scenesweep status runs/scenes", verbs.status, "output"),
+    Verb("verify", "reread and check every byte", "scenesweep verify runs/scenes --repair", verbs.verify, "output"),
+    Verb("clean", "drop the activations, keep the results", "scenesweep clean runs/scenes", verbs.clean, "output"),
+    Verb("sites", "list the sites of a model", "scenesweep sites scenes", verbs.sites, "own"),
+    Verb("bench", "measure speed against a baseline", "scenesweep bench probes --json", verbs.bench, "own"),
+    Verb("train-scenes", "train the embedded model from nothing", "scenesweep train-scenes work/ out/", verbs.train_scenes, "own"),
+)  # fmt: skip
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="scenesweep",
+        description="Finds out what scene geometry a latent diffusion model represents, where and when.",
+    )
+    parser.add_argument("--version", action="store_true", help="print the version and leave")
+    choices = parser.add_subparsers(dest="verb", metavar="VERB")
+    for verb in VERBS:
+        own = choices.add_parser(
+            verb.name, help=verb.help, description=verb.help, epilog=f"example: {verb.example}"
+        )
+        own.set_defaults(action=verb.action)
+        _arguments(own, verb)
+    return parser
+
+
+def _arguments(parser: argparse.ArgumentParser, verb: Verb) -> None:
+    if verb.kind == "run":
+        parser.add_argument("preset", nargs="?", default="scenes", help="preset or YAML file (default: scenes)")
+        parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over the preset")
+    elif verb.kind == "output":
+        parser.add_argument("output", help="output folder or URL of a run")
+    if verb.name == "verify":
+        parser.add_argument("--repair", action="store_true", help="mark bad shards, so that `run` redoes them")
+    if verb.name == "plan":
+        parser.add_argument("--rate", type=float, default=0.0, help="measured samples per second and worker")
+    if verb.name == "sites":
+        parser.add_argument("model", nargs="?", default="scenes", help="scenes, a pipeline's directory or a hub id")
+        parser.add_argument("--revision", default="", help="commit of a hub id")
+        parser.add_argument("--family", choices=("attention", "conv", "vae"), default="attention")
+    if verb.name == "bench":
+        parser.add_argument("bench", choices=verbs.BENCHES, help="what to measure")
+        parser.add_argument("--json", action="store_true", help="print one JSON object")
+    if verb.name == "train-scenes":
+        parser.add_argument("work", help="folder for renders and checkpoints; the same folder resumes")
+        parser.add_argument("target", help="folder that the weights are written to")
+        parser.add_argument("--steps", type=int, default=0, help="steps of the denoiser (default: as shipped)")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    # A pair right after the verb means the default preset: `scenesweep run key=value`.
+    if len(words) > 1 and "=" in words[1] and not words[1].startswith("-"):
+        words.insert(1, "scenes")
+    parser = _parser()
+    parsed = parser.parse_args(words)
+    if parsed.version:
+        print(verbs.version())
+        return 0
+    if parsed.verb is None:
+        parser.print_help()
+        return 0
+    _quiet_environment()
+    started = time.monotonic()
+    try:
+        code = parsed.action(parsed)
+    except ValueError as error:
+        line = " ".join(str(error).split())
+        print(f"scenesweep {parsed.verb}: {line}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        again = " ".join(["scenesweep", *map(shlex.quote, words)])
+        print(f"\nstopped; `{again}` carries on", file=sys.stderr)
+        return 1
+    if code == 1:
+        again = " ".join(["scenesweep", *map(shlex.quote, words)])
+        print(f"resume with: {again}", file=sys.stderr)
+    elif parsed.verb == "run":
+        print(f"done in {time.monotonic() - started:.0f} s", file=sys.stderr)
+    return code
+
+
+def _quiet_environment() -> None:
+    """Keeps notices of libraries off the terminal; the user's own settings win."""
+    for name, value in {
+        "TRANSFORMERS_VERBOSITY": "error",
+        "DIFFUSERS_VERBOSITY": "error",
+        "TOKENIZERS_PARALLELISM": "false",
+        "WANDB_SILENT": "true",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    }.items():
+        os.environ.setdefault(name, value)

@@ -1,0 +1,319 @@
+"""The configuration of a run: composed of its owners' parts, read, checked and hashed here."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from interventions.config import InterventionConfig
+from probing.curation import CurationConfig
+from probing.labellers import LabelConfig
+from probing.model import VARIANTS, ModelConfig
+from probing.probes import ProbeConfig
+from probing.prompts import PromptConfig
+from storage.codec import CODECS
+
+TRIAL_AXES = ("variant", "block", "site", "step", "task")
+STEPS = 15
+"""denoising steps of the experiment"""
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How samples are made and what is recorded of them."""
+
+    guidance: float = 7.5
+    """classifier-free guidance scale; 1 or less runs the conditional half alone"""
+    shard: int = 8
+    """samples that go through the UNet together: unit of work, of writing and of retry"""
+    variants: list[str] = field(default_factory=lambda: ["trained", "random"])
+    """copies of the network: trained, random (permuted weights), reinit, random_forced"""
+    sites: list[str] = field(default_factory=lambda: ["all"])
+    """names of the sites to record, or all"""
+    threads: int = 1
+    """CPU threads of one sampling worker; part of the hash because it changes the last bits"""
+    codec: str = "none"
+    """compressor of the activations"""
+    retries: int = 2
+    """how often a failed shard is tried again"""
+
+    def __post_init__(self) -> None:
+        if self.shard < 1:
+            raise ValueError(f"sampling.shard={self.shard}: must be 1 or more")
+        if self.threads < 1:
+            raise ValueError(f"sampling.threads={self.threads}: must be 1 or more")
+        for name in self.variants:
+            _known("sampling.variants", name, VARIANTS)
+        if "trained" not in self.variants:
+            raise ValueError("sampling.variants: `trained` is needed, its images give the labels")
+        _known("sampling.codec", self.codec, tuple(CODECS))
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """Which probes are fitted, and how they are packed into trials."""
+
+    steps: list[int] = field(default_factory=lambda: list(range(1, STEPS + 1)))
+    """denoising steps, 1 to 15"""
+    tasks: list[str] = field(default_factory=lambda: ["saliency", "depth"])
+    """what the probes read"""
+    controls: list[str] = field(default_factory=lambda: ["none"])
+    """probe controls: none, shuffled, other_image, position, position_activation"""
+    control_sites: list[str] = field(default_factory=list)
+    """sites that the controls other than none are fitted at; empty means all"""
+    seeds: list[int] = field(default_factory=lambda: [0])
+    """seeds of start and order; 0 is the protocol's"""
+    trial_axes: list[str] = field(default_factory=lambda: ["variant", "block"])
+    """axes that get a trial of their own: [variant, block] makes 14 trials, all four 960"""
+    experiment: str = "grid"
+    """name under which the rows are kept"""
+
+    def __post_init__(self) -> None:
+        for step in self.steps:
+            if not 1 <= step <= STEPS:
+                raise ValueError(f"sweep.steps={step}: steps are 1 to {STEPS}")
+        for axis in self.trial_axes:
+            _known("sweep.trial_axes", axis, TRIAL_AXES)
+        for name in ("steps", "tasks", "controls", "seeds"):
+            if not getattr(self, name):
+                raise ValueError(f"sweep.{name} is empty; give at least one")
+
+
+@dataclass(frozen=True)
+class RayConfig:
+    """Where the work runs. Nothing here changes a result."""
+
+    address: str = "local"
+    """local (a private Ray), auto or HOST:PORT (a cluster), none (this process, without Ray)"""
+    num_cpus: int = 0
+    """CPUs of the private Ray; 0 means the machine's"""
+    sampling_actors: int = 0
+    """sampling workers; 0 means as many as the resources hold"""
+    sampling_gpus: float = 0.0
+    """GPUs, or a fraction of one, of each sampling worker"""
+    label_gpus: float = 0.0
+    """GPUs of each labelling worker"""
+    probe_gpus: float = 0.0
+    """GPUs of each probe trial"""
+
+
+@dataclass(frozen=True)
+class TrackingConfig:
+    """The W&B mirror."""
+
+    mode: str = "offline"
+    """offline (no account needed), online or disabled"""
+    runs: str = "site"
+    """one run per site (32 and a summary), or per cell (960)"""
+    project: str = "scenesweep"
+    """W&B project"""
+    entity: str = ""
+    """W&B team or user; empty is the account's default"""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that a run needs to know."""
+
+    name: str = "scenes"
+    """name of the sweep; W&B's group"""
+    output: str = "runs/scenes"
+    """output folder or URL (s3://, gs://)"""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    prompts: PromptConfig = field(default_factory=PromptConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    labels: LabelConfig = field(default_factory=LabelConfig)
+    curation: CurationConfig = field(default_factory=CurationConfig)
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
+    sweep: SweepConfig = field(default_factory=SweepConfig)
+    interventions: InterventionConfig = field(default_factory=InterventionConfig)
+    ray: RayConfig = field(default_factory=RayConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+
+def _known(where: str, value: str, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        near = get_close_matches(value, allowed, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"use {', '.join(allowed)}"
+        raise ValueError(f"{where}={value!r}: unknown; {hint}")
+
+
+def presets() -> dict[str, Path]:
+    """Name to file of the presets that ship with the package."""
+    folder = Path(str(files("sweeps") / "presets"))
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def load(preset: str, overrides: Sequence[str]) -> Config:
+    """Defaults, then a preset or file, then `key=value` pairs, checked.
+
+    Raises ValueError with one line naming key, value and cure.
+    """
+    base = OmegaConf.create(to_dict(Config()))
+    given = OmegaConf.merge(_read(preset), _pairs(overrides))
+    _refuse_unknown(base, given, "")
+    try:
+        merged = OmegaConf.merge(base, given)
+        return build(OmegaConf.to_container(merged, resolve=True))
+    except OmegaConfBaseException as error:
+        raise ValueError(f"configuration: {str(error).splitlines()[0]}") from error
+
+
+def _read(preset: str) -> Any:
+    known = presets()
+    path = known.get(preset, Path(preset))
+    if preset not in known and not path.is_file():
+        near = get_close_matches(preset, known, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"presets: {', '.join(known)}"
+        raise ValueError(f"preset {preset!r}: no such preset or file; {hint}")
+    try:
+        found = OmegaConf.load(path)
+    except Exception as error:  # the YAML reader raises several kinds
+        raise ValueError(f"{path}: not readable YAML: {str(error).splitlines()[0]}") from error
+    if not OmegaConf.is_dict(found):
+        raise ValueError(f"{path}: holds no keys; write `key: value` lines")
+    return found
+
+
+def _pairs(overrides: Sequence[str]) -> Any:
+    for text in overrides:
+        if "=" not in text or text.startswith("="):
+            raise ValueError(f"argument {text!r}: write key=value, such as sampling.shard=16")
+    try:
+        return OmegaConf.from_dotlist(list(overrides))
+    except Exception as error:
+        raise ValueError(f"arguments: {str(error).splitlines()[0]}") from error
+
+
+def _refuse_unknown(base: Any, given: Any, prefix: str) -> None:
+    for key in given:
+        path = f"{prefix}{key}"
+        if key not in base:
+            near = get_close_matches(str(key), [str(k) for k in base], 1)
+            names = ", ".join(f"{prefix}{k}" for k in base)
+            hint = f"did you mean {prefix}{near[0]}?" if near else f"keys: {names}"
+            raise ValueError(f"{path}: unknown key; {hint}")
+        inner, value = base[key], given[key]
+        if OmegaConf.is_dict(inner):
+            if not OmegaConf.is_dict(value):
+                raise ValueError(f"{path}={value}: a group of keys; set one of them, {path}.KEY=VALUE")
+            _refuse_unknown(inner, value, f"{path}.")
+
+
+def build(values: Mapping[str, Any]) -> Config:
+    """A Config from nested dictionaries; each value is checked against its field's type."""
+    return _make(Config, values, "")
+
+
+def _make(kind: type, values: Mapping[str, Any], prefix: str) -> Any:
+    arguments = {}
+    for item in dataclasses.fields(kind):
+        if item.name not in values:
+            continue
+        default = _default(item)
+        value = values[item.name]
+        if dataclasses.is_dataclass(default):
+            arguments[item.name] = _make(type(default), value, f"{prefix}{item.name}.")
+        else:
+            arguments[item.name] = _checked(f"{prefix}{item.name}", str(item.type), value, default)
+    return kind(**arguments)
+
+
+def _default(item: dataclasses.Field) -> Any:
+    if item.default is not dataclasses.MISSING:
+        return item.default
+    return item.default_factory() if item.default_factory is not dataclasses.MISSING else None
+
+
+def _checked(path: str, kind: str, value: Any, default: Any) -> Any:
+    """The value as the field's type wants it. Raises ValueError naming key, value and type."""
+    if kind.startswith(("list", "tuple")):
+        value = value if isinstance(value, list | tuple) else [value]
+        inner = kind[kind.index("[") + 1 : -1].split(",")[0].strip()
+        found = [_scalar(path, inner, entry) for entry in value]
+        return found if kind.startswith("list") else tuple(found)
+    if kind.startswith("dict"):
+        return value
+    if "None" in kind and value is None:
+        return None
+    return _scalar(path, kind.split("|")[0].strip(), value)
+
+
+def _scalar(path: str, kind: str, value: Any) -> Any:
+    try:
+        if kind == "bool":
+            if not isinstance(value, bool):
+                raise ValueError
+            return value
+        if kind == "int":
+            if isinstance(value, bool) or int(value) != float(value):
+                raise ValueError
+            return int(value)
+        if kind == "float":
+            if isinstance(value, bool):
+                raise ValueError
+            return float(value)
+        if kind == "str":
+            return "" if value is None else str(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{path}={value!r}: needs {_KINDS[kind]}") from None
+    return value
+
+
+_KINDS = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "text"}
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Nested plain dictionaries and lists."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def to_yaml(config: Config) -> str:
+    """The resolved configuration as YAML."""
+    return OmegaConf.to_yaml(OmegaConf.create(to_dict(config)))
+
+
+def digest(*parts: Any) -> str:
+    """Short hash of plain values."""
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+NOT_SCIENCE = {"model": {"device"}, "sampling": {"retries"}, "interventions": {"keep_images"}}
+"""fields that change no result and so are in no hash"""
+
+
+def science(config: Config, part: str) -> dict[str, Any]:
+    """The fields of one part that results depend on."""
+    values = dataclasses.asdict(getattr(config, part))
+    return {k: v for k, v in values.items() if k not in NOT_SCIENCE.get(part, set())}
+
+
+@dataclass(frozen=True)
+class Hashes:
+    """A stage's hash covers its own scientific settings and the hash of the stage before."""
+
+    sample: str
+    label: str
+    curate: str
+    probe: str
+    intervene: str
+
+
+def hashes(config: Config, revision: str) -> Hashes:
+    """Hashes of all stages; `revision` names the model's exact weights."""
+    sample = digest(science(config, "model"), science(config, "prompts"), science(config, "sampling"), revision)
+    label = digest(sample, science(config, "labels"))
+    curate = digest(label, science(config, "curation"))
+    probe = digest(curate, science(config, "probe"))
+    return Hashes(sample, label, curate, probe, digest(probe, science(config, "interventions")))

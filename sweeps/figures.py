@@ -1,0 +1,239 @@
+"""Matplotlib panels of the report: themed SVG and the numbers behind each."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+BLOCKS = ("down.0", "down.1", "down.2", "mid", "up.1", "up.2", "up.3")
+INKS = {
+    # role: (light, dark). Encoder blue, decoder orange: told apart under every colour blindness.
+    "ink": ("#1e2530", "#e8e6e1"),
+    "muted": ("#616a76", "#a0a8b2"),
+    "rule": ("#d8dbd5", "#343b43"),
+    "paper": ("#fcfcf9", "#15181c"),
+    "down.0": ("#74a9cf", "#c6dbef"),
+    "down.1": ("#2b8cbe", "#7fb8dd"),
+    "down.2": ("#045a8d", "#3f8fc4"),
+    "mid": ("#55595f", "#c4c4c0"),
+    "up.1": ("#e3a254", "#fbd7a8"),
+    "up.2": ("#cf6a17", "#f2a65a"),
+    "up.3": ("#8c3304", "#e5731c"),
+    "first": ("#0072b1", "#5fb4e5"),
+    "second": ("#d45f02", "#f0954a"),
+    "third": ("#018a68", "#3cc7a0"),
+    "random": ("#8b919a", "#8b929b"),
+}
+SITE_INKS = ("first", "second", "third")
+MARKERS = ("o", "s", "^")
+_RC = {
+    "svg.fonttype": "none",
+    "font.size": 9,
+    "axes.titlesize": 9.5,
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.7,
+    "xtick.major.size": 3,
+    "ytick.major.size": 3,
+    "xtick.major.width": 0.7,
+    "ytick.major.width": 0.7,
+    "lines.linewidth": 1.6,
+    "lines.solid_capstyle": "round",
+}
+
+
+def ink(role: str) -> str:
+    """The light colour of a role; the page swaps it for the reader's theme."""
+    return INKS[role][0]
+
+
+@dataclass(frozen=True)
+class Band:
+    """A curve over the steps with its interval."""
+
+    label: str
+    role: str
+    mean: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    dashed: bool = False
+    marker: str = ""
+    key: tuple[str, str] = ("", "")
+    """part and variant, for the numbers"""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One figure, words for those who cannot see it, and its numbers."""
+
+    name: str
+    """file stem and id prefix"""
+    title: str
+    text: str
+    """alternative text"""
+    figure: Figure
+    header: tuple[str, ...] = ()
+    rows: list[tuple[Any, ...]] = field(default_factory=list)
+
+    @cached_property
+    def svg(self) -> str:
+        """Transparent SVG without date or creator, so equal numbers give equal bytes."""
+        out = io.StringIO()
+        metadata = {"Date": None, "Creator": None}
+        with style(self.name):
+            self.figure.savefig(out, format="svg", transparent=True, metadata=metadata)
+        return out.getvalue()
+
+    def png(self, dpi: int = 110) -> np.ndarray:
+        """uint8 (H, W, 3) on the light page."""
+        self.figure.set_dpi(dpi)
+        self.figure.patch.set_facecolor(ink("paper"))
+        canvas = FigureCanvasAgg(self.figure)
+        canvas.draw()
+        return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+    def csv(self) -> str:
+        """The numbers as CSV, six significant digits."""
+        out = io.StringIO()
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(self.header)
+        writer.writerows([_number(v) for v in row] for row in self.rows)
+        return out.getvalue()
+
+    def inline(self) -> str:
+        """The SVG for embedding: unique ids, colours as CSS variables, no fixed size."""
+        svg = self.svg[self.svg.index("<svg") :]
+        svg = re.sub(r'(\bid="|url\(#|xlink:href="#)', rf"\g<1>{self.name}-", svg)
+        svg = re.sub(r"font-family: [^;\"]+", "font-family: inherit", svg)
+        svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.S)
+        svg = re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', _names(self.name), svg, count=1)
+        svg = re.sub(r' transform="rotate\(-0 [^"]*"', "", svg)
+        svg = re.sub(r"\n\s*", " ", svg)
+        svg = svg.replace(">", f">{_described(self.name, self.title, self.text)}", 1)
+        for role, (light, _) in INKS.items():
+            svg = svg.replace(light, f"var(--{role.replace('.', '-')})")
+        return svg
+
+
+def _names(name: str) -> str:
+    return f'role="img" aria-labelledby="{name}-t {name}-d"'
+
+
+def _described(name: str, title: str, text: str) -> str:
+    from html import escape
+
+    return f'<title id="{name}-t">{escape(title)}</title><desc id="{name}-d">{escape(text)}</desc>'
+
+
+def _number(value: Any) -> Any:
+    return f"{value:.6g}" if isinstance(value, float | np.floating) else value
+
+
+@contextmanager
+def style(name: str) -> Iterator[None]:
+    """Matplotlib settings of the report for one figure; element ids depend on `name` alone."""
+    with matplotlib.rc_context(_RC | {"svg.hashsalt": name} | _coloured()):
+        yield
+
+
+def _coloured() -> dict[str, str]:
+    muted, rule = ink("muted"), ink("rule")
+    return {
+        "text.color": ink("ink"),
+        "axes.labelcolor": muted,
+        "axes.edgecolor": muted,
+        "xtick.color": muted,
+        "ytick.color": muted,
+        "grid.color": rule,
+    }
+
+
+def figure(width: float, height: float) -> tuple[Figure, Axes]:
+    """An empty figure of inches with one pair of axes."""
+    fig = Figure(figsize=(width, height))
+    return fig, fig.add_axes((0.12, 0.15, 0.69, 0.75))
+
+
+def spread(positions: Sequence[float], gap: float) -> np.ndarray:
+    """Positions moved apart to at least `gap`, in order, as little as possible."""
+    order = np.argsort(positions)
+    moved = np.asarray(positions, float)[order]
+    for _ in range(100):
+        short = gap - np.diff(moved)
+        if not (short > 1e-9).any():
+            break
+        push = np.maximum(short, 0) / 2
+        moved[:-1] -= push
+        moved[1:] += push
+    out = np.empty_like(moved)
+    out[order] = moved
+    return out
+
+
+def draw_bands(
+    ax: Axes, steps: Sequence[int], bands: Sequence[Band], levels: dict[str, float]
+) -> None:
+    """Curves with shaded intervals, and dashed `levels` by name; all named at the right end."""
+    for band in bands:
+        colour = ink(band.role)
+        ax.fill_between(steps, band.low, band.high, color=colour, alpha=0.16, lw=0, zorder=2)
+        ax.plot(
+            steps,
+            band.mean,
+            color=colour,
+            ls=(0, (3, 2)) if band.dashed else "-",
+            lw=1.1 if band.dashed else 1.6,
+            marker=band.marker or None,
+            ms=3,
+            zorder=3,
+        )
+    ends = [(b.label, b.role, float(b.mean[-1])) for b in bands if b.label]
+    for (name, y), dash in zip(levels.items(), ((6, 3), (1, 2)), strict=False):
+        if np.isfinite(y):
+            ax.axhline(y, color=ink("muted"), lw=0.9, ls=(0, dash), zorder=1)
+            ends.append((name, "muted", y))
+    _end_labels(ax, steps[-1], [e for e in ends if np.isfinite(e[2])])
+
+
+def _end_labels(ax: Axes, x: float, ends: Sequence[tuple[str, str, float]]) -> None:
+    if not ends:
+        return
+    low, high = ax.get_ylim()
+    height = ax.figure.get_size_inches()[1] * ax.get_position().height * 72
+    places = spread([y for _, _, y in ends], 10 * (high - low) / height)
+    for (label, role, _), y in zip(ends, places, strict=True):
+        ax.annotate(
+            label,
+            (x, y),
+            xytext=(6, 0),
+            textcoords="offset points",
+            color=ink(role),
+            va="center",
+            fontsize=8.5,
+            annotation_clip=False,
+        )
+
+
+def dress(ax: Axes, steps: Sequence[int], ylabel: str) -> None:
+    """Axis of denoising steps, quiet horizontal rules."""
+    ticks = sorted({steps[0], steps[-1], *(s for s in steps if s % 5 == 0)})
+    ax.set_xticks(ticks)
+    ax.set_xlim(steps[0] - 0.3, steps[-1] + 0.3)
+    ax.set_xlabel("denoising step")
+    ax.set_ylabel(ylabel)
+    ax.grid(axis="y", lw=0.6, zorder=0)
+    ax.set_axisbelow(True)

@@ -1,0 +1,82 @@
+"""The probe grid: its cells, which of them are missing, and how they are packed into trials."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from probing.controls import POSITION_CONTROLS
+from probing.sites import SiteSpec
+from storage import Store
+from sweeps.config import SweepConfig
+
+
+@dataclass(frozen=True, order=True)
+class Cell:
+    """One probe."""
+
+    variant: str
+    site: str
+    step: int
+    task: str
+    control: str = "none"
+    seed: int = 0
+
+    @property
+    def block(self) -> str:
+        """The block of the network that the site belongs to."""
+        return self.site.rsplit(".", 1)[0]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Cells that one Tune trial fits."""
+
+    key: str
+    cells: tuple[Cell, ...]
+
+
+def _controls(sweep: SweepConfig, site: str, variant: str) -> list[str]:
+    """Controls of a site; those that use no activations are fitted for the trained variant alone."""
+    wanted = [c for c in sweep.controls if c == "none" or _chosen(sweep, site)]
+    return [c for c in wanted if c not in POSITION_CONTROLS or variant == "trained"]
+
+
+def _chosen(sweep: SweepConfig, site: str) -> bool:
+    return not sweep.control_sites or site in sweep.control_sites
+
+
+def cells(sweep: SweepConfig, variants: Sequence[str], sites: Sequence[SiteSpec]) -> list[Cell]:
+    """All cells of a sweep: variants x sites x steps x tasks x controls x seeds."""
+    return [
+        Cell(variant, site.name, step, task, control, seed)
+        for variant in variants
+        for site in sites
+        for step in sorted(set(sweep.steps))
+        for task in sweep.tasks
+        for control in _controls(sweep, site.name, variant)
+        for seed in sweep.seeds
+    ]
+
+
+def finished(store: Store, experiment: str, stage_hash: str) -> set[Cell]:
+    """Cells that have a row with status `done` of the present settings."""
+    table = store.table("probes", stage_hash)
+    names = ("variant", "site", "step", "task", "control", "seed", "experiment", "status")
+    columns = [table[name].to_pylist() for name in names]
+    return {
+        Cell(*key)
+        for *key, name, status in zip(*columns, strict=True)
+        if name == experiment and status == "done"
+    }
+
+
+def pack(wanted: Iterable[Cell], axes: Sequence[str]) -> list[Trial]:
+    """Groups cells into trials: cells that agree in all `axes` go together."""
+    groups: dict[tuple[object, ...], list[Cell]] = {}
+    for cell in wanted:
+        groups.setdefault(tuple(getattr(cell, axis) for axis in axes), []).append(cell)
+    return [
+        Trial("/".join(str(part) for part in key) or "all", tuple(found))
+        for key, found in groups.items()
+    ]

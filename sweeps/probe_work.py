@@ -1,0 +1,174 @@
+"""What a probe trial does: read the activations of a site once, fit its cells, write rows."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save
+
+import storage
+from probing.controls import Split
+from probing.fit import CellResult, CellSpec, fit_site
+from probing.model import pick_device
+from probing.probes import ProbeConfig
+from probing.sites import SiteSpec
+from probing.targets import Targets, pixel_ranks, pool_depth, pool_saliency
+from storage import Store
+from sweeps.grid import Cell, Trial
+
+STEP_BYTES = 400 << 20
+"""activations of one site are read in groups of steps no larger than this; changes only the time"""
+
+
+@dataclass(frozen=True)
+class ProbeJob:
+    """Everything that a trial needs beside its cells; small and picklable."""
+
+    output: str
+    experiment: str
+    stage_hash: str
+    curate_hash: str
+    probe: ProbeConfig
+    sites: tuple[SiteSpec, ...]
+    samples: tuple[int, ...]
+    split: Split
+    threshold: int
+    depth_mean: float
+    depth_deviation: float
+    attempt: int
+    device: str = "cpu"
+
+    def site(self, name: str) -> SiteSpec:
+        """The recorded site of a name."""
+        return next(site for site in self.sites if site.name == name)
+
+
+@lru_cache(maxsize=2)
+def _opened(output: str) -> Store:
+    return storage.open(output)
+
+
+@lru_cache(maxsize=1)
+def _labels(
+    output: str, curate_hash: str, samples: tuple[int, ...], mean: float, deviation: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Masks, standardised depth and its ranks; kept between the trials of one process."""
+    store = _opened(output)
+    masks = store.read_labels("saliency", list(samples))
+    depth = (store.read_labels("depth", list(samples)) - mean) / deviation
+    return masks, depth.astype(np.float32), pixel_ranks(depth)
+
+
+@lru_cache(maxsize=8)
+def _targets(
+    output: str,
+    curate_hash: str,
+    samples: tuple[int, ...],
+    mean: float,
+    deviation: float,
+    threshold: int,
+    grid: tuple[int, int],
+) -> dict[str, Targets]:
+    masks, depth, ranks = _labels(output, curate_hash, samples, mean, deviation)
+    return {
+        "saliency": pool_saliency(masks, grid, threshold),
+        "depth": pool_depth(depth, grid, ranks),
+    }
+
+
+def fit_trial(job: ProbeJob, trial: Trial) -> dict[str, Any]:
+    """Fits the cells of a trial site by site; returns counts and seconds."""
+    started, done, broken = time.perf_counter(), 0, 0
+    for variant, site in dict.fromkeys((cell.variant, cell.site) for cell in trial.cells):
+        cells = [cell for cell in trial.cells if (cell.variant, cell.site) == (variant, site)]
+        good, bad = _fit_one(job, variant, job.site(site), cells)
+        done, broken = done + good, broken + bad
+    return {"cells": done, "failed": broken, "seconds": time.perf_counter() - started}
+
+
+def _fit_one(
+    job: ProbeJob, variant: str, site: SiteSpec, cells: Sequence[Cell]
+) -> tuple[int, int]:
+    """(finished, failed) cells of one site."""
+    targets = _targets(
+        job.output, job.curate_hash, job.samples, job.depth_mean, job.depth_deviation,
+        job.threshold, (site.height, site.width),
+    )  # fmt: skip
+    counts = np.zeros(2, dtype=int)
+    for steps in _step_groups(site, len(job.samples), sorted({cell.step for cell in cells})):
+        mine = [cell for cell in cells if cell.step in steps]
+        results = _results(job, variant, site, steps, mine, targets)
+        _write(job, variant, site, results)
+        counts += [sum(r.ok for r in results), sum(not r.ok for r in results)]
+    return int(counts[0]), int(counts[1])
+
+
+def _step_groups(site: SiteSpec, samples: int, steps: Sequence[int]) -> list[list[int]]:
+    fit = max(1, STEP_BYTES // (site.values * 2 * samples))
+    return [list(steps[i : i + fit]) for i in range(0, len(steps), fit)]
+
+
+def _results(
+    job: ProbeJob,
+    variant: str,
+    site: SiteSpec,
+    steps: Sequence[int],
+    cells: Sequence[Cell],
+    targets: dict[str, Targets],
+) -> list[CellResult]:
+    acts = np.empty((len(steps), len(job.samples), site.tokens, site.channels), np.float16)
+    _opened(job.output).read_activations_into(variant, site.name, steps, list(job.samples), acts)
+    images = None
+    if job.probe.smoothness:
+        images = _opened(job.output).read_images("trained", list(job.samples))
+    specs = [CellSpec(cell.step, cell.task, cell.control, cell.seed) for cell in cells]
+    return fit_site(
+        acts, steps, (site.height, site.width), targets, job.split, specs, job.probe,
+        pick_device(job.device), images,
+    )  # fmt: skip
+
+
+def _write(job: ProbeJob, variant: str, site: SiteSpec, results: Sequence[CellResult]) -> None:
+    """Probe weights first, then images and epochs, and last the rows that make them count."""
+    store = _opened(job.output)
+    block, index = site.name.rsplit(".", 1)
+    same = {
+        "experiment": job.experiment, "variant": variant, "site": site.name,
+        "attempt": job.attempt, "stage_hash": job.stage_hash,
+    }  # fmt: skip
+    rows, images, epochs = [], [], []
+    for result in results:
+        if result.ok:
+            _save_weights(store, variant, site.name, result)
+        rows.append({**same, "block": block, "index": int(index), **result.row})
+        images += [{**same, **row, "sample": job.samples[row["sample"]]} for row in result.images]
+        epochs += [{**same, **row} for row in result.epochs]
+    for table, found in (("images", images), ("epochs", epochs), ("probes", rows)):
+        if found:
+            store.append(table, found)
+
+
+def _save_weights(store: Store, variant: str, site: str, result: CellResult) -> None:
+    cell = result.cell
+    tensors = {"weight": np.ascontiguousarray(result.weights)}
+    if result.hidden is not None:
+        tensors["hidden"] = np.ascontiguousarray(result.hidden)
+    path = storage.probe_path(variant, site, cell.step, cell.task, cell.control, cell.seed)
+    store.put(path, save(tensors, {"scale": repr(result.scale)}))
+
+
+def attempt_of(store: Store) -> int:
+    """A number above those of all rows so far, so that later rows win."""
+    attempts = store.table("probes", current=False)["attempt"].to_pylist()
+    return 1 + max((a for a in attempts if a is not None), default=0)
+
+
+def trial_digest(trial: Trial) -> str:
+    """Short name of a trial's cells."""
+    return hashlib.sha256(repr(trial.cells).encode()).hexdigest()[:12]

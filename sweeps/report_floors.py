@@ -1,0 +1,67 @@
+"""Answers that ignore the activations, scored on test images: what a probe has to beat."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow.compute as pc
+
+from sweeps.report_data import RunData, Site
+
+
+def in_split(run: RunData, part: str) -> list[int]:
+    """Kept samples of a part of the split (``train``, ``val``, ``test``), ascending."""
+    table = run.table("curation")
+    if table is None:
+        return []
+    mine = pc.and_(table["keep"], pc.equal(table["split"], part))
+    return sorted(table.filter(mine)["sample"].to_pylist())
+
+
+def named_floors(
+    run: RunData, task: str, sites: tuple[Site, ...], best: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Mean test scores (S,) by floor. Depth: the mean depth map, `best` of results/probes.
+
+    Saliency: mean mask and all-foreground from the stored masks; without them, `best` (S,) alone.
+    """
+    if task == "depth":
+        return {"mean depth map": best}
+    found = _mask_floors(run, sites)
+    return found or {"best floor": best}
+
+
+def _mask_floors(run: RunData, sites: tuple[Site, ...]) -> dict[str, np.ndarray]:
+    train, test = (in_split(run, part) for part in ("train", "test"))
+    masks = run.reader.labels("saliency", train + test) if run.reader and train and test else None
+    if masks is None:
+        return {}
+    from probing import floors, targets
+    from probing.controls import Split
+
+    split = Split(np.arange(len(train)), np.empty(0), np.arange(len(train), len(masks)))
+    masks = masks > mask_threshold(run)
+    by_grid = {
+        grid: floors.mask_floor(targets.pool_saliency(masks.astype(np.uint8), grid), split)
+        for grid in {s.grid for s in sites}
+    }
+    return {
+        "mean mask": np.array([by_grid[s.grid].dice.mean() for s in sites]),
+        "all foreground": np.array([by_grid[s.grid].all_foreground.mean() for s in sites]),
+    }
+
+
+def mask_threshold(run: RunData) -> float:
+    """Label value above which a pixel is foreground."""
+    return float(run.setting("labels.threshold", 0))
+
+
+def depth_scale(run: RunData) -> tuple[float, float]:
+    """Mean and deviation that standardise depth: the configured ones, or the training split's."""
+    deviation = float(run.setting("labels.depth_deviation") or 0)
+    if deviation > 0:
+        return float(run.setting("labels.depth_mean") or 0), deviation
+    train = in_split(run, "train")
+    depth = run.reader.labels("depth", train) if run.reader and train else None
+    if depth is None:
+        return 0.0, 1.0
+    return float(depth.mean(dtype=np.float64)), max(float(depth.std(dtype=np.float64)), 1e-6)

@@ -1,0 +1,316 @@
+"""The report's further results: controls, other families of sites, interventions, the paper."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+import numpy as np
+from scipy import stats
+
+from sweeps import analysis, findings
+from sweeps.analysis import Estimate, Scores
+from sweeps.figures_more import CONTROL_TITLES
+from sweeps.figures_probes import TASK_TITLES
+from sweeps.findings import Edits
+from sweeps.report_context import Context
+from sweeps.report_data import RunData, Site
+from sweeps.report_html import Section, downloads, panels, paragraph
+from sweeps.tables_view import Num, markup, number, table
+
+PROBE_CONTROLS = {
+    "shuffled": "shuffled: each image’s labels permuted over its cells",
+    "other_image": "other image: labels of another image",
+    "position": "position: a learned map, no activations",
+    "surface": "surface: the latent and the decoded image, no activations",
+    "same_prompt_other_seed": "same prompt, other seed",
+}
+RIVALS = ("position", "other_image", "surface", "same_prompt_other_seed")
+FAMILIES = {
+    "vae": (
+        "VAE self-attention",
+        "The VAE decoder’s self-attention on the latent of each step (section 4.2 of the paper).",
+    ),
+    "conv": ("Convolutional sites", "Outputs of the ResNet blocks (appendix A of the paper)."),
+    "smoothness": (
+        "Smoothness loss",
+        "Depth probes fitted with a smoothness term (appendix F of the paper).",
+    ),
+}
+SHOWN = (1, 5, 10, 15)
+
+
+def controls(context: Context) -> Section:
+    """Probes trained on something else, and what is left of the task beyond them."""
+    body = "".join(_control_table(context.run, s) for s in context.scores.values())
+    if body:
+        body = (
+            paragraph(
+                "The same probe and budget, trained on something other than the image’s labels or "
+                "activations. <em>Selectivity</em> is what the trained network gains over the best "
+                "of floor, position, other image and surface; shuffled labels cannot be learned "
+                "and only check the pipeline."
+            )
+            + body
+        )
+    return Section("controls", "Controls and selectivity", "Controls", body)
+
+
+def _control_table(run: RunData, scores: Scores) -> str:
+    task, measure = scores.measure.task, scores.measure
+    if not scores.which("decoder"):
+        return ""
+    found = {c: analysis.collect(run, control=c).get(task) for c in findings.controls(run)}
+    found = {c: s for c, s in found.items() if s is not None}
+    if not found:
+        return ""
+    rows: list[list] = [["Task", findings.final(scores, "trained", "decoder")]]
+    rows += [
+        [PROBE_CONTROLS.get(c, c), findings.final(s, "trained", "decoder")]
+        for c, s in found.items()
+    ]
+    rows.append(["Floor", float(np.mean(scores.floor[scores.which("decoder")]))])
+    rows.append(["Selectivity", selectivity(scores, found)])
+    caption = f"{TASK_TITLES[task]}, {measure.label} at step {scores.steps[-1]}, decoder mean"
+    return table(caption, ["Probe trained on", measure.label], rows, marked=[len(rows) - 1])
+
+
+def selectivity(scores: Scores, found: dict[str, Scores]) -> Estimate:
+    """Decoder gain of the task at the last step over the best rival control or floor."""
+    sign = scores.measure.sign
+    where = scores.which("decoder")
+    rivals = [(float(np.mean(scores.floor[where])), np.zeros(analysis.DRAWS))]
+    rivals[0][1][:] = rivals[0][0]
+    for name in RIVALS:
+        if name in found:
+            rivals.append(findings.last_step(found[name], "trained", "decoder"))
+    value, draws = findings.last_step(scores, "trained", "decoder")
+    best, best_draws = max(rivals, key=lambda r: sign * r[0] if np.isfinite(r[0]) else -np.inf)
+    return findings.estimate(sign * (value - best), sign * (draws - best_draws))
+
+
+def families(context: Context) -> Section:
+    """Experiments beside the main grid."""
+    body = ""
+    for name in findings.experiments(context.run):
+        title, words = FAMILIES.get(name, (name, ""))
+        rows = _family(context, name)
+        if rows:
+            body += f"<h3>{escape(title)}</h3>" + (paragraph(escape(words)) if words else "") + rows
+    return Section("families", "Beside the main grid", "More sites", body)
+
+
+def _family(context: Context, experiment: str) -> str:
+    sites = family_sites(context.run, experiment)
+    found = analysis.collect(context.run, experiment, sites=sites)
+    if experiment == "smoothness":
+        depth, plain = found.get("depth"), context.scores.get("depth")
+        return _paired_table(plain, depth) if depth and plain else ""
+    return "".join(
+        _step_table(context.scores.get(task), scores)
+        for task, scores in found.items()
+        if "trained" in scores.variants
+    )
+
+
+def family_sites(run: RunData, experiment: str) -> tuple[Site, ...]:
+    """Sites that an experiment has rows for, in the table's order."""
+    rows = analysis.chosen(run.table("probes"), experiment, "none")
+    assert rows is not None
+    unique: dict[str, Site] = {}
+    for name, tokens, channels in zip(
+        *(rows[c].to_pylist() for c in ("site", "tokens", "channels")), strict=True
+    ):
+        side = round((tokens or 0) ** 0.5)
+        unique.setdefault(name, Site(name, tokens or 0, channels or 0, (side, side)))
+    return tuple(unique.values())
+
+
+def _step_table(main: Scores | None, scores: Scores) -> str:
+    measure = scores.measure
+    shown = [s for s in SHOWN if s in scores.steps] or list(scores.steps[-1:])
+    rows = [[site.name, *_at_steps(scores, site.name, shown)] for site in scores.sites]
+    if main is not None and main.which("decoder"):
+        rows.append(["UNet self-attention, decoder mean", *_at_steps(main, "decoder", shown)])
+    caption = f"{TASK_TITLES[measure.task]}, {measure.label} by step, trained network"
+    return table(caption, ["Site", *(f"step {s}" for s in shown)], rows)
+
+
+def _at_steps(scores: Scores, part: str, shown: Sequence[int]) -> list[Estimate]:
+    bands = np.stack(findings.curve(scores, "trained", part))
+    return [
+        Estimate(*map(float, bands[:, scores.steps.index(s)]))
+        if s in scores.steps
+        else Estimate(np.nan, np.nan, np.nan)
+        for s in shown
+    ]
+
+
+def _paired_table(plain: Scores, smooth: Scores) -> str:
+    rows = []
+    for i, site in enumerate(smooth.sites):
+        match = plain.which(site.name)
+        if not match:
+            continue
+        a = plain.values[plain.at("trained"), match[0], -1]
+        b = smooth.values[smooth.at("trained"), i, -1]
+        p = float(stats.ttest_rel(a, b, nan_policy="omit").pvalue) if a.shape == b.shape else np.nan
+        rows.append([site.name, *(float(np.nanmean(x)) for x in (a, b)), Num(p_value(p))])
+    caption = f"Depth RMSE at step {plain.steps[-1]}, paired t-test over test images"
+    return table(caption, ["Site", "Without smoothness", "With smoothness", "p"], rows)
+
+
+def p_value(p: float) -> str:
+    """Three decimals, or a bound."""
+    if not np.isfinite(p):
+        return markup(None)
+    return "&lt; 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def interventions(context: Context) -> Section:
+    """Edited activations: does the picture follow?"""
+    if not context.edits:
+        return Section("interventions", "", "", "")
+    text = paragraph(
+        "A site’s activations are moved until its probe reads a displaced label; the finished "
+        "image is labelled again and scored against that label. Improvements are means over "
+        "images, so several moves of one image count once."
+    )
+    panels_ = context.edit_panels
+    body = text + panels(panels_) + _edit_table(context.edits)
+    body += downloads([p for p in panels_ if p.name.endswith("controls")], "edits-and-controls")
+    body += downloads([p for p in panels_ if p.name.endswith("after")], "edits-before-after")
+    return Section(
+        "interventions",
+        "Does the model use it?",
+        "Interventions",
+        body,
+    )
+
+
+def _edit_table(edits: Sequence[Edits]) -> str:
+    extras = [n for n in _EXTRA_TITLES if any(n in e.extra for e in edits)]
+    many = len({e.experiment for e in edits}) > 1
+    columns = ["Edit or control", "Score", "Edits", "Median before", "Median after", "Improvement"]
+    columns += [_EXTRA_TITLES[n] for n in extras]
+    rows = [
+        [
+            f"{TASK_TITLES[e.measure.task]}: {CONTROL_TITLES.get(e.control, e.control)}"
+            + (f" ({e.experiment})" if many else ""),
+            e.measure.label,
+            int(e.after.size),
+            *(float(np.nanmedian(v)) for v in (e.before, e.after)),
+            e.change,
+            *(e.extra.get(n, np.nan) for n in extras),
+        ]
+        for e in edits
+    ]
+    marked = [i for i, e in enumerate(edits) if e.control == "edit"]
+    caption = "Interventions and their controls; medians over edits, improvement above 0 is better"
+    return table(caption, columns, rows, marked=marked)
+
+
+_EXTRA_TITLES = {
+    "original_after": "Against the original label",
+    "mirror_after": "Against the opposite move",
+    "constant_after": "A constant map",
+    "area_before": "Area before",
+    "area_target": "Area asked",
+    "area_after": "Area after",
+    "readout_before": "Readout before",
+    "readout_after": "Readout after",
+    "outside_change": "Change outside",
+}
+
+TABLE_3 = {
+    "down.2.0": 0.559, "down.2.1": 0.519, "mid.0": 0.594,
+    "up.1.0": 0.474, "up.1.1": 0.485, "up.1.2": 0.522,
+}  # fmt: skip
+
+
+def paper(context: Context) -> Section:
+    """The paper's numbers beside this run's, each with the model it belongs to."""
+    if not context.scores:
+        return Section("paper", "", "", "")
+    model = escape(context.model)
+    text = paragraph(
+        'Left, what <a href="https://arxiv.org/abs/2306.05720">the paper</a> (Chen, Viégas and '
+        "Wattenberg, 2023) measured on <strong>Stable Diffusion v1.4</strong> with its images and "
+        f"labellers. Right, this run of <strong>{model}</strong>. They are different experiments: "
+        "the left column is a reference for the reader and not a mark to reach, unless this run is "
+        "of Stable Diffusion v1.4 itself."
+    )
+    columns = [
+        "Quantity",
+        "In the paper",
+        "Stable Diffusion v1.4 (paper)",
+        f"{context.model} (this run)",
+    ]
+    caption = "The paper’s values and this run’s"
+    return Section(
+        "paper",
+        "Beside the paper",
+        "The paper",
+        text + table(caption, columns, _paper_rows(context)),
+    )
+
+
+def _paper_rows(context: Context) -> list[list]:
+    rows: list[list] = []
+    quoted = {
+        ("saliency", 5): 0.84,
+        ("saliency", 15): 0.85,
+        ("depth", 5): 0.53,
+        ("depth", 15): 0.47,
+    }
+    for (task, step), value in quoted.items():
+        ours = _ours(context.scores.get(task), "decoder", step)
+        rows.append([_quantity(task, f"decoder mean, step {step}"), "Table 1", value, ours])
+    rows += _vae_rows(context)
+    rows += _edit_rows(context.edits)
+    for site, value in TABLE_3.items():
+        ours = _ours(context.scores.get("depth"), site, 15)
+        rows.append(
+            [_quantity("depth", f"{site}, step 15"), "Table 3", Num(number(value, 3)), ours]
+        )
+    return rows
+
+
+def _quantity(task: str, rest: str) -> str:
+    return f"{'Dice' if task == 'saliency' else 'RMSE'}, {rest}"
+
+
+def _ours(scores: Scores | None, part: str, step: int) -> Estimate:
+    if scores is None or step not in scores.steps or not scores.which(part):
+        return Estimate(np.nan, np.nan, np.nan)
+    return _at_steps(scores, part, [step])[0]
+
+
+def _vae_rows(context: Context) -> list[list]:
+    quoted = {
+        ("saliency", 5): 0.15,
+        ("saliency", 15): 0.71,
+        ("depth", 5): 0.96,
+        ("depth", 15): 0.84,
+    }
+    found: dict[str, Scores] = {}
+    if "vae" in findings.experiments(context.run):
+        found = analysis.collect(context.run, "vae", sites=family_sites(context.run, "vae"))
+    return [
+        [_quantity(task, f"VAE self-attention, step {step}"), "Table 1", value,
+         _ours(found.get(task), "all", step)]
+        for (task, step), value in quoted.items()
+    ]  # fmt: skip
+
+
+def _edit_rows(edits: Sequence[Edits]) -> list[list]:
+    quoted = {"saliency": (0.46, 0.69), "depth": (1.02, 0.63)}
+    rows = []
+    for task, values in quoted.items():
+        match = next((e for e in edits if e.measure.task == task and e.control == "edit"), None)
+        for when, value in zip(("before", "after"), values, strict=True):
+            ours = float(np.nanmedian(getattr(match, when))) if match else np.nan
+            rows.append(
+                [_quantity(task, f"median {when} the intervention"), "Section 5", value, ours]
+            )
+    return rows

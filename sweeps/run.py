@@ -1,0 +1,176 @@
+"""One run: its configuration, its model's sites, its store and the hashes of its stages."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import storage
+from probing import model as models
+from probing import sites as site_rules
+from probing.prompts import Prompt
+from probing.sites import SiteSpec
+from storage import Layout, SiteShape, Store
+from sweeps.config import STEPS, Config, Hashes, hashes, science, to_dict, to_yaml
+
+LIBRARIES = ("torch", "diffusers", "transformers", "ray", "zarr", "numcodecs", "wandb")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the model's configuration files tell, weights not loaded."""
+
+    sites: tuple[SiteSpec, ...]
+    latent: tuple[int, int, int]
+    image: tuple[int, int]
+    revision: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """A configuration together with the store that it fills."""
+
+    config: Config
+    facts: Facts
+    store: Store
+    hashes: Hashes
+
+    @cached_property
+    def sites(self) -> tuple[SiteSpec, ...]:
+        """The recorded sites in order of execution."""
+        return site_rules.choose(self.facts.sites, self.config.sampling.sites)
+
+
+def facts(config: Config) -> Facts:
+    """Reads the model's configuration files. Raises ValueError where there are none."""
+    folder = models.config_folder(config.model)
+    unet, vae = (json.loads((folder / name / "config.json").read_text()) for name in ("unet", "vae"))
+    size = unet["sample_size"]
+    height, width = (size, size) if isinstance(size, int) else size
+    factor = 2 ** (len(vae["block_out_channels"]) - 1)
+    return Facts(
+        site_rules.attention_sites(unet, (height, width)),
+        (unet["in_channels"], height, width),
+        (height * factor, width * factor),
+        models.revision(config.model),
+    )
+
+
+def layout(config: Config, found: Facts, samples: int) -> Layout:
+    """The arrays of a run."""
+    sites = site_rules.choose(found.sites, config.sampling.sites)
+    return Layout(
+        samples=samples,
+        shard=config.sampling.shard,
+        variants=tuple(config.sampling.variants),
+        sites=tuple(SiteShape(site.name, site.tokens, site.channels) for site in sites),
+        steps=STEPS,
+        image=found.image,
+        latent=found.latent,
+        codec=config.sampling.codec,
+    )
+
+
+def _versions() -> dict[str, str]:
+    found = {name: importlib.metadata.version(name) for name in LIBRARIES}
+    return found | {"python": platform.python_version()}
+
+
+def _manifest(config: Config, found: Facts, stages: Hashes) -> dict[str, Any]:
+    return {
+        "format_version": storage.FORMAT_VERSION,
+        "model": {"name": config.model.name, "revision": found.revision},
+        "sampling": {part: science(config, part) for part in ("model", "prompts", "sampling")},
+        "stages": vars(stages),
+        "versions": _versions(),
+    }
+
+
+def differences(old: Any, new: Any, path: str = "") -> list[str]:
+    """Dotted keys whose values differ, as `key: old -> new`."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        keys = sorted({*old, *new})
+        return [d for k in keys for d in differences(old.get(k), new.get(k), f"{path}.{k}".lstrip("."))]
+    return [] if old == new else [f"{path}: {old} -> {new}"]
+
+
+def _refuse_other(store: Store, manifest: dict[str, Any], output: str) -> None:
+    """A store whose activations come from other settings is never mixed with new ones."""
+    if not store.exists("manifest.json"):
+        return
+    old = json.loads(store.get("manifest.json"))
+    changed = differences(
+        {k: old.get(k) for k in ("model", "sampling")}, {k: manifest[k] for k in ("model", "sampling")}
+    )
+    if changed:
+        raise ValueError(
+            f"output: {output} holds a run with other settings ({'; '.join(changed[:4])}); "
+            "give output=ANOTHER, or the settings it was made with"
+        )
+
+
+def check_other(config: Config, found: Facts) -> None:
+    """Raises ValueError where the output holds a run with other sampling settings."""
+    try:
+        store = storage.open(config.output)
+    except ValueError:
+        return
+    stages = hashes(config, found.revision)
+    plain = json.loads(json.dumps(_manifest(config, found, stages)))
+    _refuse_other(store, plain, config.output)
+
+
+def begin(config: Config, found: Facts, prompts: tuple[Prompt, ...]) -> Run:
+    """Creates the store of a run, or takes up the one that is there."""
+    stages = hashes(config, found.revision)
+    manifest = json.loads(json.dumps(_manifest(config, found, stages)))
+    store = Store.create(config.output, layout(config, found, len(prompts)))
+    if not store.exists(storage.keys.SAMPLES):
+        store.write_samples(
+            {"sample": i, "prompt": p.text, "seed": p.seed, "shard": i // config.sampling.shard}
+            for i, p in enumerate(prompts)
+        )
+    _put_if_new(store, "prompts.json", json.dumps([p.split for p in prompts]).encode())
+    _put_if_new(store, "config.yaml", to_yaml(config).encode())
+    _put_if_new(store, "manifest.json", json.dumps(manifest, indent=1, sort_keys=True).encode())
+    return Run(config, found, store, stages)
+
+
+def _put_if_new(store: Store, path: str, data: bytes) -> None:
+    if not store.exists(path) or store.get(path) != data:
+        store.put(path, data)
+
+
+def reopen(config: Config, found: Facts) -> Run:
+    """The run of an existing output. Raises ValueError where there is none."""
+    return Run(config, found, storage.open(config.output), hashes(config, found.revision))
+
+
+def stored_config(output: str) -> Config:
+    """The configuration that an output was made with."""
+    from omegaconf import OmegaConf
+
+    from sweeps.config import build
+
+    store = storage.open(output)
+    if not store.exists("config.yaml"):
+        raise ValueError(f"{output}: holds no config.yaml, so no run; give the output of a run")
+    values = OmegaConf.to_container(OmegaConf.create(store.get("config.yaml").decode()))
+    return build({**values, "output": output})
+
+
+def plain(run: Run) -> dict[str, Any]:
+    """The configuration as plain dictionaries, for report and tracking."""
+    return to_dict(run.config)
+
+
+def local_path(url: str) -> Path | None:
+    """The folder of a local output, None for an object store."""
+    text = url.removeprefix("file://")
+    return None if "://" in text else Path(text)

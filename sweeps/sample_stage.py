@@ -1,0 +1,135 @@
+"""The sampling stage: every shard of every variant, activations streamed into the store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any
+
+import torch
+
+import storage
+from cluster import Executor, Observer, Outcome, WorkerSpec
+from probing import model as models
+from probing import sites as site_rules
+from probing.capture import capture
+from storage import Store
+from sweeps.config import STEPS, Config
+from sweeps.run import Run
+
+STAGE = "sample"
+
+
+@dataclass(frozen=True, order=True)
+class SampleTask:
+    """One shard of one variant."""
+
+    variant: str
+    shard: int
+
+    @property
+    def key(self) -> str:
+        """Readable name, also in Ray's dashboard."""
+        return f"{STAGE}/{self.variant}/{self.shard:05d}"
+
+
+class SampleWorker:
+    """Holds the model and its variants; samples one shard a call."""
+
+    def __init__(self, config: Config, stage_hash: str) -> None:
+        self.config, self.stage_hash = config, stage_hash
+        self.store = storage.open(config.output)
+        self.model = models.load(config.model)
+        self.sites = site_rules.choose(self.model.sites(), config.sampling.sites)
+        table = self.store.samples().to_pydict()
+        self.prompts, self.seeds = table["prompt"], table["seed"]
+        self.variant = lru_cache(maxsize=2)(self._variant)
+
+    def _variant(self, name: str) -> models.LatentDiffusion:
+        return models.variant(self.model, name, self.config.model.random_seed)
+
+    def __call__(self, task: SampleTask) -> dict[str, Any]:
+        rows = self.store.layout.shard_samples(task.shard)
+        prompts, seeds = (part[rows.start : rows.stop] for part in (self.prompts, self.seeds))
+        samples = capture(
+            self.variant(task.variant),
+            prompts,
+            seeds,
+            self.sites,
+            partial(self._write_activation, task),
+            partial(self._write_latents, task),
+            steps=STEPS,
+            guidance=self.config.sampling.guidance,
+            forced=self._forced(task),
+        )
+        self.store.write_images(task.variant, task.shard, samples.images.numpy())
+        self.store.complete(STAGE, task.variant, task.shard, stage_hash=self.stage_hash)
+        return {"samples": len(prompts)}
+
+    def _write_activation(self, task: SampleTask, site: str, step: int, values: Any) -> None:
+        self.store.write_activation(task.variant, site, step, task.shard, values)
+
+    def _write_latents(self, task: SampleTask, step: int, after: Any, clean: Any) -> None:
+        self.store.write_latents(task.variant, task.shard, step, after, clean)
+
+    def _forced(self, task: SampleTask) -> list[torch.Tensor] | None:
+        """The trained run's latents before each step, for the variant that is fed with them."""
+        if task.variant != "random_forced":
+            return None
+        from probing.sampling import initial_noise, schedule
+
+        rows = self.store.layout.shard_samples(task.shard)
+        samples = list(range(rows.start, rows.stop))
+        start = initial_noise(self.model, self.seeds[rows.start : rows.stop])
+        start = start * schedule(self.model, STEPS).init_noise_sigma
+        later = [self.store.read_latents("trained", step, samples)[0] for step in range(1, STEPS)]
+        return [start, *(torch.from_numpy(x) for x in later)]
+
+
+def missing(run: Run) -> list[SampleTask]:
+    """Shards without a valid completion record; forced variants come after the trained one."""
+    tasks = []
+    for variant in sorted(run.config.sampling.variants, key=lambda name: name == "random_forced"):
+        done = run.store.completed(STAGE, variant)
+        tasks += [SampleTask(variant, s) for s in range(run.store.layout.shards) if s not in done]
+    return tasks
+
+
+def work(
+    run: Run, executor: Executor, observers: Sequence[Observer], tasks: Sequence[SampleTask]
+) -> Outcome:
+    """Samples the given shards; a shard that fails for good is recorded with its reason."""
+    first = [task for task in tasks if task.variant != "random_forced"]
+    outcome = _run(run, executor, observers, first)
+    forced = [task for task in tasks if task.variant == "random_forced"]
+    if forced and outcome.ok:
+        outcome = _run(run, executor, observers, forced)
+    for task in tasks:
+        if task.key in outcome.failed:
+            run.store.fail(STAGE, task.variant, task.shard, outcome.failed[task.key])
+    return outcome
+
+
+def _run(
+    run: Run, executor: Executor, observers: Sequence[Observer], tasks: Sequence[SampleTask]
+) -> Outcome:
+    config = run.config
+    spec = WorkerSpec(
+        factory=partial(SampleWorker, config, run.hashes.sample),
+        num_cpus=config.sampling.threads,
+        num_gpus=config.ray.sampling_gpus,
+        threads=config.sampling.threads,
+        count=config.ray.sampling_actors or None,
+        name=STAGE,
+    )
+    return executor.run(tasks, spec, observers)
+
+
+def failed(store: Store, variants: Sequence[str]) -> dict[str, str]:
+    """Key to reason of the shards that failed for good."""
+    return {
+        SampleTask(variant, shard).key: reason
+        for variant in variants
+        for shard, reason in store.failures(STAGE, variant).items()
+    }

@@ -1,0 +1,135 @@
+"""Accessible HTML tables: captions, scoped headers, tabular figures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+from sweeps.analysis import Estimate
+
+DASH = "–"
+MISSING = "—"
+MINUS = "−"
+
+
+class Raw(str):
+    """Text that is HTML already."""
+
+
+class Num(Raw):
+    """HTML of a number, set flush right."""
+
+
+def markup(value: Any) -> str:
+    """HTML of a cell: escaped text, two decimals for floats, a dash for what is absent."""
+    if isinstance(value, Raw):
+        return value
+    if isinstance(value, Estimate):
+        return interval(value)
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return MISSING
+    if isinstance(value, float):
+        return number(value)
+    return escape(str(value))
+
+
+def number(value: float, digits: int = 2) -> str:
+    """A number with a true minus sign, or a dash where it is not finite."""
+    if not math.isfinite(value):
+        return MISSING
+    text = f"{value:.{digits}f}"
+    zero = not text.strip("-0.")
+    return text.lstrip("-") if zero else text.replace("-", MINUS)
+
+
+def interval(estimate: Estimate, digits: int = 2) -> str:
+    """``0.83 (0.81-0.85)``; without the brackets where there is no interval."""
+    value = number(estimate.value, digits)
+    if not math.isfinite(estimate.low):
+        return value
+    low, high = number(estimate.low, digits), number(estimate.high, digits)
+    joint = " to " if MINUS in low + high else DASH
+    return f'{value} <span class="ci">({low}{joint}{high})</span>'
+
+
+def steps(estimate: Estimate) -> str:
+    """A step with its interval, whole numbers."""
+    return interval(estimate, 0) if math.isfinite(estimate.value) else MISSING
+
+
+def size(count: float) -> str:
+    """Bytes in the largest decimal unit that leaves a number above 1."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as ``41 s``, ``4 min 10 s`` or ``2 h 5 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if whole < 10 else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def table(
+    caption: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+    groups: Sequence[tuple[str, int]] = (),
+    marked: Sequence[int] = (),
+    kind: str = "",
+) -> str:
+    """A table whose first column heads its rows; `groups` spans columns, `marked` rows stand out.
+
+    Numbers (floats, estimates) are set flush right with equal-width digits.
+    """
+    body = "".join(_row(row, i in marked) for i, row in enumerate(rows))
+    head = _groups(groups) + _columns(columns, rows)
+    return (
+        f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(caption)}">'
+        f'<table class="{kind}"><caption><span>{escape(caption)}</span></caption>'
+        f"<thead>{head}</thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def _groups(groups: Sequence[tuple[str, int]]) -> str:
+    if not groups:
+        return ""
+    cells = "".join(
+        f'<th scope="colgroup" colspan="{span}">{escape(label)}</th>'
+        if label
+        else f'<td colspan="{span}"></td>'
+        for label, span in groups
+    )
+    return f'<tr class="groups">{cells}</tr>'
+
+
+def _columns(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    numeric = [any(_is_number(row[i]) for row in rows) for i in range(len(columns))]
+    cells = "".join(
+        f'<th scope="col"{_class(flag)}>{escape(name)}</th>'
+        for name, flag in zip(columns, numeric, strict=True)
+    )
+    return f"<tr>{cells}</tr>"
+
+
+def _row(row: Sequence[Any], marked: bool) -> str:
+    first, *others = row
+    cells = "".join(f"<td{_class(_is_number(v))}>{markup(v)}</td>" for v in others)
+    mark = ' class="marked"' if marked else ""
+    return f'<tr{mark}><th scope="row">{markup(first)}</th>{cells}</tr>'
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, float | int | Estimate | Num) and not isinstance(value, bool)
+
+
+def _class(numeric: bool) -> str:
+    return ' class="n"' if numeric else ""

@@ -1,0 +1,115 @@
+"""Contents of a sweep's W&B summary run: tables, figures, examples, a reference to the store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from sweeps import findings, report_context, thumbnails
+from sweeps.analysis import Scores
+from sweeps.gallery import Example
+from sweeps.report_context import Context
+from sweeps.report_data import RunData
+
+
+def fill(run: Any, data: RunData, store: Any) -> None:
+    """Log everything to an open W&B run."""
+    import wandb
+
+    context = report_context.build(data, store)
+    logged: dict[str, Any] = {
+        f"figures/{panel.name}": wandb.Image(panel.png(), caption=panel.title)
+        for panel in (*context.curves, *context.heatmaps, *context.last_step, *context.edit_panels)
+    }
+    for name in ("probes", "interventions"):
+        table = data.table(name)
+        if table is not None:
+            logged[f"tables/{name}"] = results_table(table)
+    if context.examples:
+        logged["tables/examples"] = example_table(context.examples)
+    run.log(logged)
+    run.summary.update(headline_numbers(context))
+    run.log_artifact(reference(data, store.url))
+
+
+def results_table(table: pa.Table) -> Any:
+    """A W&B table with the columns of a results table.
+
+    Types come from the schema and rows go straight into `data`: W&B's own check of every cell
+    takes seconds for a grid.
+    """
+    import wandb
+
+    kinds = [str if pa.types.is_string(f.type) else float for f in table.schema]
+    found = wandb.Table(columns=table.column_names, dtype=kinds, optional=True)
+    rows = table.slice(0, wandb.Table.MAX_ROWS).to_pylist()
+    found.data.extend(list(row.values()) for row in rows)
+    return found
+
+
+def headline_numbers(context: Context) -> dict[str, Any]:
+    """The report's headline as summary values."""
+    found: dict[str, Any] = {}
+    for task, scores in context.scores.items():
+        found |= {f"{task}/{k}": v for k, v in _headline(scores) if v is not None}
+    return found
+
+
+def _headline(scores: Scores) -> Iterator[tuple[str, Any]]:
+    label = scores.measure.score
+    best = findings.best_site(scores)
+    if best is not None:
+        yield "best_site", scores.sites[best].name
+        yield f"best_{label}", findings.final(scores, "trained", scores.sites[best].name).value
+    if not scores.which("decoder"):
+        return
+    yield f"decoder_{label}", findings.final(scores, "trained", "decoder").value
+    for other in findings.contrasts(scores):
+        gap = findings.gap(scores, "decoder", other)
+        yield f"gap_{other}", gap.value
+        yield f"gap_{other}_low", gap.low
+        yield f"gap_{other}_high", gap.high
+    emergence = findings.emergence(scores, "trained", "decoder").value
+    yield "emergence_step", emergence if np.isfinite(emergence) else None
+
+
+def example_table(examples: list[Example]) -> Any:
+    """Test images with label and prediction maps, one row each."""
+    import wandb
+
+    columns: list[str] = []
+    rows = []
+    for example in examples:
+        cells = dict(_example_cells(example))
+        columns = columns or list(cells)
+        rows.append([cells[c] for c in columns])
+    return wandb.Table(columns, rows)
+
+
+def _example_cells(example: Example) -> Iterator[tuple[str, Any]]:
+    import wandb
+
+    yield "sample", example.sample
+    yield "caption", example.caption
+    yield "image", wandb.Image(example.image)
+    for r in example.readings:
+        maps = {"label": r.label, **{f"step {s}": p for s, p in r.predictions.items()}}
+        for name, values in maps.items():
+            yield (
+                f"{r.task} {name}",
+                wandb.Image(thumbnails.colour_map(values, r.task, r.low, r.high)),
+            )
+
+
+def reference(data: RunData, url: str) -> Any:
+    """An artifact that points at the store without reading it."""
+    import wandb
+
+    address = url if "://" in url else Path(url).resolve().as_uri()
+    artifact = wandb.Artifact(f"{data.name}-store", type="store", metadata=data.manifest)
+    artifact.add_reference(address, name="store", checksum=False)
+    return artifact

@@ -1,0 +1,162 @@
+"""What each verb of the command line does; each returns its exit code."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+BENCHES = ("capture", "store", "probes", "tune", "interventions")
+
+
+def version() -> str:
+    """The installed version."""
+    return importlib.metadata.version("scenesweep")
+
+
+def _stages(parsed: argparse.Namespace, stages: Sequence[str]) -> int:
+    from sweeps import config, pipeline
+
+    result = pipeline.carry_out(config.load(parsed.preset, parsed.overrides), stages)
+    for line in result.lines:
+        print(line)
+    if not result.lines and not result.failed:
+        print("nothing to do: everything is complete")
+    return _failures(result.failed)
+
+
+def _failures(failed: dict[str, str]) -> int:
+    """Prints a table of what failed and why; 1 if anything did."""
+    if not failed:
+        return 0
+    width = max(len(key) for key in failed)
+    print(f"{'what failed':{width}}  why", file=sys.stderr)
+    for key, reason in sorted(failed.items()):
+        print(f"{key:{width}}  {reason}", file=sys.stderr)
+    return 1
+
+
+def run(parsed: argparse.Namespace) -> int:
+    """Everything, resuming."""
+    from sweeps import pipeline
+
+    return _stages(parsed, pipeline.STAGES)
+
+
+def sample(parsed: argparse.Namespace) -> int:
+    """The sampling stage alone."""
+    return _stages(parsed, ("sample",))
+
+
+def label(parsed: argparse.Namespace) -> int:
+    """The labelling stage alone."""
+    return _stages(parsed, ("label",))
+
+
+def curate(parsed: argparse.Namespace) -> int:
+    """The curation stage alone."""
+    return _stages(parsed, ("curate",))
+
+
+def probe(parsed: argparse.Namespace) -> int:
+    """The probe stage alone."""
+    return _stages(parsed, ("probe",))
+
+
+def intervene(parsed: argparse.Namespace) -> int:
+    """The intervention stage alone."""
+    return _stages(parsed, ("intervene",))
+
+
+def plan(parsed: argparse.Namespace) -> int:
+    """Prints the price of a run; refuses what does not fit."""
+    from sweeps import config, plan_view
+
+    print(plan_view.describe(config.load(parsed.preset, parsed.overrides), parsed.rate))
+    return 0
+
+
+def report(parsed: argparse.Namespace) -> int:
+    """Builds the report again."""
+    from sweeps import pipeline
+    from sweeps.run import stored_config
+
+    result = pipeline.carry_out(stored_config(parsed.output), ("report",))
+    for line in result.lines:
+        print(line)
+    return 0
+
+
+def status(parsed: argparse.Namespace) -> int:
+    """Prints what is done, failed and left; 1 where something failed."""
+    from sweeps import status_view
+    from sweeps.run import stored_config
+
+    text, failed = status_view.describe(stored_config(parsed.output))
+    print(text)
+    return _failures(failed)
+
+
+def verify(parsed: argparse.Namespace) -> int:
+    """Rereads every byte; 1 where something disagrees."""
+    import storage
+
+    store = storage.open(parsed.output)
+    found = storage.audit.verify(store, deep=True)
+    for item in found:
+        print(f"{item.kind}: {item.path}: {item.detail}")
+    if parsed.repair and found:
+        storage.audit.repair(store, found)
+        print("bad shards are marked; `scenesweep run` redoes them")
+    print(f"{len(found)} disagreements")
+    return 1 if found else 0
+
+
+def clean(parsed: argparse.Namespace) -> int:
+    """Drops the activations."""
+    import storage
+
+    store = storage.open(parsed.output)
+    with store.lease("scenesweep clean"):
+        freed = store.drop_activations()
+    print(f"{freed / 1e9:.2f} GB freed; results, images and labels are kept")
+    return 0
+
+
+def sites(parsed: argparse.Namespace) -> int:
+    """Lists the sites of a model from its configuration, without weights."""
+    from probing.model import ModelConfig
+    from sweeps import plan_view
+
+    model = ModelConfig(name=parsed.model, revision=parsed.revision)
+    print(plan_view.site_table(model, parsed.family))
+    return 0
+
+
+def bench(parsed: argparse.Namespace) -> int:
+    """Measures one thing against its baseline in the same run."""
+    from sweeps import benches
+
+    rows = benches.measure(parsed.bench)
+    if parsed.json:
+        print(json.dumps({"bench": parsed.bench, "rows": rows}))
+    else:
+        for row in rows:
+            print(f"{row['what']}: {row['ratio']:.3g} = {row['of']} / {row['to']}")
+    return 0
+
+
+def train_scenes(parsed: argparse.Namespace) -> int:
+    """Trains the embedded model; the same folder resumes."""
+    from dataclasses import replace
+
+    from probing.scenes import training
+
+    config = training.TrainingConfig()
+    if parsed.steps:
+        config = replace(config, denoiser=replace(config.denoiser, steps=parsed.steps))
+    training.run(Path(parsed.work), Path(parsed.target), config, lambda line: print(line, flush=True))
+    return 0

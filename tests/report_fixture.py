@@ -1,0 +1,308 @@
+"""A made-up finished run for the tests of the report and of the W&B mirror."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from safetensors.numpy import save
+
+import storage
+from storage import tables
+
+SITES = {  # name: (cells a side, channels) of the scenes model
+    "down.0.0": (16, 64), "down.0.1": (16, 64), "down.1.0": (8, 128), "down.1.1": (8, 128),
+    "down.2.0": (4, 192), "down.2.1": (4, 192), "mid.0": (2, 192),
+    "up.1.0": (4, 192), "up.1.1": (4, 192), "up.1.2": (4, 192),
+    "up.2.0": (8, 128), "up.2.1": (8, 128), "up.2.2": (8, 128),
+    "up.3.0": (16, 64), "up.3.1": (16, 64), "up.3.2": (16, 64),
+}  # fmt: skip
+STEPS = tuple(range(1, 16))
+VARIANTS = ("trained", "random")
+ORACLES = {16: (0.93, 0.15), 8: (0.84, 0.22), 4: (0.66, 0.38), 2: (0.48, 0.60)}
+COLOURS = {
+    "red": (196, 62, 58), "blue": (58, 96, 190), "green": (70, 150, 84), "yellow": (221, 186, 70),
+    "purple": (134, 84, 160), "orange": (222, 130, 60),
+}  # fmt: skip
+
+
+def quality(site: str, step: int, variant: str) -> float:
+    """How well a site knows the scene at a step, 0 to 1."""
+    if variant != "trained":
+        return 0.12 + 0.02 * site.startswith("down")
+    depth = list(SITES).index(site) / len(SITES)
+    best = 0.45 + 0.5 * np.exp(-(((depth - 0.72) / 0.3) ** 2))
+    return float(best * (1 - np.exp(-step / (1.4 + 1.6 * (1 - depth)))))
+
+
+def scene(sample: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, str]:
+    """Image uint8 (size, size, 3), mask uint8, depth float32, caption of one made-up scene."""
+    rng = np.random.default_rng(sample)
+    y, x = np.mgrid[:size, :size] / size
+    horizon = rng.uniform(0.25, 0.6)
+    floor = np.clip((y - horizon) / (1 - horizon), 0, 1)
+    depth = (0.2 + 2.2 * floor + rng.uniform(-0.6, 0.6) * (x - 0.5)).astype(np.float32)
+    image = np.where(floor[..., None] > 0, (190, 186, 176), (172, 196, 214)) * (
+        0.8 + 0.2 * floor[..., None]
+    )
+    mask = np.zeros((size, size), np.uint8)
+    words = []
+    for _ in range(rng.integers(1, 3)):
+        colour = str(rng.choice(list(COLOURS)))
+        radius, cx = rng.uniform(0.1, 0.22), rng.uniform(0.2, 0.8)
+        cy = rng.uniform(horizon, 0.8)
+        inside = (x - cx) ** 2 + (y - cy) ** 2 < radius**2
+        light = 0.65 + 0.5 * np.clip(((cx - x) + (cy - y)) / radius + 0.5, 0, 1)
+        image[inside] = (np.array(COLOURS[colour]) * light[..., None])[inside]
+        depth[inside] = 1.6 + 2 * radius * 3
+        mask[inside] = 1
+        words.append(f"a {'large' if radius > 0.16 else 'small'} {colour} sphere")
+    caption = " beside ".join(words) + " on a plain gray floor"
+    return np.clip(image, 0, 255).astype(np.uint8), mask, depth, caption
+
+
+@dataclass(frozen=True)
+class Made:
+    """Sizes of a made-up run."""
+
+    train: int = 6
+    test: int = 10
+    size: int = 32
+    steps: tuple[int, ...] = STEPS
+    variants: tuple[str, ...] = VARIANTS
+    extras: bool = True
+    """whether controls and interventions have rows"""
+    pictures: bool = True
+    """whether images, labels, activations and probes are there"""
+    images: bool = True
+    """whether there are scores per image"""
+
+    @property
+    def samples(self) -> int:
+        """Number of samples."""
+        return self.train + self.test
+
+
+def make_store(root: Path, made: Made = Made()) -> storage.Store:
+    """A finished run in `root`: tables, pictures and probes of every site and step."""
+    sites = tuple(storage.SiteShape(n, c * c, 3) for n, (c, _) in SITES.items())
+    layout = storage.Layout(
+        samples=made.samples,
+        shard=made.samples,
+        variants=made.variants,
+        sites=sites,
+        image=(made.size, made.size),
+        latent=(4, 4, 4),
+        step_images=made.samples,
+    )
+    store = storage.Store.create(str(root), layout, durable=False)
+    store.put("manifest.json", json.dumps(MANIFEST).encode())
+    write_samples(store, made)
+    write_results(store, made)
+    if made.pictures:
+        write_pictures(store, made)
+        write_probes(store, made)
+    return store
+
+
+def write_samples(store: storage.Store, made: Made) -> None:
+    """samples.parquet and curation.parquet."""
+    every = range(made.samples)
+    store.write_samples(
+        {"sample": i, "prompt": scene(i, 8)[3], "seed": 100 + i, "shard": 0} for i in every
+    )
+    split = ["train"] * made.train + ["test"] * made.test
+    store.put("costs.json", json.dumps({"sample": 71.4, "label": 9.2, "probe": 48.0}).encode())
+    store.write_curation(
+        {"sample": i, "keep": True, "reason": "", "split": split[i]} for i in every
+    )
+
+
+def write_results(store: storage.Store, made: Made) -> None:
+    """results/probes, images, epochs and interventions."""
+    parts = [image_rows(made, "none", made.variants)]
+    if made.extras:
+        parts += [image_rows(made, c, ("trained",)) for c in ("position", "shuffled")]
+        put_table(store, "interventions", interventions(made.test, made.train))
+    images = pa.concat_tables(parts)
+    if made.images:
+        put_table(store, "images", images)
+    probes = probe_rows(images)
+    put_table(store, "probes", probes)
+    put_table(store, "epochs", epoch_rows(probes))
+
+
+def put_table(store: storage.Store, name: str, table: pa.Table) -> None:
+    """One Parquet part, as `store.append` writes it, without a detour over Python rows."""
+    store.put(f"results/{name}/{time.time_ns():020d}-made.parquet", tables.to_parquet(table))
+
+
+def write_pictures(store: storage.Store, made: Made) -> None:
+    """Images, partial images and labels."""
+    scenes = [scene(i, made.size) for i in range(made.samples)]
+    images = np.stack([s[0] for s in scenes])
+    store.write_labels("saliency", 0, np.stack([s[1] * 255 for s in scenes]))
+    store.write_labels("depth", 0, np.stack([s[2] for s in scenes]))
+    rng = np.random.default_rng(7)
+    coarse = rng.integers(60, 200, (made.samples, 8, 8, 3), dtype=np.uint8)
+    coarse = coarse.repeat(made.size // 8, 1).repeat(made.size // 8, 2)
+    for variant in made.variants:
+        store.write_images(variant, 0, images if variant == "trained" else coarse)
+    for step in (1, 2, 3, 5, 10, 15):
+        share = step / 15
+        noisy = share * images + (1 - share) * rng.normal(128, 60, images.shape)
+        store.write_step_images("trained", step, "xt", 0, np.clip(noisy, 0, 255).astype(np.uint8))
+
+
+def write_probes(store: storage.Store, made: Made) -> None:
+    """Activations and probes of the decoder's last block at the steps that reports show."""
+    saliency = {"weight": np.array([[0, 0, 2], [6, 0, -1]], np.float32)}
+    depth = {"weight": np.array([[0, 1, -1]], np.float32)}
+    pooled = [scene(i, 32)[1:3] for i in range(made.samples)]
+    for variant in made.variants:
+        for site in ("up.2.1", "up.3.0", "up.3.1"):
+            for step in (1, 2, 3, 5, 10, 15):
+                values = activations(pooled, site, quality(site, step, variant), step)
+                store.write_activation(variant, site, step, 0, values)
+                for task, weights in (("saliency", saliency), ("depth", depth)):
+                    path = storage.probe_path(variant, site, step, task, "none", 0)
+                    store.put(path, save(weights))
+
+
+def activations(scenes: list[tuple[np.ndarray, ...]], site: str, q: float, seed: int) -> np.ndarray:
+    """float16 (n, T, 3): a mask, a depth and a constant per cell, noisier where q is smaller."""
+    cells = SITES[site][0]
+    rng = np.random.default_rng(seed)
+    planes = [
+        [v.reshape(cells, 32 // cells, cells, -1).mean((1, 3)).ravel() for v in pair]
+        for pair in scenes
+    ]
+    clean = np.stack(planes).transpose(0, 2, 1)
+    noisy = q * clean + (1 - q) * rng.normal(0.6, 0.7, clean.shape)
+    return np.concatenate([noisy, np.ones((*noisy.shape[:2], 1))], -1).astype(np.float16)
+
+
+def image_rows(made: Made, control: str, variants: tuple[str, ...]) -> pa.Table:
+    """results/images of both tasks on all sites and steps."""
+    axes = (variants, tuple(SITES), made.steps, ("saliency", "depth"), range(made.test))
+    v, s, t, k, n = (a.ravel() for a in np.indices([len(a) for a in axes]))
+    rng = np.random.default_rng(0)
+    q = np.array([[[quality(i, j, w) for j in made.steps] for i in SITES] for w in variants])
+    q = q[v, s, t] * {"none": 1.0, "position": 0.35}.get(control, 0.05)
+    wobble = rng.normal(0, 0.16, made.test)[n] + rng.normal(0, 0.05, n.size)
+    cells = np.array([c for c, _ in SITES.values()])[s]
+    top, bottom = (np.array([ORACLES[c][i] for c in cells]) for i in (0, 1))
+    dice = np.clip(top * q * 1.04 + wobble, 0, top)
+    rmse = np.clip(1.02 - (1.02 - bottom) * q + wobble, bottom, None)
+    mask = k == 0
+    return pa.table(
+        {
+            "experiment": ["grid"] * n.size,
+            "variant": np.array(variants)[v],
+            "site": np.array(list(SITES))[s],
+            "step": np.array(axes[2])[t],
+            "task": np.array(axes[3])[k],
+            "control": [control] * n.size,
+            "seed": np.zeros(n.size, int),
+            "sample": n + made.train,
+            "dice": pa.array(dice, mask=~mask),
+            "oracle_dice": pa.array(top, mask=~mask),
+            "ap": pa.array(np.clip(dice + 0.04, 0, 1), mask=~mask),
+            "attempt": np.ones(n.size, int),
+            "stage_hash": ["c7d9e0f2"] * n.size,
+            "rmse": pa.array(rmse, mask=mask),
+            "oracle_rmse": pa.array(bottom, mask=mask),
+        }
+    )
+
+
+def probe_rows(images: pa.Table) -> pa.Table:
+    """results/probes: means of the per-image rows, with floors and validation scores."""
+    keys = ["experiment", "variant", "site", "step", "task", "control", "seed", "stage_hash"]
+    scores = ["dice", "oracle_dice", "rmse", "oracle_rmse", "ap"]
+    means = images.group_by(keys).aggregate([(s, "mean") for s in scores])
+    means = means.rename_columns([n.removesuffix("_mean") for n in means.column_names])
+    n, site = means.num_rows, means["site"].to_pylist()
+    task = np.array(means["task"].to_pylist())
+    dice, rmse = (means[c].to_numpy() for c in ("dice", "rmse"))
+    columns = {
+        "block": [s.rpartition(".")[0] for s in site],
+        "tokens": [SITES[s][0] ** 2 for s in site],
+        "channels": [SITES[s][1] for s in site],
+        "n_train": [64] * n,
+        "n_val": [32] * n,
+        "n_test": [96] * n,
+        "val_dice": pa.array(dice - 0.005, mask=task != "saliency"),
+        "val_rmse": pa.array(rmse + 0.005, mask=task != "depth"),
+        "floor_dice": pa.array(np.full(n, 0.34), mask=task != "saliency"),
+        "floor_rmse": pa.array(np.full(n, 0.78), mask=task != "depth"),
+        "seconds": np.full(n, 0.04),
+        "status": ["done"] * n,
+        "attempt": [1] * n,
+    }
+    for name, values in columns.items():
+        means = means.append_column(name, pa.array(values))
+    return means
+
+
+def epoch_rows(probes: pa.Table) -> pa.Table:
+    """results/epochs: three epochs of each probe."""
+    keys = ["experiment", "variant", "site", "step", "task", "control", "seed", "stage_hash"]
+    parts = [
+        probes.select(keys)
+        .append_column("epoch", pa.array([epoch] * probes.num_rows))
+        .append_column("train_loss", pa.array([1.0 / epoch] * probes.num_rows))
+        .append_column("val_loss", pa.array([1.1 / epoch] * probes.num_rows))
+        .append_column("attempt", pa.array([1] * probes.num_rows))
+        for epoch in (1, 2, 3)
+    ]
+    return pa.concat_tables(parts)
+
+
+def interventions(images: int, first: int) -> pa.Table:
+    """Rows of results/interventions for both tasks and three controls, five moves an image."""
+    rng = np.random.default_rng(3)
+    gains = {"edit": 0.24, "none": 0.0, "random_direction": 0.02, "random_probe": 0.03}
+    rows = []
+    for task in ("saliency", "depth"):
+        for control, gain in gains.items():
+            for sample in range(images):
+                for trial in range(5):
+                    before = float(np.clip(rng.normal(0.46, 0.12), 0, 1))
+                    after = float(np.clip(before + rng.normal(gain, 0.1), 0, 1))
+                    if task == "depth":
+                        before, after = 1.5 - before, 1.5 - after * 1.1
+                    rows.append(
+                        {
+                            "experiment": "interventions", "sample": first + sample, "trial": trial,
+                            "task": task, "control": control, "dx": 20, "dy": -20,
+                            "score_before": before, "score_after": after,
+                            "mirror_after": 0.3, "original_after": 0.5, "constant_after": 0.33,
+                            "area_before": 0.2, "area_target": 0.15, "area_after": 0.17,
+                            "readout_before": 0.4, "readout_after": 0.95, "outside_change": 0.05,
+                            "seconds": 0.3, "status": "done", "error": None, "attempt": 1,
+                            "stage_hash": "e55b7a10",
+                        }
+                    )  # fmt: skip
+    return pa.Table.from_pylist(rows)
+
+
+MANIFEST = {
+    "format_version": 1,
+    "model": {"name": "scenes", "revision": "embedded"},
+    "stages": {"sample": "5f1c02aa", "label": "9be04c11", "probe": "c7d9e0f2"},
+    "versions": {"torch": "2.13.0", "zarr": "3.1.6"},
+}
+CONFIG: dict[str, Any] = {
+    "name": "scenes",
+    "model": {"name": "scenes"},
+    "sampling": {"samples": 192, "steps": 15, "guidance": 2.0, "shard": 32},
+    "probe": {"lr": 0.01, "epochs": 30, "normalise": "rms", "selection": "val"},
+    "labels": {"threshold": 127, "depth_mean": 0.0, "depth_deviation": 0.0},
+    "tracking": {"mode": "offline", "project": "scenesweep"},
+}

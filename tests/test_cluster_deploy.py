@@ -1,0 +1,123 @@
+"""The deployment files say what their schemas allow, agree with each other, and hold no secret."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import cluster
+
+DEPLOY = Path(cluster.__file__).parent / "deploy"
+LAUNCHER = ["aws.yaml", "onprem.yaml"]
+KUBERAY = ["kuberay-cluster.yaml", "kuberay-job.yaml"]
+
+
+def load(name: str) -> dict[str, Any]:
+    return yaml.safe_load((DEPLOY / name).read_text())
+
+
+def cluster_spec(name: str) -> dict[str, Any]:
+    spec = load(name)["spec"]
+    return spec.get("rayClusterSpec", spec)
+
+
+def pods(name: str) -> list[dict[str, Any]]:
+    spec = cluster_spec(name)
+    groups = [spec["headGroupSpec"], *spec["workerGroupSpecs"]]
+    return [group["template"]["spec"] for group in groups]
+
+
+def ray_schema() -> dict[str, Any]:
+    import ray
+
+    schema = Path(ray.__file__).parent / "autoscaler" / "ray-schema.json"
+    return json.loads(schema.read_text())
+
+
+@pytest.mark.parametrize("name", LAUNCHER)
+def test_ray_up_files_meet_rays_own_schema(name: str) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    jsonschema.validate(load(name), ray_schema())
+    broken = load(name) | {"max_wrokers": 3}
+    with pytest.raises(jsonschema.ValidationError, match="max_wrokers"):
+        jsonschema.validate(broken, ray_schema())
+
+
+@pytest.mark.parametrize("name", LAUNCHER)
+def test_ray_up_files_start_heads_safely(name: str) -> None:
+    config = load(name)
+    head, workers = config["head_start_ray_commands"], config["worker_start_ray_commands"]
+    assert "--dashboard-host=127.0.0.1" in head[-1]
+    for command in (head[-1], workers[-1]):
+        assert command.startswith("RAY_AUTH_MODE=token ")
+        assert shlex.split(command)
+    assert any(path.endswith(".ray/auth_token") for path in config["file_mounts"])
+
+
+def test_heads_take_no_gpu_work_and_spot_workers_scale_to_nothing() -> None:
+    types = load("aws.yaml")["available_node_types"]
+    assert types["head"]["resources"]["GPU"] == 0
+    assert types["gpu"]["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
+    assert types["gpu"]["min_workers"] == 0
+    assert "--num-gpus=0" in load("onprem.yaml")["head_start_ray_commands"][-1]
+    for name in KUBERAY:
+        spec = cluster_spec(name)
+        assert spec["headGroupSpec"]["rayStartParams"]["num-gpus"] == "0"
+        assert spec["enableInTreeAutoscaling"]
+        assert [group["minReplicas"] for group in spec["workerGroupSpecs"]] == [0]
+
+
+def test_on_premise_counts_its_machines() -> None:
+    config = load("onprem.yaml")
+    machines = len(config["provider"]["worker_ips"])
+    assert config["min_workers"] == config["max_workers"] == machines
+
+
+@pytest.mark.parametrize("name", KUBERAY)
+def test_kuberay_files_authenticate_and_reserve_what_they_use(name: str) -> None:
+    assert load(name)["apiVersion"] == "ray.io/v1"
+    assert cluster_spec(name)["authOptions"] == {"mode": "token"}
+    for pod in pods(name):
+        (container,) = pod["containers"]
+        assert container["resources"]["requests"] == container["resources"]["limits"]
+        assert container["envFrom"] == [
+            {"secretRef": {"name": "scenesweep-keys", "optional": True}}
+        ]
+        assert "env" not in container
+
+
+def test_one_image_and_one_ray_everywhere() -> None:
+    images = {container["image"] for name in KUBERAY for container in sum_containers(name)}
+    assert images == {load("aws.yaml")["docker"]["image"]}
+    versions = {cluster_spec(name)["rayVersion"] for name in KUBERAY}
+    built = re.search(r"^ARG RAY=(\S+)$", (DEPLOY / "Dockerfile").read_text(), re.MULTILINE)
+    assert built
+    assert versions == {built[1]}
+
+
+def sum_containers(name: str) -> list[dict[str, Any]]:
+    return [container for pod in pods(name) for container in pod["containers"]]
+
+
+def test_a_retried_job_is_the_command_that_resumes() -> None:
+    spec = load("kuberay-job.yaml")["spec"]
+    command = shlex.split(spec["entrypoint"])
+    assert command[:4] == ["python", "-m", "sweeps", "run"]
+    assert command[-1] == "ray.address=auto"
+    assert any(part.startswith("output=s3://") for part in command)
+    assert spec["backoffLimit"] > 0
+    assert spec["shutdownAfterJobFinishes"]
+
+
+@pytest.mark.parametrize("name", [*LAUNCHER, *KUBERAY, "Dockerfile"])
+def test_no_secret_is_written_down(name: str) -> None:
+    text = (DEPLOY / name).read_text()
+    for line in text.splitlines():
+        found = re.search(r"(KEY|TOKEN|SECRET|PASSWORD)\s*[=:]\s*(\S+)", line)
+        assert found is None or found[2].startswith(("...", "$(")), line

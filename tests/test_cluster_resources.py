@@ -1,0 +1,114 @@
+"""Room for workers, versions, sight of the output, and whose packages are imported."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster import Session, WorkerSpec, resources
+from cluster.workers import assert_ours
+
+
+def spec(**settings: Any) -> WorkerSpec:
+    return WorkerSpec(dict, name="stage", **settings)
+
+
+@pytest.mark.parametrize(
+    ("worker", "node", "room"),
+    [
+        (spec(), {"CPU": 8}, 8),
+        (spec(num_cpus=3), {"CPU": 8}, 2),
+        (spec(num_gpus=1), {"CPU": 8}, 0),
+        (spec(num_gpus=0.1), {"CPU": 64, "GPU": 1}, 10),
+        (spec(num_cpus=2, num_gpus=0.5), {"CPU": 8, "GPU": 4}, 4),
+        (spec(num_cpus=0), {"CPU": 0}, 1),
+        (spec(), {}, 0),
+    ],
+)
+def test_how_many_workers_a_node_holds(worker: WorkerSpec, node: dict[str, float], room: int):
+    assert resources.fits(worker, node) == room
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"count": 0}, "workers of stage: count 0"),
+        ({"threads": 0}, "workers of stage: threads 0"),
+        ({"num_cpus": -1}, "workers of stage: num_cpus -1"),
+        ({"num_gpus": 1.5}, "workers of stage: num_gpus 1.5"),
+    ],
+)
+def test_workers_that_make_no_sense_are_refused(settings: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        spec(**settings)
+
+
+def test_versions_are_compared_and_both_are_named() -> None:
+    ours = resources.versions()
+    resources.check_versions(ours, "here")
+    resources.check_versions({"ray": ours["ray"]}, "here")
+    with pytest.raises(
+        ValueError, match=f"http://head runs Ray 1.0, this process Ray {ours['ray']}"
+    ):
+        resources.check_versions({"ray": "1.0"}, "http://head")
+
+
+def test_a_node_that_does_not_answer_is_not_alive(ray_local: Session, monkeypatch: Any) -> None:
+    (node,) = resources.nodes()
+    assert resources.is_alive(node["NodeID"])
+    assert not resources.is_alive("another")
+    monkeypatch.setattr(resources, "nodes", lambda: [node | {"NodeManagerPort": 9}])
+    assert not resources.is_alive(node["NodeID"])
+
+
+def test_an_output_that_all_nodes_see_is_fine(
+    ray_local: Session, tmp_path: Path, monkeypatch: Any
+) -> None:
+    seen = resources.nodes()
+    monkeypatch.setattr(resources, "nodes", lambda: seen * 2)
+    resources.check_shared_output(str(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_output_that_a_node_does_not_see_is_refused(
+    ray_local: Session, tmp_path: Path, monkeypatch: Any
+) -> None:
+    seen = resources.nodes()
+    monkeypatch.setattr(resources, "nodes", lambda: seen * 2)
+    handle = os.open(tmp_path, os.O_RDONLY)
+    mine_alone = f"/proc/self/fd/{handle}"  # another folder, or none, in any other process
+    try:
+        with pytest.raises(ValueError, match=f"output {mine_alone}: not every node .* 127.0.0.1: "):
+            resources.check_shared_output(mine_alone)
+    finally:
+        os.close(handle)
+    assert not list(tmp_path.iterdir())
+
+
+def test_memory_is_no_output_for_several_processes(ray_local: Session) -> None:
+    with pytest.raises(ValueError, match="output memory://here: not every node"):
+        resources.check_shared_output("memory://here")
+
+
+def test_our_packages_are_ours() -> None:
+    assert_ours()
+
+
+@pytest.mark.parametrize("single", [True, False])
+def test_a_foreign_package_of_our_name_is_noticed(
+    single: bool, tmp_path: Path, monkeypatch: Any
+) -> None:
+    if single:
+        (tmp_path / "sweeps.py").write_text("")
+    else:
+        (tmp_path / "sweeps").mkdir()
+        (tmp_path / "sweeps" / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [name for name in sys.modules if name.split(".")[0] == "sweeps"]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(AssertionError, match="sweeps"):
+        assert_ours()

@@ -1,0 +1,299 @@
+"""The W&B mirror: read back with W&B's own reader, never doubled, never in the way."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import logging
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from report_fixture import CONFIG, Made, make_store
+
+import storage
+from sweeps import report_data, tracking
+from sweeps.tracking import Marker, mirror
+from sweeps.tracking_plan import plan, run_id
+
+SMALL = Made(train=2, test=4, extras=False, pictures=False)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> storage.Store:
+    return make_store(tmp_path_factory.mktemp("tracked"), Made(train=4, test=6))
+
+
+@pytest.fixture(scope="module")
+def mirrored(store: storage.Store) -> tracking.Mirrored:
+    return mirror(store, CONFIG)
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> storage.Store:
+    return make_store(tmp_path, SMALL)
+
+
+def directories(store: storage.Store) -> list[Path]:
+    return sorted(Path(store.url).glob("wandb/offline-run-*"))
+
+
+def inspect(store: storage.Store, *parts: object) -> dict[str, Any]:
+    """One run as W&B's own reader shows it."""
+    ident = run_id(report_data.load(store, CONFIG), *parts)
+    (directory,) = Path(store.url).glob(f"wandb/offline-run-*-{ident}")
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json"]
+    done = subprocess.run([*command, str(directory)], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def history(store: storage.Store, *parts: object) -> list[dict[str, Any]]:
+    """The logged rows of one run, from W&B's own reader."""
+    ident = run_id(report_data.load(store, CONFIG), *parts)
+    (directory,) = Path(store.url).glob(f"wandb/offline-run-*-{ident}")
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(directory)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    records = [json.loads(line) for line in done.stdout.splitlines() if line.strip()]
+    return [r for r in records if r.get("type") == "history"]
+
+
+def scores(store: storage.Store, variant: str, site: str, step: int) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for row in store.table("probes").to_pylist():
+        if (row["variant"], row["site"], row["step"], row["control"]) == (
+            variant, site, step, "none",
+        ):  # fmt: skip
+            found |= {k: row[k] for k in ("dice", "rmse") if row[k] is not None}
+    return found
+
+
+# -- what is written
+
+
+def test_one_run_per_variant_and_site_and_a_summary(
+    store: storage.Store, mirrored: tracking.Mirrored
+) -> None:
+    assert mirrored == tracking.Mirrored(written=33)
+    assert len(directories(store)) == 33
+
+
+def test_a_site_run_reads_back_with_its_scores(
+    store: storage.Store, mirrored: tracking.Mirrored
+) -> None:
+    run = inspect(store, "trained", "up.2.1")
+    assert (run["name"], run["state"]) == ("trained up.2.1", "finished")
+    assert run["project"] == "scenesweep"
+    config = run["config"]
+    assert (config["variant"], config["site"], config["side"]) == ("trained", "up.2.1", "decoder")
+    assert config["manifest"]["stages"]["probe"] == "c7d9e0f2"
+    assert config["sweep"]["name"] == "scenes"
+    expected = scores(store, "trained", "up.2.1", 15)
+    assert run["summary"]["denoising_step"] == 15
+    assert run["summary"]["saliency/dice"] == pytest.approx(expected["dice"])
+    assert run["summary"]["depth/rmse"] == pytest.approx(expected["rmse"])
+    assert run["summary"]["saliency/position/dice"] < run["summary"]["saliency/dice"]
+
+
+def test_a_site_run_has_one_row_per_denoising_step(
+    store: storage.Store, mirrored: tracking.Mirrored
+) -> None:
+    rows = history(store, "random", "mid.0")
+    assert len(rows) == 15
+    text = json.dumps(rows[2])
+    assert repr(scores(store, "random", "mid.0", 3)["dice"])[:12] in text
+
+
+def test_the_summary_run_has_table_figures_examples_and_reference(
+    store: storage.Store, mirrored: tracking.Mirrored
+) -> None:
+    run = inspect(store, "summary")
+    summary = run["summary"]
+    rows = store.table("probes").num_rows
+    assert summary["tables/probes"]["nrows"] == rows
+    assert summary["tables/examples"]["nrows"] == 4
+    assert "figures/heatmap-saliency-trained" in summary
+    assert "figures/interventions-depth-controls" in summary
+    assert summary["saliency/best_site"] == "up.3.0"
+    assert summary["depth/gap_random"] > 0
+    (directory,) = Path(store.url).glob(f"wandb/offline-run-*-{run['run_id']}")
+    (table,) = directory.glob("files/media/table/tables/probes*.table.json")
+    found = json.loads(table.read_text())
+    assert len(found["data"]) == rows
+    dice = found["columns"].index("dice")
+    assert sum(r[dice] is not None for r in found["data"]) == rows // 2
+
+
+def test_nothing_secret_or_local_is_recorded(
+    store: storage.Store, mirrored: tracking.Mirrored
+) -> None:
+    names = {p.name for d in directories(store) for p in d.rglob("*") if p.is_file()}
+    assert not names & {"requirements.txt", "wandb-metadata.json", "diff.patch"}
+
+
+# -- once and again
+
+
+def test_a_second_mirror_writes_nothing(store: storage.Store, mirrored: tracking.Mirrored) -> None:
+    before = {p: p.stat().st_mtime_ns for p in Path(store.url).glob("wandb/**/*")}
+    assert mirror(store, CONFIG) == tracking.Mirrored(kept=33)
+    assert {p: p.stat().st_mtime_ns for p in Path(store.url).glob("wandb/**/*")} == before
+
+
+def test_changed_rows_replace_their_run_and_the_summary(fresh: storage.Store) -> None:
+    assert mirror(fresh, CONFIG).written == 33
+    row = fresh.table("probes").to_pylist()[0]
+    fresh.append("probes", [{**row, "train_loss": 0.125, "attempt": 2}])
+    assert mirror(fresh, CONFIG) == tracking.Mirrored(written=2, kept=31)
+    assert len(directories(fresh)) == 33
+    run = inspect(fresh, row["variant"], row["site"])
+    logged = history(fresh, row["variant"], row["site"])
+    assert "0.125" in json.dumps(logged)
+    assert run["state"] == "finished"
+
+
+def test_a_run_whose_files_are_gone_is_written_again(fresh: storage.Store) -> None:
+    mirror(fresh, CONFIG)
+    shutil.rmtree(directories(fresh)[4])
+    assert mirror(fresh, CONFIG) == tracking.Mirrored(written=1, kept=32)
+
+
+def test_a_killed_mirror_leaves_no_doubles(fresh: storage.Store) -> None:
+    mirror(fresh, CONFIG)
+    (Path(fresh.url) / "wandb" / tracking.MARKER).unlink()
+    assert mirror(fresh, CONFIG).written == 33
+    assert len(directories(fresh)) == 33
+
+
+# -- the plan
+
+
+def test_ids_are_those_of_the_sweep_stage_and_part(
+    store: storage.Store, fresh: storage.Store
+) -> None:
+    run, same = (report_data.load(s, CONFIG) for s in (store, fresh))
+    assert run_id(run, "trained", "mid.0") == run_id(same, "trained", "mid.0")
+    other = report_data.load(store, {**CONFIG, "name": "else"})
+    ids = {run_id(r, v, "mid.0") for r in (run, other) for v in ("trained", "random")}
+    assert len(ids) == 4
+    assert all(len(i) <= 64 for i in ids)
+
+
+def test_a_run_per_cell_has_epochs_and_final_scores(fresh: storage.Store) -> None:
+    cells = plan(report_data.load(fresh, CONFIG), "cell")
+    assert len(cells) == len({c.id for c in cells}) == 960
+    cell = next(c for c in cells if c.name == "trained up.3.0 step 15 depth none seed 0")
+    assert [r["epoch"] for r in cell.history] == [1, 2, 3]
+    assert cell.history[1]["train_loss"] == pytest.approx(0.5)
+    assert cell.summary["rmse"] == pytest.approx(scores(fresh, "trained", "up.3.0", 15)["rmse"])
+    assert cell.config["step"] == 15
+
+
+def test_unknown_settings_are_refused(fresh: storage.Store) -> None:
+    with pytest.raises(ValueError, match=r"tracking\.mode='cloud': expected one of offline"):
+        mirror(fresh, CONFIG, mode="cloud")
+    with pytest.raises(ValueError, match=r"tracking\.runs='step': expected 'site' or 'cell'"):
+        mirror(fresh, CONFIG, runs="step")
+
+
+def test_disabled_touches_nothing(fresh: storage.Store) -> None:
+    assert mirror(fresh, CONFIG, mode="disabled") == tracking.Mirrored()
+    assert not (Path(fresh.url) / "wandb").exists()
+
+
+# -- losing W&B
+
+
+def broken(monkeypatch: pytest.MonkeyPatch, init: Any) -> None:
+    fake = ModuleType("wandb")
+    fake.Settings = lambda **_: None  # type: ignore[attr-defined]
+    fake.init = init  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+
+
+def test_without_wandb_there_is_one_warning_line(
+    fresh: storage.Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with caplog.at_level(logging.WARNING):
+        found = mirror(fresh, CONFIG)
+    assert "wandb" in found.problem
+    assert len(caplog.records) == 1
+    assert "\n" not in caplog.records[0].getMessage()
+
+
+def test_a_failing_wandb_never_raises(
+    fresh: storage.Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def init(**_: Any) -> None:
+        raise RuntimeError("service\ndied")
+
+    broken(monkeypatch, init)
+    with caplog.at_level(logging.WARNING):
+        found = mirror(fresh, CONFIG)
+    assert found.problem == "RuntimeError: service died"
+    assert len(caplog.records) == 1
+
+
+def test_a_hanging_wandb_is_left_behind(
+    fresh: storage.Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released = threading.Event()
+    broken(monkeypatch, lambda **_: released.wait(30))
+    started = time.perf_counter()
+    found = mirror(fresh, CONFIG, limit_s=0.5)
+    released.set()
+    assert "no answer within" in found.problem
+    assert time.perf_counter() - started < 10
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """A stand-in of W&B's server that refuses everything with 429; the paths it was asked for."""
+    asked: list[str] = []
+
+    class Limited(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            asked.append(self.path)
+            self.send_response(429)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_GET = do_PUT = do_POST
+
+        def log_message(self, *_: Any) -> None:
+            """Quiet."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Limited) as found:
+        threading.Thread(target=found.serve_forever, daemon=True).start()
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{found.server_port}")
+        monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+        yield asked
+        found.shutdown()
+
+
+def test_a_server_that_limits_rates_holds_nothing_up(
+    fresh: storage.Store, server: list[str]
+) -> None:
+    started = time.perf_counter()
+    found = mirror(fresh, CONFIG, mode="online", limit_s=15)
+    assert time.perf_counter() - started < 30
+    assert server
+    assert "send later with: wandb sync" in found.problem
+    assert len(directories(fresh)) == 33
+    ids = list(Marker(Path(fresh.url) / "wandb").runs)
+    assert Marker(Path(fresh.url) / "wandb").unsent(ids) == ids
+
+
+@pytest.mark.slow
+def test_a_full_mirror_is_quick(tmp_path: Path) -> None:
+    store = make_store(tmp_path, Made(train=32, test=96, size=128))
+    started = time.perf_counter()
+    assert mirror(store, CONFIG).written == 33
+    assert time.perf_counter() - started < 8
