@@ -104,6 +104,7 @@ class OnRay:
     def run(
         self, tasks: Sequence[Task], worker: WorkerSpec, observers: Iterable[Observer] = ()
     ) -> Outcome:
+        assert ray.is_initialized(), "OnRay runs inside cluster.session.connect()"
         ledger = Ledger(tasks, self.retries, observers)
         if not ledger.open:
             return ledger.outcome()

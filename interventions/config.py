@@ -40,9 +40,9 @@ class EditSpec:
         _one_of("lr_units", self.lr_units, LR_UNITS)
         if not self.sites:
             raise ValueError(f"interventions.{self.task}_sites is empty; give names, decoder or all")
-        if not self.steps or min(self.steps) < 1 or len(set(self.steps)) < len(self.steps):
+        if not self.steps or self.steps[0] < 1 or list(self.steps) != sorted(set(self.steps)):
             raise ValueError(
-                f"interventions.{self.task}_steps={list(self.steps)}: give distinct steps from 1 on"
+                f"interventions.{self.task}_steps={list(self.steps)}: give ascending steps from 1 on"
             )
         if self.iterations < 0:
             raise ValueError(f"interventions.iterations={self.iterations}: must be 0 or more")

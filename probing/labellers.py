@@ -10,6 +10,8 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from probing.labelling import register_all
+
 
 class Labeller(Protocol):
     """Labels images; `revision` names the exact weights."""
@@ -84,3 +86,4 @@ class ScenesLabeller:
 
 for _task in ("saliency", "depth"):
     register(_task, "scenes", lambda _weights, device, task=_task: ScenesLabeller(task, device))
+register_all(register)

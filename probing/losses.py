@@ -92,9 +92,7 @@ def huber(
     return value, gradient
 
 
-def _excess(
-    offset: Tensor, low: Tensor, rows: Tensor, pixels: CellPixels, delta: float
-) -> tuple[Tensor, Tensor]:
+def _excess(offset: Tensor, low: Tensor, rows: Tensor, pixels: CellPixels, delta: float) -> tuple[Tensor, Tensor]:
     """Mean over a cell's pixels of the squared and of the signed part by which |offset - pixel| exceeds delta.
 
     offset, rows: (m). low: (m) whether pixels below the prediction are meant, or those above."""

@@ -33,9 +33,7 @@ class Mean:
 
     def merge(self, other: Mean) -> Mean:
         """The mean of both together."""
-        return Mean(
-            self.total + other.total, self.count + other.count, self.dropped + other.dropped
-        )
+        return Mean(self.total + other.total, self.count + other.count, self.dropped + other.dropped)
 
     def compute(self) -> float | None:
         """The mean, or None where nothing was defined."""

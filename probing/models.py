@@ -16,6 +16,7 @@ from torch import Tensor
 
 from probing.probes import Layer
 
+
 class Probes(Protocol):
     """S x K probes trained together; `x` is a batch of activations (S, n, C)."""
 

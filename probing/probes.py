@@ -10,7 +10,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -40,6 +39,9 @@ class ProbeConfig:
     step that is folded back into the weights, so the probe stays linear in the raw activations"""
     selection: str = "last"
     """last: the last epoch counts, as in the paper; val: the epoch with the lowest validation loss"""
+    val_every: int = 1
+    """epochs between two validation losses; the last epoch always has one. With selection=val only epochs that
+    have one are candidates"""
     smoothness: float = 0.0
     """weight of the smoothness loss of appendix F on depth probes; needs images"""
     hidden: int = 0
@@ -56,7 +58,7 @@ class ProbeConfig:
         _one_of("normalise", self.normalise, NORMALISERS)
         _one_of("selection", self.selection, SELECTIONS)
         _one_of("dtype", self.dtype, DTYPES)
-        for name, low in (("epochs", 1), ("batch", 1), ("hidden", 0), ("smoothness", 0)):
+        for name, low in (("epochs", 1), ("batch", 1), ("val_every", 1), ("hidden", 0), ("smoothness", 0)):
             if not getattr(self, name) >= low:
                 raise ValueError(f"probe.{name} must be at least {low}, not {getattr(self, name)}")
         for name in ("lr", "huber_delta"):
@@ -133,9 +135,7 @@ class Optimizer:
         return first.div(root.mul_(1 - hyper.beta1**self.count))
 
 
-def predict(
-    weights: NDArray | Tensor, acts: NDArray | Tensor, hidden: NDArray | Tensor | None = None
-) -> Tensor:
+def predict(weights: NDArray | Tensor, acts: NDArray | Tensor, hidden: NDArray | Tensor | None = None) -> Tensor:
     """Applies a shipped probe to raw activations (..., C): logits or depth (..., O), differentiable.
 
     weights: (O, C), or (O, C + 1) with the bias last. hidden: the hidden layer of an MLP probe, likewise.

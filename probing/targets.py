@@ -108,9 +108,7 @@ def pixel_ranks(depth: NDArray[np.float32]) -> NDArray[np.float32]:
     return ranks.reshape(depth.shape)
 
 
-def pool_depth(
-    depth: NDArray[np.float32], grid: Grid, ranks: NDArray[np.float32] | None = None
-) -> DepthTargets:
+def pool_depth(depth: NDArray[np.float32], grid: Grid, ranks: NDArray[np.float32] | None = None) -> DepthTargets:
     """Pools standardised depth maps (N, H, W); `ranks` as pixel_ranks(depth) gives them, to save time.
 
     Raises ValueError where a label is not finite."""

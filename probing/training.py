@@ -79,55 +79,71 @@ class History:
     train: Tensor
     """(E, S, K) mean over the epoch's batches while training"""
     val: Tensor | None
-    """(E, S, K) after each epoch; None without validation samples"""
+    """(E, S, K) after each epoch, NaN where it was not taken; None without validation samples"""
     chosen: Tensor
     """(S, K) the epoch that counts, from 0"""
 
 
 def train(
-    probes: Probes, features: Features, bank: Bank, train_samples: Tensor, val_samples: Tensor, order_seed: int, config: ProbeConfig
+    probes: Probes, features: Features, bank: Bank, parts: dict[str, Tensor], order_seed: int, config: ProbeConfig
 ) -> History:
-    """Trains the probes in place and leaves them at the epoch that `config.selection` picks."""
+    """Trains the probes in place and leaves them at the epoch that `config.selection` picks.
+
+    parts: sample numbers of `train` and, where there are any, `val`."""
     optimizer = Optimizer(config, probes.parameters, probes.factors)
     keeper = _Keeper(probes) if config.selection == "val" else None
     train_losses, val_losses = [], []
-    for order in sample_orders(order_seed, len(train_samples), config.epochs):
-        total: Tensor | float = 0.0
-        for samples in train_samples[order.to(train_samples.device)].split(config.batch):
-            x = features.batch(samples)
-            loss, gradient = bank.loss(probes.forward(x), samples)
-            optimizer.step(probes.backward(x, gradient))
-            total = total + loss * len(samples)
-        assert isinstance(total, Tensor)
-        train_losses.append(total / len(train_samples))
-        if len(val_samples):
-            val_losses.append(mean_loss(probes, features, bank, val_samples))
-        if keeper is not None:
-            keeper.offer(val_losses[-1])
+    for epoch, order in enumerate(sample_orders(order_seed, len(parts["train"]), config.epochs)):
+        samples = parts["train"][order.to(parts["train"].device)]
+        train_losses.append(_train_epoch(probes, features, bank, samples, optimizer, config.batch))
+        if "val" in parts and _is_checked(epoch, config):
+            val_losses.append(mean_loss(probes, features, bank, parts["val"]))
+            if keeper is not None:
+                keeper.offer(val_losses[-1], epoch)
+        elif "val" in parts:
+            val_losses.append(torch.full_like(train_losses[-1], torch.nan))
     last = torch.full_like(train_losses[0], config.epochs - 1, dtype=torch.long)
     chosen = last if keeper is None else keeper.restore()
     return History(torch.stack(train_losses), torch.stack(val_losses) if val_losses else None, chosen)
+
+
+def _train_epoch(
+    probes: Probes, features: Features, bank: Bank, samples: Tensor, optimizer: Optimizer, batch: int
+) -> Tensor:
+    """One pass over `samples` in their order; the mean loss (S, K) over its batches."""
+    total: Tensor | float = 0.0
+    for part in samples.split(batch):
+        x = features.batch(part)
+        loss, gradient = bank.loss(probes.forward(x), part)
+        optimizer.step(probes.backward(x, gradient))
+        total = total + loss * len(part)
+    assert isinstance(total, Tensor)
+    return total / len(samples)
+
+
+def _is_checked(epoch: int, config: ProbeConfig) -> bool:
+    """Whether the validation loss is taken after this epoch: every so many, and always the last."""
+    return (epoch + 1) % config.val_every == 0 or epoch + 1 == config.epochs
 
 
 class _Keeper:
     """Remembers each probe's parameters at its lowest validation loss."""
 
     def __init__(self, probes: Probes) -> None:
-        self.probes, self.epoch = probes, 0
+        self.probes = probes
         self.kept = [p.clone() for p in probes.parameters]
         self.lowest: Tensor | None = None
 
-    def offer(self, loss: Tensor) -> None:
+    def offer(self, loss: Tensor, epoch: int) -> None:
         """Keeps the parameters of those probes whose loss (S, K) is the lowest so far."""
         if self.lowest is None:
             self.lowest = torch.full_like(loss, torch.inf)
             self.chosen = torch.zeros_like(loss, dtype=torch.long)
         better = loss < self.lowest
         self.lowest = torch.where(better, loss, self.lowest)
-        self.chosen = torch.where(better, self.epoch, self.chosen)
+        self.chosen = torch.where(better, epoch, self.chosen)
         for kept, now in zip(self.kept, self.probes.parameters, strict=True):
             kept.copy_(torch.where(better.view(*better.shape, *[1] * (now.ndim - 2)), now, kept))
-        self.epoch += 1
 
     def restore(self) -> Tensor:
         """Puts the kept parameters back; the epoch (S, K) each came from."""
@@ -143,10 +159,7 @@ def blocks(features: Features, samples: Tensor) -> Iterator[Tensor]:
 
 def mean_loss(probes: Probes, features: Features, bank: Bank, samples: Tensor) -> Tensor:
     """Mean loss (S, K) over `samples`, nothing trained."""
-    found = [
-        bank.loss(probes.forward(features.batch(part)), part)[0] * len(part)
-        for part in blocks(features, samples)
-    ]
+    found = [bank.loss(probes.forward(features.batch(part)), part)[0] * len(part) for part in blocks(features, samples)]
     return torch.stack(found).sum(0) / len(samples)
 
 

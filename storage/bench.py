@@ -1,4 +1,4 @@
-"""Speed of the store against numpy's own files: `bench store`, two rows."""
+"""Speed of the store against numpy's own files, and what each codec does to given arrays."""
 
 import statistics
 import time
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from storage.codec import CODECS, codec_for, crc32c
 from storage.format import Layout, SiteShape
 from storage.store import Store
 
@@ -23,11 +24,11 @@ def bench_store(path: str, bytes: int = 1 << 30, pairs: int = 5) -> list[dict]:
     """Write and read `bytes` of paper-sized chunks through the store and through numpy's files.
 
     crc32c, no compressor, two threads, no fsync on either side, everything warm: an unmeasured
-    round comes first. Both write new files, and both end a read with all the bytes in memory (to
-    drop each chunk at once would measure the processor's cache). Returns the rows
-    `write_over_tofile` and `read_over_fromfile`: `ratio` is the median over the pairs of the
-    store's bytes per second over numpy's, `of` and `to` are the median seconds of the store and
-    of numpy, `seconds` is the time of the whole measurement.
+    round comes first. Both write new files on a disk without the other's, and both end a read
+    with all the bytes in memory (to drop each chunk at once would measure the processor's cache).
+    Returns the rows `write_over_tofile` and `read_over_fromfile`: `ratio` is the median over the
+    pairs of the store's bytes per second over numpy's, `of` and `to` are the median seconds of
+    the store and of numpy, `seconds` is the time of the whole measurement.
     """
     chunks = _chunks(max(1, -(-bytes // (SHARD * SITE.tokens * SITE.channels * 2))))
     layout = Layout(len(chunks) * SHARD, SHARD, ("trained",), (SITE,), steps=1, image=(8, 8),
@@ -42,12 +43,18 @@ def bench_store(path: str, bytes: int = 1 << 30, pairs: int = 5) -> list[dict]:
         for file in folder.iterdir():
             file.unlink()
 
-    return [
-        _compare("write_over_tofile", lambda: _write(store, chunks),
-                 lambda: _tofile(folder, chunks), pairs, clear),
-        _compare("read_over_fromfile", lambda: _read(store, out),
-                 lambda: _fromfile(folder, len(chunks)), pairs),
-    ]  # fmt: skip
+    def write() -> None:
+        _write(store, chunks)
+
+    def tofile() -> None:
+        _tofile(folder, chunks)
+
+    written = _compare("write_over_tofile", write, tofile, pairs, clear)
+    write()
+    tofile()
+    read = _compare("read_over_fromfile", lambda: _read(store, out),
+                    lambda: _fromfile(folder, len(chunks)), pairs)  # fmt: skip
+    return [written, read]
 
 
 def _chunks(count: int) -> np.ndarray:
@@ -59,12 +66,14 @@ def _chunks(count: int) -> np.ndarray:
 
 def _compare(what: str, ours: Callable[[], object], theirs: Callable[[], object], pairs: int,
              before: Callable[[], None] = lambda: None) -> dict:  # fmt: skip
-    """Time both in turn; `before` runs untimed before each pair, the first pair does not count."""
-    start = time.perf_counter()
-    timed = []
-    for _ in range(pairs + 1):
+    """Time both in turn; `before` runs untimed before each, the first pair does not count."""
+
+    def seconds(work: Callable[[], object]) -> float:
         before()
-        timed.append((_seconds(theirs), _seconds(ours)))
+        return _seconds(work)
+
+    start = time.perf_counter()
+    timed = [(seconds(theirs), seconds(ours)) for _ in range(pairs + 1)]
     del timed[0]
     return {
         "what": what,
@@ -73,12 +82,6 @@ def _compare(what: str, ours: Callable[[], object], theirs: Callable[[], object]
         "to": statistics.median(their for their, _ in timed),
         "seconds": time.perf_counter() - start,
     }
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
 
 
 def _write(store: Store, chunks: np.ndarray) -> None:
@@ -102,3 +105,46 @@ def _tofile(folder: Path, chunks: np.ndarray) -> None:
 
 def _fromfile(folder: Path, count: int) -> list[np.ndarray]:
     return [np.fromfile(folder / f"{number}.bin", np.float16) for number in range(count)]
+
+
+def bench_codecs(chunks: dict[str, np.ndarray], repeats: int = 3) -> list[dict]:
+    """How much and how fast each codec packs given chunks, such as real activations of a site.
+
+    `chunks`: name -> array as it would be written. Returns a row for each name and installed
+    codec: `ratio` is raw bytes over stored bytes; `write` and `read` are the best of the repeats
+    in bytes of raw array per second, one thread, checksum included, disk excluded.
+    """
+    return [
+        row
+        for name, values in chunks.items()
+        for codec in CODECS
+        if (row := _codec_row(name, codec, np.ascontiguousarray(values), repeats))
+    ]
+
+
+def _codec_row(name: str, codec: str, values: np.ndarray, repeats: int) -> dict | None:
+    try:
+        coder = codec_for(codec, values.dtype.name)
+    except ValueError:
+        return None  # its package is not installed
+    parts, size, _ = coder.encode(values)
+    body, out = np.frombuffer(parts[0], np.uint8), np.empty_like(values)
+
+    def decode() -> None:
+        assert crc32c(body) == int.from_bytes(parts[1], "little")
+        if coder.decompress is None:
+            out.view(np.uint8).reshape(-1)[:] = body
+        else:
+            coder.decompress(body, out)
+
+    write = min(_seconds(lambda: coder.encode(values)) for _ in range(repeats))
+    read = min(_seconds(decode) for _ in range(repeats))
+    assert out.tobytes() == values.tobytes(), f"{codec} is not lossless"
+    return {"what": name, "codec": codec, "ratio": values.nbytes / size,
+            "write": values.nbytes / write, "read": values.nbytes / read}  # fmt: skip
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start

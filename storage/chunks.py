@@ -119,9 +119,7 @@ class Chunks:
 
     def _checked(self, key: ChunkKey, crc: int, tail: np.ndarray) -> int:
         if tail.tobytes() != crc.to_bytes(CRC_BYTES, "little"):
-            raise CorruptChunk(
-                f"{key.path}: crc32c is {crc:08x}, stored is {tail[::-1].tobytes().hex()}: {REDO}"
-            )
+            raise CorruptChunk(f"{key.path}: crc32c is {crc:08x}, stored is {tail[::-1].tobytes().hex()}: {REDO}")
         return crc
 
     def read_rows(self, spec: ArraySpec, steps: Sequence[int | None], samples: np.ndarray,

@@ -3,17 +3,20 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
+from typing import Any
 
 import google_crc32c
 import numpy as np
 
 from storage.errors import NonFinite
 
-Part = np.ndarray | bytes | memoryview
+Part = Any
+"""Contiguous bytes behind the buffer protocol: bytes, memoryview or a numpy array."""
 
 CODECS = ("none", "zstd", "blosc-lz4", "blosc-zstd", "pcodec")
 CRC_BYTES = 4
-_FINITE_BLOCK = 1 << 18
+_FINITE_BLOCK = 1 << 20
+"""Values looked at together: few enough for the cache, enough to seldom hand the GIL over."""
 
 
 def crc32c(data: Part, before: int = 0) -> int:
@@ -119,9 +122,7 @@ def _blosc(cname: str, itemsize: int, plain: dict, check: dict) -> Codec:
     }
     document = {"name": "blosc", "configuration": configuration}
     # zarr-python hands blosc flat bytes, whose item size is 1 unless `typesize` says otherwise
-    return Codec(
-        [plain, document, check], lambda v: coder.encode(as_bytes(v)), _into(coder.decode)
-    )
+    return Codec([plain, document, check], lambda v: coder.encode(as_bytes(v)), _into(coder.decode))
 
 
 def _pcodec(check: dict) -> Codec:

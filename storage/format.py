@@ -135,9 +135,7 @@ class Layout:
     """Height and width of an image in pixels."""
     latent: tuple[int, int, int] = (4, 64, 64)
     """Channels, height and width of a latent."""
-    tasks: dict[str, str] = field(
-        default_factory=lambda: {"saliency": "uint8", "depth": "float32"}, hash=False
-    )
+    tasks: dict[str, str] = field(default_factory=lambda: {"saliency": "uint8", "depth": "float32"}, hash=False)
     """Label task -> dtype of its label maps."""
     codec: str = "none"
     """One of none, zstd, blosc-lz4, blosc-zstd, pcodec; a crc32c always follows."""
@@ -222,15 +220,11 @@ class Layout:
         inner = {"height": self.image[0], "width": self.image[1]}
         return inner | ({"colour": colours} if colours else {})
 
-    def _spec(
-        self, path: str, samples: int, stepped: bool, inner: dict[str, int], dtype: str
-    ) -> ArraySpec:
+    def _spec(self, path: str, samples: int, stepped: bool, inner: dict[str, int], dtype: str) -> ArraySpec:
         step = {"step": self.steps} if stepped else {}
         shape = {"sample": samples} | step | inner
         chunk = {"sample": self.shard} | ({"step": 1} if stepped else {}) | inner
-        return ArraySpec(
-            path, tuple(shape), tuple(shape.values()), tuple(chunk.values()), dtype, self.codec
-        )
+        return ArraySpec(path, tuple(shape), tuple(shape.values()), tuple(chunk.values()), dtype, self.codec)
 
     def documents(self) -> dict[str, bytes]:
         """Path -> bytes of every `zarr.json`: groups first, then arrays."""

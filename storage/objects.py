@@ -62,7 +62,7 @@ class ObjectFiles(Files):
             found = self._get(path)
             if found.bytes().to_bytes() != old:
                 return False
-            version = {k: found.meta[k] for k in ("e_tag", "version") if found.meta[k] is not None}
+            version: Any = {k: found.meta[k] for k in ("e_tag", "version") if found.meta[k] is not None}
             obstore.put(self._store, path, new, mode=version, use_multipart=False)
         except (FileNotFoundError, NotFoundError, PreconditionError):
             return False
@@ -83,7 +83,7 @@ class ObjectFiles(Files):
 
         # obstore lists whole path segments, so the last, perhaps unfinished, one is matched here
         folder = prefix.rpartition("/")[0]
-        found = {}
+        found: dict[str, int] = {}
         for batch in obstore.list(self._store, folder or None):
             found.update((entry["path"], entry["size"]) for entry in batch)
         return {path: found[path] for path in sorted(found) if path.startswith(prefix)}

@@ -96,9 +96,7 @@ class Records:
         names = self._files.list(record_prefix(stage, variant))
         notes = [json.loads(self._files.get(p)) for p in names if p.endswith(".failed.json")]
         return {
-            note["shard"]: note["reason"]
-            for note in notes
-            if record_path(stage, variant, note["shard"]) not in names
+            note["shard"]: note["reason"] for note in notes if record_path(stage, variant, note["shard"]) not in names
         }
 
     def read(self, prefix: str) -> dict[str, Record | ValueError]:

@@ -62,8 +62,7 @@ class Store:
             _write_documents(files, layout, durable)
         elif difference := stored.diff(layout):
             raise ValueError(
-                f"{files.url}: holds a store of another layout ({'; '.join(difference)}): "
-                "choose another output folder"
+                f"{files.url}: holds a store of another layout ({'; '.join(difference)}): choose another output folder"
             )
         return cls(files, layout, durable=durable)
 
@@ -203,7 +202,7 @@ class Store:
         Stages whose name starts with `label` own labels.zarr and labels_steps.zarr; any other
         stage owns the rest. ValueError if nothing was written here.
         """
-        chunks = {}
+        chunks: dict[str, tuple[int, int]] = {}
         for owner in self._owners(stage, variant):
             chunks |= self._written.take(owner, shard)
         if not chunks:

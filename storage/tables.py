@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from storage import keys
 from storage.files import Files
 from storage.format import Layout
-from storage.keys import CURATION, SAMPLES, part_prefix
 
 
 def _schema(text: str, **types: pa.DataType) -> pa.Schema:
@@ -47,13 +47,14 @@ INTERVENTIONS = _schema(
     "experiment sample trial task control dx dy sites steps iterations lr edit_norm "
     "score_before score_after mirror_after original_after constant_after pearson_after "
     "area_before area_target area_after readout_before readout_after readout_spearman "
+    "others_before others_after floor shift_share outside_label departure_before departure_after "
     "outside_change guidance seconds status error attempt stage_hash",
     experiment=_TEXT, sample=_INT, trial=_INT, task=_TEXT, control=_TEXT, sites=_TEXT, steps=_TEXT,
     iterations=_INT, status=_TEXT, error=_TEXT, attempt=_INT, stage_hash=_TEXT,
 )  # fmt: skip
-SAMPLES_SCHEMA = _schema("sample prompt seed shard", sample=_INT, prompt=_TEXT, seed=_INT,
+SAMPLES = _schema("sample prompt seed shard", sample=_INT, prompt=_TEXT, seed=_INT,
                          shard=_INT)  # fmt: skip
-CURATION_SCHEMA = _schema("sample keep reason split", sample=_INT, keep=pa.bool_(), reason=_TEXT,
+CURATION = _schema("sample keep reason split", sample=_INT, keep=pa.bool_(), reason=_TEXT,
                           split=_TEXT)  # fmt: skip
 
 SCHEMAS = {"probes": PROBES, "images": IMAGES, "epochs": EPOCHS, "interventions": INTERVENTIONS}
@@ -88,14 +89,14 @@ def to_parquet(table: pa.Table) -> bytes:
     return sink.getvalue()
 
 
-def latest(table: pa.Table, keys: Collection[str]) -> pa.Table:
-    """Of rows with equal keys (null equals null) the one of the highest attempt, then the last."""
+def latest(table: pa.Table, columns: Collection[str]) -> pa.Table:
+    """Of rows equal in the columns (null equals null) the one of the highest attempt, then the last."""
     if not table.num_rows:
         return table
     order = pc.sort_indices(pc.fill_null(table["attempt"], 0))
-    ranked = table.select(list(keys)).take(order)  # the sort is stable: later parts stay later
+    ranked = table.select(list(columns)).take(order)  # the sort is stable: later parts stay later
     ranked = ranked.append_column("_rank", pa.array(range(table.num_rows), pa.int64()))
-    wins = ranked.group_by(list(keys), use_threads=False).aggregate([("_rank", "max")])
+    wins = ranked.group_by(list(columns), use_threads=False).aggregate([("_rank", "max")])
     rows = order.take(wins["_rank_max"].combine_chunks())
     return table.take(rows.take(pc.sort_indices(rows)))
 
@@ -113,7 +114,7 @@ class Tables:
         table = rows_to_table(name, rows, self._schema(name))
         if table.num_rows == 0:
             raise ValueError(f"table {name}: no rows to append")
-        path = f"{part_prefix(name)}{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.parquet"
+        path = f"{keys.part_prefix(name)}{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.parquet"
         self._files.put(path, [to_parquet(table)], sync=sync)
         return path
 
@@ -133,7 +134,7 @@ class Tables:
         return latest(table, KEYS[name]) if current else table
 
     def _read_parts(self, name: str, schema: pa.Schema) -> list[pa.Table]:
-        paths = [p for p in self._files.list(part_prefix(name)) if p.endswith(".parquet")]
+        paths = [p for p in self._files.list(keys.part_prefix(name)) if p.endswith(".parquet")]
         fresh = [path for path in paths if path not in self._parts]
         with ThreadPoolExecutor(self._files.threads) as pool:
             for path, table in zip(fresh, pool.map(self.read_file, fresh), strict=True):
@@ -150,33 +151,32 @@ class Tables:
 
     def write_samples(self, rows: Iterable[dict], layout: Layout, *, sync: bool) -> None:
         """Write the samples, ascending; ValueError if finished ones would change."""
-        table = rows_to_table("samples", rows, SAMPLES_SCHEMA).sort_by("sample")
+        table = rows_to_table("samples", rows, SAMPLES).sort_by("sample")
         expected = [(s, s // layout.shard) for s in range(layout.samples)]
         found = list(zip(table["sample"].to_pylist(), table["shard"].to_pylist(), strict=True))
         if found != expected:
             raise ValueError(
-                f"{SAMPLES}: samples must be 0..{layout.samples - 1}, each once, "
+                f"{keys.SAMPLES}: samples must be 0..{layout.samples - 1}, each once, "
                 f"sample i in shard i // {layout.shard}"
             )
         try:
-            old = self.read_file(SAMPLES)
+            old = self.read_file(keys.SAMPLES)
         except FileNotFoundError:
-            old = SAMPLES_SCHEMA.empty_table()
+            old = SAMPLES.empty_table()
         if not table.slice(0, old.num_rows).equals(old):
             raise ValueError(
-                f"{SAMPLES}: prompts or seeds differ from those already sampled: "
-                "choose another output folder"
+                f"{keys.SAMPLES}: prompts or seeds differ from those already sampled: choose another output folder"
             )
         if table.num_rows != old.num_rows:
-            self._files.put(SAMPLES, [to_parquet(table)], sync=sync)
+            self._files.put(keys.SAMPLES, [to_parquet(table)], sync=sync)
 
     def write_curation(self, rows: Iterable[dict], *, sync: bool) -> None:
         """Write or replace the curation, ascending by sample."""
-        table = rows_to_table("curation", rows, CURATION_SCHEMA).sort_by("sample")
+        table = rows_to_table("curation", rows, CURATION).sort_by("sample")
         samples = table["sample"].to_pylist()
         if len(set(samples)) < len(samples):
-            raise ValueError(f"{CURATION}: a sample has more than one row")
-        self._files.put(CURATION, [to_parquet(table)], sync=sync)
+            raise ValueError(f"{keys.CURATION}: a sample has more than one row")
+        self._files.put(keys.CURATION, [to_parquet(table)], sync=sync)
 
 
 def _fitted(table: pa.Table, schema: pa.Schema) -> pa.Table:

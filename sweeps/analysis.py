@@ -13,9 +13,6 @@ import pyarrow.compute as pc
 from probing import statistics
 from sweeps.report_data import RunData, Site
 
-DRAWS = 1000
-SHARE = 0.95
-
 
 @dataclass(frozen=True)
 class Measure:
@@ -41,15 +38,6 @@ MEASURES = (
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A value with its 95 % bootstrap interval over images."""
-
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
 class Scores:
     """Test scores of one task on the axes variant, site, step, image."""
 
@@ -67,23 +55,24 @@ class Scores:
     """float64 (S,): the best floor's mean score"""
     val: np.ndarray
     """float64 (V, S, T): mean validation score, for choices"""
+    counts: np.ndarray
+    """float64 (draws, N): how often each image occurs in each resample, the same for all cells"""
     per_image: bool
     """whether N counts images; False where only means were stored and there are no intervals"""
 
     @cached_property
     def means(self) -> np.ndarray:
         """float64 (V, S, T): mean over images with a score."""
-        return statistics.nanmean(self.values, axis=-1)
+        return statistics.mean_defined(self.values)
 
     @cached_property
-    def resampled(self) -> np.ndarray:
-        """float64 (draws, V, S, T): means over resampled images, one draw for all cells."""
-        return statistics.bootstrap_means(self.values, draws=DRAWS)
-
-    @property
     def oracle_means(self) -> np.ndarray:
         """float64 (S,)."""
-        return statistics.nanmean(self.oracle, axis=-1)
+        return statistics.mean_defined(self.oracle)
+
+    def part(self, variant: str, part: str) -> np.ndarray:
+        """float64 (T, N): each image's score, mean over the sites of a part; NaN if one lacks."""
+        return self.values[self.at(variant), self.which(part)].mean(0)
 
     def at(self, variant: str) -> int:
         """Index of a variant; ValueError where the run has none."""
@@ -137,6 +126,7 @@ def _scores(
         images = images.filter(pc.equal(images["task"], measure.task))
     per_image = images is not None and images.num_rows > 0
     samples = np.unique(images["sample"].to_numpy()) if per_image else np.zeros(1, int)
+    captions = [run.captions.get(i, str(i)) for i in samples.tolist()]
 
     def scored(column: str) -> np.ndarray:
         if per_image:
@@ -153,11 +143,19 @@ def _scores(
         steps=steps,
         samples=samples,
         values=scored(measure.score),
-        oracle=statistics.nanmean(scored(f"oracle_{measure.score}"), axis=(0, 2)),
-        floor=statistics.nanmean(mean("floor"), axis=(0, 2)),
+        oracle=_mean_over(scored(f"oracle_{measure.score}"), (0, 2)),
+        floor=_mean_over(mean("floor"), (0, 2)),
         val=mean("val"),
+        counts=statistics.resample_counts(len(samples), groups=captions),
         per_image=per_image,
     )
+
+
+def _mean_over(values: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+    """Mean over axes without undefined values."""
+    kept = [i for i in range(values.ndim) if i not in axes]
+    moved = values.transpose(*kept, *axes)
+    return statistics.mean_defined(moved.reshape(*moved.shape[: len(kept)], -1))
 
 
 _CELL = ("variant", "site", "step")

@@ -54,7 +54,12 @@ def kept(run: Run) -> tuple[np.ndarray, Split]:
 
     Raises ValueError where a part is empty.
     """
-    table = run.store.curation().to_pydict()
+    try:
+        table = run.store.curation().to_pydict()
+    except FileNotFoundError:
+        raise ValueError(
+            f"{run.config.output}: samples are not curated yet; run `scenesweep curate` first"
+        ) from None
     part = {s: p for s, k, p in zip(table["sample"], table["keep"], table["split"], strict=True) if k and p}
     chosen = np.array(sorted(part), dtype=np.int64)
     names = np.array([part[s] for s in chosen.tolist()])

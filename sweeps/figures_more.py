@@ -89,8 +89,8 @@ def effects(edits: Sequence[Edits], stem: str) -> Panel:
         ax = fig.add_axes((0.36, 0.18, 0.6, 0.7))
         for k, (edit, c) in enumerate(zip(edits, change, strict=True)):
             role = "first" if edit.control == "edit" else "random"
-            reach = np.nan_to_num([[c.value - c.low], [c.high - c.value]])
-            ax.errorbar(c.value, k, xerr=np.maximum(reach, 0), fmt="o", ms=5, color=ink(role))
+            reach = np.nan_to_num([[c.estimate - c.low], [c.high - c.estimate]])
+            ax.errorbar(c.estimate, k, xerr=np.maximum(reach, 0), fmt="o", ms=5, color=ink(role))
         ax.axvline(0, color=ink("muted"), lw=0.8)
         ax.set_yticks(y, [CONTROL_TITLES.get(e.control, e.control) for e in edits])
         ax.set_ylim(len(edits) - 0.5, -0.5)
@@ -99,10 +99,12 @@ def effects(edits: Sequence[Edits], stem: str) -> Panel:
         ax.set_axisbelow(True)
         ax.set_xlabel(f"mean improvement in {measure.label}")
         ax.set_title(f"{TASK_TITLES[measure.task]} – edit and controls")
+    names = [CONTROL_TITLES.get(e.control, e.control) for e in edits]
     text = "Mean improvement with 95 % intervals over images: "
-    text += "; ".join(
-        f"{CONTROL_TITLES.get(e.control, e.control)} {e.change.value:.2f}" for e in edits
-    )
-    rows = [(measure.task, e.control, e.change.value, e.change.low, e.change.high) for e in edits]
+    text += "; ".join(f"{n} {c.estimate:.2f}" for n, c in zip(names, change, strict=True))
+    rows = [
+        (measure.task, e.control, c.estimate, c.low, c.high)
+        for e, c in zip(edits, change, strict=True)
+    ]
     title = f"{TASK_TITLES[measure.task]}: edit and controls"
     return Panel(name, title, text + ".", fig, ("task", "control", "mean", "low", "high"), rows)

@@ -262,7 +262,7 @@ def dumbbells(scores: Scores) -> Panel:
             scores.measure.score,
             v,
             site.name,
-            e.value,
+            e.estimate,
             e.low,
             e.high,
             scores.oracle_means[i],
@@ -286,8 +286,8 @@ def _dumbbell_marks(ax: Axes, scores: Scores, found: dict, y: np.ndarray) -> Non
         looks[variant] = ("sD^"[k % 3], "second", False)
     for variant, estimates in found.items():
         marker, role, filled = looks[variant]
-        values = np.array([e.value for e in estimates])
-        reach = np.array([[e.value - e.low, e.high - e.value] for e in estimates]).T
+        values = np.array([e.estimate for e in estimates])
+        reach = np.array([[e.estimate - e.low, e.high - e.estimate] for e in estimates]).T
         ax.errorbar(
             values,
             y,

@@ -10,61 +10,66 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from probing import statistics
-from sweeps.analysis import DRAWS, MEASURES, SHARE, Estimate, Measure, Scores
+from probing.statistics import Interval
+from sweeps.analysis import MEASURES, Measure, Scores
 from sweeps.report_data import RunData
 
+SHARE = 0.95
+"""part of the rise from floor to last score that counts as having emerged"""
+NOTHING = Interval(np.nan, np.nan, np.nan)
 CONTROL_ORDER = ("edit", "none", "random_direction", "random_probe", "shuffled_probe", "late_steps")
-
-
-def estimate(value: float, draws: np.ndarray) -> Estimate:
-    """A value with the 95 % interval of its bootstrap draws; NaN where there are none."""
-    draws = draws[np.isfinite(draws)]
-    if not np.isfinite(value) or not draws.size:
-        return Estimate(float(value), np.nan, np.nan)
-    low, high = np.percentile(draws, (2.5, 97.5))
-    return Estimate(float(value), float(low), float(high))
 
 
 def curve(scores: Scores, variant: str, part: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean over the sites of a part by step, with interval bounds: three float64 (T,)."""
-    mean, draws = _part(scores, variant, part)
-    if not scores.per_image:
-        return mean, mean, mean
-    low, high = np.percentile(draws, (2.5, 97.5), axis=0)
-    return mean, low, high
+    values = scores.part(variant, part)
+    found = [_interval(scores, step) for step in values]
+    return tuple(np.array([getattr(i, end) for i in found]) for end in ("estimate", "low", "high"))  # type: ignore[return-value]
 
 
-def _part(scores: Scores, variant: str, part: str) -> tuple[np.ndarray, np.ndarray]:
-    v, sites = scores.at(variant), scores.which(part)
-    return scores.means[v, sites].mean(0), scores.resampled[:, v, sites].mean(1)
+def _interval(scores: Scores, values: np.ndarray) -> Interval:
+    """Mean of per-image values (N,) with its interval; without images no interval."""
+    if scores.per_image:
+        return statistics.mean_interval(values, scores.counts)
+    return Interval(float(statistics.mean_defined(values)), np.nan, np.nan)
 
 
-def final(scores: Scores, variant: str, part: str) -> Estimate:
+def final(scores: Scores, variant: str, part: str) -> Interval:
     """Last-step score, mean over the sites of a part."""
-    return estimate(*last_step(scores, variant, part))
+    return _interval(scores, scores.part(variant, part)[-1])
 
 
-def last_step(scores: Scores, variant: str, part: str) -> tuple[float, np.ndarray]:
-    """Last-step score of a part and its bootstrap draws (draws,)."""
-    mean, draws = _part(scores, variant, part)
-    return float(mean[-1]), draws[:, -1]
-
-
-def gap(scores: Scores, part: str, other: str, variant: str = "trained") -> Estimate:
+def gap(scores: Scores, part: str, other: str, variant: str = "trained") -> Interval:
     """How much better `variant` scores than `other` at the last step; positive is better."""
-    (a, draws_a), (b, draws_b) = (last_step(scores, v, part) for v in (variant, other))
-    sign = scores.measure.sign
-    return estimate(sign * (a - b), sign * (draws_a - draws_b))
+    ours, theirs = (scores.part(v, part)[-1] for v in (variant, other))
+    return _interval(scores, scores.measure.sign * (ours - theirs))
 
 
-def emergence(scores: Scores, variant: str, part: str) -> Estimate:
-    """Earliest step with 95 % of the way from the floor to the last step's score."""
-    mean, draws = _part(scores, variant, part)
+def gap_tests(scores: Scores, other: str) -> np.ndarray:
+    """Wilcoxon signed-rank p of trained against `other` at each site's last step, (S,), by Holm."""
+    sites = [s.name for s in scores.sites]
+    pairs = [[scores.part(v, s)[-1] for v in ("trained", other)] for s in sites]
+    return statistics.holm([statistics.paired_test(*pair).p for pair in pairs])
+
+
+def emergence(scores: Scores, variant: str, part: str) -> Interval:
+    """Earliest step with 95 % of the way from the floor to the last step's score.
+
+    NaN where the last step does not beat the floor.
+    """
     floor = float(np.mean(scores.floor[scores.which(part)]))
-    steps = np.asarray(scores.steps, float)
-    found = statistics.emergence(mean, floor, steps, share=SHARE)
-    again = statistics.emergence(draws, floor, steps, share=SHARE)
-    return estimate(float(found), again)
+    found = statistics.emergence(
+        scores.part(variant, part),
+        floor,
+        scores.steps,
+        higher_is_better=scores.measure.higher,
+        share=SHARE,
+        counts=scores.counts,
+    )
+    step = np.nan if found.step is None else float(found.step)
+    if not scores.per_image or found.step is None:
+        return Interval(step, np.nan, np.nan)
+    return Interval(step, found.low, found.high)
 
 
 def best_site(scores: Scores, part: str = "all", variant: str = "trained") -> int | None:
@@ -94,7 +99,7 @@ class Edits:
     control: str
     before: np.ndarray
     after: np.ndarray
-    change: Estimate
+    change: Interval
     """mean improvement, interval over images; positive is better"""
     extra: dict[str, float]
     """medians of the other columns"""
@@ -146,10 +151,9 @@ def _edit(part: pa.Table, experiment: str, measure: Measure, control: str) -> Ed
     before, after = (_floats(part, f"score_{when}") for when in ("before", "after"))
     better = measure.sign * (after - before)
     per_image = by_sample(part["sample"].to_numpy(), better)
-    draws = statistics.bootstrap_means(per_image, draws=DRAWS)
+    change = statistics.mean_interval(per_image) if per_image.size else NOTHING
     extra = {n: float(np.nanmedian(v)) for n in _EXTRAS if (v := _floats(part, n)).size}
-    mean = float(np.nanmean(per_image)) if np.isfinite(per_image).any() else np.nan
-    return Edits(experiment, measure, control, before, after, estimate(mean, draws), extra)
+    return Edits(experiment, measure, control, before, after, change, extra)
 
 
 def by_sample(samples: np.ndarray, values: np.ndarray) -> np.ndarray:

@@ -98,18 +98,10 @@ class PredictionMemory:
             return {}
 
 
-def captions(run: RunData) -> dict[int, str]:
-    """Prompt of each sample."""
-    table = run.table("samples")
-    if table is None:
-        return {}
-    return dict(zip(table["sample"].to_pylist(), table["prompt"].to_pylist(), strict=True))
-
-
 def contacts(run: RunData) -> list[Contact]:
     """The first test images of the trained network, and the others' for the same prompts."""
     samples = in_split(run, "test")[:STRIP]
-    words = captions(run)
+    words = run.captions
     found = []
     for variant in run.variants:
         chosen = samples if variant == "trained" else samples[: STRIP // 2]
@@ -142,7 +134,7 @@ def examples(run: RunData, scores: dict[str, Scores], memory: PredictionMemory) 
     if images is None:
         return []
     readings = {task: _readings(run, s, memory, samples) for task, s in scores.items()}
-    words, partial = captions(run), _partial(run, samples)
+    words, partial = run.captions, _partial(run, samples)
     return [
         Example(
             sample,

@@ -135,6 +135,8 @@ def _probe(run: Run, executor: Executor, result: Result) -> None:
             fitted = probe_stage.work(run, wanted, meter, ray=run.config.ray.address != "none")
         meter.close()
         result.failed |= fitted.failed
+        if fitted.done < len(wanted) and not fitted.failed:
+            result.failed["probe"] = "stopped before every trial had ended"
         result.lines.append(f"probe: {fitted.done} of {len(wanted)} probes fitted")
 
 

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -84,6 +85,14 @@ class RunData:
     def experiment(self) -> str:
         """Name under which the main grid's rows are kept."""
         return str(self.setting("sweep.experiment") or "grid")
+
+    @cached_property
+    def captions(self) -> dict[int, str]:
+        """Prompt of each sample."""
+        table = self.table("samples")
+        if table is None:
+            return {}
+        return dict(zip(*(table[c].to_pylist() for c in ("sample", "prompt")), strict=True))
 
     def table(self, name: str) -> pa.Table | None:
         """A table with at least one row, else None."""

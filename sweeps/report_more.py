@@ -6,17 +6,18 @@ from collections.abc import Sequence
 from html import escape
 
 import numpy as np
-from scipy import stats
 
+from probing import statistics
+from probing.statistics import Interval, Selectivity
 from sweeps import analysis, findings
-from sweeps.analysis import Estimate, Scores
+from sweeps.analysis import Scores
 from sweeps.figures_more import CONTROL_TITLES
 from sweeps.figures_probes import TASK_TITLES
 from sweeps.findings import Edits
 from sweeps.report_context import Context
 from sweeps.report_data import RunData, Site
 from sweeps.report_html import Section, downloads, panels, paragraph
-from sweeps.tables_view import Num, markup, number, table
+from sweeps.tables_view import Num, number, p_value, table
 
 PROBE_CONTROLS = {
     "shuffled": "shuffled: each image’s labels permuted over its cells",
@@ -70,23 +71,22 @@ def _control_table(run: RunData, scores: Scores) -> str:
         for c, s in found.items()
     ]
     rows.append(["Floor", float(np.mean(scores.floor[scores.which("decoder")]))])
-    rows.append(["Selectivity", selectivity(scores, found)])
+    chosen = selectivity(scores, found)
+    rows.append([f"Selectivity, over {chosen.control.replace('_', ' ')}", chosen.gain])
     caption = f"{TASK_TITLES[task]}, {measure.label} at step {scores.steps[-1]}, decoder mean"
     return table(caption, ["Probe trained on", measure.label], rows, marked=[len(rows) - 1])
 
 
-def selectivity(scores: Scores, found: dict[str, Scores]) -> Estimate:
+def selectivity(scores: Scores, found: dict[str, Scores]) -> Selectivity:
     """Decoder gain of the task at the last step over the best rival control or floor."""
-    sign = scores.measure.sign
-    where = scores.which("decoder")
-    rivals = [(float(np.mean(scores.floor[where])), np.zeros(analysis.DRAWS))]
-    rivals[0][1][:] = rivals[0][0]
+    ours = scores.part("trained", "decoder")[-1]
+    floor = float(np.mean(scores.floor[scores.which("decoder")]))
+    rivals = {"floor": np.full(ours.shape, floor)}
     for name in RIVALS:
-        if name in found:
-            rivals.append(findings.last_step(found[name], "trained", "decoder"))
-    value, draws = findings.last_step(scores, "trained", "decoder")
-    best, best_draws = max(rivals, key=lambda r: sign * r[0] if np.isfinite(r[0]) else -np.inf)
-    return findings.estimate(sign * (value - best), sign * (draws - best_draws))
+        theirs = found.get(name)
+        if theirs is not None and np.array_equal(theirs.samples, scores.samples):
+            rivals[name] = theirs.part("trained", "decoder")[-1]
+    return statistics.selectivity(ours, rivals, scores.measure.higher, scores.counts)
 
 
 def families(context: Context) -> Section:
@@ -123,7 +123,7 @@ def family_sites(run: RunData, experiment: str) -> tuple[Site, ...]:
     ):
         side = round((tokens or 0) ** 0.5)
         unique.setdefault(name, Site(name, tokens or 0, channels or 0, (side, side)))
-    return tuple(unique.values())
+    return tuple(unique.estimates())
 
 
 def _step_table(main: Scores | None, scores: Scores) -> str:
@@ -136,12 +136,12 @@ def _step_table(main: Scores | None, scores: Scores) -> str:
     return table(caption, ["Site", *(f"step {s}" for s in shown)], rows)
 
 
-def _at_steps(scores: Scores, part: str, shown: Sequence[int]) -> list[Estimate]:
+def _at_steps(scores: Scores, part: str, shown: Sequence[int]) -> list[Interval]:
     bands = np.stack(findings.curve(scores, "trained", part))
     return [
-        Estimate(*map(float, bands[:, scores.steps.index(s)]))
+        Interval(*map(float, bands[:, scores.steps.index(s)]))
         if s in scores.steps
-        else Estimate(np.nan, np.nan, np.nan)
+        else Interval(np.nan, np.nan, np.nan)
         for s in shown
     ]
 
@@ -154,17 +154,10 @@ def _paired_table(plain: Scores, smooth: Scores) -> str:
             continue
         a = plain.values[plain.at("trained"), match[0], -1]
         b = smooth.values[smooth.at("trained"), i, -1]
-        p = float(stats.ttest_rel(a, b, nan_policy="omit").pvalue) if a.shape == b.shape else np.nan
-        rows.append([site.name, *(float(np.nanmean(x)) for x in (a, b)), Num(p_value(p))])
+        p = statistics.paired_test(a, b, "t").p if a.shape == b.shape else np.nan
+        rows.append([site.name, *(float(statistics.mean_defined(x)) for x in (a, b)), p_value(p)])
     caption = f"Depth RMSE at step {plain.steps[-1]}, paired t-test over test images"
     return table(caption, ["Site", "Without smoothness", "With smoothness", "p"], rows)
-
-
-def p_value(p: float) -> str:
-    """Three decimals, or a bound."""
-    if not np.isfinite(p):
-        return markup(None)
-    return "&lt; 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def interventions(context: Context) -> Section:
@@ -280,9 +273,9 @@ def _quantity(task: str, rest: str) -> str:
     return f"{'Dice' if task == 'saliency' else 'RMSE'}, {rest}"
 
 
-def _ours(scores: Scores | None, part: str, step: int) -> Estimate:
+def _ours(scores: Scores | None, part: str, step: int) -> Interval:
     if scores is None or step not in scores.steps or not scores.which(part):
-        return Estimate(np.nan, np.nan, np.nan)
+        return Interval(np.nan, np.nan, np.nan)
     return _at_steps(scores, part, [step])[0]
 
 

@@ -6,15 +6,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from probing.statistics import Interval
 from sweeps import findings
-from sweeps.analysis import Estimate, Scores
+from sweeps.analysis import Scores
 from sweeps.figures import BLOCKS
 from sweeps.figures_probes import TASK_TITLES, variant_title
 from sweeps.report_context import Context
 from sweeps.report_data import Site
 from sweeps.report_html import Section, downloads, folded, panels, paragraph
 from sweeps.report_pictures import NOUNS
-from sweeps.tables_view import Raw, interval, markup, number, steps, table
+from sweeps.tables_view import Raw, interval, markup, number, p_value, steps, table
 
 
 def headline(context: Context) -> Section:
@@ -51,7 +52,7 @@ def _best_sentence(scores: Scores, first: bool) -> str:
         f"{measure.label} {interval(value)}{when}, where {number(floor)} needs no activations and "
         f"{number(scores.oracle_means[index])} is the best that its {_grid(site)} grid allows."
     )
-    if measure.sign * (value.value - floor) <= 0:
+    if measure.sign * (value.estimate - floor) <= 0:
         text += " That is no better than the floor."
     return text
 
@@ -69,14 +70,14 @@ def _rival(scores: Scores) -> str | None:
 
 def _gap_sentence(scores: Sequence[Scores]) -> str:
     found = [(s, findings.gap(s, "decoder", other)) for s in scores if (other := _rival(s))]
-    found = [(s, gap) for s, gap in found if np.isfinite(gap.value)]
+    found = [(s, gap) for s, gap in found if np.isfinite(gap.estimate)]
     if not found:
         return ""
     name = variant_title(_rival(found[0][0]) or "")
     parts = [f"{interval(gap)} in {s.measure.label}" for s, gap in found]
     text = f"Averaged over the decoder, the trained network is better than the {name} one by "
     text += " and by ".join(parts) + "."
-    unsure = [s.measure.label for s, gap in found if not gap.low > 0]
+    unsure = [s.measure.label for s, gap in found if gap.low <= 0]
     if unsure:
         text += f" In {' and '.join(unsure)} the interval does not exclude zero."
     return text
@@ -85,7 +86,9 @@ def _gap_sentence(scores: Sequence[Scores]) -> str:
 def _when_sentence(scores: Sequence[Scores]) -> str:
     found = [(s, findings.emergence(s, "trained", "decoder")) for s in scores if s.which("decoder")]
     parts = [
-        f"by step {steps(e)} for {NOUNS[s.measure.task]}" for s, e in found if np.isfinite(e.value)
+        f"by step {steps(e)} for {NOUNS[s.measure.task]}"
+        for s, e in found
+        if np.isfinite(e.estimate)
     ]
     if not parts:
         return ""
@@ -112,7 +115,7 @@ def _best_tile(scores: Scores) -> str:
     site, measure = scores.sites[index], scores.measure
     value = findings.final(scores, "trained", site.name)
     floor, oracle = float(scores.floor[index]), float(scores.oracle_means[index])
-    share = (value.value - floor) / (oracle - floor)
+    share = (value.estimate - floor) / (oracle - floor)
     aside = f"floor {number(floor)}, grid oracle {number(oracle)}"
     if np.isfinite(share):
         aside += f": {share:.0%} of the way".replace("%", " %").replace("-", "−")
@@ -137,7 +140,7 @@ def _gap_tile(scores: Scores) -> str:
     if other is None:
         return ""
     found = findings.gap(scores, "decoder", other)
-    means = [findings.final(scores, v, "decoder").value for v in ("trained", other)]
+    means = [findings.final(scores, v, "decoder").estimate for v in ("trained", other)]
     what = f"{TASK_TITLES[scores.measure.task]}, decoder gain over {variant_title(other)}"
     aside = f"{scores.measure.label} {number(means[0])} trained, {number(means[1])} "
     return _tile(what, interval(found), aside + f"{variant_title(other)}, step {scores.steps[-1]}")
@@ -211,32 +214,39 @@ def sites(context: Context) -> Section:
 
 
 def _score_table(scores: Scores, floors: dict[str, np.ndarray]) -> str:
-    others = findings.contrasts(scores)
-    measure, best = scores.measure, findings.best_site(scores)
+    others, best = findings.contrasts(scores), findings.best_site(scores)
     columns = ["Site", "Trained", *(variant_title(v).capitalize() for v in others)]
-    columns += [f"Gain over {variant_title(v)}" for v in others[:1]]
+    for v in others[:1]:
+        columns += [f"Gain over {variant_title(v)}", "p"]
     columns += ["Grid oracle", *(name.capitalize() for name in floors)]
-    rows = [_score_row(scores, s.name, s.name, others, floors) for s in scores.sites]
-    rows += [
-        _score_row(scores, side, f"{side} mean", others, floors)
-        for side in ("encoder", "decoder")
-        if scores.which(side)
+    p = findings.gap_tests(scores, others[0]) if others else np.full(len(scores.sites), np.nan)
+    rows = [
+        _score_row(scores, s.name, s.name, floors, float(p[i])) for i, s in enumerate(scores.sites)
     ]
-    caption = (
-        f"{TASK_TITLES[measure.task]}, {measure.label} at step {scores.steps[-1]}"
-        f" ({'higher' if measure.higher else 'lower'} is better;"
-        " a gain above 0 favours the trained network)"
-    )
-    return table(caption, columns, rows, marked=[] if best is None else [best])
+    for side in ("encoder", "decoder"):
+        if scores.which(side):
+            rows.append(_score_row(scores, side, f"{side} mean", floors, np.nan))
+    return table(_score_caption(scores), columns, rows, marked=[] if best is None else [best])
+
+
+def _score_caption(scores: Scores) -> str:
+    measure = scores.measure
+    text = f"{TASK_TITLES[measure.task]}, {measure.label} at step {scores.steps[-1]} "
+    text += f"({'higher' if measure.higher else 'lower'} is better)."
+    if findings.contrasts(scores):
+        text += " A gain above 0 favours the trained network; p: Wilcoxon signed ranks over test"
+        text += " images, by Holm over the sites."
+    return text
 
 
 def _score_row(
-    scores: Scores, part: str, label: str, others: Sequence[str], floors: dict[str, np.ndarray]
+    scores: Scores, part: str, label: str, floors: dict[str, np.ndarray], p: float
 ) -> list:
-    where = scores.which(part)
+    where, others = scores.which(part), findings.contrasts(scores)
     row: list = [label, findings.final(scores, "trained", part)]
     row += [findings.final(scores, v, part) for v in others]
-    row += [findings.gap(scores, part, v) for v in others[:1]]
+    for v in others[:1]:
+        row += [findings.gap(scores, part, v), p_value(p)]
     row += [float(np.mean(scores.oracle_means[where]))]
     return row + [float(np.mean(values[where])) for values in floors.values()]
 
@@ -265,5 +275,5 @@ def _best_emergence(scores: Scores) -> str:
     if index is None:
         return markup(None)
     name = scores.sites[index].name
-    found: Estimate = findings.emergence(scores, "trained", name)
+    found: Interval = findings.emergence(scores, "trained", name)
     return f"{steps(found)} <code>{name}</code>"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from sweeps.analysis import Estimate
+from probing.statistics import Interval
 
 DASH = "–"
 MISSING = "—"
@@ -26,7 +26,7 @@ def markup(value: Any) -> str:
     """HTML of a cell: escaped text, two decimals for floats, a dash for what is absent."""
     if isinstance(value, Raw):
         return value
-    if isinstance(value, Estimate):
+    if isinstance(value, Interval):
         return interval(value)
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return MISSING
@@ -44,9 +44,9 @@ def number(value: float, digits: int = 2) -> str:
     return text.lstrip("-") if zero else text.replace("-", MINUS)
 
 
-def interval(estimate: Estimate, digits: int = 2) -> str:
+def interval(estimate: Interval, digits: int = 2) -> str:
     """``0.83 (0.81-0.85)``; without the brackets where there is no interval."""
-    value = number(estimate.value, digits)
+    value = number(estimate.estimate, digits)
     if not math.isfinite(estimate.low):
         return value
     low, high = number(estimate.low, digits), number(estimate.high, digits)
@@ -54,9 +54,16 @@ def interval(estimate: Estimate, digits: int = 2) -> str:
     return f'{value} <span class="ci">({low}{joint}{high})</span>'
 
 
-def steps(estimate: Estimate) -> str:
+def p_value(p: float) -> Num:
+    """Three decimals, or a bound."""
+    if not math.isfinite(p):
+        return Num(MISSING)
+    return Num("&lt; 0.001" if p < 0.001 else f"{p:.3f}")
+
+
+def steps(estimate: Interval) -> str:
     """A step with its interval, whole numbers."""
-    return interval(estimate, 0) if math.isfinite(estimate.value) else MISSING
+    return interval(estimate, 0) if math.isfinite(estimate.estimate) else MISSING
 
 
 def size(count: float) -> str:
@@ -128,7 +135,7 @@ def _row(row: Sequence[Any], marked: bool) -> str:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, float | int | Estimate | Num) and not isinstance(value, bool)
+    return isinstance(value, float | int | Interval | Num) and not isinstance(value, bool)
 
 
 def _class(numeric: bool) -> str:

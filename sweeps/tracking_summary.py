@@ -64,16 +64,16 @@ def _headline(scores: Scores) -> Iterator[tuple[str, Any]]:
     best = findings.best_site(scores)
     if best is not None:
         yield "best_site", scores.sites[best].name
-        yield f"best_{label}", findings.final(scores, "trained", scores.sites[best].name).value
+        yield f"best_{label}", findings.final(scores, "trained", scores.sites[best].name).estimate
     if not scores.which("decoder"):
         return
-    yield f"decoder_{label}", findings.final(scores, "trained", "decoder").value
+    yield f"decoder_{label}", findings.final(scores, "trained", "decoder").estimate
     for other in findings.contrasts(scores):
         gap = findings.gap(scores, "decoder", other)
-        yield f"gap_{other}", gap.value
+        yield f"gap_{other}", gap.estimate
         yield f"gap_{other}_low", gap.low
         yield f"gap_{other}_high", gap.high
-    emergence = findings.emergence(scores, "trained", "decoder").value
+    emergence = findings.emergence(scores, "trained", "decoder").estimate
     yield "emergence_step", emergence if np.isfinite(emergence) else None
 
 

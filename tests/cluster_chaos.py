@@ -119,6 +119,21 @@ def kill_raylet(cluster: Any, marks: Path, rng: random.Random) -> None:
     cluster.add_node(num_cpus=1)
 
 
+def drain_node(cluster: Any, marks: Path, rng: random.Random) -> None:
+    """A node announces that it will be taken away; a fresh node joins."""
+    from ray._raylet import GcsClient
+    from ray.core.generated import autoscaler_pb2
+
+    node = rng.choice(sorted(cluster.worker_nodes, key=lambda node: node.unique_id))
+    reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+    deadline_ms = int(time.time() * 1000) + 60_000
+    accepted, _ = GcsClient(address=cluster.address).drain_node(
+        node.node_id, reason, "taken away", deadline_ms
+    )
+    assert accepted
+    cluster.add_node(num_cpus=1)
+
+
 def on_a_cluster(folder: Path, kind: str, seeds: list[int], retries: int) -> None:
     """Three nodes of one CPU each, one of them the driver's; a killing for each seed."""
     from ray.cluster_utils import Cluster
@@ -126,7 +141,11 @@ def on_a_cluster(folder: Path, kind: str, seeds: list[int], retries: int) -> Non
     cluster = Cluster(
         initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
     )
-    kill = {"worker": kill_worker, "raylet": partial(kill_raylet, cluster)}[kind]
+    kill = {
+        "worker": kill_worker,
+        "raylet": partial(kill_raylet, cluster),
+        "drain": partial(drain_node, cluster),
+    }[kind]
     try:
         for _ in range(2):
             cluster.add_node(num_cpus=1)

@@ -59,6 +59,14 @@ def test_a_lost_node_is_not_the_tasks_fault(tmp_path: Path) -> None:
     assert not any(moment["failed"] for moment in moments)
 
 
+def test_a_drained_node_gives_back_its_work_unharmed(tmp_path: Path) -> None:
+    (moment,) = on_a_cluster(tmp_path, "drain", [100], retries=0)
+    assert moment["done"] == moment["attempts"] == chaos.TASKS
+    assert not moment["failed"]
+    assert not moment["faults"]
+    assert moment["lost"] == 1
+
+
 @pytest.mark.parametrize("seed", [200 + i for i in range(MOMENTS)])
 def test_killed_drivers_take_their_workers_along_and_resume(seed: int, tmp_path: Path) -> None:
     how = fakes.apart(SCRIPT, str(tmp_path), "embedded", "0", "2")

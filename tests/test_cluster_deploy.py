@@ -73,10 +73,15 @@ def test_heads_take_no_gpu_work_and_spot_workers_scale_to_nothing() -> None:
         assert [group["minReplicas"] for group in spec["workerGroupSpecs"]] == [0]
 
 
-def test_on_premise_counts_its_machines() -> None:
-    config = load("onprem.yaml")
-    machines = len(config["provider"]["worker_ips"])
-    assert config["min_workers"] == config["max_workers"] == machines
+def test_the_launcher_accepts_them_and_counts_the_machines() -> None:
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    workers = {}
+    for name in LAUNCHER:
+        prepared = prepare_config(load(name))
+        validate_config(prepared)
+        workers[name] = prepared["max_workers"]
+    assert workers == {"aws.yaml": 8, "onprem.yaml": 2}
 
 
 @pytest.mark.parametrize("name", KUBERAY)

@@ -11,7 +11,7 @@ import pytest
 from cluster import Session, connect
 
 EMBEDDED = """
-import os, sys
+import os, signal, sys, time
 from functools import partial
 from pathlib import Path
 import cluster_fakes as fakes
@@ -19,13 +19,17 @@ from cluster import WorkerSpec, connect
 
 folder = Path(sys.argv[1])
 before = dict(os.environ)
+handler = signal.getsignal(signal.SIGTERM)
 with connect(num_cpus=1) as session:
     from cluster.actors import OnRay
     assert session.embedded and session.cpus == 1 and session.nodes == 1
     tasks = [fakes.Scripted("a", ("die", "raise")), fakes.Scripted("b", ("die",) * 9)]
     outcome = OnRay(2).run(tasks, WorkerSpec(partial(fakes.build, folder)))
     assert set(outcome.done) == {"a"} and set(outcome.failed) == {"b"}
-assert dict(os.environ) == before, set(dict(os.environ).items()) ^ set(before.items())
+assert dict(os.environ) == before
+assert signal.getsignal(signal.SIGTERM) is handler
+assert not fakes.descendants(os.getpid()) or not time.sleep(3)
+assert not fakes.descendants(os.getpid())
 """
 
 JOIN = """

@@ -23,9 +23,10 @@ from hypothesis import strategies as st
 from report_fixture import CONFIG, Made, make_store
 
 import storage
+from probing.statistics import Interval
 from sweeps import analysis, findings, report, report_data
 from sweeps.report_data import apply_probe, current
-from sweeps.tables_view import Estimate, interval, number, table
+from sweeps.tables_view import interval, number, table
 
 EXTRA = ("controls", "interventions", "examples", "images", "families")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -204,7 +205,7 @@ def test_best_site_is_chosen_on_validation_and_scored_on_test(tmp_path: Path) ->
     best = findings.best_site(scores)
     assert best is not None
     assert scores.sites[best].name == "mid.0"
-    assert findings.final(scores, "trained", "mid.0").value == pytest.approx(row["dice"])
+    assert findings.final(scores, "trained", "mid.0").estimate == pytest.approx(row["dice"])
 
 
 @pytest.mark.parametrize(("task", "sign"), [("saliency", 1), ("depth", -1)])
@@ -213,9 +214,9 @@ def test_a_gap_is_positive_where_the_trained_network_is_better(
 ) -> None:
     scores = analysis.collect(report_data.load(store, CONFIG))[task]
     gap = findings.gap(scores, "decoder", "random")
-    trained, other = (findings.final(scores, v, "decoder").value for v in ("trained", "random"))
-    assert gap.value == pytest.approx(sign * (trained - other))
-    assert 0 < gap.low < gap.value < gap.high
+    trained, other = (findings.final(scores, v, "decoder").estimate for v in ("trained", "random"))
+    assert gap.estimate == pytest.approx(sign * (trained - other))
+    assert 0 < gap.low < gap.estimate < gap.high
 
 
 def test_emergence_is_the_first_step_with_95_percent_of_the_rise(store: storage.Store) -> None:
@@ -223,8 +224,8 @@ def test_emergence_is_the_first_step_with_95_percent_of_the_rise(store: storage.
     found = findings.emergence(scores, "trained", "decoder")
     curve, floor = scores.means[0, scores.which("decoder")].mean(0), 0.78
     rise = (curve - floor) / (curve[-1] - floor)
-    assert found.value == scores.steps[int(np.argmax(rise >= 0.95))]
-    assert found.low <= found.value <= found.high
+    assert found.estimate == scores.steps[int(np.argmax(rise >= 0.95))]
+    assert found.low <= found.estimate <= found.high
 
 
 def test_intervention_effects_count_images_not_trials(store: storage.Store) -> None:
@@ -241,7 +242,7 @@ def test_selectivity_is_taken_over_the_best_rival(page: Page) -> None:
     text = page.text[page.text.index("Controls and selectivity") :]
     numbers = [float(x) for x in re.findall(r"(\d\.\d\d)", text.partition("Depth, RMSE")[0])]
     task, position = numbers[0], float(re.search(r"no activations (\d\.\d\d)", text).group(1))
-    chosen = float(re.search(r"Selectivity (\d\.\d\d)", text).group(1))
+    chosen = float(re.search(r"Selectivity, over floor (\d\.\d\d)", text).group(1))
     assert position < 0.34
     assert chosen == pytest.approx(task - 0.34, abs=0.011)
 
@@ -324,9 +325,9 @@ def test_numbers_are_set_with_true_signs() -> None:
     assert number(-0.126) == "−0.13"
     assert number(-0.001) == "0.00"
     assert number(float("nan")) == "—"
-    assert "(0.10–0.30)" in interval(Estimate(0.2, 0.1, 0.3))
-    assert "(−0.10 to 0.30)" in interval(Estimate(0.2, -0.1, 0.3))
-    assert interval(Estimate(0.2, float("nan"), float("nan"))) == "0.20"
+    assert "(0.10–0.30)" in interval(Interval(0.2, 0.1, 0.3))
+    assert "(−0.10 to 0.30)" in interval(Interval(0.2, -0.1, 0.3))
+    assert interval(Interval(0.2, float("nan"), float("nan"))) == "0.20"
 
 
 def test_table_cells_are_escaped() -> None:

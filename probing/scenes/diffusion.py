@@ -83,7 +83,9 @@ def velocity_loss(
     alpha = signal[times].sqrt()[:, None, None, None]
     sigma = (1 - signal[times]).sqrt()[:, None, None, None]
     target = alpha * noise - sigma * latents
-    error = (model(alpha * latents + sigma * noise, times, tokens) - target).square().mean((1, 2, 3))
+    with torch.autocast(latents.device.type, torch.bfloat16):
+        output = model(alpha * latents + sigma * noise, times, tokens)
+    error = (output.float() - target).square().mean((1, 2, 3))
     ratio = signal[times] / (1 - signal[times])
     return (error * ratio.clamp_max(SNR_LIMIT) / (ratio + 1)).mean()
 

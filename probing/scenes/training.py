@@ -34,7 +34,7 @@ class TrainingConfig:
     """latents in a denoiser step"""
     autoencoder: Schedule = field(default_factory=lambda: Schedule(steps=3600, average=0.995))
     denoiser: Schedule = field(
-        default_factory=lambda: Schedule(steps=3800, rate=1e-3, average=0.999, floor=0.05)
+        default_factory=lambda: Schedule(steps=2600, rate=1e-3, average=0.999, floor=0.05)
     )
     labeller: Schedule = field(default_factory=lambda: Schedule(steps=1800, rate=2e-3, average=0.997))
     workers: int = 2
