@@ -5,9 +5,11 @@ A move (dx, dy) is in whole pixels, +dx to the right and +dy down. Labels are ma
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,9 +57,44 @@ class FromFile:
 
     path: str
     """the file; `.npy` depth is taken as standardised inverse depth"""
+    sha256: str = ""
+    """checksum that the file must have; empty means any"""
 
 
 Goal = Move | SecondObject | FromFile
+_KINDS: dict[str, type] = {"move": Move, "second_object": SecondObject, "file": FromFile}
+
+
+def goal_values(goal: Goal) -> dict[str, dict[str, Any]]:
+    """A goal as plain values, such as {"move": {"dx": 24, "dy": -25}}."""
+    name = next(name for name, kind in _KINDS.items() if isinstance(goal, kind))
+    return {name: asdict(goal)}
+
+
+def goal_from(values: Any) -> Goal:
+    """A goal from plain values. Raises ValueError for unknown kinds and keys."""
+    if not isinstance(values, Mapping) or len(values) != 1 or next(iter(values)) not in _KINDS:
+        raise ValueError(f"goal {values!r}: write one of {', '.join(_KINDS)} with its keys")
+    (name, inner), *_ = values.items()
+    try:
+        return _KINDS[name](**inner)
+    except TypeError:
+        keys = ", ".join(f.name for f in fields(_KINDS[name]))
+        raise ValueError(f"goal {name}: {inner!r} does not fit; its keys are {keys}") from None
+
+
+def sealed(goal: Goal) -> Goal:
+    """The goal with its file's checksum filled in."""
+    if not isinstance(goal, FromFile) or goal.sha256:
+        return goal
+    return replace(goal, sha256=_checksum(Path(goal.path)))
+
+
+def _checksum(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +110,8 @@ class Labels:
 def target(goal: Goal, task: str, labels: Labels) -> NDArray:
     """The wanted label (H, W): bool for saliency, float32 standardised depth for depth."""
     if isinstance(goal, FromFile):
+        if goal.sha256 and goal.sha256 != _checksum(Path(goal.path)):
+            raise ValueError(f"{goal.path}: is not the file that the intervention was made with")
         read = read_mask if task == "saliency" else read_depth
         return read(Path(goal.path), labels.mask.shape)
     if isinstance(goal, SecondObject):

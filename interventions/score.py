@@ -18,7 +18,9 @@ EXTRA = (
     "others_before", "others_after", "floor", "shift_share", "outside_label", "departure_before",
     "departure_after",
 )  # fmt: skip
-"""columns beyond those of `results/interventions`"""
+"""columns of `results/interventions` beyond the first set"""
+MORE = ("slope", "depth_wanted", "depth_before", "depth_after", "content_kept")
+"""further columns, which the table of this version does not hold"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +33,8 @@ class Seen:
     """(H, W)"""
     depth: NDArray[np.float32]
     """(H, W), standardised"""
+    content: NDArray[np.bool_] | None = None
+    """(k) what is in the image, such as which colours its objects have; None where nobody looked"""
 
     def label(self, task: str) -> NDArray:
         """The label of a task."""
@@ -56,7 +60,7 @@ def agreement(task: str, left: NDArray, right: NDArray) -> float:
     """Dice of two masks (both empty: 1), or RMSE of two depth maps."""
     if task == "saliency":
         overlap, size = np.count_nonzero(left & right), np.count_nonzero(left) + np.count_nonzero(right)
-        return (2 * overlap + SMOOTH) / (size + SMOOTH)
+        return float((2 * overlap + SMOOTH) / (size + SMOOTH))
     return float(np.sqrt(np.square(left.astype(np.float64) - right).mean()))
 
 
@@ -84,6 +88,17 @@ def shift_share(before: NDArray, wanted: NDArray, after: NDArray) -> float | Non
     way = goal - start
     share = (end - start) @ way / (way @ way) if way @ way > 0 else np.nan
     return float(share) if np.isfinite(share) else None
+
+
+def slope(before: NDArray, wanted: NDArray, after: NDArray) -> float | None:
+    """Slope over pixels of the change that came on the change that was asked for; None if none was.
+
+    1: all that was asked for; 0: nothing of it. No collapse can feign it: a flat map has no slope of its own.
+    """
+    asked, came = (label.astype(np.float64) - before for label in (wanted, after))
+    asked = asked - asked.mean()
+    square = np.square(asked).sum()
+    return float((asked * came).sum() / square) if square > 1e-12 else None
 
 
 def outside(case: Case, trial: int, after: Seen) -> tuple[float | None, float | None]:
@@ -117,7 +132,10 @@ def score_row(case: Case, trial: int, after: Seen) -> dict[str, Any]:
         "others_after": _others(case, trial, new),
         "floor": agreement(task, wanted, constant),
         "shift_share": shift_share(case.before.mask, case.regions[trial], after.mask),
+        "slope": slope(old, wanted, new),
         "outside_label": labels,
+        "content_kept": _kept(case.before, after),
+        **_object_depths(case, trial, after),
     }
 
 
@@ -125,3 +143,20 @@ def _others(case: Case, trial: int, label: NDArray) -> float | None:
     """Mean agreement with the wanted labels of the image's other trials; None where there are none."""
     found = [agreement(case.task, t, label) for i, t in enumerate(case.targets) if i != trial]
     return float(np.mean(found)) if found else None
+
+
+def _kept(before: Seen, after: Seen) -> float | None:
+    """1 where the edited image still holds what the original held, else 0; None where nobody looked."""
+    if before.content is None or after.content is None:
+        return None
+    return float(np.array_equal(before.content, after.content))
+
+
+def _object_depths(case: Case, trial: int, after: Seen) -> dict[str, float | None]:
+    """Median depth asked for, before and after, where the wanted object covers new ground (appendix E)."""
+    names = ("depth_wanted", "depth_before", "depth_after")
+    new = case.regions[trial] & ~case.before.mask
+    if case.task != "depth" or not new.any():
+        return dict.fromkeys(names)
+    maps = (case.targets[trial], case.before.depth, after.depth)
+    return {name: float(np.median(depth[new])) for name, depth in zip(names, maps, strict=True)}

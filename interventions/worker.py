@@ -23,8 +23,11 @@ from interventions.counterfactual import (
     target,
 )
 from interventions.edit import STEPS, Edited, Row, batches, edit_batch
+from interventions.labelling import Labelling, Original
+from interventions.pictures import Pictures
 from interventions.readout import Goals
-from interventions.score import EXTRA, Case, Seen, score_row
+from interventions.recipe import Recipe
+from interventions.score import EXTRA, MORE, Case, Seen, score_row
 from interventions.sources import Cabinet, Sources
 from probing.model import LatentDiffusion
 
@@ -54,69 +57,6 @@ class EditTask:
 
 
 @dataclass(frozen=True, eq=False)
-class Original:
-    """An unedited sample with its raw labels."""
-
-    prompt: str
-    seed: int
-    """of its initial noise"""
-    image: NDArray[np.uint8]
-    """(H, W, 3)"""
-    saliency: NDArray[np.uint8]
-    """(H, W) as the labeller gave it"""
-    depth: NDArray[np.float32]
-    """(H, W) relative inverse depth as the labeller gave it"""
-
-
-Labeller = Callable[[NDArray[np.uint8]], NDArray]
-
-
-@dataclass(frozen=True)
-class Labelling:
-    """Turns images into masks and standardised depth."""
-
-    saliency: Labeller
-    """(n, H, W, 3) to uint8 (n, H, W)"""
-    depth: Labeller
-    """(n, H, W, 3) to float32 (n, H, W)"""
-    threshold: int = 0
-    """a pixel is foreground where its saliency is above this"""
-    mean: float = 0.0
-    """of relative inverse depth, over training samples"""
-    deviation: float = 1.0
-    """likewise"""
-
-    def seen(self, image: NDArray, saliency: NDArray, depth: NDArray) -> Seen:
-        """An image with raw labels (H, W) made comparable."""
-        standardised = (depth.astype(np.float32) - self.mean) / self.deviation
-        return Seen(image, saliency > self.threshold, standardised.astype(np.float32))
-
-    def __call__(self, images: NDArray[np.uint8]) -> list[Seen]:
-        """Labels of images (n, H, W, 3)."""
-        labels = zip(images, self.saliency(images), self.depth(images), strict=True)
-        return [self.seen(*each) for each in labels]
-
-
-@dataclass(frozen=True, eq=False)
-class Pictures:
-    """What the report shows of one task's edits."""
-
-    rows: tuple[Row, ...]
-    images: NDArray[np.uint8]
-    """(R, H, W, 3) edited"""
-    labels: NDArray
-    """(R, H, W) of the edited images: bool, or standardised depth"""
-    before: NDArray[np.uint8]
-    """(H, W, 3)"""
-    label_before: NDArray
-    """(H, W)"""
-    targets: NDArray
-    """(trials, H, W)"""
-    goals: tuple[Goal, ...]
-    """what the targets came from"""
-
-
-@dataclass(frozen=True, eq=False)
 class Outcome:
     """What one task gave."""
 
@@ -124,6 +64,8 @@ class Outcome:
     """columns of `results/interventions`"""
     extra: list[dict[str, Any]]
     """the columns of score.EXTRA, row by row"""
+    more: list[dict[str, Any]]
+    """the columns of score.MORE, row by row"""
     pictures: Pictures
 
 
@@ -159,6 +101,10 @@ class Intervener:
     """guidance of sampling, for where the configuration gives none"""
     common: dict[str, Any] = field(default_factory=dict)
     """columns that all rows share, such as stage_hash and attempt"""
+    about: dict[str, str] = field(default_factory=dict)
+    """names for recipes: `model` (name and revision) and `probes` (where they came from)"""
+    total: int = STEPS
+    """denoising steps of a sample"""
 
     def __post_init__(self) -> None:
         self.cabinet = Cabinet(self.sources, self.model.device)
@@ -168,12 +114,12 @@ class Intervener:
     def __call__(self, task: EditTask) -> Outcome:
         """All rows of a task. Raises ValueError where it cannot be done."""
         original = self.original(task.sample)
-        before = self.labelling.seen(original.image, original.saliency, original.depth)
+        before = self.labelling.seen(original)
         return self.run(task, original, goals_of(task, self.config, before.mask))
 
-    def run(self, task: EditTask, original: Original, goals: Sequence[Goal]) -> Outcome:
-        """The rows of a task for given goals."""
-        before = self.labelling.seen(original.image, original.saliency, original.depth)
+    def run(self, task: EditTask, original: Original, goals: Sequence[Goal], stored: bool = True) -> Outcome:
+        """The rows of a task for given goals; `stored` tells whether `original` can be had again by number."""
+        before = self.labelling.seen(original)
         case = make_case(task.task, before, goals)
         wanted = Goals(task.task, case.targets, task.spec.depth_span, self._like())
         parts = [
@@ -181,7 +127,11 @@ class Intervener:
             for rows in batches(len(goals), task.controls, self.config.rows)
         ]
         seen = [label for part in parts for label in self.labelling(part.images)]
-        return self._outcome(task, case, goals, parts, seen)
+        recipe = Recipe(
+            original.prompt, original.seed, self.guidance, task.spec, tuple(goals), task.controls,
+            self.config.rows, self.config.seed, task.sample if stored else None, **self.about,
+        )  # fmt: skip
+        return self._outcome(task, case, recipe, parts, seen)
 
     def _like(self) -> torch.Tensor:
         return torch.zeros((), dtype=torch.float32, device=self.model.device)
@@ -189,14 +139,14 @@ class Intervener:
     def _edit(self, task: EditTask, original: Original, wanted: Goals, rows: Sequence[Row]) -> Edited:
         return edit_batch(
             self.model, original.prompt, original.seed, wanted, rows, task.spec, self.cabinet,
-            guidance=self.guidance, seed=(self.config.seed, task.sample),
+            guidance=self.guidance, seed=(self.config.seed, task.sample), total=self.total,
         )  # fmt: skip
 
     def _outcome(
         self,
         task: EditTask,
         case: Case,
-        goals: Sequence[Goal],
+        recipe: Recipe,
         parts: Sequence[Edited],
         seen: Sequence[Seen],
     ) -> Outcome:
@@ -208,14 +158,14 @@ class Intervener:
         ]
         full += _unedited(full, case) if "none" in task.controls else []
         shared = {**self.common, **self._columns(task)}
-        found = [{**shared, **_move(goals[row["trial"]]), **row} for row in full]
-        table, extra = zip(*(split_columns(row) for row in found), strict=True)
+        found = [{**shared, **_move(recipe.goals[row["trial"]]), **row} for row in full]
+        table, extra, more = zip(*(split_columns(row) for row in found), strict=True)
         pictures = Pictures(
-            tuple(rows), np.stack([s.image for s in seen]),
+            task.task, tuple(rows), np.stack([s.image for s in seen]),
             np.stack([s.label(task.task) for s in seen]), case.before.image,
-            case.before.label(task.task), case.targets, tuple(goals),
+            case.before.label(task.task), case.targets, recipe.goals, recipe.to_yaml(),
         )  # fmt: skip
-        return Outcome(list(table), list(extra), pictures)
+        return Outcome(list(table), list(extra), list(more), pictures)
 
     def _columns(self, task: EditTask) -> dict[str, Any]:
         """Columns that all rows of a task share."""
@@ -261,7 +211,7 @@ def _measures(part: Edited, index: int) -> dict[str, Any]:
 
 
 def _unedited(rows: Sequence[dict[str, Any]], case: Case) -> list[dict[str, Any]]:
-    """Rows of the control `none`: the original image scored, its own readings at the edited places."""
+    """Rows of the control `none`: the original image, scored; nothing is read inside the network."""
     real = [row for row in rows if row["control"] == EDIT]
     return [
         {
@@ -269,10 +219,6 @@ def _unedited(rows: Sequence[dict[str, Any]], case: Case) -> list[dict[str, Any]
             "trial": row["trial"],
             "control": "none",
             "edit_norm": 0.0,
-            "readout_before": row["readout_before"],
-            "readout_after": row["readout_before"],
-            "departure_before": row["departure_before"],
-            "departure_after": row["departure_before"],
             "seconds": 0.0,
         }
         for row in real
@@ -284,7 +230,7 @@ def _move(goal: Goal) -> dict[str, float]:
     return {"dx": float(goal.dx), "dy": float(goal.dy)} if moved else {}
 
 
-def split_columns(row: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A row's columns of `results/interventions`, and those beyond."""
-    extra = {name: row[name] for name in EXTRA if name in row}
-    return {name: value for name, value in row.items() if name not in extra}, extra
+def split_columns(row: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """A row's columns of `results/interventions`, those of score.EXTRA and those of score.MORE."""
+    extra, more = ({name: row[name] for name in names if name in row} for names in (EXTRA, MORE))
+    return {name: value for name, value in row.items() if name not in (*EXTRA, *MORE)}, extra, more

@@ -117,8 +117,10 @@ def quiet_libraries() -> Iterator[None]:
     import transformers
 
     levels = [logging.getLogger(name).level for name in ("diffusers", "transformers")]
-    transformers.utils.logging.disable_progress_bar()
-    diffusers.utils.logging.disable_progress_bar()
+    tools = [kit.utils.logging for kit in (transformers, diffusers)]
+    shown = [kit for kit in tools if kit.is_progress_bar_enabled()]
+    for kit in shown:
+        kit.disable_progress_bar()
     try:
         for name in ("diffusers", "transformers"):
             logging.getLogger(name).setLevel(logging.ERROR)
@@ -128,8 +130,8 @@ def quiet_libraries() -> Iterator[None]:
     finally:
         for name, level in zip(("diffusers", "transformers"), levels, strict=True):
             logging.getLogger(name).setLevel(level)
-        transformers.utils.logging.enable_progress_bar()
-        diffusers.utils.logging.enable_progress_bar()
+        for kit in shown:
+            kit.enable_progress_bar()
 
 
 def scenes_path() -> Path:
@@ -189,7 +191,7 @@ def load(config: ModelConfig) -> LatentDiffusion:
             raise ValueError(f"model.name: cannot load {config.name}: {first}") from error
     parts = (pipeline.unet, pipeline.vae, pipeline.text_encoder)
     for part in parts:
-        part.to(device=device, dtype=getattr(torch, config.dtype)).eval().requires_grad_(False)
+        part.to(device=device).eval().requires_grad_(False)
     pipeline.unet.to(memory_format=torch.channels_last)
     pipeline.vae.to(memory_format=torch.channels_last)
     autocast = getattr(torch, config.autocast) if config.autocast and device.type == "cuda" else None

@@ -16,11 +16,13 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from interventions.config import InterventionConfig
+from probing.controls import CONTROLS
 from probing.curation import CurationConfig
 from probing.labellers import LabelConfig
 from probing.model import VARIANTS, ModelConfig
 from probing.probes import ProbeConfig
 from probing.prompts import PromptConfig
+from probing.tasks import TASKS
 from storage.codec import CODECS
 
 TRIAL_AXES = ("variant", "block", "site", "step", "task")
@@ -84,6 +86,10 @@ class SweepConfig:
                 raise ValueError(f"sweep.steps={step}: steps are 1 to {STEPS}")
         for axis in self.trial_axes:
             _known("sweep.trial_axes", axis, TRIAL_AXES)
+        for task in self.tasks:
+            _known("sweep.tasks", task, tuple(TASKS))
+        for control in self.controls:
+            _known("sweep.controls", control, CONTROLS)
         for name in ("steps", "tasks", "controls", "seeds"):
             if not getattr(self, name):
                 raise ValueError(f"sweep.{name} is empty; give at least one")
@@ -119,6 +125,10 @@ class TrackingConfig:
     """W&B project"""
     entity: str = ""
     """W&B team or user; empty is the account's default"""
+
+    def __post_init__(self) -> None:
+        _known("tracking.mode", self.mode, ("offline", "online", "disabled"))
+        _known("tracking.runs", self.runs, ("site", "cell"))
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 
+from interventions.summary import Effect, Series, summarise
 from probing import statistics
 from probing.statistics import Interval
 from sweeps.analysis import MEASURES, Measure, Scores
@@ -16,7 +17,9 @@ from sweeps.report_data import RunData
 
 SHARE = 0.95
 """part of the rise from floor to last score that counts as having emerged"""
-NOTHING = Interval(np.nan, np.nan, np.nan)
+MAIN_EDITS = "interventions"
+"""experiment of the main edits"""
+_MEASURES = {m.task: m for m in MEASURES}
 CONTROL_ORDER = ("edit", "none", "random_direction", "random_probe", "shuffled_probe", "late_steps")
 
 
@@ -92,84 +95,44 @@ def _present(scores: Scores, variant: str) -> bool:
 
 @dataclass(frozen=True)
 class Edits:
-    """Scored interventions of one task and control."""
+    """What one kind of edit, or one control of it, did; with the scores of its trials."""
 
-    experiment: str
+    effect: Effect
     measure: Measure
-    control: str
     before: np.ndarray
+    """float64 (trials,)"""
     after: np.ndarray
-    change: Interval
-    """mean improvement, interval over images; positive is better"""
-    extra: dict[str, float]
-    """medians of the other columns"""
+    """float64 (trials,)"""
 
-
-_EXTRAS = (
-    "mirror_after",
-    "original_after",
-    "constant_after",
-    "area_before",
-    "area_target",
-    "area_after",
-    "readout_before",
-    "readout_after",
-    "outside_change",
-)
+    @property
+    def main(self) -> bool:
+        """Whether it belongs to the main experiment rather than to an ablation."""
+        return self.effect.series.experiment == MAIN_EDITS
 
 
 def interventions(run: RunData) -> list[Edits]:
-    """Finished interventions by experiment, task and control, the real edit first."""
+    """Finished interventions: saliency first, the main series first, each with its controls."""
     table = run.table("interventions")
     if table is None:
         return []
-    table = table.filter(pc.equal(table["status"], "done"))
-    return sorted(
-        _edits(table),
-        key=lambda e: (e.measure.task != "saliency", e.experiment, _control_key(e.control)),
-    )
+    rows = [r for r in table.to_pylist() if r["status"] == "done" and r["task"] in _MEASURES]
+    names = ("control", *Series.__dataclass_fields__)
+    trials: dict[tuple, list[tuple[float, float]]] = defaultdict(list)
+    for row in rows:
+        trials[tuple(row[n] for n in names)].append((row["score_before"], row["score_after"]))
+    found = []
+    for effect in summarise(rows):
+        key = (effect.control, *(getattr(effect.series, n) for n in names[1:]))
+        before, after = np.array(trials[key], float).T
+        found.append(Edits(effect, _MEASURES[effect.series.task], before, after))
+    return sorted(found, key=_edit_order)
 
 
-def _control_key(control: str) -> tuple[int, str]:
+def _edit_order(edit: Edits) -> tuple:
+    control = edit.effect.control
     known = control in CONTROL_ORDER
-    return (CONTROL_ORDER.index(control) if known else len(CONTROL_ORDER), control)
-
-
-def _edits(table: pa.Table) -> Iterator[Edits]:
-    measures = {m.task: m for m in MEASURES}
-    keys = ("experiment", "task", "control")
-    for row in table.select(keys).group_by(list(keys)).aggregate([]).to_pylist():
-        if row["task"] not in measures:
-            continue
-        part = table
-        for key in keys:
-            part = part.filter(pc.equal(part[key], row[key]))
-        yield _edit(part, row["experiment"], measures[row["task"]], row["control"])
-
-
-def _edit(part: pa.Table, experiment: str, measure: Measure, control: str) -> Edits:
-    before, after = (_floats(part, f"score_{when}") for when in ("before", "after"))
-    better = measure.sign * (after - before)
-    per_image = by_sample(part["sample"].to_numpy(), better)
-    change = statistics.mean_interval(per_image) if per_image.size else NOTHING
-    extra = {n: float(np.nanmedian(v)) for n in _EXTRAS if (v := _floats(part, n)).size}
-    return Edits(experiment, measure, control, before, after, change, extra)
-
-
-def by_sample(samples: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Mean of the finite `values` of each sample: one number per image, so trials are not counted
-    as independent."""
-    good = np.isfinite(values)
-    _, place = np.unique(samples[good], return_inverse=True)
-    return np.bincount(place, weights=values[good]) / np.bincount(place)
-
-
-def _floats(table: pa.Table, name: str) -> np.ndarray:
-    """The column's values as float64, or an empty array where none is finite."""
-    if name not in table.column_names:
-        return np.empty(0)
-    values = table[name].cast(pa.float64()).to_numpy(zero_copy_only=False)
-    return values if np.isfinite(values).any() else np.empty(0)
+    place = CONTROL_ORDER.index(control) if known else len(CONTROL_ORDER)
+    return (edit.measure.task != "saliency", not edit.main, edit.effect.series, place, control)
 
 
 def controls(run: RunData) -> Sequence[str]:

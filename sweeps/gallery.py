@@ -10,14 +10,17 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from interventions.pictures import FOLDER, Pictures, unpack
 from sweeps import findings
 from sweeps.analysis import Scores
+from sweeps.findings import MAIN_EDITS
 from sweeps.report_data import Reader, RunData, Site
 from sweeps.report_floors import depth_scale, in_split, mask_threshold
 
 SHOWN_STEPS = (1, 2, 3, 5, 10, 15)
 PERCENTILES = (90, 65, 35, 10)
 STRIP = 12
+EDITED = 3
 CACHE = "report/predictions.safetensors"
 
 
@@ -208,3 +211,17 @@ def probe_units(run: RunData, task: str, labels: np.ndarray) -> np.ndarray:
         return (labels > mask_threshold(run)).astype(np.float32)
     mean, deviation = depth_scale(run)
     return ((labels - mean) / deviation).astype(np.float32)
+
+
+def edited(run: RunData, store: Any) -> list[Pictures]:
+    """Kept pictures of the main edits, a few of each task; unreadable ones are left out."""
+    found: dict[str, list[Pictures]] = {"saliency": [], "depth": []}
+    for path in store.list(f"{FOLDER}/{MAIN_EDITS}."):
+        try:
+            pictures = unpack(store.get(path))
+        except (KeyError, ValueError, SafetensorError):
+            continue
+        mine = found.get(pictures.task, [])
+        if len(mine) < EDITED:
+            mine.append(pictures)
+    return [p for pictures in found.values() for p in pictures]

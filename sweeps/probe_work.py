@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from probing.probes import ProbeConfig
 from probing.sites import SiteSpec
 from probing.targets import Targets, pixel_ranks, pool_depth, pool_saliency
 from storage import Store
-from sweeps.grid import Cell, Trial
+from sweeps.grid import Cell, Trial, experiment_of
 
 STEP_BYTES = 400 << 20
 """activations of one site are read in groups of steps no larger than this; changes only the time"""
@@ -138,12 +137,12 @@ def _write(job: ProbeJob, variant: str, site: SiteSpec, results: Sequence[CellRe
     """Probe weights first, then images and epochs, and last the rows that make them count."""
     store = _opened(job.output)
     block, index = site.name.rsplit(".", 1)
-    same = {
-        "experiment": job.experiment, "variant": variant, "site": site.name,
-        "attempt": job.attempt, "stage_hash": job.stage_hash,
-    }  # fmt: skip
     rows, images, epochs = [], [], []
     for result in results:
+        same = {
+            "experiment": experiment_of(job.experiment, result.cell.control), "variant": variant,
+            "site": site.name, "attempt": job.attempt, "stage_hash": job.stage_hash,
+        }  # fmt: skip
         if result.ok:
             _save_weights(store, variant, site.name, result)
         rows.append({**same, "block": block, "index": int(index), **result.row})
@@ -167,8 +166,3 @@ def attempt_of(store: Store) -> int:
     """A number above those of all rows so far, so that later rows win."""
     attempts = store.table("probes", current=False)["attempt"].to_pylist()
     return 1 + max((a for a in attempts if a is not None), default=0)
-
-
-def trial_digest(trial: Trial) -> str:
-    """Short name of a trial's cells."""
-    return hashlib.sha256(repr(trial.cells).encode()).hexdigest()[:12]

@@ -11,6 +11,7 @@ from html import escape
 from typing import Any
 
 from sweeps import report_context, report_data
+from sweeps import report_edits as edits
 from sweeps import report_facts as facts
 from sweeps import report_more as more
 from sweeps import report_pictures as pictures
@@ -47,7 +48,7 @@ def render(context: Context) -> str:
         results.sites(context),
         more.controls(context),
         more.families(context),
-        more.interventions(context),
+        edits.interventions(context),
         more.paper(context),
         facts.network(context),
         facts.costs(context),

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
+from interventions.pictures import Pictures
 from sweeps import analysis, figures_more, figures_probes, findings, gallery
 from sweeps.analysis import Scores
 from sweeps.figures import Panel
@@ -29,6 +30,8 @@ class Context:
     edits: list[Edits] = field(default_factory=list)
     examples: list[Example] = field(default_factory=list)
     contacts: list[Contact] = field(default_factory=list)
+    edited: list[Pictures] = field(default_factory=list)
+    """pictures of edits, a few of each task"""
 
     @cached_property
     def floors(self) -> dict[str, dict[str, np.ndarray]]:
@@ -105,4 +108,5 @@ def build(run: RunData, store: Any) -> Context:
     memory = gallery.PredictionMemory(run.reader, store, stage_stamp(run))
     examples = gallery.examples(run, scores, memory)
     memory.save()
-    return Context(run, scores, edits, examples, gallery.contacts(run))
+    edited = gallery.edited(run, store) if edits else []
+    return Context(run, scores, edits, examples, gallery.contacts(run), edited)

@@ -11,12 +11,11 @@ from probing import statistics
 from probing.statistics import Interval, Selectivity
 from sweeps import analysis, findings
 from sweeps.analysis import Scores
-from sweeps.figures_more import CONTROL_TITLES
 from sweeps.figures_probes import TASK_TITLES
 from sweeps.findings import Edits
 from sweeps.report_context import Context
 from sweeps.report_data import RunData, Site
-from sweeps.report_html import Section, downloads, panels, paragraph
+from sweeps.report_html import Section, paragraph
 from sweeps.tables_view import Num, number, p_value, table
 
 PROBE_CONTROLS = {
@@ -160,61 +159,6 @@ def _paired_table(plain: Scores, smooth: Scores) -> str:
     return table(caption, ["Site", "Without smoothness", "With smoothness", "p"], rows)
 
 
-def interventions(context: Context) -> Section:
-    """Edited activations: does the picture follow?"""
-    if not context.edits:
-        return Section("interventions", "", "", "")
-    text = paragraph(
-        "A site’s activations are moved until its probe reads a displaced label; the finished "
-        "image is labelled again and scored against that label. Improvements are means over "
-        "images, so several moves of one image count once."
-    )
-    panels_ = context.edit_panels
-    body = text + panels(panels_) + _edit_table(context.edits)
-    body += downloads([p for p in panels_ if p.name.endswith("controls")], "edits-and-controls")
-    body += downloads([p for p in panels_ if p.name.endswith("after")], "edits-before-after")
-    return Section(
-        "interventions",
-        "Does the model use it?",
-        "Interventions",
-        body,
-    )
-
-
-def _edit_table(edits: Sequence[Edits]) -> str:
-    extras = [n for n in _EXTRA_TITLES if any(n in e.extra for e in edits)]
-    many = len({e.experiment for e in edits}) > 1
-    columns = ["Edit or control", "Score", "Edits", "Median before", "Median after", "Improvement"]
-    columns += [_EXTRA_TITLES[n] for n in extras]
-    rows = [
-        [
-            f"{TASK_TITLES[e.measure.task]}: {CONTROL_TITLES.get(e.control, e.control)}"
-            + (f" ({e.experiment})" if many else ""),
-            e.measure.label,
-            int(e.after.size),
-            *(float(np.nanmedian(v)) for v in (e.before, e.after)),
-            e.change,
-            *(e.extra.get(n, np.nan) for n in extras),
-        ]
-        for e in edits
-    ]
-    marked = [i for i, e in enumerate(edits) if e.control == "edit"]
-    caption = "Interventions and their controls; medians over edits, improvement above 0 is better"
-    return table(caption, columns, rows, marked=marked)
-
-
-_EXTRA_TITLES = {
-    "original_after": "Against the original label",
-    "mirror_after": "Against the opposite move",
-    "constant_after": "A constant map",
-    "area_before": "Area before",
-    "area_target": "Area asked",
-    "area_after": "Area after",
-    "readout_before": "Readout before",
-    "readout_after": "Readout after",
-    "outside_change": "Change outside",
-}
-
 TABLE_3 = {
     "down.2.0": 0.559, "down.2.1": 0.519, "mid.0": 0.594,
     "up.1.0": 0.474, "up.1.1": 0.485, "up.1.2": 0.522,
@@ -300,10 +244,14 @@ def _edit_rows(edits: Sequence[Edits]) -> list[list]:
     quoted = {"saliency": (0.46, 0.69), "depth": (1.02, 0.63)}
     rows = []
     for task, values in quoted.items():
-        match = next((e for e in edits if e.measure.task == task and e.control == "edit"), None)
+        match = next((e.effect for e in edits if _is_main(e, task)), None)
         for when, value in zip(("before", "after"), values, strict=True):
-            ours = float(np.nanmedian(getattr(match, when))) if match else np.nan
+            ours = getattr(match, when) if match else np.nan
             rows.append(
                 [_quantity(task, f"median {when} the intervention"), "Section 5", value, ours]
             )
     return rows
+
+
+def _is_main(edit: Edits, task: str) -> bool:
+    return edit.main and edit.measure.task == task and edit.effect.control == "edit"

@@ -13,6 +13,9 @@ import pyarrow as pa
 from safetensors.numpy import save
 
 import storage
+from interventions.counterfactual import Move
+from interventions.edit import Row
+from interventions.pictures import Pictures, pack, picture_path
 from storage import tables
 
 SITES = {  # name: (cells a side, channels) of the scenes model
@@ -107,6 +110,7 @@ def make_store(root: Path, made: Made = Made()) -> storage.Store:
     if made.pictures:
         write_pictures(store, made)
         write_probes(store, made)
+        write_edits(store, made)
     return store
 
 
@@ -172,6 +176,26 @@ def write_probes(store: storage.Store, made: Made) -> None:
                 for task, weights in (("saliency", saliency), ("depth", depth)):
                     path = storage.probe_path(variant, site, step, task, "none", 0)
                     store.put(path, save(weights))
+
+
+def write_edits(store: storage.Store, made: Made) -> None:
+    """Pictures of one edit of each task."""
+    for task in ("saliency", "depth"):
+        image, mask, depth, _ = scene(made.train, made.size)
+        label = mask.astype(bool) if task == "saliency" else depth
+        moved = np.roll(label, 4, axis=1)
+        pictures = Pictures(
+            task=task,
+            rows=(Row(0, "none"), Row(0, "edit")),
+            images=np.stack([image, np.roll(image, 4, axis=1)]),
+            labels=np.stack([label, moved]),
+            before=image,
+            label_before=label,
+            targets=moved[None],
+            goals=(Move(4, 0),),
+        )
+        key = f"interventions.{made.train:05d}.{task}.0badcafe"
+        store.put(picture_path(key), pack(pictures))
 
 
 def activations(scenes: list[tuple[np.ndarray, ...]], site: str, q: float, seed: int) -> np.ndarray:
@@ -279,9 +303,10 @@ def interventions(images: int, first: int) -> pa.Table:
                         before, after = 1.5 - before, 1.5 - after * 1.1
                     rows.append(
                         {
-                            "experiment": "interventions", "sample": first + sample, "trial": trial,
-                            "task": task, "control": control, "dx": 20, "dy": -20,
-                            "score_before": before, "score_after": after,
+                            "experiment": "interventions", "sample": first + sample,
+                            "trial": trial, "task": task, "control": control, "dx": 20, "dy": -20,
+                            "sites": "up.3.0", "steps": "1,2", "iterations": 8, "lr": 0.1,
+                            "guidance": 2.0, "score_before": before, "score_after": after,
                             "mirror_after": 0.3, "original_after": 0.5, "constant_after": 0.33,
                             "area_before": 0.2, "area_target": 0.15, "area_after": 0.17,
                             "readout_before": 0.4, "readout_after": 0.95, "outside_change": 0.05,

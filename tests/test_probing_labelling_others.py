@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+from labelling_reference import random_state
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config
@@ -60,9 +61,10 @@ def small(monkeypatch, tmp_path):
         backbone_config=backbone, reassemble_hidden_size=24, neck_hidden_sizes=[8, 8, 12, 12],
         fusion_hidden_size=8, head_hidden_size=8,
     )  # fmt: skip
-    torch.manual_seed(0)
     network = DepthAnythingForDepthEstimation(config)
-    torch.nn.init.constant_(network.head.conv3.bias, 1.0)
+    state = random_state({name: tuple(value.shape) for name, value in network.state_dict().items()})
+    state["head.conv3.bias"] += 2  # or the last ReLU leaves nothing to compare
+    network.load_state_dict(state)
     network.save_pretrained(tmp_path)
     return tmp_path
 
@@ -73,7 +75,7 @@ def test_depth_anything_labels(small):
     labels = labeller(images)
     assert labels.shape == (2, 40, 40)
     assert labels.dtype == np.float32
-    assert labels.std() > 1e-6
+    assert labels.std() > 0.01
     scaled = reference.cubic(images[1].transpose(2, 0, 1) / 255, 56, 56)
     x = (scaled - np.reshape([0.485, 0.456, 0.406], (3, 1, 1))) / np.reshape([0.229, 0.224, 0.225], (3, 1, 1))
     network = DepthAnythingForDepthEstimation.from_pretrained(small).double()

@@ -63,7 +63,7 @@ def test_a_non_finite_sample_outside_training_fails_its_step_and_is_named(part):
 
 def test_diverged_weights_fail_with_a_cure():
     acts, *rest = problem(1)
-    config = ProbeConfig(epochs=40, lr=1e30, optimizer="sgd")
+    config = ProbeConfig(epochs=40, lr=1e38, optimizer="sgd")
     (result,) = fit((acts * 100, *rest), (2, 3), split_of(9), [CellSpec(1, "depth")], config)
     assert result.row["status"] == "failed"
     assert "lower probe.lr" in result.row["error"]

@@ -113,9 +113,9 @@ def test_heatmap_with_missing_cells_leaves_them_empty(scores: dict[str, Scores])
 
 def test_edit_panels_hold_every_edit_and_control(run: RunData) -> None:
     found = {p.name: p for p in figures_more.edit_panels(findings.interventions(run))}
-    counts = rows(found["interventions-saliency-before-after"])
+    counts = rows(found["edits-saliency-before-after"])
     assert sum(int(r["after"]) for r in counts) == 50
-    controls = [r["control"] for r in rows(found["interventions-depth-controls"])]
+    controls = [r["control"] for r in rows(found["edits-depth-controls"])]
     assert controls == ["edit", "none", "random_direction", "random_probe"]
 
 

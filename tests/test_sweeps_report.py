@@ -228,14 +228,28 @@ def test_emergence_is_the_first_step_with_95_percent_of_the_rise(store: storage.
     assert found.low <= found.estimate <= found.high
 
 
-def test_intervention_effects_count_images_not_trials(store: storage.Store) -> None:
-    edits = {(e.measure.task, e.control): e for e in findings.interventions(
-        report_data.load(store, CONFIG))}  # fmt: skip
-    edit, none = edits["depth", "edit"], edits["depth", "none"]
-    assert edit.change.low > none.change.high
-    assert edit.after.size == 50
-    same = findings.by_sample(np.array([1, 1, 2]), np.array([1.0, 3.0, 5.0]))
-    np.testing.assert_array_equal(same, [2.0, 5.0])
+def test_interventions_show_edit_controls_and_pictures(store: storage.Store, page: Page) -> None:
+    rows = store.table("interventions").to_pylist()
+    mine = [r for r in rows if (r["task"], r["control"]) == ("saliency", "edit")]
+    before, after = (np.median([r[f"score_{w}"] for r in mine]) for w in ("before", "after"))
+    text = page.text[page.text.index("Does the model use it?") :]
+    found = re.search(r"edit 50 (\d\.\d\d) \(.{9}\) (\d\.\d\d) \(", text)
+    assert found
+    assert [float(x) for x in found.groups()] == pytest.approx([before, after], abs=0.0051)
+    assert "random direction 50" in text
+    assert "the opposite move’s label" in text
+    alts = [a["alt"] for a in page.all("img")]
+    assert alts.count("Image after the edit") == 2
+    assert alts.count("Depth: asked for") == 1
+
+
+def test_edits_keep_their_controls_in_order(store: storage.Store) -> None:
+    found = findings.interventions(report_data.load(store, CONFIG))
+    assert [e.effect.control for e in found[:4]] == [
+        "edit", "none", "random_direction", "random_probe",
+    ]  # fmt: skip
+    assert all(e.main for e in found)
+    assert [e.after.size for e in found] == [50] * 8
 
 
 def test_selectivity_is_taken_over_the_best_rival(page: Page) -> None:

@@ -119,7 +119,7 @@ def test_the_summary_run_has_table_figures_examples_and_reference(
     assert summary["tables/probes"]["nrows"] == rows
     assert summary["tables/examples"]["nrows"] == 4
     assert "figures/heatmap-saliency-trained" in summary
-    assert "figures/interventions-depth-controls" in summary
+    assert "figures/edits-depth-controls" in summary
     assert summary["saliency/best_site"] == "up.3.0"
     assert summary["depth/gap_random"] > 0
     (directory,) = Path(store.url).glob(f"wandb/offline-run-*-{run['run_id']}")

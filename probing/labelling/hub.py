@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedConfig
+from transformers.utils import logging as progress
 
 from probing.labelling import checkpoints
 from probing.labelling.checkpoints import Source
@@ -45,7 +46,7 @@ def load(kind: Any, source: Source, config: PreTrainedConfig | None = None) -> t
     """
     name, revision = split_revision(source.path)
     try:
-        with quiet("transformers", "huggingface_hub"):
+        with quiet("transformers", "huggingface_hub"), no_progress_bars():
             _check_shape(kind, name, revision, config, source)
             model, report = kind.from_pretrained(
                 name,
@@ -116,3 +117,15 @@ def quiet(*names: str) -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+@contextmanager
+def no_progress_bars() -> Iterator[None]:
+    """Keeps transformers from drawing bars while it loads."""
+    shown = progress.is_progress_bar_enabled()
+    progress.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            progress.enable_progress_bar()

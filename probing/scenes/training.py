@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 import time
@@ -131,6 +132,7 @@ def save_pipeline(target: Path, model: AutoencoderKL, network: diffusion.Denoise
     """Writes a genuine fp16 StableDiffusionPipeline directory, in one piece."""
     partial = target.with_name(target.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
+    model, network = (copy.deepcopy(part).half() for part in (model, network))
     pipeline = StableDiffusionPipeline(
         vae=model,
         text_encoder=network.text_encoder,
@@ -141,7 +143,7 @@ def save_pipeline(target: Path, model: AutoencoderKL, network: diffusion.Denoise
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    pipeline.to(torch.float16).save_pretrained(partial, safe_serialization=True)
+    pipeline.save_pretrained(partial, safe_serialization=True)
     index = partial / "model_index.json"
     entries = json.loads(index.read_text())
     entries["tokenizer"] = ["transformers", "PreTrainedTokenizerFast"]

@@ -1,0 +1,88 @@
+"""Unedited samples, and how images become the masks and depth maps that edits are scored by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from interventions.score import Seen
+from probing import labellers
+from probing.labellers import LabelConfig, ScenesLabeller
+from probing.model import LatentDiffusion
+from probing.sampling import sample
+
+Labeller = Callable[[NDArray[np.uint8]], NDArray]
+
+
+@dataclass(frozen=True, eq=False)
+class Original:
+    """An unedited sample with its raw labels."""
+
+    prompt: str
+    seed: int
+    """of its initial noise"""
+    image: NDArray[np.uint8]
+    """(H, W, 3)"""
+    saliency: NDArray[np.uint8]
+    """(H, W) as the labeller gave it"""
+    depth: NDArray[np.float32]
+    """(H, W) relative inverse depth as the labeller gave it"""
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """Turns images into masks and standardised depth."""
+
+    saliency: Labeller
+    """(n, H, W, 3) to uint8 (n, H, W)"""
+    depth: Labeller
+    """(n, H, W, 3) to float32 (n, H, W)"""
+    threshold: int = 0
+    """a pixel is foreground where its saliency is above this"""
+    mean: float = 0.0
+    """of relative inverse depth, over training samples"""
+    deviation: float = 1.0
+    """likewise"""
+    content: Labeller | None = None
+    """(n, H, W, 3) to bool (n, k), what is in the images; None leaves column content_kept empty"""
+
+    def seen(self, original: Original) -> Seen:
+        """The unedited sample made comparable."""
+        return self._seen(original.image[None], original.saliency[None], original.depth[None])[0]
+
+    def __call__(self, images: NDArray[np.uint8]) -> list[Seen]:
+        """Labels of images (n, H, W, 3)."""
+        return self._seen(images, self.saliency(images), self.depth(images))
+
+    def _seen(self, images: NDArray, saliency: NDArray, depth: NDArray) -> list[Seen]:
+        masks = saliency > self.threshold
+        standardised = ((depth.astype(np.float32) - self.mean) / self.deviation).astype(np.float32)
+        contents = self.content(images) if self.content else [None] * len(images)
+        return [Seen(*each) for each in zip(images, masks, standardised, contents, strict=True)]
+
+
+def scenes_colours(labeller: ScenesLabeller) -> Labeller:
+    """Which colours the objects have, by the scenes labeller: bool (n, colours)."""
+    from probing.scenes import teacher
+
+    return lambda images: teacher.label(labeller.network, images)[2] > 0.5
+
+
+def build_labelling(config: LabelConfig, mean: float, deviation: float, device: torch.device) -> Labelling:
+    """The labellers of a configuration; with the scenes labeller also the objects' colours."""
+    saliency = labellers.build("saliency", config.saliency, config.saliency_weights, device)
+    depth = labellers.build("depth", config.depth, config.depth_weights, device)
+    content = scenes_colours(saliency) if isinstance(saliency, ScenesLabeller) else None
+    return Labelling(saliency, depth, config.threshold, mean, deviation, content)
+
+
+def fresh_original(
+    model: LatentDiffusion, labelling: Labelling, prompt: str, seed: int, *, guidance: float, steps: int = 15
+) -> Original:
+    """Samples one prompt and seed without any edit and labels it."""
+    images = sample(model, [prompt], [seed], steps=steps, guidance=guidance).images.numpy()
+    return Original(prompt, seed, images[0], labelling.saliency(images)[0], labelling.depth(images)[0])
