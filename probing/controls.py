@@ -6,6 +6,7 @@ task itself is learnt with the same split and budget.
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,7 +57,7 @@ def label_rows(control: str, samples: int, cells: int, split: Split, seed: int) 
     if control not in CONTROLS:
         raise ValueError(f"unknown probe control {control!r}: choose from {', '.join(CONTROLS)}")
     own = np.arange(samples * cells).reshape(samples, cells)
-    random = np.random.default_rng([seed, CONTROLS.index(control)])
+    random = np.random.default_rng([seed, zlib.crc32(control.encode())])
     if control == "shuffled":
         return random.permuted(own, axis=1)
     if control == "other_image":

@@ -46,18 +46,26 @@ class CellPixels:
         return found.add(self.values.take(found) < bound).sub_(start)
 
 
+_CELLS = 1 << 14
+"""cells that cell_pixels treats at once, to stay small in memory"""
+
+
 def cell_pixels(targets: DepthTargets, dtype: torch.dtype, device: torch.device) -> CellPixels:
     """Makes (once per targets, type and device) the sorted pixels and running sums of all samples."""
     key = ("pixels", dtype, device)
     if key not in targets.cache:
         size = targets.pixels
         width = 1 << (size - 1).bit_length()
-        centred = torch.from_numpy(targets.values).double()
-        centred = centred.sub_(torch.from_numpy(targets.mean)[..., None]).view(-1, size)
-        sums = torch.nn.functional.pad(centred.cumsum(1), (1, 0))
-        squares = torch.nn.functional.pad(centred.square().cumsum(1), (1, 0))
-        values = torch.nn.functional.pad(centred, (0, width - size), value=torch.inf)
-        parts = (part.reshape(-1).to(device, dtype) for part in (values, sums, squares))
+        raw, mean = (torch.from_numpy(a) for a in (targets.values.reshape(-1, size), targets.mean.reshape(-1, 1)))
+        values = torch.full((len(raw), width), torch.inf, dtype=dtype)
+        sums, squares = (torch.zeros(len(raw), size + 1, dtype=dtype) for _ in range(2))
+        for start in range(0, len(raw), _CELLS):
+            block = slice(start, start + _CELLS)
+            centred = raw[block].double().sub_(mean[block])
+            values[block, :size] = centred
+            sums[block, 1:] = centred.cumsum(1)
+            squares[block, 1:] = centred.square_().cumsum(1)
+        parts = (part.view(-1).to(device) for part in (values, sums, squares))
         targets.cache[key] = CellPixels(size, width, *parts)
     found = targets.cache[key]
     assert isinstance(found, CellPixels)
@@ -76,20 +84,31 @@ def huber(
     centre, half, spread = shape
     moved = offset - centre
     reach = moved.abs().sub_(delta)
-    whole = reach >= half
-    gradient = torch.where(whole, offset.clamp(-delta, delta), offset)
-    value = torch.add(offset, gradient, alpha=-0.5).mul_(gradient).add_(torch.where(whole, 0.0, spread))
-    outer = half - delta
-    beyond = torch.stack([moved + outer > 0, outer - moved > 0]).logical_and_(~whole)
-    found = beyond.view(-1).nonzero().squeeze(1)
-    if len(found):
-        cell = found % offset.numel()
-        at = offset.view(-1).take(cell)
-        low = found < offset.numel()
-        excess, pull = _excess(at, low, rows.view(-1).take(cell % rows.numel()), pixels, delta)
-        value.view(-1).index_add_(0, cell, excess, alpha=-0.5)
-        gradient.view(-1).index_add_(0, cell, pull, alpha=-1)
+    gradient = offset.clamp(-delta, delta)
+    value = torch.add(offset, gradient, alpha=-0.5).mul_(gradient).add_(torch.where(reach < 0, spread, 0.0))
+    mixed = (reach < half).logical_and_(reach > -half).view(-1).nonzero().squeeze(1)
+    if len(mixed):
+        cell = mixed % rows.numel()
+        at, outer = offset.view(-1).take(mixed), half.view(-1).take(cell).sub_(delta)
+        exact = _huber_of_pixels(at, moved.view(-1).take(mixed), outer, rows.view(-1).take(cell), pixels, delta)
+        value.view(-1).index_copy_(0, mixed, exact[0].add_(spread.reshape(-1).take(cell)))
+        gradient.view(-1).index_copy_(0, mixed, exact[1])
     return value, gradient
+
+
+def _huber_of_pixels(
+    offset: Tensor, moved: Tensor, outer: Tensor, rows: Tensor, pixels: CellPixels, delta: float
+) -> tuple[Tensor, Tensor]:
+    """Loss (less half the cell's variance) and gradient of m cells of which some pixels may lie beyond delta.
+
+    offset, moved: prediction from the cell's mean and from the centre of its range; outer: half its range less
+    delta. Most cells reach beyond delta on one side only, so the sides are looked up one by one."""
+    count = len(offset)
+    beyond = torch.cat([moved + outer, outer - moved]).gt_(0).nonzero().squeeze(1)
+    cell, low = beyond % count, beyond < count
+    excess, pull = _excess(offset.take(cell), low, rows.take(cell), pixels, delta)
+    value = (offset * offset).index_add_(0, cell, excess, alpha=-1).mul_(0.5)
+    return value, offset.clone().index_add_(0, cell, pull, alpha=-1)
 
 
 def _excess(offset: Tensor, low: Tensor, rows: Tensor, pixels: CellPixels, delta: float) -> tuple[Tensor, Tensor]:

@@ -24,10 +24,10 @@ def measure(name: str) -> Rows:
     }[name]()
 
 
-def _pairs(one: Callable[[], float], other: Callable[[], float]) -> tuple[float, float]:
-    """Median seconds of each, run in turn."""
+def _pairs(one: Callable[[], float], other: Callable[[], float], pairs: int = PAIRS) -> tuple[float, float]:
+    """Median seconds of each, run in turn after a warm-up of both."""
     one(), other()
-    both = [(one(), other()) for _ in range(PAIRS)]
+    both = [(one(), other()) for _ in range(pairs)]
     return tuple(statistics.median(values) for values in zip(*both, strict=True))
 
 
@@ -101,27 +101,45 @@ def interventions() -> Rows:
     return list(bench_interventions())
 
 
-def tune() -> Rows:
-    """The scenes grid of a finished run through Tune and in this process; needs `runs/scenes`."""
+def tune(output: str = "runs/scenes") -> Rows:
+    """The grid of a finished run through Tune, and through as many plain actors without Tune.
+
+    Reads the run at `output`, writes nothing.
+    """
+    from dataclasses import replace
+    from functools import partial
+
+    from cluster import WorkerSpec
     from sweeps import probe_stage
     from sweeps.grid import cells, pack
     from sweeps.pipeline import executor
     from sweeps.run import facts, reopen, stored_config
 
-    config = stored_config("runs/scenes")
+    config = stored_config(output)
     run = reopen(config, facts(config))
-    wanted = cells(config.sweep, config.sampling.variants, run.sites)
-    trials = pack(wanted, config.sweep.trial_axes)
-    with tempfile.TemporaryDirectory() as folder:
-        job = probe_stage.job(run, results=folder)
-        with executor(config):
-            probe_stage.fan_out(run, job, trials, _silent)
-            one = _timed(lambda: probe_stage.fan_out(run, job, trials, _silent))
-            other = _timed(lambda: probe_stage.fan_out_plainly(job, trials))
+    trials = pack(cells(config.sweep, config.sampling.variants, run.sites), config.sweep.trial_axes)
+    job = replace(probe_stage.job(run), dry=True)
+    spec = WorkerSpec(factory=partial(TrialWorker, job), count=None, name="probe")
+    with executor(config) as engine:
+        through_tune = partial(probe_stage.fan_out, run, job, trials, _silent)
+        plainly = partial(engine.run, trials, spec)
+        one, other = _pairs(lambda: _timed(through_tune), lambda: _timed(plainly), pairs=1)
     return [
-        _row("tune_over_inprocess", one, other, "Ray Tune", "the same processes without Tune"),
-        {"what": "grid_seconds", "ratio": one, "of": "seconds of the grid", "to": "1 s", "seconds": [one]},
+        _row("tune_over_inprocess", one, other, "Ray Tune", "plain actors"),
+        {"what": "grid_seconds", "ratio": one, "of": "the grid through Tune", "to": "1 s", "seconds": [one]},
     ]
+
+
+class TrialWorker:
+    """Fits trials without Tune."""
+
+    def __init__(self, job: Any) -> None:
+        self.job = job
+
+    def __call__(self, trial: Any) -> dict[str, Any]:
+        from sweeps.probe_work import fit_trial
+
+        return fit_trial(self.job, trial)
 
 
 def _silent(done: int, total: int) -> None:

@@ -39,6 +39,8 @@ VERBS = (
     Verb("status", "what is done, failed and left", "scenesweep status runs/scenes", verbs.status, "output"),
     Verb("verify", "reread and check every byte", "scenesweep verify runs/scenes --repair", verbs.verify, "output"),
     Verb("clean", "drop the activations, keep the results", "scenesweep clean runs/scenes", verbs.clean, "output"),
+    Verb("compare", "two runs side by side", "scenesweep compare runs/scenes runs/guided", verbs.compare, "output"),
+    Verb("submit", "run on a Ray cluster, from outside", "scenesweep submit --address http://HEAD:8265 paper output=s3://bucket/run", verbs.submit),
     Verb("sites", "list the sites of a model", "scenesweep sites scenes", verbs.sites, "own"),
     Verb("bench", "measure speed against a baseline", "scenesweep bench probes --json", verbs.bench, "own"),
     Verb("train-scenes", "train the embedded model from nothing", "scenesweep train-scenes work/ out/", verbs.train_scenes, "own"),
@@ -67,6 +69,11 @@ def _arguments(parser: argparse.ArgumentParser, verb: Verb) -> None:
         parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over the preset")
     elif verb.kind == "output":
         parser.add_argument("output", help="output folder or URL of a run")
+    if verb.name == "compare":
+        parser.add_argument("other", help="output of the second run")
+    if verb.name == "submit":
+        parser.add_argument("--address", required=True, help="the cluster's dashboard, http://HEAD:8265")
+        parser.add_argument("--follow", action="store_true", help="show the job's log until it ends")
     if verb.name == "verify":
         parser.add_argument("--repair", action="store_true", help="mark bad shards, so that `run` redoes them")
     if verb.name == "plan":

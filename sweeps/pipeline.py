@@ -78,9 +78,14 @@ def executor(config: Config) -> Iterator[Executor]:
         yield InProcess(retries=config.sampling.retries)
         return
     from cluster.actors import OnRay
+    from cluster.resources import check_shared_output
     from cluster.session import connect
+    from cluster.signals import sigterm_stops
+    from cluster.submit import check_arrival
 
-    with connect(config.ray.address, num_cpus=config.ray.num_cpus or None) as session:
+    check_arrival()
+    with connect(config.ray.address, num_cpus=config.ray.num_cpus or None) as session, sigterm_stops():
+        check_shared_output(config.output)
         say(f"Ray: {session.cpus:.0f} CPUs, {session.gpus:.0f} GPUs on {session.nodes} node(s)")
         yield OnRay(retries=config.sampling.retries)
 

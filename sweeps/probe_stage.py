@@ -75,7 +75,7 @@ def work(run: Run, wanted: Sequence[Cell], notice: Notice, *, ray: bool) -> Fitt
     trials = pack(wanted, run.config.sweep.trial_axes)
     shared = job(run)
     if ray:
-        errors = _tune(run, shared, trials, notice)
+        errors = fan_out(run, shared, trials, notice)
     else:
         errors = _here(shared, trials, notice)
     left = set(missing(run)) & set(wanted)
@@ -141,7 +141,8 @@ def _slots(gpus: float) -> int:
     return max(1, int(has.get("GPU", 0) / gpus) if gpus else int(has.get("CPU", 1)))
 
 
-def _tune(run: Run, shared: ProbeJob, trials: Sequence[Trial], notice: Notice) -> dict[str, str]:
+def fan_out(run: Run, shared: ProbeJob, trials: Sequence[Trial], notice: Notice) -> dict[str, str]:
+    """Runs trials through Ray Tune; trial -> error of those that failed."""
     import ray
     from ray import tune
 

@@ -42,6 +42,8 @@ class ProbeJob:
     depth_deviation: float
     attempt: int
     device: str = "cpu"
+    dry: bool = False
+    """fit and write nothing: for timing"""
 
     def site(self, name: str) -> SiteSpec:
         """The recorded site of a name."""
@@ -103,7 +105,8 @@ def _fit_one(
     for steps in _step_groups(site, len(job.samples), sorted({cell.step for cell in cells})):
         mine = [cell for cell in cells if cell.step in steps]
         results = _results(job, variant, site, steps, mine, targets)
-        _write(job, variant, site, results)
+        if not job.dry:
+            _write(job, variant, site, results)
         counts += [sum(r.ok for r in results), sum(not r.ok for r in results)]
     return int(counts[0]), int(counts[1])
 

@@ -19,6 +19,8 @@ from probing.scenes import dataset, diffusion, teacher, text, vae
 from probing.scenes.optimise import Schedule
 
 Progress = Callable[[str], None]
+GUIDANCE = 2.0
+"""guidance scale of the card's images and of the preset; chosen on prompts of the validation split"""
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,33 @@ def save_labeller(target: Path, network: teacher.Teacher) -> None:
     save_file({k: v.half().contiguous() for k, v in network.state_dict().items()}, target)
 
 
+def describe(folder: Path, config: TrainingConfig) -> str:
+    """How the weights in a training folder were made, in words."""
+    done = json.loads((folder / "denoiser" / "checkpoint.json").read_text())
+    steps, loss = done[-1] if done else (0, float("nan"))
+    return (
+        f"`scenesweep train-scenes` rendered {config.renders:,} scenes (seeds from 0) and trained, with seed {config.seed}: "
+        f"the autoencoder for {config.autoencoder.steps:,} steps on 64 x 64 crops and then whole images; the labelling network "
+        f"for {config.labeller.steps:,} steps of 16 renders, a third of them after a trip through the autoencoder, with blur, "
+        f"noise and tint; text encoder and UNet (channels {', '.join(map(str, diffusion.CHANNELS))}; v-prediction; loss "
+        f"weighted by min(SNR, {diffusion.SNR_LIMIT:g})) for {steps:,} steps of {config.batch} captioned latents, 10 % of the "
+        f"captions left out, last mean loss {loss:.4f}. On CPU, forward passes of the denoiser in bfloat16."
+    )
+
+
+def write_card(folder: Path, target: Path, config: TrainingConfig, guidance: float = GUIDANCE) -> None:
+    """Measures the finished weights as they ship, and writes their card."""
+    from probing import model as models
+    from probing.scenes import evaluate, weights
+
+    model = models.load(models.ModelConfig(name=str(target / "pipeline"), device="cpu"))
+    network, _ = weights.load_labeller(target / "labeller.safetensors")
+    train = dataset.load(folder / "renders", "train", min(2000, config.renders))
+    test = dataset.load(folder / "renders", "held_out", config.held_out)
+    card, images = evaluate.measure(model, network, train, test, guidance)
+    evaluate.write_card(target, card, images, guidance, lambda: describe(folder, config))
+
+
 def run(folder: Path, target: Path, config: TrainingConfig, progress: Progress) -> None:
     """Trains what is not finished yet in `folder`, and writes the weights to `target`."""
     started = time.monotonic()
@@ -171,4 +200,5 @@ def run(folder: Path, target: Path, config: TrainingConfig, progress: Progress) 
     target.mkdir(parents=True, exist_ok=True)
     save_pipeline(target / "pipeline", model, denoiser)
     save_labeller(target / "labeller.safetensors", network)
+    write_card(folder, target, config)
     progress(f"done: weights in {target} after {(time.monotonic() - started) / 60:.0f} min")

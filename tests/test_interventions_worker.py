@@ -1,0 +1,223 @@
+"""Whole tasks on the tiny model: rows, columns, plans, recipes that replay, pictures."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+
+import interventions_fakes as fakes
+import numpy as np
+import pytest
+
+from interventions import pictures, recipe
+from interventions.config import CONTROLS, EditSpec, InterventionConfig, choose_sites
+from interventions.controls import EDIT
+from interventions.counterfactual import Move, SecondObject, authors_moves
+from interventions.recipe import Recipe, from_yaml
+from interventions.replay import replay
+from interventions.score import EXTRA, MORE
+from interventions.worker import EditTask, Outcome, goals_of, plan
+from storage import tables
+
+
+@pytest.fixture(scope="module")
+def outcomes() -> dict[str, Outcome]:
+    """Both tasks of one image with every control."""
+    worker = fakes.intervener(controls=CONTROLS)
+    return {task.task: worker(task) for task in plan(worker.config, [6])}
+
+
+def by_control(outcome: Outcome) -> dict[str, list[dict]]:
+    whole = [{**a, **b, **c} for a, b, c in zip(outcome.rows, outcome.extra, outcome.more, strict=True)]
+    return {c: [row for row in whole if row["control"] == c] for c in (EDIT, *CONTROLS)}
+
+
+@pytest.mark.parametrize("task", ["saliency", "depth"])
+def test_every_trial_has_a_row_for_the_edit_and_each_control(outcomes: dict[str, Outcome], task: str):
+    for control, rows in by_control(outcomes[task]).items():
+        assert [row["trial"] for row in rows] == [0, 1], control
+
+
+@pytest.mark.parametrize("task", ["saliency", "depth"])
+def test_rows_fit_the_table(outcomes: dict[str, Outcome], task: str):
+    outcome = outcomes[task]
+    rows = [{**row, **extra} for row, extra in zip(outcome.rows, outcome.extra, strict=True)]
+    table = tables.rows_to_table("interventions", rows, tables.INTERVENTIONS)
+    assert table.num_rows == 2 * (1 + len(CONTROLS))
+    for name in ("score_before", "score_after", "original_after", "edit_norm", "dx", "dy", "lr", "guidance"):
+        assert table[name].null_count == 0, name
+    assert set(table["status"].to_pylist()) == {"done"}
+    assert not set(MORE) & {name for row in rows for name in row}
+    assert set(EXTRA) <= {name for row in outcome.extra for name in row}
+
+
+@pytest.mark.parametrize("task", ["saliency", "depth"])
+def test_no_edit_is_the_original(outcomes: dict[str, Outcome], task: str):
+    for row in by_control(outcomes[task])["none"]:
+        assert row["score_after"] == row["score_before"]
+        assert row["edit_norm"] == row["outside_change"] == row["shift_share"] == row["seconds"] == 0
+
+
+@pytest.mark.parametrize("task", ["saliency", "depth"])
+def test_controls_are_as_strong_as_the_edit(outcomes: dict[str, Outcome], task: str):
+    found = by_control(outcomes[task])
+    for control in ("random_direction", "random_probe", "shuffled_probe", "late_steps"):
+        for row, real in zip(found[control], found[EDIT], strict=True):
+            assert row["edit_norm"] == pytest.approx(real["edit_norm"], rel=1e-3), control
+            assert (row["dx"], row["dy"], row["score_before"]) == (real["dx"], real["dy"], real["score_before"])
+
+
+def test_pictures_survive_their_file(outcomes: dict[str, Outcome]):
+    shown = outcomes["depth"].pictures
+    back = pictures.unpack(pictures.pack(shown))
+    assert back.rows == shown.rows
+    assert back.goals == shown.goals
+    assert back.recipe == shown.recipe
+    assert np.array_equal(back.images, shown.images)
+    assert np.array_equal(back.targets, shown.targets.astype(np.float16))
+    masks = pictures.unpack(pictures.pack(outcomes["saliency"].pictures))
+    assert np.array_equal(masks.labels, outcomes["saliency"].pictures.labels)
+
+
+@pytest.mark.parametrize("task", ["saliency", "depth"])
+def test_a_recipe_replays_to_the_same_pixels(outcomes: dict[str, Outcome], task: str):
+    shown = outcomes[task].pictures
+    again = replay(from_yaml(shown.recipe), fakes.intervener())
+    assert again.pictures.rows == shown.rows
+    assert np.array_equal(again.pictures.images, shown.images)
+    assert again.pictures.recipe == shown.recipe
+
+
+def test_play_needs_no_stored_sample_and_replays_too():
+    played = Recipe(fakes.PROMPT, 5, 2.0, fakes.intervener().config.spec("depth"),
+                    (Move(20, 10), SecondObject(30, 0, 0.5, 1.0)))  # fmt: skip
+    worker = fakes.intervener()
+    worker.labelling = dataclasses.replace(
+        worker.labelling, saliency=lambda images: np.stack([fakes.mask()] * len(images))
+    )
+    first, second = (replay(r, worker) for r in (played, from_yaml(played.to_yaml())))
+    assert np.array_equal(first.pictures.images, second.pictures.images)
+    assert first.rows[0]["experiment"] == "play"
+    assert from_yaml(first.pictures.recipe) == played
+
+
+def test_a_recipe_of_another_model_is_refused():
+    foreign = Recipe("x", 1, 2.0, EditSpec("depth", ("all",), (1,)), (Move(1, 1),), model="other@1")
+    worker = fakes.intervener()
+    worker.about = {"model": "scenes@2"}
+    with pytest.raises(ValueError, match="made with model other@1, this is scenes@2"):
+        replay(foreign, worker)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("kind: scenes", "kind: x", "first line"),
+        ("version: 1", "version: 9", "version 9"),
+        ("prompt:", "promt:", "unknown key promt"),
+        ("  lr:", "  rl:", "unknown key spec.rl"),
+        ("seed: 1\n", "", "seed is missing"),
+        ("- move:", "- jump:", "goal"),
+        ("lr_units: absolute", "lr_units: metres", "lr_units='metres'"),
+        ("goals:", "goals: {", "not readable YAML"),
+    ],
+)
+def test_recipes_with_mistakes_are_refused_by_name(old: str, new: str, message: str):
+    text = Recipe("x", 1, 2.0, EditSpec("depth", ("all",), (1, 2)), (Move(1, 1),)).to_yaml()
+    assert old in text
+    with pytest.raises(ValueError, match=message):
+        from_yaml(text.replace(old, new))
+
+
+def test_recipes_are_plain_yaml():
+    made = Recipe("x", 1, 2.0, EditSpec("depth", ("all",), (1, 2)), (Move(1, -2),), ("random_probe",))
+    assert recipe.from_yaml(made.to_yaml()) == made
+    assert "!!" not in made.to_yaml()
+
+
+def test_plans_are_images_by_tasks_by_experiments_in_a_fixed_order():
+    config = InterventionConfig(images=2, dose=(16, 64), step_counts=(1,), sides=("encoder",))
+    tasks = plan(config, [9, 4, 7])
+    assert [t.sample for t in tasks] == [4] * 10 + [7] * 10
+    assert [t.experiment for t in tasks[:5]] == ["interventions", "dose", "dose", "steps", "sides"]
+    assert [t.spec.iterations for t in tasks[:3]] == [128, 16, 64]
+    assert tasks[3].spec.steps == (1,)
+    assert tasks[4].spec.sites == ("encoder",)
+    assert tasks[0].controls == CONTROLS
+    assert tasks[1].controls == ()
+    assert len({t.key for t in tasks}) == len(tasks)
+    assert plan(config, [4, 7, 9]) == tasks
+
+
+def test_all_experiments_of_an_image_use_the_same_moves():
+    config = InterventionConfig(dose=(4,))
+    mask = fakes.mask() > 0
+    drawn = {goals_of(task, config, mask) for task in plan(config, [3])}
+    assert len(drawn) == 1
+    assert goals_of(plan(config, [5])[0], config, mask) not in drawn
+
+
+def test_the_authors_moves_follow_the_order_of_test_images():
+    config = InterventionConfig(move_rule="authors")
+    tasks = [t for t in plan(config, [8, 11]) if t.task == "depth"]
+    expected = authors_moves("depth", 2, 5, (512, 512))
+    big = np.ones((512, 512), bool)
+    assert [list(goals_of(task, config, big)) for task in tasks] == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tasks": ("height",)}, "tasks='height'"),
+        ({"controls": ("nothing",)}, "controls='nothing'"),
+        ({"saliency_steps": (3, 1)}, "ascending"),
+        ({"depth_sites": ()}, "depth_sites is empty"),
+        ({"iterations": -1}, "iterations=-1"),
+        ({"lr": 0.0}, "lr=0.0"),
+        ({"lr": float("nan")}, "lr=nan"),
+        ({"moves": 0}, "moves=0"),
+        ({"move_rule": "fair"}, "move_rule='fair'"),
+        ({"sides": ("left",)}, "sides='left'"),
+    ],
+)
+def test_bad_settings_are_refused_by_name(changes: dict, message: str):
+    with pytest.raises(ValueError, match=message):
+        InterventionConfig(**changes)
+
+
+def test_sites_go_by_name_and_by_side():
+    sites = fakes.model().sites()
+    assert len(choose_sites(sites, ("all",))) == 16
+    assert [s.name for s in choose_sites(sites, ("decoder", "mid.0"))][:2] == ["mid.0", "up.1.0"]
+    assert len(choose_sites(sites, ("decoder",))) == 9
+    assert [s.name for s in choose_sites(sites, ("up.3.0", "down.0.1"))] == ["down.0.1", "up.3.0"]
+
+
+def test_a_missing_probe_fails_the_task_by_name():
+    worker = fakes.intervener(controls=("random_probe",))
+
+    def lacking(key):
+        if key.variant == "random":
+            raise ValueError(f"no probe {key.site}")
+        return fakes.probe(key)
+
+    worker.cabinet.sources = dataclasses.replace(worker.cabinet.sources, probe=lacking)
+    with pytest.raises(ValueError, match="no probe up.2.1"):
+        worker(plan(worker.config, [1])[0])
+
+
+def test_a_probe_of_another_width_fails_the_task_by_name():
+    worker = fakes.intervener(controls=())
+    worker.cabinet.sources = dataclasses.replace(worker.cabinet.sources, probe=lambda key: np.zeros((2, 3)))
+    with pytest.raises(ValueError, match=r"up\.2\.1.*needs 1 or 2 outputs"):
+        worker(EditTask(1, 0, "saliency", worker.config.spec("saliency")))
+
+
+def test_animations_run_there_and_back():
+    from PIL import Image
+
+    frames = [np.full((8, 8, 3), level, np.uint8) for level in (0, 80, 160, 240)]
+    shown = Image.open(io.BytesIO(pictures.animation(frames)))
+    assert shown.n_frames == 6
+    moves = pictures.path_across(0.25, 5, (128, 128))
+    assert [m.dx for m in moves] == [-32, -16, 0, 16, 32]
