@@ -78,7 +78,7 @@ class ScenesLabeller:
     def __call__(self, images: np.ndarray) -> np.ndarray:
         from probing.scenes import teacher
 
-        depth, mask, _ = teacher.label(self.network, images)
+        depth, mask = teacher.label(self.network, images)
         if self.task == "depth":
             return depth.clip(min=0).astype(np.float32)
         return (mask * 255).round().astype(np.uint8)

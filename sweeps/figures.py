@@ -168,17 +168,25 @@ def figure(width: float, height: float) -> tuple[Figure, Axes]:
     return fig, fig.add_axes((0.12, 0.15, 0.69, 0.75))
 
 
-def spread(positions: Sequence[float], gap: float) -> np.ndarray:
-    """Positions moved apart to at least `gap`, in order, as little as possible."""
-    order = np.argsort(positions)
-    moved = np.asarray(positions, float)[order]
+def spread(positions: Sequence[float], gap: float, low: float, high: float) -> np.ndarray:
+    """Positions moved apart to at least `gap`, in order, inside `low` to `high`.
+
+    Where they do not all fit, they are spaced evenly over the range.
+    """
+    order = np.argsort(positions, kind="stable")
+    moved = np.clip(np.asarray(positions, float)[order], low, high)
+    gap = min(gap, (high - low) / max(len(moved) - 1, 1))
     for _ in range(100):
-        short = gap - np.diff(moved)
-        if not (short > 1e-9).any():
+        push = np.maximum(gap - np.diff(moved), 0) / 2
+        if not (push > 1e-9).any():
             break
-        push = np.maximum(short, 0) / 2
         moved[:-1] -= push
         moved[1:] += push
+        moved = np.clip(moved, low, high)
+    for i in range(1, len(moved)):
+        moved[i] = max(moved[i], moved[i - 1] + gap)
+    for i in range(len(moved) - 1, -1, -1):
+        moved[i] = min(moved[i], high - (len(moved) - 1 - i) * gap)
     out = np.empty_like(moved)
     out[order] = moved
     return out
@@ -214,7 +222,7 @@ def _end_labels(ax: Axes, x: float, ends: Sequence[tuple[str, str, float]]) -> N
         return
     low, high = ax.get_ylim()
     height = ax.figure.get_size_inches()[1] * ax.get_position().height * 72
-    places = spread([y for _, _, y in ends], 10 * (high - low) / height)
+    places = spread([y for _, _, y in ends], 10 * (high - low) / height, low, high)
     for (label, role, _), y in zip(ends, places, strict=True):
         ax.annotate(
             label,

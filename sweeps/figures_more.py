@@ -53,9 +53,10 @@ def before_after(edit: Edits, stem: str) -> Panel:
         ax.set_xlabel(f"{measure.label} against the requested label")
         ax.set_ylabel("edits")
         ax.set_xlim(edges[0], edges[-1])
-        ax.set_title(f"{TASK_TITLES[measure.task]} – before and after the edit")
-        place = "upper left" if measure.higher else "upper right"
-        ax.legend(frameon=False, fontsize=8.5, loc=place)
+        ax.set_title(f"{TASK_TITLES[measure.task]} – before and after")
+        ax.legend(
+            frameon=False, fontsize=8.5, loc="lower right", bbox_to_anchor=(1.02, 0.96), ncols=2
+        )
     effect = edit.effect
     text = f"Histogram of {effect.trials} edits of {effect.images} images. Median {measure.label} "
     text += f"{effect.before.estimate:.2f} before, {effect.after.estimate:.2f} after."

@@ -17,6 +17,8 @@ from sweeps.report_data import RunData
 
 SHARE = 0.95
 """part of the rise from floor to last score that counts as having emerged"""
+CLEARLY = 0.975
+"""share of resamples in which a score must beat its floor to be said to do so"""
 MAIN_EDITS = "interventions"
 """experiment of the main edits"""
 _MEASURES = {m.task: m for m in MEASURES}
@@ -58,7 +60,7 @@ def gap_tests(scores: Scores, other: str) -> np.ndarray:
 def emergence(scores: Scores, variant: str, part: str) -> Interval:
     """Earliest step with 95 % of the way from the floor to the last step's score.
 
-    NaN where the last step does not beat the floor.
+    NaN where the last step does not clearly beat the floor, in 97.5 % of the resamples.
     """
     floor = float(np.mean(scores.floor[scores.which(part)]))
     found = statistics.emergence(
@@ -69,10 +71,10 @@ def emergence(scores: Scores, variant: str, part: str) -> Interval:
         share=SHARE,
         counts=scores.counts,
     )
-    step = np.nan if found.step is None else float(found.step)
-    if not scores.per_image or found.step is None:
-        return Interval(step, np.nan, np.nan)
-    return Interval(step, found.low, found.high)
+    if found.step is None or (scores.per_image and found.defined < CLEARLY):
+        return Interval(np.nan, np.nan, np.nan)
+    ends = (found.low, found.high) if scores.per_image else (np.nan, np.nan)
+    return Interval(float(found.step), *ends)
 
 
 def best_site(scores: Scores, part: str = "all", variant: str = "trained") -> int | None:

@@ -58,7 +58,7 @@ def downloads(found: Sequence[Panel], name: str) -> str:
     address = "data:text/csv;base64," + base64.b64encode(text.encode()).decode()
     return (
         f'<p class="note download"><a download="{name}.csv" href="{address}">'
-        "Numbers of these figures (CSV)</a></p>"
+        f"Numbers as {name}.csv</a></p>"
     )
 
 

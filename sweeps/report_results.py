@@ -75,9 +75,11 @@ def _gap_sentence(scores: Sequence[Scores]) -> str:
         return ""
     name = variant_title(_rival(found[0][0]) or "")
     parts = [f"{interval(gap)} in {s.measure.label}" for s, gap in found]
-    text = f"Averaged over the decoder, the trained network is better than the {name} one by "
-    text += " and by ".join(parts) + "."
     unsure = [s.measure.label for s, gap in found if gap.low <= 0]
+    start = "Averaged over the decoder, the trained network is"
+    if len(unsure) == len(found):
+        return f"{start} not shown to be better than the {name} one: {' and '.join(parts)}."
+    text = f"{start} better than the {name} one by {' and by '.join(parts)}."
     if unsure:
         text += f" In {' and '.join(unsure)} the interval does not exclude zero."
     return text
@@ -118,7 +120,7 @@ def _best_tile(scores: Scores) -> str:
     share = (value.estimate - floor) / (oracle - floor)
     aside = f"floor {number(floor)}, grid oracle {number(oracle)}"
     if np.isfinite(share):
-        aside += f": {share:.0%} of the way".replace("%", " %").replace("-", "−")
+        aside += f": {100 * share:.0f} % of the way" if share > 0 else ": not above the floor"
     what = f"{TASK_TITLES[measure.task]}, best site {site.name}: {measure.label}"
     return _tile(what, interval(value), aside, gauge(share))
 
@@ -151,6 +153,8 @@ def _when_tile(scores: Scores) -> str:
         return ""
     found = findings.emergence(scores, "trained", "decoder")
     what = f"{TASK_TITLES[scores.measure.task]}, decoder at 95 % of its rise"
+    if not np.isfinite(found.estimate):
+        return _tile(what, MISSING, "the last step does not clearly beat the floor")
     return _tile(what, f"step {steps(found)}", f"of {scores.steps[-1]} denoising steps")
 
 
@@ -265,7 +269,7 @@ def _emergence_table(scores: dict[str, Scores]) -> str:
     columns = ["Part", *(TASK_TITLES[t] for t in scores)]
     caption = (
         "First step with 95 % of the rise from the floor to the last step, trained network; "
-        "no entry where the last step does not beat the floor"
+        "no entry where the last step does not clearly beat the floor"
     )
     return table(caption, columns, rows)
 

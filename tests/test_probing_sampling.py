@@ -6,14 +6,14 @@ import threading
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from diffusers import StableDiffusionPipeline
 
-import tiny
 from probing import model as models
 from probing.capture import NonFiniteActivation, Writers, capture, to_half
-from probing.scenes import diffusion
 from probing.sampling import initial_noise, sample
+from probing.scenes import diffusion
 
 PROMPTS = ["a large red sphere on a green floor under a sky", "a small blue box on a white floor under a sky"]
 SEEDS = [3, 99]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from probing.scenes import dataset, text, vae
+from probing.scenes import dataset, diffusion, evaluate, teacher, text, vae
 from probing.scenes.grammar import MAX_WORDS, PALETTE, WORDS, Thing, caption, relation
 from probing.scenes.optimise import Loop, Schedule
 from probing.scenes.render import INVERSE_DEPTH_LIMIT, draw_scene, render
@@ -170,3 +170,94 @@ def test_a_resumed_training_equals_an_undisturbed_one(tmp_path: Path):
     torch.testing.assert_close(
         _trained(tmp_path / "a", ()), _trained(tmp_path / "b", (3, 7)), atol=0, rtol=0
     )
+
+
+def test_the_judge_reads_colours_from_true_masks(sixty):
+    """With the renderer's own masks the rule names exactly the objects' colours."""
+    for scene in sixty[:30]:
+        drawn = render(scene)
+        assert evaluate.seen_colours(drawn.mask > 0.5, drawn.image) == frozenset(scene.colours)
+
+
+def test_the_judge_needs_the_whole_set():
+    image = np.zeros((32, 32, 3), np.uint8)
+    image[4:14, 4:14], image[18:28, 18:28] = (200, 30, 30), (40, 70, 210)
+    mask = image.any(-1)
+    assert evaluate.seen_colours(mask, image) == {"red", "blue"}
+    assert evaluate.seen_colours(mask & (np.arange(32) < 16), image) == {"red"}
+    assert evaluate.seen_colours(np.zeros_like(mask), image) == frozenset()
+
+
+def test_labelling_network_shapes_and_loss():
+    torch.manual_seed(0)
+    network = teacher.Teacher()
+    images = np.random.default_rng(0).integers(0, 256, (3, 128, 128, 3), dtype=np.uint8)
+    depth, mask = teacher.label(network.eval(), images)
+    assert depth.shape == mask.shape == (3, 128, 128)
+    assert ((mask >= 0) & (mask <= 1)).all()
+    truth = teacher.Truth(torch.zeros(3, 128, 128), torch.ones(3, 128, 128))
+    loss = teacher.teacher_loss(network, vae.to_signed(images).contiguous(), truth)
+    assert torch.isfinite(loss)
+
+
+def test_quality_of_perfect_labels_is_perfect(monkeypatch):
+    renders = [render(draw_scene(seed)) for seed in range(3)]
+    whole = dataset.Renders(
+        np.stack([r.image for r in renders]),
+        np.stack([r.depth for r in renders]).astype(np.float16),
+        (np.stack([r.mask for r in renders]) * 255).astype(np.uint8),
+        tuple(r.caption for r in renders),
+        tuple(" ".join(r.colours) for r in renders),
+    )
+    truth = (whole.depths.astype(np.float32), (whole.masks >= 128).astype(np.float32))
+    monkeypatch.setattr(teacher, "label", lambda model, images: truth)
+    assert teacher.quality(None, whole.images, whole) == teacher.Quality(dice=1.0, rmse=0.0)
+
+
+def test_the_shortcut_network_learns_what_is_local():
+    """Depth that is a function of the row is found; depth that is not stays hidden."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
+    rows = np.broadcast_to(np.linspace(0, 1, 32)[None, :, None], (8, 32, 32)).astype(np.float16)
+    masks = np.zeros((8, 32, 32), np.uint8)
+    masks[:, 16:] = 255
+    local = dataset.Renders(images, rows, masks, ("",) * 8, ("",) * 8)
+    explained, dice = evaluate.shortcut(local, local, samples=20_000, epochs=3)
+    assert explained > 0.9
+    assert dice > 0.95
+    hidden = dataset.Renders(images, rng.random((8, 1, 1)).astype(np.float16).repeat(32, 1).repeat(32, 2), masks, (), ())
+    other = dataset.Renders(images[::-1].copy(), hidden.depths, masks, (), ())
+    assert evaluate.shortcut(hidden, other, samples=20_000, epochs=3)[0] < 0.5
+
+
+def test_diffusion_training_step_is_finite_and_reproducible():
+    torch.manual_seed(0)
+    network = diffusion.Denoiser()
+    network.unet = diffusion.build_unet((16, 16, 32, 32), 128)
+    tokens = text.tokenize(text.build_tokenizer(), ["a red box"] * 4)
+    latents = torch.randn(4, 4, 16, 16, generator=torch.Generator().manual_seed(1))
+    signal = diffusion.build_scheduler().alphas_cumprod
+    losses = [
+        diffusion.velocity_loss(network, latents, tokens, signal, torch.Generator().manual_seed(2)) for _ in range(2)
+    ]
+    assert torch.isfinite(losses[0])
+    assert torch.equal(losses[0], losses[1])
+
+
+def test_times_cover_the_whole_schedule():
+    times = diffusion._times(10, torch.Generator().manual_seed(0))
+    assert [int(t) // 100 for t in times] == list(range(10))
+
+
+def test_a_perfect_velocity_has_no_loss():
+    """The target is alpha * noise - sigma * clean, which an oracle can give."""
+    signal = diffusion.build_scheduler().alphas_cumprod
+    clean = torch.randn(6, 4, 2, 2, generator=torch.Generator().manual_seed(1))
+
+    def oracle(noisy, times, tokens):
+        alpha, sigma = signal[times].sqrt()[:, None, None, None], (1 - signal[times]).sqrt()[:, None, None, None]
+        noise = (noisy - alpha * clean) / sigma
+        return alpha * noise - sigma * clean
+
+    loss = diffusion.velocity_loss(oracle, clean, None, signal, torch.Generator().manual_seed(3))
+    assert float(loss) < 1e-8

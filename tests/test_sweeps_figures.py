@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from report_fixture import CONFIG, Made, make_store
 
 from sweeps import analysis, figures, figures_more, figures_probes, findings, report_data
@@ -125,17 +127,17 @@ def test_png_is_an_image_on_the_light_page(panels: list[Panel]) -> None:
     assert tuple(pixels[0, 0]) == tuple(bytes.fromhex(INKS["paper"][0][1:]))
 
 
-@pytest.mark.parametrize("positions", [[0.5, 0.5, 0.5], [3.0, 1.0, 1.05], [1.0], []])
-def test_spread_keeps_order_and_distance(positions: list[float]) -> None:
-    moved = spread(positions, 0.2)
-    assert len(moved) == len(positions)
-    assert (np.diff(np.sort(moved)) >= 0.2 - 1e-3).all()
+@given(st.lists(st.floats(-1, 2), max_size=14), st.floats(0.01, 0.4))
+def test_spread_keeps_order_distance_and_range(positions: list[float], gap: float) -> None:
+    moved = spread(positions, gap, 0.0, 1.0)
     ordered = moved[np.argsort(positions, kind="stable")]
-    assert (np.diff(ordered) > 0).all()
+    kept = min(gap, 1 / max(len(positions) - 1, 1))
+    assert (np.diff(ordered) >= kept - 1e-9).all()
+    assert ((moved > -1e-9) & (moved < 1 + 1e-9)).all()
 
 
 def test_spread_leaves_distant_labels_alone() -> None:
-    np.testing.assert_array_equal(spread([0.0, 5.0, 2.0], 0.5), [0.0, 5.0, 2.0])
+    np.testing.assert_array_equal(spread([0.0, 5.0, 2.0], 0.5, 0, 9), [0.0, 5.0, 2.0])
 
 
 def test_svg_of_a_file_is_written_whole(panels: list[Panel], tmp_path: Path) -> None:

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 
 import storage
-import tiny
 from sweeps import pipeline, probe_stage, sample_stage
 from sweeps.cli import main
 from sweeps.config import Config, load

@@ -1,4 +1,4 @@
-"""The small network that labels scenes images: depth, salient objects, and the objects' colours."""
+"""The small network that labels scenes images: depth and salient objects."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from probing.scenes.dataset import Renders
-from probing.scenes.grammar import PALETTE
 from probing.scenes.optimise import Loop, Schedule
 from probing.scenes.vae import to_signed
 
@@ -55,7 +54,7 @@ class Mixer(nn.Module):
 
 
 class Teacher(nn.Module):
-    """A U-shaped network with three heads."""
+    """A U-shaped network with two heads."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -67,22 +66,19 @@ class Teacher(nn.Module):
         self.mix = nn.Sequential(Mixer(d, 64), Mixer(d, 64))
         self.up = nn.ModuleList([Block(d + c, c), Block(c + b, b), Block(b + a, a)])
         self.last = nn.Sequential(nn.Conv2d(a + 8, 16, 1), nn.SiLU(), nn.Conv2d(16, 2, 3, 1, 1))
-        self.colours = nn.Sequential(nn.Linear(2 * d, d), nn.SiLU(), nn.Linear(d, len(PALETTE)))
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Images (n, 3, 128, 128) in -1..1 to standardised depth (n, H, W), mask logits (n, H, W)
-        and logits of each colour being an object's (n, colours)."""
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (n, 3, 128, 128) in -1..1 to standardised depth and mask logits, each (n, H, W)."""
         skips, x = [], images
         for layer in self.down:
             x = layer(x)
             skips.append(x)
         x = self.mix(skips.pop())
-        colours = self.colours(torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1))
         for layer, skip in zip(self.up, reversed(skips), strict=True):
             x = layer(torch.cat([F.interpolate(x, scale_factor=2.0, mode="nearest"), skip], 1))
         x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
         depth, mask = self.last(torch.cat([x, F.silu(self.fine(images))], 1)).unbind(1)
-        return depth, mask, colours
+        return depth, mask
 
 
 @dataclass(frozen=True)
@@ -91,7 +87,6 @@ class Truth:
 
     depth: Tensor
     mask: Tensor
-    colours: Tensor
 
 
 def _blur(images: Tensor, sigma: float) -> Tensor:
@@ -113,14 +108,9 @@ def roughen(images: Tensor, generator: torch.Generator) -> Tensor:
     return (images + scale * torch.randn(images.shape, generator=generator) + tint).clamp(-1, 1)
 
 
-def colour_targets(colours: tuple[str, ...]) -> Tensor:
-    """float32 (N, colours): 1 where an object of the scene has the colour."""
-    return torch.tensor([[float(name in row.split()) for name in PALETTE] for row in colours])
-
-
 def teacher_loss(model: Teacher, images: Tensor, truth: Truth) -> Tensor:
-    """Depth: L1, squared and edge errors; mask: cross-entropy and soft Dice; colours: cross-entropy."""
-    depth, mask, colours = model(images)
+    """Depth: L1, squared and edge errors; mask: cross-entropy and soft Dice."""
+    depth, mask = model(images)
     error = depth - truth.depth
     edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
     depth_loss = error.abs().mean() + error.square().mean() + 0.5 * edges
@@ -128,7 +118,7 @@ def teacher_loss(model: Teacher, images: Tensor, truth: Truth) -> Tensor:
     overlap = (share * truth.mask).sum((1, 2)) * 2 + 1
     dice = 1 - (overlap / (share.sum((1, 2)) + truth.mask.sum((1, 2)) + 1)).mean()
     mask_loss = F.binary_cross_entropy_with_logits(mask, truth.mask) + 0.5 * dice
-    return depth_loss + mask_loss + F.binary_cross_entropy_with_logits(colours, truth.colours)
+    return depth_loss + mask_loss
 
 
 def train(
@@ -143,7 +133,6 @@ def train(
     """Trains on renders; `decoded` holds the autoencoder's version of the first of them."""
     torch.manual_seed(seed)
     model = Teacher()  # plain layout: channels-last backward crashes in torch 2.13 on CPU
-    named = colour_targets(renders.colours)
     loop = Loop(model, schedule, folder, seed)
     loop.resume()
 
@@ -156,13 +145,12 @@ def train(
         truth = Truth(
             (depth - DEPTH_MEAN) / DEPTH_DEVIATION,
             torch.from_numpy(renders.masks[which]).float() / 255,
-            named[which],
         )
         order = torch.randperm(batch, generator=generator)
         images = to_signed(pixels)
         if torch.rand(1, generator=generator) < 0.5:
-            images, truth = images.flip(-1), Truth(truth.depth.flip(-1), truth.mask.flip(-1), truth.colours)
-        truth = Truth(truth.depth[order], truth.mask[order], truth.colours[order])
+            images, truth = images.flip(-1), Truth(truth.depth.flip(-1), truth.mask.flip(-1))
+        truth = Truth(truth.depth[order], truth.mask[order])
         images = roughen(images[order].contiguous(), generator)
         return teacher_loss(model, images, truth)
 
@@ -177,16 +165,11 @@ def _batches(images: np.ndarray, size: int = 32) -> Iterator[Tensor]:
 
 
 @torch.inference_mode()
-def label(model: Teacher, images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Labels uint8 images (N, H, W, 3): relative inverse depth float32 (N, H, W), mask probability
-    float32 (N, H, W), probability of each object colour float32 (N, colours)."""
+def label(model: Teacher, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Labels uint8 images (N, H, W, 3): relative inverse depth and mask probability, float32 (N, H, W)."""
     parts = [model(batch) for batch in _batches(images)]
-    depth, mask, colours = (torch.cat(part) for part in zip(*parts, strict=True))
-    return (
-        (depth * DEPTH_DEVIATION + DEPTH_MEAN).numpy(),
-        mask.sigmoid().numpy(),
-        colours.sigmoid().numpy(),
-    )
+    depth, mask = (torch.cat(part) for part in zip(*parts, strict=True))
+    return (depth * DEPTH_DEVIATION + DEPTH_MEAN).numpy(), mask.sigmoid().numpy()
 
 
 @dataclass(frozen=True)
@@ -197,17 +180,12 @@ class Quality:
     """mean over images, mask threshold 0.5"""
     rmse: float
     """mean over images of the root mean squared error of standardised depth"""
-    colours: float
-    """share of images whose set of object colours is exactly right"""
 
 
 def quality(model: Teacher, images: np.ndarray, renders: Renders) -> Quality:
     """Scores labels of `images`, which show the scenes of `renders`."""
-    depth, mask, colours = label(model, images)
+    depth, mask = label(model, images)
     seen, true = mask > 0.5, renders.masks >= 128
     dice = 2 * (seen & true).sum((1, 2)) / np.maximum(seen.sum((1, 2)) + true.sum((1, 2)), 1)
     error = (depth - renders.depths.astype(np.float32)) / renders.depths.astype(np.float32).std()
-    right = ((colours > 0.5) == (colour_targets(renders.colours).numpy() > 0.5)).all(1)
-    return Quality(
-        float(dice.mean()), float(np.sqrt(np.square(error).mean((1, 2))).mean()), float(right.mean())
-    )
+    return Quality(float(dice.mean()), float(np.sqrt(np.square(error).mean((1, 2))).mean()))
