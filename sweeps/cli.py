@@ -40,10 +40,12 @@ VERBS = (
     Verb("verify", "reread and check every byte", "scenesweep verify runs/scenes --repair", verbs.verify, "output"),
     Verb("clean", "drop the activations, keep the results", "scenesweep clean runs/scenes", verbs.clean, "output"),
     Verb("compare", "two runs side by side", "scenesweep compare runs/scenes runs/guided", verbs.compare, "output"),
-    Verb("submit", "run on a Ray cluster, from outside", "scenesweep submit --address http://HEAD:8265 paper output=s3://bucket/run", verbs.submit),
+    Verb("submit", "run on a Ray cluster, from outside",
+         "scenesweep submit --address http://HEAD:8265 paper output=s3://bucket/run", verbs.submit),
     Verb("sites", "list the sites of a model", "scenesweep sites scenes", verbs.sites, "own"),
     Verb("bench", "measure speed against a baseline", "scenesweep bench probes --json", verbs.bench, "own"),
-    Verb("train-scenes", "train the embedded model from nothing", "scenesweep train-scenes work/ out/", verbs.train_scenes, "own"),
+    Verb("train-scenes", "train the embedded model from nothing",
+         "scenesweep train-scenes work/ out/", verbs.train_scenes, "own"),
 )  # fmt: skip
 
 
@@ -89,6 +91,7 @@ def _arguments(parser: argparse.ArgumentParser, verb: Verb) -> None:
         parser.add_argument("work", help="folder for renders and checkpoints; the same folder resumes")
         parser.add_argument("target", help="folder that the weights are written to")
         parser.add_argument("--steps", type=int, default=0, help="steps of the denoiser (default: as shipped)")
+        parser.add_argument("--start", default="", help="folder of finished weights to carry on from")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

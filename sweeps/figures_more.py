@@ -8,6 +8,7 @@ from itertools import groupby
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from sweeps.figures import Panel, ink, style
 from sweeps.figures_probes import TASK_TITLES
@@ -53,7 +54,8 @@ def before_after(edit: Edits, stem: str) -> Panel:
         ax.set_xlabel(f"{measure.label} against the requested label")
         ax.set_ylabel("edits")
         ax.set_xlim(edges[0], edges[-1])
-        ax.set_title(f"{TASK_TITLES[measure.task]} – before and after")
+        ax.set_title(TASK_TITLES[measure.task])
+        ax.yaxis.set_major_locator(MaxNLocator(5, integer=True))
         ax.legend(
             frameon=False, fontsize=8.5, loc="lower right", bbox_to_anchor=(1.02, 0.96), ncols=2
         )

@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from interventions.pictures import Pictures
 from sweeps import analysis, figures_more, figures_probes, findings, gallery
 from sweeps.analysis import Scores
 from sweeps.figures import Panel
 from sweeps.findings import Edits
-from sweeps.gallery import Contact, Example
+from sweeps.gallery import Contact, Edited, Example
 from sweeps.report_data import RunData
 from sweeps.report_floors import named_floors
 from sweeps.tracking_plan import stage_stamp
@@ -30,7 +29,7 @@ class Context:
     edits: list[Edits] = field(default_factory=list)
     examples: list[Example] = field(default_factory=list)
     contacts: list[Contact] = field(default_factory=list)
-    edited: list[Pictures] = field(default_factory=list)
+    edited: list[Edited] = field(default_factory=list)
     """pictures of edits, a few of each task"""
 
     @cached_property
@@ -108,5 +107,5 @@ def build(run: RunData, store: Any) -> Context:
     memory = gallery.PredictionMemory(run.reader, store, stage_stamp(run))
     examples = gallery.examples(run, scores, memory)
     memory.save()
-    edited = gallery.edited(run, store) if edits else []
+    edited = gallery.edited(store) if edits else []
     return Context(run, scores, edits, examples, gallery.contacts(run), edited)

@@ -7,11 +7,11 @@ from html import escape
 
 import numpy as np
 
-from interventions.pictures import Pictures
 from sweeps import thumbnails
 from sweeps.figures_more import CONTROL_TITLES
 from sweeps.figures_probes import TASK_TITLES
 from sweeps.findings import Edits
+from sweeps.gallery import Edited
 from sweeps.report_context import Context
 from sweeps.report_html import Section, downloads, panels, paragraph, picture
 from sweeps.tables_view import p_value, table
@@ -99,7 +99,7 @@ def _against_table(edit: Edits) -> str:
     return table(caption, ["Compared with", edit.measure.label, "p"], rows)
 
 
-def _edited_strips(found: Sequence[Pictures]) -> str:
+def _edited_strips(found: Sequence[Edited]) -> str:
     strips = "".join(_edited_strip(p) for p in found)
     if not strips:
         return ""
@@ -113,24 +113,20 @@ def _edited_strips(found: Sequence[Pictures]) -> str:
     )
 
 
-def _edited_strip(found: Pictures) -> str:
-    place = next((i for i, row in enumerate(found.rows) if row.control == "edit"), None)
-    if place is None:
-        return ""
-    task, trial = found.task, found.rows[place].trial
-    label = found.label_before.astype(np.float32)
+def _edited_strip(found: Edited) -> str:
+    task, label = found.task, found.label_before
     low, high = (0.0, 1.0) if task == "saliency" else tuple(np.percentile(label, (1, 99)))
 
     def cell(values: np.ndarray, words: str) -> str:
-        address = thumbnails.map_picture(values.astype(np.float32), task, low, high)
+        address = thumbnails.map_picture(values, task, low, high)
         return picture(address, f"{TASK_TITLES[task]}: {words}", escape(words), map_like=True)
 
     cells = [
         picture(thumbnails.photo(found.before, 192), "Image before the edit", "before"),
         cell(label, "its label"),
-        cell(found.targets[min(trial, len(found.targets) - 1)], "asked for"),
-        picture(thumbnails.photo(found.images[place], 192), "Image after the edit", "after"),
-        cell(found.labels[place], "its label"),
+        cell(found.target, "asked for"),
+        picture(thumbnails.photo(found.after, 192), "Image after the edit", "after"),
+        cell(found.label_after, "its label"),
     ]
     name = f'<p class="strip-name">{TASK_TITLES[task]}</p>'
     return f'{name}<div class="strip">{"".join(cells)}</div>'

@@ -15,7 +15,7 @@ from sweeps.report_context import Context
 from sweeps.report_data import Site
 from sweeps.report_html import Section, downloads, folded, panels, paragraph
 from sweeps.report_pictures import NOUNS
-from sweeps.tables_view import Raw, interval, markup, number, p_value, steps, table
+from sweeps.tables_view import MISSING, Raw, interval, markup, number, p_value, steps, table
 
 
 def headline(context: Context) -> Section:

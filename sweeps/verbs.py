@@ -181,5 +181,7 @@ def train_scenes(parsed: argparse.Namespace) -> int:
     config = training.TrainingConfig()
     if parsed.steps:
         config = replace(config, denoiser=replace(config.denoiser, steps=parsed.steps))
+    if parsed.start:
+        training.start_from(Path(parsed.work), Path(parsed.start))
     training.run(Path(parsed.work), Path(parsed.target), config, lambda line: print(line, flush=True))
     return 0

@@ -139,11 +139,10 @@ def test_readings_and_norms_are_means_over_the_edits_of_a_row():
     for step in (1, 2, 3, 4):
         run(worker, step, before)
     means = worker.means()
-    real, turned, late = (np.array([row.control == c for row in rows]) for c in worker.controls)
+    real, turned, _ = (np.array([row.control == c for row in rows]) for c in worker.controls)
     assert (means["readout_after"][real] >= 0.95).all()
     assert np.allclose(means["readout_after"][turned], means["readout_before"][turned], atol=1e-6)
     assert np.allclose(means["norm"][turned], means["norm"][real], rtol=1e-4)
-    assert np.allclose(means["norm"][late], means["norm"][real], rtol=1e-4)
     assert (means["departure_after"][real] > means["departure_before"][real]).all()
     assert np.isnan(means["readout_spearman"]).all()
 

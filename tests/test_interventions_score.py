@@ -29,7 +29,8 @@ MOVES = (Move(8, 4), Move(-6, 5))
 def test_an_obedient_image_scores_best_on_its_target(task: str):
     before = seen(8, 10)
     case = make_case(task, before, MOVES)
-    after = Seen(before.image, case.regions[0], case.targets[0] if task == "depth" else before.depth)
+    depth = case.targets[0] if task == "depth" else before.depth
+    after = Seen(before.image, case.regions[0], depth, before.content)
     row = score.score_row(case, 0, after)
     better = (lambda a, b: a > b) if task == "saliency" else (lambda a, b: a < b)
     assert row["score_after"] == pytest.approx(1.0 if task == "saliency" else 0.0, abs=1e-6)

@@ -144,7 +144,8 @@ def test_greyscale_is_dropped_where_asked():
 
 def test_curation_keeps_given_splits():
     images = np.random.default_rng(0).integers(0, 255, (4, 8, 8, 3), dtype=np.uint8)
-    found = curate(images, np.array([0.3, 0.0, 0.3, 0.3]), list("abcd"), ["train", "test", "test", "test"], CurationConfig())
+    shares, given = np.array([0.3, 0.0, 0.3, 0.3]), ["train", "test", "test", "test"]
+    found = curate(images, shares, list("abcd"), given, CurationConfig())
     assert [(d.keep, d.reason, d.split) for d in found] == [
         (True, "", "train"), (False, "no salient object", ""), (True, "", "test"), (True, "", "test")
     ]  # fmt: skip

@@ -225,7 +225,8 @@ def test_the_shortcut_network_learns_what_is_local():
     explained, dice = evaluate.shortcut(local, local, samples=20_000, epochs=3)
     assert explained > 0.9
     assert dice > 0.95
-    hidden = dataset.Renders(images, rng.random((8, 1, 1)).astype(np.float16).repeat(32, 1).repeat(32, 2), masks, (), ())
+    flat = np.broadcast_to(rng.random((8, 1, 1)).astype(np.float16), (8, 32, 32))
+    hidden = dataset.Renders(images, flat, masks, (), ())
     other = dataset.Renders(images[::-1].copy(), hidden.depths, masks, (), ())
     assert evaluate.shortcut(hidden, other, samples=20_000, epochs=3)[0] < 0.5
 

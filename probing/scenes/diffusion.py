@@ -98,6 +98,7 @@ def train(
     progress: Callable[[str], None],
     batch: int = 32,
     seed: int = 2,
+    start: dict[str, Tensor] | None = None,
 ) -> Denoiser:
     """Trains on scaled latents (N, 4, h, w); returns the averaged weights."""
     torch.manual_seed(seed)
@@ -106,6 +107,8 @@ def train(
     tokens = text.tokenize(tokenizer, captions)
     empty = text.tokenize(tokenizer, [""])
     signal = build_scheduler().alphas_cumprod
+    if start:
+        model.load_state_dict(start)
     loop = Loop(model, schedule, folder, seed)
     loop.resume()
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ class Loop:
     """Runs `loss(step)` to the end of a schedule and can be stopped and started anywhere.
 
     The random generator of a step is seeded from the step alone, so a resumed training draws
-    what an undisturbed one would have drawn.
+    what an undisturbed one would have drawn. Where torch.distributed is initialised, each process
+    draws its own part of the batch, gradients are averaged, and the first process saves.
     """
 
     def __init__(self, model: nn.Module, schedule: Schedule, folder: Path, seed: int) -> None:
@@ -57,12 +58,14 @@ class Loop:
             model.parameters(), lr=schedule.rate, betas=(0.9, 0.99), weight_decay=schedule.decay
         )
         self.averaged = {k: v.detach().clone() for k, v in model.state_dict().items()}
+        spread = distributed.is_available() and distributed.is_initialized()
+        self.rank, self.processes = (distributed.get_rank(), distributed.get_world_size()) if spread else (0, 1)
         self.step = 0
         self.history: list[tuple[int, float]] = []
 
     def generator(self, step: int) -> torch.Generator:
         """The CPU generator of a step."""
-        return torch.Generator().manual_seed(self.seed * 1_000_003 + step)
+        return torch.Generator().manual_seed((self.seed * 1_000_003 + step) * 64 + self.rank)
 
     def resume(self) -> None:
         """Takes up the last checkpoint, if there is one."""
@@ -83,6 +86,8 @@ class Loop:
 
     def save(self) -> None:
         """Writes a checkpoint in one piece."""
+        if self.rank:
+            return
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
         tensors |= {f"average.{k}": v for k, v in self.averaged.items()}
         for name, parameter in self.model.named_parameters():
@@ -124,12 +129,24 @@ class Loop:
             group["lr"] = self.schedule.rate_at(self.step)
         value = loss(self.step, self.generator(self.step))
         value.backward()
+        self._share_gradients()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         self.step += 1
         self._average()
         return float(value.detach())
+
+    def _share_gradients(self) -> None:
+        """Averages the gradients of all processes, in one message."""
+        if self.processes == 1:
+            return
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        flat = torch.cat([g.flatten() for g in gradients])
+        distributed.all_reduce(flat)
+        flat /= self.processes
+        for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(part.view(gradient.shape))
 
     def _average(self) -> None:
         keep = min(self.schedule.average, (1 + self.step) / (10 + self.step))

@@ -129,10 +129,13 @@ def train(
     progress: Callable[[str], None],
     batch: int = 16,
     seed: int = 3,
+    start: dict[str, Tensor] | None = None,
 ) -> Teacher:
     """Trains on renders; `decoded` holds the autoencoder's version of the first of them."""
     torch.manual_seed(seed)
     model = Teacher()  # plain layout: channels-last backward crashes in torch 2.13 on CPU
+    if start:
+        model.load_state_dict(start)
     loop = Loop(model, schedule, folder, seed)
     loop.resume()
 

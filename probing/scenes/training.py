@@ -50,6 +50,40 @@ def _said(progress: Progress, name: str) -> Progress:
     return lambda line: progress(f"{name}: {line}")
 
 
+def start_from(folder: Path, weights: Path) -> None:
+    """Lets a training folder carry on from finished weights, such as those that ship.
+
+    The autoencoder is taken as it is, so that the latent space stays; the denoiser and the labelling network
+    begin at the given weights with a fresh optimiser. What the folder holds already wins.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    network = diffusion.Denoiser()
+    parts = {"text_encoder": network.text_encoder, "unet": network.unet}
+    for name, part in parts.items():
+        part.load_state_dict(_single(weights / "pipeline" / name))
+    wanted = {
+        "vae.safetensors": _single(weights / "pipeline" / "vae"),
+        "denoiser.start.safetensors": network.state_dict(),
+        "labeller.start.safetensors": load_file(weights / "labeller.safetensors"),
+    }
+    for name, tensors in wanted.items():
+        if not (folder / name).exists():
+            save_file({k: v.float().contiguous() for k, v in tensors.items()}, folder / name)
+
+
+def _single(folder: Path) -> dict[str, torch.Tensor]:
+    """The one safetensors file of a pipeline's part, in float32."""
+    found = sorted(folder.glob("*.safetensors"))
+    if len(found) != 1:
+        raise ValueError(f"{folder}: expected one safetensors file, found {len(found)}")
+    return {k: v.float() for k, v in load_file(found[0]).items()}
+
+
+def _start(folder: Path, name: str) -> dict[str, torch.Tensor] | None:
+    path = folder / f"{name}.start.safetensors"
+    return load_file(path) if path.exists() else None
+
+
 def train_autoencoder(folder: Path, config: TrainingConfig, progress: Progress) -> AutoencoderKL:
     """The calibrated autoencoder, from its finished file where there is one."""
     finished = folder / "vae.safetensors"
@@ -105,7 +139,7 @@ def train_labeller(
     renders = dataset.load(folder / "renders", "train", config.renders)
     network = teacher.train(
         renders, decoded, folder / "labeller", config.labeller,
-        _said(progress, "labeller"), seed=config.seed + 2,
+        _said(progress, "labeller"), seed=config.seed + 2, start=_start(folder, "labeller"),
     )  # fmt: skip
     save_file(network.state_dict(), finished)
     return network
@@ -124,7 +158,7 @@ def train_denoiser(
     captions = dataset.load_captions(folder / "renders", "train", config.renders)
     network = diffusion.train(
         latents, captions, folder / "denoiser", config.denoiser,
-        _said(progress, "denoiser"), config.batch, config.seed + 1,
+        _said(progress, "denoiser"), config.batch, config.seed + 1, _start(folder, "denoiser"),
     )  # fmt: skip
     save_file({k: v.contiguous() for k, v in network.state_dict().items()}, finished)
     return network
@@ -163,13 +197,15 @@ def describe(folder: Path, config: TrainingConfig) -> str:
     """How the weights in a training folder were made, in words."""
     done = json.loads((folder / "denoiser" / "checkpoint.json").read_text())
     steps, loss = done[-1] if done else (0, float("nan"))
+    channels = ", ".join(map(str, diffusion.CHANNELS))
     return (
-        f"`scenesweep train-scenes` rendered {config.renders:,} scenes (seeds from 0) and trained, with seed {config.seed}: "
-        f"the autoencoder for {config.autoencoder.steps:,} steps on 64 x 64 crops and then whole images; the labelling network "
-        f"for {config.labeller.steps:,} steps of 16 renders, a third of them after a trip through the autoencoder, with blur, "
-        f"noise and tint; text encoder and UNet (channels {', '.join(map(str, diffusion.CHANNELS))}; v-prediction; loss "
-        f"weighted by min(SNR, {diffusion.SNR_LIMIT:g})) for {steps:,} steps of {config.batch} captioned latents, 10 % of the "
-        f"captions left out, last mean loss {loss:.4f}. On CPU, forward passes of the denoiser in bfloat16."
+        f"`scenesweep train-scenes` rendered {config.renders:,} scenes (seeds from 0) and trained, with seed "
+        f"{config.seed}: the autoencoder for {config.autoencoder.steps:,} steps on 64 x 64 crops and then whole "
+        f"images; the labelling network for {config.labeller.steps:,} steps of 16 renders, a third of them after a "
+        f"trip through the autoencoder, with blur, noise and tint; text encoder and UNet (channels {channels}; "
+        f"v-prediction; loss weighted by min(SNR, {diffusion.SNR_LIMIT:g})) for {steps:,} steps of {config.batch} "
+        f"captioned latents, 10 % of the captions left out, last mean loss {loss:.4f}. On CPU, forward passes of "
+        "the denoiser in bfloat16."
     )
 
 
