@@ -36,9 +36,7 @@ def full_size_edit(acts: Tensor, weight: Tensor, target: Tensor, task: str, adam
     return moved.detach() - acts
 
 
-def _problem(
-    task: str, trials: int, side: int, channels: int, size: int
-) -> tuple[Tensor, NDArray, NDArray]:
+def _problem(task: str, trials: int, side: int, channels: int, size: int) -> tuple[Tensor, NDArray, NDArray]:
     """Activations (trials, T, C), a probe and labels (trials, H, W)."""
     random = np.random.default_rng(0)
     acts = torch.from_numpy(random.normal(size=(trials, side * side, channels)).astype(np.float32))

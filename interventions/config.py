@@ -41,9 +41,7 @@ class EditSpec:
         if not self.sites:
             raise ValueError(f"interventions.{self.task}_sites is empty; give names, decoder or all")
         if not self.steps or self.steps[0] < 1 or list(self.steps) != sorted(set(self.steps)):
-            raise ValueError(
-                f"interventions.{self.task}_steps={list(self.steps)}: give ascending steps from 1 on"
-            )
+            raise ValueError(f"interventions.{self.task}_steps={list(self.steps)}: give ascending steps from 1 on")
         if self.iterations < 0:
             raise ValueError(f"interventions.iterations={self.iterations}: must be 0 or more")
         for name, low in (("lr", math.ulp(0.0)), ("depth_span", 0.0)):

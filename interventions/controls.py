@@ -41,9 +41,7 @@ def rescaled(edit: Tensor, strength: Tensor) -> Tensor:
     return edit * factor[..., None]
 
 
-def random_direction(
-    centred: NDArray, probe: NDArray, generator: np.random.Generator
-) -> NDArray[np.float64]:
+def random_direction(centred: NDArray, probe: NDArray, generator: np.random.Generator) -> NDArray[np.float64]:
     """A unit vector (C) orthogonal to `probe` (C), drawn from the covariance of vectors (m, C).
 
     A Gaussian mixture of centred samples has exactly their covariance.

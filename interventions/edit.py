@@ -77,13 +77,9 @@ def batches(trials: int, controls: Sequence[str], most: int) -> list[tuple[Row, 
     """
     each = len(rows_of([0], controls))
     if each > most:
-        raise ValueError(
-            f"interventions.rows={most}: one move with its controls takes {each}; raise it to {each}"
-        )
+        raise ValueError(f"interventions.rows={most}: one move with its controls takes {each}; raise it to {each}")
     width = most // each
-    return [
-        rows_of(range(start, min(start + width, trials)), controls) for start in range(0, trials, width)
-    ]
+    return [rows_of(range(start, min(start + width, trials)), controls) for start in range(0, trials, width)]
 
 
 @dataclass(eq=False)
@@ -144,13 +140,9 @@ class Editor:
     def _steer(self, acts: Tensor, place: Place, wanted: Wanted, rows: Tensor) -> Tensor:
         unit = place.normal.rms if self.spec.lr_units == "rms" else 1.0
         adam = Adam(self.spec.lr * unit, self.spec.iterations)
-        return steer(
-            acts[rows], place.readers, self.which[rows], wanted.objective, self.trials[rows], adam
-        )
+        return steer(acts[rows], place.readers, self.which[rows], wanted.objective, self.trials[rows], adam)
 
-    def _real(
-        self, site: SiteSpec, acts: Tensor, place: Place, wanted: Wanted, moved: Tensor
-    ) -> None:
+    def _real(self, site: SiteSpec, acts: Tensor, place: Place, wanted: Wanted, moved: Tensor) -> None:
         """The real edit and the controls that go with it, written into `moved`."""
         real_rows, others = self.rows_with(EDIT), self.rows_with("random_probe", "shuffled_probe")
         together = torch.cat([real_rows, others])
@@ -168,16 +160,12 @@ class Editor:
         """The real edit along one random direction per site, step and trial."""
         where = (name_number(site.name), self.step)
         drawn = [
-            random_direction(
-                place.normal.centred, place.direction, np.random.default_rng([*self.seed, *where, trial])
-            )
+            random_direction(place.normal.centred, place.direction, np.random.default_rng([*self.seed, *where, trial]))
             for trial in self.trials[rows].tolist()
         ]
         return along(torch.from_numpy(np.stack(drawn)).to(real), real, place.readers.weight[0])
 
-    def _late(
-        self, site: SiteSpec, acts: Tensor, place: Place, wanted: Wanted, moved: Tensor
-    ) -> None:
+    def _late(self, site: SiteSpec, acts: Tensor, place: Place, wanted: Wanted, moved: Tensor) -> None:
         """The right probe at the wrong time, as strong as the real edit was in its own steps."""
         rows = self.rows_with("late_steps")
         if len(rows):
@@ -185,9 +173,7 @@ class Editor:
             found = self._steer(acts, place, wanted, rows)
             moved[rows] = rescaled(found, strength[self.local[rows]])
 
-    def _measure(
-        self, before: Tensor, after: Tensor, moved: Tensor, place: Place, wanted: Wanted
-    ) -> None:
+    def _measure(self, before: Tensor, after: Tensor, moved: Tensor, place: Place, wanted: Wanted) -> None:
         """Adds what the true probe reads, and how big the edit is, for the rows edited now."""
         late = self.rows_with("late_steps")
         now = torch.full_like(self.count, float(self.step in self.spec.steps))

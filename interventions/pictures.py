@@ -94,7 +94,5 @@ def animation(frames: Sequence[NDArray[np.uint8]], seconds: float = 0.15) -> byt
     there_and_back = [*frames, *frames[-2:0:-1]]
     pictures = [Image.fromarray(frame) for frame in there_and_back]
     out = io.BytesIO()
-    pictures[0].save(
-        out, "GIF", save_all=True, append_images=pictures[1:], duration=round(seconds * 1000), loop=0
-    )
+    pictures[0].save(out, "GIF", save_all=True, append_images=pictures[1:], duration=round(seconds * 1000), loop=0)
     return out.getvalue()

@@ -13,7 +13,7 @@ Shapes: R rows (trial and control), T tokens, C channels, P probes, K nodes.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -22,7 +22,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from probing import losses
 from probing.targets import DepthTargets, SaliencyTargets
 
 
@@ -39,11 +38,15 @@ class Adam:
     epsilon: float = 1e-8
 
 
+Gradient = Callable[[Tensor], Tensor]
+"""readings (R, T) to the derivative by them of a loss that is a mean over each row's own pixels"""
+
+
 class Objective(Protocol):
     """The wanted label of every trial, pooled to a site's grid."""
 
-    def gradient(self, reading: Tensor, trials: Tensor) -> Tensor:
-        """Derivative by the readings (R, T) of the loss, a mean over each row's own pixels."""
+    def gradient(self, trials: Tensor) -> Gradient:
+        """For rows of the given trials (R)."""
         ...
 
 
@@ -60,8 +63,9 @@ class MaskObjective:
         share = targets.counts.astype(np.float64) / targets.pixels
         return MaskObjective(torch.from_numpy(share).to(like))
 
-    def gradient(self, reading: Tensor, trials: Tensor) -> Tensor:
-        return (reading.sigmoid() - self.share[trials]).div_(reading.shape[1])
+    def gradient(self, trials: Tensor) -> Gradient:
+        share = self.share[trials]
+        return lambda reading: reading.sigmoid().sub_(share).div_(share.shape[1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,29 +73,36 @@ class DepthObjective:
     """Huber loss over all pixels of the moved depth map, from every cell's sorted pixels."""
 
     mean: Tensor
-    """(trials * T) mean of each cell"""
-    shape: Tensor
-    """(3, trials * T) middle and half of the range of the cell's centred pixels, half their variance"""
-    pixels: losses.CellPixels
-    """the sorted pixels"""
+    """(trials, T) mean of each cell"""
+    values: Tensor
+    """(trials, T, pixels) pixels minus the cell's mean, ascending"""
+    sums: Tensor
+    """(trials, T, pixels + 1) sum of the first 0.. of them"""
     delta: float = 1.0
     """where the loss turns from square to linear"""
 
     @staticmethod
     def of(targets: DepthTargets, like: Tensor) -> DepthObjective:
         """On the device and in the type of `like`."""
-        low, high = (targets.values[:, :, end].astype(np.float64) - targets.mean for end in (0, -1))
-        shape = np.stack([(low + high) / 2, (high - low) / 2, targets.variance / 2]).reshape(3, -1)
-        mean = torch.from_numpy(targets.mean.reshape(-1)).to(like)
-        pixels = losses.cell_pixels(targets, like.dtype, like.device)
-        return DepthObjective(mean, torch.from_numpy(shape).to(like), pixels)
+        values = targets.values.astype(np.float64) - targets.mean[..., None]
+        sums = np.pad(values.cumsum(axis=2), ((0, 0), (0, 0), (1, 0)))
+        return DepthObjective(*(torch.from_numpy(a).to(like) for a in (targets.mean, values, sums)))
 
-    def gradient(self, reading: Tensor, trials: Tensor) -> Tensor:
-        tokens = reading.shape[1]
-        cells = trials[:, None] * tokens + torch.arange(tokens, device=reading.device)
-        offset = (reading - self.mean[cells])[None]
-        _, gradient = losses.huber(offset, self.shape[:, cells], cells, self.pixels, self.delta)
-        return gradient[0].div_(tokens)
+    def gradient(self, trials: Tensor) -> Gradient:
+        """A cell's pixels below the reading by more than delta pull with delta, those above push with it,
+        those between with their distance."""
+        mean, values, sums = (part[trials].flatten(0, 1) for part in (self.mean, self.values, self.sums))
+        mean, size, reach = mean[:, None], values.shape[1], values.new_tensor([-self.delta, self.delta])
+
+        def gradient(reading: Tensor) -> Tensor:
+            offset = reading.reshape(-1, 1) - mean
+            ends = torch.searchsorted(values, offset + reach)
+            low, high = ends.to(offset.dtype).unbind(1)
+            first, last = sums.gather(1, ends).unbind(1)
+            pull = (low - (size - high)) * self.delta + (high - low) * offset[:, 0] - (last - first)
+            return pull.div_(size * reading.shape[1]).view(reading.shape)
+
+        return gradient
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,16 +129,12 @@ def as_direction(weights: NDArray, channels: int) -> tuple[NDArray[np.float64], 
     """A probe (O, C [+ 1]; a last column is the bias) as one direction (C) and one offset."""
     weights = np.asarray(weights, dtype=np.float64)
     if weights.ndim != 2 or len(weights) not in (1, 2) or weights.shape[1] not in (channels, channels + 1):
-        raise ValueError(
-            f"probe of shape {weights.shape}: needs 1 or 2 outputs and {channels} channels (and a bias)"
-        )
+        raise ValueError(f"probe of shape {weights.shape}: needs 1 or 2 outputs and {channels} channels (and a bias)")
     row = weights[0] if len(weights) == 1 else weights[1] - weights[0]
     return row[:channels], float(row[channels]) if len(row) > channels else 0.0
 
 
-def make_readers(
-    probes: Sequence[NDArray], channels: int, like: Tensor, epsilon: float = 1e-8
-) -> Readers:
+def make_readers(probes: Sequence[NDArray], channels: int, like: Tensor, epsilon: float = 1e-8) -> Readers:
     """Readers of probes (O, C [+ 1]) on the device and in the type of `like`."""
     pairs = [as_direction(weights, channels) for weights in probes]
     weight = np.stack([direction for direction, _ in pairs])
@@ -174,9 +181,7 @@ def _every_channel(size: NDArray, epsilon: float) -> tuple[NDArray, NDArray]:
     return nodes.reshape(-1), own.reshape(probes, probes * channels, channels)
 
 
-def steer(
-    acts: Tensor, readers: Readers, which: Tensor, objective: Objective, trials: Tensor, adam: Adam
-) -> Tensor:
+def steer(acts: Tensor, readers: Readers, which: Tensor, objective: Objective, trials: Tensor, adam: Adam) -> Tensor:
     """What Adam adds to activations (R, T, C): each row after its own probe `which` (R) and trial (R).
 
     The loss is a mean over one row's pixels, summed over rows, so a row's edit does not depend on the
@@ -186,13 +191,14 @@ def steer(
     pull = readers.pull[which][..., None]
     first, second = torch.zeros_like(reading), torch.zeros_like(reading)
     moved = acts.new_zeros(*reading.shape, len(readers.nodes))
+    gradient_of = objective.gradient(trials)
     for count in range(1, adam.iterations + 1):
-        gradient = objective.gradient(reading, trials)
+        gradient = gradient_of(reading)
         first.lerp_(gradient, 1 - adam.beta1)
         second.mul_(adam.beta2).addcmul_(gradient, gradient, value=1 - adam.beta2)
         scale = adam.lr / (1 - adam.beta1**count)
         root = (second / (1 - adam.beta2**count)).sqrt_()
         step = (root[..., None] + readers.nodes).reciprocal_().mul_((first * scale)[..., None])
         moved += step
-        reading = reading - torch.bmm(step, pull)[..., 0]
+        reading -= torch.bmm(step, pull)[..., 0]
     return torch.bmm(moved, readers.spread[which]).neg_()

@@ -196,16 +196,17 @@ def _comparisons(tables: dict[str, _Rows], sign: float, counts: Array) -> tuple[
     theirs = {n: edit.aligned(rows, "score_after") for n, rows in sorted(tables.items()) if n != EDIT}
     theirs |= {n: edit[f"{n}_after"] for n in ("mirror", "original", "constant", "others")}
     return tuple(
-        _against(name, sign * (ours - other), edit.image, counts)
+        _against(name, sign * ours, sign * other, edit.image, counts)
         for name, other in theirs.items()
         if not np.isnan(other).all()
     )
 
 
-def _against(name: str, gain: Array, image: NDArray[np.int64], counts: Array) -> Against:
-    typical = per_image(gain, image, counts.shape[1])
-    test = statistics.paired_test(typical, np.zeros_like(typical))
-    return Against(name, median_interval(gain, image, counts), test)
+def _against(name: str, ours: Array, other: Array, image: NDArray[np.int64], counts: Array) -> Against:
+    """Trials without a partner count in neither the interval nor the test."""
+    ours = np.where(np.isnan(other), np.nan, ours)
+    typical = [per_image(values, image, counts.shape[1]) for values in (ours, other)]
+    return Against(name, median_interval(ours - other, image, counts), statistics.paired_test(*typical))
 
 
 @dataclass(frozen=True)

@@ -123,8 +123,7 @@ class Intervener:
         case = make_case(task.task, before, goals)
         wanted = Goals(task.task, case.targets, task.spec.depth_span, self._like())
         parts = [
-            self._edit(task, original, wanted, rows)
-            for rows in batches(len(goals), task.controls, self.config.rows)
+            self._edit(task, original, wanted, rows) for rows in batches(len(goals), task.controls, self.config.rows)
         ]
         seen = [label for part in parts for label in self.labelling(part.images)]
         recipe = Recipe(
@@ -187,12 +186,9 @@ class Intervener:
 def make_case(task: str, before: Seen, goals: Sequence[Goal]) -> Case:
     """Targets, opposite moves and wanted regions of an image."""
     labels = Labels(before.mask, before.depth)
-    mirrors = [
-        target(goal.mirrored, task, labels) if isinstance(goal, Move) else None for goal in goals
-    ]
+    mirrors = [target(goal.mirrored, task, labels) if isinstance(goal, Move) else None for goal in goals]
     regions = [
-        target(goal, "saliency", labels) if isinstance(goal, Move | SecondObject) else before.mask
-        for goal in goals
+        target(goal, "saliency", labels) if isinstance(goal, Move | SecondObject) else before.mask for goal in goals
     ]
     targets = np.stack([target(goal, task, labels) for goal in goals])
     return Case(task, before, targets, mirrors, targets if task == "saliency" else np.stack(regions))

@@ -114,9 +114,11 @@ def moments(prediction: Tensor, mean: Tensor, variance: Tensor) -> tuple[Tensor,
 
 def rmse_aligned(prediction: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
     """RMSE after the best scale and shift of each image's prediction; of a constant one, the best shift."""
-    own, label, joint = moments(prediction, mean, variance)
-    explained = torch.where(own > 0, joint.square() / own.clamp(min=1e-300), 0.0)
-    return (label - explained).clamp(min=0).sqrt()
+    prediction = prediction.double()
+    left = prediction - prediction.mean(-1, keepdim=True)
+    right = mean - mean.mean(-1, keepdim=True)
+    scale = (left * right).sum(-1, keepdim=True) / left.square().sum(-1, keepdim=True).clamp(min=1e-300)
+    return squared_error(scale * left, right, variance).sqrt()
 
 
 def pearson(prediction: Tensor, mean: Tensor, variance: Tensor) -> Tensor:

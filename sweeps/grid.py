@@ -59,11 +59,6 @@ def cells(sweep: SweepConfig, variants: Sequence[str], sites: Sequence[SiteSpec]
     ]
 
 
-def experiment_of(experiment: str, control: str) -> str:
-    """Controls are kept apart, so that they never enter the main numbers."""
-    return experiment if control == "none" else "controls"
-
-
 def finished(store: Store, experiment: str, stage_hash: str) -> set[Cell]:
     """Cells that have a row with status `done` of the present settings."""
     table = store.table("probes", stage_hash)
@@ -72,7 +67,7 @@ def finished(store: Store, experiment: str, stage_hash: str) -> set[Cell]:
     return {
         Cell(*key)
         for *key, name, status in zip(*columns, strict=True)
-        if name == experiment_of(experiment, key[4]) and status == "done"
+        if name == experiment and status == "done"
     }
 
 

@@ -19,7 +19,7 @@ from probing.probes import ProbeConfig
 from probing.sites import SiteSpec
 from probing.targets import Targets, pixel_ranks, pool_depth, pool_saliency
 from storage import Store
-from sweeps.grid import Cell, Trial, experiment_of
+from sweeps.grid import Cell, Trial
 
 STEP_BYTES = 400 << 20
 """activations of one site are read in groups of steps no larger than this; changes only the time"""
@@ -143,8 +143,8 @@ def _write(job: ProbeJob, variant: str, site: SiteSpec, results: Sequence[CellRe
     rows, images, epochs = [], [], []
     for result in results:
         same = {
-            "experiment": experiment_of(job.experiment, result.cell.control), "variant": variant,
-            "site": site.name, "attempt": job.attempt, "stage_hash": job.stage_hash,
+            "experiment": job.experiment, "variant": variant, "site": site.name,
+            "attempt": job.attempt, "stage_hash": job.stage_hash,
         }  # fmt: skip
         if result.ok:
             _save_weights(store, variant, site.name, result)

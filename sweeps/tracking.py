@@ -30,6 +30,8 @@ from sweeps.tracking_plan import PlannedRun, plan, run_id, summary_digest
 MODES = ("offline", "online", "disabled")
 MARKER = "mirror.json"
 LIMIT_S = 300.0
+SYNC = ("-m", "wandb", "sync", "--yes", "-n", "2")
+"""arguments of the Python that sends runs, two at a time"""
 log = logging.getLogger(__name__)
 
 
@@ -247,10 +249,9 @@ def send(marker: Marker, ids: Sequence[str], limit_s: float) -> int:
     todo = marker.unsent(ids)
     if not todo:
         return 0
-    command = [sys.executable, "-m", "wandb", "sync", "--yes", "-n", "2"]
     later = f"send later with: wandb sync --yes {marker.folder}/offline-run-*"
     with tempfile.TemporaryFile("w+") as out:
-        code = _run([*command, *(str(marker.place(i)) for i in todo)], out, limit_s)
+        code = _run([sys.executable, *SYNC, *(str(marker.place(i)) for i in todo)], out, limit_s)
         out.seek(0)
         last = (out.read().strip().splitlines() or ["no message"])[-1]
     if code is None:

@@ -7,9 +7,7 @@ import torch
 from torch import Tensor
 
 
-def inner_edit(
-    acts: Tensor, weights: np.ndarray, label: np.ndarray, task: str, lr: float, iterations: int
-) -> Tensor:
+def inner_edit(acts: Tensor, weights: np.ndarray, label: np.ndarray, task: str, lr: float, iterations: int) -> Tensor:
     """Adam on one trial's activations (T, C); probe (O, C [+ 1]); label (H, W). Returns the change."""
     side = round(len(acts) ** 0.5)
     weight = torch.from_numpy(weights).to(acts)

@@ -15,6 +15,7 @@ import os, signal, sys, time
 from functools import partial
 from pathlib import Path
 import cluster_fakes as fakes
+import ray  # sets RAY_CLIENT_MODE when it is imported
 from cluster import WorkerSpec, connect
 
 folder = Path(sys.argv[1])

@@ -85,7 +85,7 @@ def test_edits_reach_the_image_and_rows_do_not_touch_each_other():
     assert both.norm[1] == pytest.approx(one.norm[0], rel=1e-4)
 
 
-def test_later_sites_see_the_edit_and_the_unconditional_half_does_not(monkeypatch: pytest.MonkeyPatch):
+def test_later_sites_of_the_same_call_see_the_edit(monkeypatch: pytest.MonkeyPatch):
     """An early site's edit changes what a later site of the same call is given."""
     seen: dict[str, torch.Tensor] = {}
     real = Editor._edited

@@ -181,6 +181,9 @@ def test_directory_with_a_gap_or_damage(directory):
     del tensors["neck.convs.1.weight"]
     save_file(tensors, weights, metadata={"format": "pt"})
     assert "1 tensors missing (neck.convs.1.weight)" in refusal(str(directory), narrow())
+    tensors["neck.convs.1.weight"] = torch.ones(1, 1, 3, 3)
+    save_file(tensors, weights, metadata={"format": "pt"})
+    assert "1 tensors of another shape (neck.convs.1.weight)" in refusal(str(directory), narrow())
     weights.write_bytes(weights.read_bytes()[:-100])
     assert "cut short" in refusal(str(directory), narrow())
     weights.unlink()
@@ -200,6 +203,9 @@ def test_directory_with_an_honest_pickle(directory):
     torch.save(tensors, directory / "pytorch_model.bin")
     labeller = midas.load(str(directory), CPU, narrow())
     assert "sha256:" in labeller.revision
+    path = directory / "pytorch_model.bin"
+    path.write_bytes(path.read_bytes()[:-1000])
+    assert "cut short" in refusal(str(directory), narrow())
 
 
 def test_hub_id_without_network(monkeypatch):
@@ -207,5 +213,5 @@ def test_hub_id_without_network(monkeypatch):
         raise OSError("offline\nin two lines")
 
     monkeypatch.setattr(DPTConfig, "get_config_dict", refuse)
-    assert "not to be had from the hub" in refusal("someone/some-model@main")
+    assert "nor to be had from the hub" in refusal("someone/some-model@main")
     assert DPTForDepthEstimation.config_class is DPTConfig

@@ -210,10 +210,14 @@ def test_labels_from_a_checkpoint(tmp_path):
 def test_te5_labels_a_512_image_within_its_time():
     network = tracer.network(random_state(tracer_shapes(5)), tracer.source("w.pth", 5), 5)
     levels = torch.randint(0, 256, (1, 3, 512, 512), dtype=torch.uint8)
-    with torch.inference_mode():
-        tracer.saliency(network, levels, 512)
-        start = time.process_time()
-        labels = tracer.saliency(network, levels, 512)
-        spent = time.process_time() - start
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # threads that wait for each other on a busy machine burn time too
+    try:
+        with torch.inference_mode():
+            start = time.process_time()
+            labels = tracer.saliency(network, levels, 512)
+            spent = time.process_time() - start
+    finally:
+        torch.set_num_threads(threads)
     assert labels.shape == (1, 512, 512)
     assert spent <= 12  # processor seconds of two cores in 6 s

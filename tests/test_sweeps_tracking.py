@@ -278,17 +278,44 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         found.shutdown()
 
 
+@pytest.mark.slow
 def test_a_server_that_limits_rates_holds_nothing_up(
     fresh: storage.Store, server: list[str]
 ) -> None:
+    assert mirror(fresh, CONFIG).written == 33
     started = time.perf_counter()
-    found = mirror(fresh, CONFIG, mode="online", limit_s=15)
-    assert time.perf_counter() - started < 30
+    found = mirror(fresh, CONFIG, mode="online", limit_s=20)
+    assert time.perf_counter() - started < 60
     assert server
     assert "send later with: wandb sync" in found.problem
-    assert len(directories(fresh)) == 33
-    ids = list(Marker(Path(fresh.url) / "wandb").runs)
-    assert Marker(Path(fresh.url) / "wandb").unsent(ids) == ids
+    assert (found.kept, found.sent, len(directories(fresh))) == (33, 0, 33)
+    marker = Marker(Path(fresh.url) / "wandb")
+    assert marker.unsent(list(marker.runs)) == list(marker.runs)
+
+
+def test_an_unreachable_server_is_named(
+    fresh: storage.Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracking, "SYNC", ("-c", "raise SystemExit('connection refused')"))
+    found = mirror(fresh, CONFIG, mode="online")
+    assert found.problem.startswith("ConnectionError: connection refused; send later with: wandb")
+    assert (found.written, found.sent) == (33, 0)
+
+
+def test_what_was_sent_is_not_sent_again(
+    fresh: storage.Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    log = tmp_path / "sent"
+    script = f"import sys; open({str(log)!r}, 'a').write(' '.join(sys.argv[1:]) + chr(10))"
+    monkeypatch.setattr(tracking, "SYNC", ("-c", script))
+    assert mirror(fresh, CONFIG, mode="online") == tracking.Mirrored(written=33, sent=33)
+    assert mirror(fresh, CONFIG, mode="online") == tracking.Mirrored(kept=33)
+    row = fresh.table("probes").to_pylist()[0]
+    fresh.append("probes", [{**row, "train_loss": 0.125, "attempt": 2}])
+    assert mirror(fresh, CONFIG, mode="online").sent == 2
+    first, second = log.read_text().splitlines()
+    assert len(first.split()) == 33
+    assert len(second.split()) == 2
 
 
 @pytest.mark.slow

@@ -55,12 +55,14 @@ def load(kind: Any, source: Source, config: PreTrainedConfig | None = None) -> t
                 dtype=torch.float32,
                 weights_only=True,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are refused below, by name
             )
     except _Refused as error:
         raise source.error(str(error)) from error
     except Exception as error:  # transformers raises many kinds, all of them the user's to mend
         raise source.error(_why(error, name, source)) from error
-    checkpoints.refuse({"missing": report["missing_keys"]}, source)
+    misshapen = {name for name, *_ in report["mismatched_keys"]}
+    checkpoints.refuse({"missing": report["missing_keys"], "of another shape": misshapen}, source)
     return model.eval().requires_grad_(False), _names_weights(model, name)
 
 
@@ -90,19 +92,23 @@ def _check_shape(
 
 
 def _why(error: Exception, name: str, source: Source) -> str:
-    if not Path(name).is_dir():
-        return f"no such directory, and not to be had from the hub ({type(error).__name__}); see {source.origin}"
-    if "GLOBAL" in str(error) or not isinstance(error, OSError):
+    folder = Path(name)
+    if not folder.is_dir():
+        return f"no such directory, nor to be had from the hub ({type(error).__name__}); see {source.origin}"
+    if _weights(folder):
         return checkpoints.unreadable(error, source.origin)
-    return f"not a model directory: {str(error)[:200]}"
+    return f"not a model directory: no model.safetensors or pytorch_model.bin; see {source.origin}"
+
+
+def _weights(folder: Path) -> list[Path]:
+    """The files that hold a directory's tensors; pickles only where there is nothing better."""
+    return sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
 
 
 def _names_weights(model: Any, name: str) -> str:
-    folder = Path(name)
-    if not folder.is_dir():
+    if not Path(name).is_dir():
         return f"{name}@{model.config._commit_hash}"
-    safe = sorted(folder.glob("model*.safetensors"))
-    return checkpoints.digest(safe or sorted(folder.glob("pytorch_model*.bin")))
+    return checkpoints.digest(_weights(Path(name)))
 
 
 @contextmanager
