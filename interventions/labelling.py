@@ -47,8 +47,8 @@ class Labelling:
     """of relative inverse depth, over training samples"""
     deviation: float = 1.0
     """likewise"""
-    content: Labeller | None = None
-    """(n, H, W, 3) to bool (n, k), what is in the images; None leaves column content_kept empty"""
+    content: Callable[[NDArray[np.bool_], NDArray[np.uint8]], frozenset[str]] | None = None
+    """mask (H, W) and image (H, W, 3) to names of what is there; None leaves column content_kept empty"""
 
     def seen(self, original: Original) -> Seen:
         """The unedited sample made comparable."""
@@ -61,23 +61,19 @@ class Labelling:
     def _seen(self, images: NDArray, saliency: NDArray, depth: NDArray) -> list[Seen]:
         masks = saliency > self.threshold
         standardised = ((depth.astype(np.float32) - self.mean) / self.deviation).astype(np.float32)
-        contents = self.content(images) if self.content else [None] * len(images)
-        return [Seen(*each) for each in zip(images, masks, standardised, contents, strict=True)]
-
-
-def scenes_colours(labeller: ScenesLabeller) -> Labeller:
-    """Which colours the objects have, by the scenes labeller: bool (n, colours)."""
-    from probing.scenes import teacher
-
-    return lambda images: teacher.label(labeller.network, images)[2] > 0.5
+        parts = zip(images, masks, standardised, strict=True)
+        return [Seen(i, m, d, self.content(m, i) if self.content else None) for i, m, d in parts]
 
 
 def build_labelling(config: LabelConfig, mean: float, deviation: float, device: torch.device) -> Labelling:
     """The labellers of a configuration; with the scenes labeller also the objects' colours."""
     saliency = labellers.build("saliency", config.saliency, config.saliency_weights, device)
     depth = labellers.build("depth", config.depth, config.depth_weights, device)
-    content = scenes_colours(saliency) if isinstance(saliency, ScenesLabeller) else None
-    return Labelling(saliency, depth, config.threshold, mean, deviation, content)
+    if not isinstance(saliency, ScenesLabeller):
+        return Labelling(saliency, depth, config.threshold, mean, deviation)
+    from probing.scenes.evaluate import seen_colours
+
+    return Labelling(saliency, depth, config.threshold, mean, deviation, seen_colours)
 
 
 def fresh_original(

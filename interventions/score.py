@@ -33,8 +33,8 @@ class Seen:
     """(H, W)"""
     depth: NDArray[np.float32]
     """(H, W), standardised"""
-    content: NDArray[np.bool_] | None = None
-    """(k) what is in the image, such as which colours its objects have; None where nobody looked"""
+    content: frozenset[str] | None = None
+    """what is in the image, such as the colours of its objects; None where nobody looked"""
 
     def label(self, task: str) -> NDArray:
         """The label of a task."""
@@ -149,7 +149,7 @@ def _kept(before: Seen, after: Seen) -> float | None:
     """1 where the edited image still holds what the original held, else 0; None where nobody looked."""
     if before.content is None or after.content is None:
         return None
-    return float(np.array_equal(before.content, after.content))
+    return float(before.content == after.content)
 
 
 def _object_depths(case: Case, trial: int, after: Seen) -> dict[str, float | None]:

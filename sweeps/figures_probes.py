@@ -152,12 +152,14 @@ def _levels(scores: Scores, part: str) -> dict[str, float]:
 
 
 def _sentence(scores: Scores) -> str:
+    part = "decoder" if scores.which("decoder") else "all"
     first, last = scores.steps[0], scores.steps[-1]
-    mean, _, _ = findings.curve(scores, "trained", "decoder")
-    text = f"Decoder-side mean of the trained network: {mean[0]:.2f} at step {first}, "
+    mean, _, _ = findings.curve(scores, "trained", part)
+    where = "Decoder-side mean" if part == "decoder" else "Mean over all sites"
+    text = f"{where} of the trained network: {mean[0]:.2f} at step {first}, "
     text += f"{mean[-1]:.2f} at step {last}."
     for variant in findings.contrasts(scores):
-        other, _, _ = findings.curve(scores, variant, "decoder")
+        other, _, _ = findings.curve(scores, variant, part)
         text += f" {variant_title(variant).capitalize()}: {other[-1]:.2f}."
     return text
 

@@ -57,7 +57,7 @@ def labelling() -> Labelling:
         threshold=127,
         mean=0.5,
         deviation=0.25,
-        content=lambda images: images.mean((1, 2)) > 127,
+        content=lambda mask, image: frozenset({"bright"} if image[mask].mean() > 127 else {"dark"}),
     )
 
 

@@ -78,6 +78,7 @@ class Made:
     size: int = 32
     steps: tuple[int, ...] = STEPS
     variants: tuple[str, ...] = VARIANTS
+    sites: tuple[str, ...] = tuple(SITES)
     extras: bool = True
     """whether controls and interventions have rows"""
     pictures: bool = True
@@ -93,7 +94,7 @@ class Made:
 
 def make_store(root: Path, made: Made = Made()) -> storage.Store:
     """A finished run in `root`: tables, pictures and probes of every site and step."""
-    sites = tuple(storage.SiteShape(n, c * c, 3) for n, (c, _) in SITES.items())
+    sites = tuple(storage.SiteShape(n, SITES[n][0] ** 2, 3) for n in made.sites)
     layout = storage.Layout(
         samples=made.samples,
         shard=made.samples,
@@ -169,7 +170,7 @@ def write_probes(store: storage.Store, made: Made) -> None:
     depth = {"weight": np.array([[0, 1, -1]], np.float32)}
     pooled = [scene(i, 32)[1:3] for i in range(made.samples)]
     for variant in made.variants:
-        for site in ("up.2.1", "up.3.0", "up.3.1"):
+        for site in {"up.2.1", "up.3.0"} & set(made.sites):
             for step in (1, 2, 3, 5, 10, 15):
                 values = activations(pooled, site, quality(site, step, variant), step)
                 store.write_activation(variant, site, step, 0, values)
@@ -213,13 +214,13 @@ def activations(scenes: list[tuple[np.ndarray, ...]], site: str, q: float, seed:
 
 def image_rows(made: Made, control: str, variants: tuple[str, ...]) -> pa.Table:
     """results/images of both tasks on all sites and steps."""
-    axes = (variants, tuple(SITES), made.steps, ("saliency", "depth"), range(made.test))
+    axes = (variants, made.sites, made.steps, ("saliency", "depth"), range(made.test))
     v, s, t, k, n = (a.ravel() for a in np.indices([len(a) for a in axes]))
     rng = np.random.default_rng(0)
-    q = np.array([[[quality(i, j, w) for j in made.steps] for i in SITES] for w in variants])
+    q = np.array([[[quality(i, j, w) for j in made.steps] for i in made.sites] for w in variants])
     q = q[v, s, t] * {"none": 1.0, "position": 0.35}.get(control, 0.05)
     wobble = rng.normal(0, 0.16, made.test)[n] + rng.normal(0, 0.05, n.size)
-    cells = np.array([c for c, _ in SITES.values()])[s]
+    cells = np.array([SITES[i][0] for i in made.sites])[s]
     top, bottom = (np.array([ORACLES[c][i] for c in cells]) for i in (0, 1))
     dice = np.clip(top * q * 1.04 + wobble, 0, top)
     rmse = np.clip(1.02 - (1.02 - bottom) * q + wobble, bottom, None)
@@ -228,7 +229,7 @@ def image_rows(made: Made, control: str, variants: tuple[str, ...]) -> pa.Table:
         {
             "experiment": ["grid"] * n.size,
             "variant": np.array(variants)[v],
-            "site": np.array(list(SITES))[s],
+            "site": np.array(made.sites)[s],
             "step": np.array(axes[2])[t],
             "task": np.array(axes[3])[k],
             "control": [control] * n.size,

@@ -19,7 +19,7 @@ def seen(row: int, column: int, level: int = 100) -> Seen:
     mask[row : row + 8, column : column + 8] = True
     image = np.full((*SHAPE, 3), level, np.uint8)
     depth = np.linspace(-1, 1, 32, dtype=np.float32)[:, None] + 2 * mask.astype(np.float32)
-    return Seen(image, mask, depth.astype(np.float32), np.array([True, False]))
+    return Seen(image, mask, depth.astype(np.float32), frozenset({"red"}))
 
 
 MOVES = (Move(8, 4), Move(-6, 5))
@@ -106,7 +106,7 @@ def test_a_users_own_depth_keeps_the_objects_region(tmp_path):
 
 def test_lost_content_is_noticed():
     before = seen(8, 10)
-    after = Seen(before.image, before.mask, before.depth, np.array([True, True]))
+    after = Seen(before.image, before.mask, before.depth, frozenset({"red", "blue"}))
     case = make_case("saliency", before, MOVES)
     assert score.score_row(case, 0, after)["content_kept"] == 0
     blind = Seen(before.image, before.mask, before.depth)

@@ -29,6 +29,7 @@ from sweeps.report_data import apply_probe, current
 from sweeps.tables_view import interval, number, table
 
 EXTRA = ("controls", "interventions", "examples", "images", "families")
+FEW = ("mid.0", "up.2.1", "up.3.0")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
@@ -134,7 +135,9 @@ def test_prompts_are_text_not_markup(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(
         report_fixture, "scene", lambda i, n: (*plain(i, n)[:3], "<script>alert('&')</script>")
     )
-    html = Path(report.build(make_store(tmp_path, Made(test=3)), CONFIG)).read_text()
+    html = Path(
+        report.build(make_store(tmp_path, Made(test=3, sites=FEW, extras=False)), CONFIG)
+    ).read_text()
     assert "<script" not in html
     assert "&lt;script&gt;" in html
 
@@ -143,11 +146,21 @@ def test_prompts_are_text_not_markup(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_parts_without_data_are_left_out(tmp_path: Path) -> None:
-    made = Made(test=4, variants=("trained",), extras=False, pictures=False, images=False)
+    made = Made(
+        test=4, sites=FEW, variants=("trained",), extras=False, pictures=False, images=False
+    )
     page = Page(Path(report.build(make_store(tmp_path, made), CONFIG)).read_text())
     assert not set(EXTRA) & set(sections(page))
     assert {"findings", "steps", "heatmaps", "sites", "paper"} <= set(sections(page))
     assert "randomised network" not in page.text.partition("Score by denoising step")[0]
+
+
+def test_a_run_of_few_sites_and_steps_is_reported(tmp_path: Path) -> None:
+    made = Made(test=3, sites=("down.0.0", "mid.0"), steps=(2, 7), extras=False, pictures=False)
+    page = Page(Path(report.build(make_store(tmp_path, made), CONFIG)).read_text())
+    assert "The salient object is read best at down.0.0" in page.text
+    assert "decoder" not in page.text.partition("Score by denoising step")[0].partition("Prov")[2]
+    assert "nan" not in page.text
 
 
 def test_a_run_without_probes_says_so(tmp_path: Path) -> None:
@@ -159,7 +172,7 @@ def test_a_run_without_probes_says_so(tmp_path: Path) -> None:
 
 
 def test_predictions_outlive_the_activations(tmp_path: Path) -> None:
-    store = make_store(tmp_path, Made(test=4))
+    store = make_store(tmp_path, Made(test=4, sites=FEW, extras=False))
     before = Path(report.build(store, CONFIG)).read_text()
     store.drop_activations()
     again = Path(report.build(storage.open(str(tmp_path)), CONFIG)).read_text()
@@ -168,7 +181,7 @@ def test_predictions_outlive_the_activations(tmp_path: Path) -> None:
 
 
 def test_failed_probes_are_named_and_not_averaged(tmp_path: Path) -> None:
-    store = make_store(tmp_path, Made(test=4, extras=False, pictures=False))
+    store = make_store(tmp_path, Made(test=4, sites=FEW, extras=False, pictures=False))
     good = report_data.load(store, CONFIG).tables["probes"]
     bad = good.slice(0, 1).to_pylist()[0]
     bad |= {"status": "failed", "error": "activations hold NaN", "attempt": 2, "dice": None}
@@ -194,7 +207,7 @@ def test_headline_states_the_best_site_with_test_score_oracle_and_floor(
 
 
 def test_best_site_is_chosen_on_validation_and_scored_on_test(tmp_path: Path) -> None:
-    store = make_store(tmp_path, Made(test=4, extras=False, pictures=False))
+    store = make_store(tmp_path, Made(test=4, sites=FEW, extras=False, pictures=False))
     row = next(
         r
         for r in store.table("probes").to_pylist()

@@ -23,7 +23,10 @@ from sweeps import report_data, tracking
 from sweeps.tracking import Marker, mirror
 from sweeps.tracking_plan import plan, run_id
 
-SMALL = Made(train=2, test=4, extras=False, pictures=False)
+SITES = ("mid.0", "up.2.1", "up.3.0")
+SMALL = Made(train=2, test=4, sites=SITES, steps=(1, 8, 15), extras=False, pictures=False)
+RUNS = 2 * len(SITES) + 1
+"""runs of a small sweep, with its summary"""
 
 
 @pytest.fixture(scope="module")
@@ -147,11 +150,11 @@ def test_a_second_mirror_writes_nothing(store: storage.Store, mirrored: tracking
 
 
 def test_changed_rows_replace_their_run_and_the_summary(fresh: storage.Store) -> None:
-    assert mirror(fresh, CONFIG).written == 33
+    assert mirror(fresh, CONFIG).written == RUNS
     row = fresh.table("probes").to_pylist()[0]
     fresh.append("probes", [{**row, "train_loss": 0.125, "attempt": 2}])
-    assert mirror(fresh, CONFIG) == tracking.Mirrored(written=2, kept=31)
-    assert len(directories(fresh)) == 33
+    assert mirror(fresh, CONFIG) == tracking.Mirrored(written=2, kept=RUNS - 2)
+    assert len(directories(fresh)) == RUNS
     run = inspect(fresh, row["variant"], row["site"])
     logged = history(fresh, row["variant"], row["site"])
     assert "0.125" in json.dumps(logged)
@@ -161,14 +164,14 @@ def test_changed_rows_replace_their_run_and_the_summary(fresh: storage.Store) ->
 def test_a_run_whose_files_are_gone_is_written_again(fresh: storage.Store) -> None:
     mirror(fresh, CONFIG)
     shutil.rmtree(directories(fresh)[4])
-    assert mirror(fresh, CONFIG) == tracking.Mirrored(written=1, kept=32)
+    assert mirror(fresh, CONFIG) == tracking.Mirrored(written=1, kept=RUNS - 1)
 
 
 def test_a_killed_mirror_leaves_no_doubles(fresh: storage.Store) -> None:
     mirror(fresh, CONFIG)
     (Path(fresh.url) / "wandb" / tracking.MARKER).unlink()
-    assert mirror(fresh, CONFIG).written == 33
-    assert len(directories(fresh)) == 33
+    assert mirror(fresh, CONFIG).written == RUNS
+    assert len(directories(fresh)) == RUNS
 
 
 # -- the plan
@@ -187,7 +190,7 @@ def test_ids_are_those_of_the_sweep_stage_and_part(
 
 def test_a_run_per_cell_has_epochs_and_final_scores(fresh: storage.Store) -> None:
     cells = plan(report_data.load(fresh, CONFIG), "cell")
-    assert len(cells) == len({c.id for c in cells}) == 960
+    assert len(cells) == len({c.id for c in cells}) == 36
     cell = next(c for c in cells if c.name == "trained up.3.0 step 15 depth none seed 0")
     assert [r["epoch"] for r in cell.history] == [1, 2, 3]
     assert cell.history[1]["train_loss"] == pytest.approx(0.5)
@@ -282,13 +285,13 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 def test_a_server_that_limits_rates_holds_nothing_up(
     fresh: storage.Store, server: list[str]
 ) -> None:
-    assert mirror(fresh, CONFIG).written == 33
+    assert mirror(fresh, CONFIG).written == RUNS
     started = time.perf_counter()
     found = mirror(fresh, CONFIG, mode="online", limit_s=20)
     assert time.perf_counter() - started < 60
     assert server
     assert "send later with: wandb sync" in found.problem
-    assert (found.kept, found.sent, len(directories(fresh))) == (33, 0, 33)
+    assert (found.kept, found.sent, len(directories(fresh))) == (RUNS, 0, RUNS)
     marker = Marker(Path(fresh.url) / "wandb")
     assert marker.unsent(list(marker.runs)) == list(marker.runs)
 
@@ -299,7 +302,7 @@ def test_an_unreachable_server_is_named(
     monkeypatch.setattr(tracking, "SYNC", ("-c", "raise SystemExit('connection refused')"))
     found = mirror(fresh, CONFIG, mode="online")
     assert found.problem.startswith("ConnectionError: connection refused; send later with: wandb")
-    assert (found.written, found.sent) == (33, 0)
+    assert (found.written, found.sent) == (RUNS, 0)
 
 
 def test_what_was_sent_is_not_sent_again(
@@ -308,13 +311,13 @@ def test_what_was_sent_is_not_sent_again(
     log = tmp_path / "sent"
     script = f"import sys; open({str(log)!r}, 'a').write(' '.join(sys.argv[1:]) + chr(10))"
     monkeypatch.setattr(tracking, "SYNC", ("-c", script))
-    assert mirror(fresh, CONFIG, mode="online") == tracking.Mirrored(written=33, sent=33)
-    assert mirror(fresh, CONFIG, mode="online") == tracking.Mirrored(kept=33)
+    assert mirror(fresh, CONFIG, mode="online") == tracking.Mirrored(written=RUNS, sent=RUNS)
+    assert mirror(fresh, CONFIG, mode="online") == tracking.Mirrored(kept=RUNS)
     row = fresh.table("probes").to_pylist()[0]
     fresh.append("probes", [{**row, "train_loss": 0.125, "attempt": 2}])
     assert mirror(fresh, CONFIG, mode="online").sent == 2
     first, second = log.read_text().splitlines()
-    assert len(first.split()) == 33
+    assert len(first.split()) == RUNS
     assert len(second.split()) == 2
 
 
