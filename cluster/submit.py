@@ -9,6 +9,7 @@ import os
 import re
 import secrets
 import shlex
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,12 @@ if TYPE_CHECKING:
 
 PACKAGE_BYTES = 400 * 2**20
 """Most that the code of a job may weigh; Ray's own limit is 512 MiB."""
+
+AGENT_S = 90.0
+"""How long a cluster may take until its job agent is up."""
+
+NO_AGENT = "No available agent"
+"""What Ray says before that."""
 
 EXCLUDES = ["**/__pycache__", "**/*.pyc", "**/*.partial"]
 
@@ -75,22 +82,34 @@ def submit(
     check_no_secrets([*arguments, output])
     packages = [(home or Path(__file__).resolve().parent.parent) / name for name in OURS]
     check_packages(packages)
-    with _client(address) as client:
-        job = client.submit_job(
-            entrypoint=entry_point(arguments),
-            submission_id=_new_id(),
-            runtime_env={
-                "py_modules": [str(package) for package in packages],
-                "excludes": EXCLUDES,
-                "env_vars": {SUBMITTED_FROM: json.dumps(_versions())},
-            },
-            metadata={
-                "project": "scenesweep",
-                "arguments": json.dumps(list(arguments)),
-                "output": output,
-            },
-        )
-        return _job(address, client.get_job_info(job))
+    request = {
+        "entrypoint": entry_point(arguments),
+        "runtime_env": {
+            "py_modules": [str(package) for package in packages],
+            "excludes": EXCLUDES,
+            "env_vars": {SUBMITTED_FROM: json.dumps(_versions())},
+        },
+        "metadata": {
+            "project": "scenesweep",
+            "arguments": json.dumps(list(arguments)),
+            "output": output,
+        },
+    }
+    return _sent(address, request)
+
+
+def _sent(address: str, request: dict[str, Any]) -> Job:
+    """Send a job; a cluster that has just started is given time until its job agent answers."""
+    patience = time.monotonic() + AGENT_S
+    while True:
+        try:
+            with _client(address) as client:
+                job = client.submit_job(submission_id=_new_id(), **request)
+                return _job(address, client.get_job_info(job))
+        except ValueError as error:
+            if NO_AGENT not in str(error) or time.monotonic() > patience:
+                raise
+        time.sleep(1)
 
 
 def entry_point(arguments: Sequence[str]) -> str:

@@ -68,7 +68,7 @@ def from_yaml(text: str) -> Recipe:
     given = {name: value for name, value in values.items() if name not in ("kind", "version")}
     _check_keys(Recipe, given, "")
     _check_keys(EditSpec, given["spec"], "spec.")
-    spec = {k: tuple(v) if isinstance(v, list) else v for k, v in given["spec"].items()}
+    spec: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given["spec"].items()}
     goals = tuple(goal_from(goal) for goal in given["goals"])
     if not goals:
         raise ValueError("intervention file: goals is empty; give at least one move")

@@ -68,8 +68,7 @@ class Normal:
             raise ValueError(f"activations with a root mean square of {rms} have no scale to edit in")
         mean = values.mean(axis=0)
         deviation = values.std(axis=0).clip(min=1e-3 * rms)
-        tensors = (torch.from_numpy(a).to(like) for a in (mean, deviation))
-        return Normal(values - mean, *tensors, rms)
+        return Normal(values - mean, torch.from_numpy(mean).to(like), torch.from_numpy(deviation).to(like), rms)
 
     def departure(self, acts: Tensor) -> Tensor:
         """How far activations (R, T, C) are from normal: root mean square of standardised values, (R)."""

@@ -86,7 +86,8 @@ class DepthObjective:
         """On the device and in the type of `like`."""
         values = targets.values.astype(np.float64) - targets.mean[..., None]
         sums = np.pad(values.cumsum(axis=2), ((0, 0), (0, 0), (1, 0)))
-        return DepthObjective(*(torch.from_numpy(a).to(like) for a in (targets.mean, values, sums)))
+        tensors = [torch.from_numpy(a).to(like) for a in (targets.mean, values, sums)]
+        return DepthObjective(tensors[0], tensors[1], tensors[2])
 
     def gradient(self, trials: Tensor) -> Gradient:
         """A cell's pixels below the reading by more than delta pull with delta, those above push with it,

@@ -205,8 +205,8 @@ def _comparisons(tables: dict[str, _Rows], sign: float, counts: Array) -> tuple[
 def _against(name: str, ours: Array, other: Array, image: NDArray[np.int64], counts: Array) -> Against:
     """Trials without a partner count in neither the interval nor the test."""
     ours = np.where(np.isnan(other), np.nan, ours)
-    typical = [per_image(values, image, counts.shape[1]) for values in (ours, other)]
-    return Against(name, median_interval(ours - other, image, counts), statistics.paired_test(*typical))
+    mine, theirs = (per_image(values, image, counts.shape[1]) for values in (ours, other))
+    return Against(name, median_interval(ours - other, image, counts), statistics.paired_test(mine, theirs))
 
 
 @dataclass(frozen=True)

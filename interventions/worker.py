@@ -222,8 +222,9 @@ def _unedited(rows: Sequence[dict[str, Any]], case: Case) -> list[dict[str, Any]
 
 
 def _move(goal: Goal) -> dict[str, float]:
-    moved = isinstance(goal, Move | SecondObject)
-    return {"dx": float(goal.dx), "dy": float(goal.dy)} if moved else {}
+    if isinstance(goal, Move | SecondObject):
+        return {"dx": float(goal.dx), "dy": float(goal.dy)}
+    return {}
 
 
 def split_columns(row: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:

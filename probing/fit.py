@@ -114,7 +114,7 @@ def make_site(
     edges = pool_edges(images, grid) if config.smoothness and images is not None else None
     features = Activations(tensor, dtype_of(config))
     scale = root_mean_squares(features, torch.from_numpy(split.train).to(device))
-    return Site(tensor, tuple(steps), tuple(grid), targets, split, config, edges, scale)
+    return Site(tensor, tuple(steps), (grid[0], grid[1]), targets, split, config, edges, scale)
 
 
 def _check_inputs(

@@ -46,7 +46,7 @@ class LastLayer:
         self.factor = torch.where(self.pairs, 2.0, 1.0).to(dtype)
         self.bias = self.bias_rest = None
         if layers[0][0][1] is not None:
-            biases = [[_difference(b) for _, b in heads] for heads in layers if heads]
+            biases = [[_difference(_present(b)) for _, b in heads] for heads in layers]
             self.bias, self.bias_rest = (_stack(biases, part, dtype, device) for part in (0, 1))
 
     def rows(self, scale: Tensor | None = None) -> list[list[NDArray]]:
@@ -110,16 +110,15 @@ class HiddenProbes:
     def __init__(self, layers: Table, scale: Tensor) -> None:
         self.last = LastLayer([[cell[1] for cell in heads] for heads in layers], scale.dtype, scale.device)
         self.scale, self.inverse = scale, (1 / scale)[:, None, None]
-        to = {"device": scale.device, "dtype": scale.dtype}
-        self.weight = torch.stack([torch.stack([cell[0][0] for cell in heads]) for heads in layers]).to(**to)
+        self.weight = torch.stack([torch.stack([cell[0][0] for cell in heads]) for heads in layers]).to(scale)
         self.parameters = [self.weight, self.last.weight]
-        self.factors = [torch.ones((), **to), self.last.factor[:, None]]
+        self.factors = [torch.ones_like(scale[0]), self.last.factor[:, None]]
         self.bias = None
         if self.last.bias is not None:
             stacked = [torch.stack([_present(cell[0][1]) for cell in heads]) for heads in layers]
-            self.bias = torch.stack(stacked).to(**to)
+            self.bias = torch.stack(stacked).to(scale)
             self.parameters += [self.bias, self.last.bias]
-            self.factors += [torch.ones((), **to), self.last.factor]
+            self.factors += [torch.ones_like(scale[0]), self.last.factor]
 
     def forward(self, x: Tensor) -> Tensor:
         units = torch.bmm(self.weight.flatten(1, 2) * self.inverse, x.transpose(1, 2))
@@ -138,8 +137,8 @@ class HiddenProbes:
         hidden = self.weight / self.scale[:, None, None, None]
         if self.bias is not None:
             hidden = torch.cat([hidden, self.bias[..., None]], 3)
-        hidden = hidden.cpu().numpy()
-        return [[(row, hidden[s, k]) for k, row in enumerate(rows)] for s, rows in enumerate(self.last.rows())]
+        units = hidden.cpu().numpy()
+        return [[(row, units[s, k]) for k, row in enumerate(rows)] for s, rows in enumerate(self.last.rows())]
 
 
 def _present(bias: Tensor | None) -> Tensor:

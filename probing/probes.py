@@ -45,7 +45,7 @@ class ProbeConfig:
     smoothness: float = 0.0
     """weight of the smoothness loss of appendix F on depth probes; needs images"""
     hidden: int = 0
-    """units of a hidden ReLU layer (capacity check); 0 is the linear probe"""
+    """units of a hidden ReLU layer (capacity check); 0 is the linear probe. Position controls stay linear"""
     huber_delta: float = 1.0
     """where the depth loss turns from square to linear, in standardised depth"""
     seed: int = 100

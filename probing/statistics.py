@@ -6,7 +6,7 @@ left out of every mean; a statistic of nothing is NaN and never enters another m
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,10 +66,10 @@ def resampled_means(scores: ArrayLike, counts: Array) -> Array:
 
 def interval(estimate: float, draws: ArrayLike, level: float = 0.95) -> Interval:
     """Percentile interval of the defined draws; NaN ends where there are none."""
-    draws = np.asarray(draws, dtype=np.float64)
-    draws = draws[~np.isnan(draws)]
+    known = np.asarray(draws, dtype=np.float64)
+    known = known[~np.isnan(known)]
     tail = (1 - level) / 2
-    low, high = np.quantile(draws, [tail, 1 - tail]) if len(draws) else (np.nan, np.nan)
+    low, high = np.quantile(known, [tail, 1 - tail]) if len(known) else (np.nan, np.nan)
     return Interval(float(estimate), float(low), float(high), level)
 
 
@@ -142,7 +142,11 @@ def _flips(gaps: Array, seed: int, flips: int = 9999) -> tuple[float, float]:
     return gaps.mean(), (extreme.sum() + 1) / (flips + 1)
 
 
-_TESTS = {"wilcoxon": _wilcoxon, "t": _student, "permutation": _flips}
+_TESTS: dict[str, Callable[[Array, int], tuple[float, float]]] = {
+    "wilcoxon": _wilcoxon,
+    "t": _student,
+    "permutation": _flips,
+}
 
 
 def holm(p: ArrayLike) -> Array:
@@ -160,7 +164,7 @@ def benjamini_hochberg(p: ArrayLike) -> Array:
     return _adjusted(p, adjust)
 
 
-def _adjusted(p: ArrayLike, adjust) -> Array:
+def _adjusted(p: ArrayLike, adjust: Callable[[Array], Array]) -> Array:
     """Applies `adjust` to the defined p values in ascending order."""
     p = np.asarray(p, dtype=np.float64)
     flat = p.ravel()

@@ -129,7 +129,7 @@ def _scores(
     captions = [run.captions.get(i, str(i)) for i in samples.tolist()]
 
     def scored(column: str) -> np.ndarray:
-        if per_image:
+        if images is not None and per_image:
             return cube(images, (*_CELL, "sample"), (*axes, samples.tolist()), column)
         return cube(probes, _CELL, axes, column)[..., None]
 

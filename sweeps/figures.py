@@ -146,7 +146,8 @@ def _number(value: Any) -> Any:
 @contextmanager
 def style(name: str) -> Iterator[None]:
     """Matplotlib settings of the report for one figure; element ids depend on `name` alone."""
-    with matplotlib.rc_context(_RC | {"svg.hashsalt": name} | _coloured()):
+    settings: dict[Any, Any] = {**_RC, **_coloured(), "svg.hashsalt": name}
+    with matplotlib.rc_context(settings):
         yield
 
 
@@ -221,7 +222,7 @@ def _end_labels(ax: Axes, x: float, ends: Sequence[tuple[str, str, float]]) -> N
     if not ends:
         return
     low, high = ax.get_ylim()
-    height = ax.figure.get_size_inches()[1] * ax.get_position().height * 72
+    height = ax.bbox.height / ax.figure.dpi * 72
     places = spread([y for _, _, y in ends], 10 * (high - low) / height, low, high)
     for (label, role, _), y in zip(ends, places, strict=True):
         ax.annotate(

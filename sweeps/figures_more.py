@@ -26,7 +26,7 @@ CONTROL_TITLES = {
 
 def edit_panels(edits: Sequence[Edits]) -> list[Panel]:
     """Two panels per task of the main series: before and after, and the effect of each control."""
-    found = []
+    found: list[Panel] = []
     main = [e for e in edits if e.main]
     for _, group in groupby(main, key=lambda e: e.effect.series):
         members = list(group)

@@ -27,9 +27,9 @@ CONTROL_ORDER = ("edit", "none", "random_direction", "random_probe", "shuffled_p
 
 def curve(scores: Scores, variant: str, part: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean over the sites of a part by step, with interval bounds: three float64 (T,)."""
-    values = scores.part(variant, part)
-    found = [_interval(scores, step) for step in values]
-    return tuple(np.array([getattr(i, end) for i in found]) for end in ("estimate", "low", "high"))  # type: ignore[return-value]
+    found = [_interval(scores, step) for step in scores.part(variant, part)]
+    mean, low, high = np.array([[i.estimate, i.low, i.high] for i in found]).T
+    return mean, low, high
 
 
 def _interval(scores: Scores, values: np.ndarray) -> Interval:

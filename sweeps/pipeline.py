@@ -45,6 +45,7 @@ def prepare(config: Config, write: bool = True) -> Run:
 
     Raises ValueError before anything is written.
     """
+    _check_writable(config)
     found = runs.facts(config)
     runs.check_other(config, found)
     reading = prompt_files.read(config.prompts)
@@ -55,18 +56,23 @@ def prepare(config: Config, write: bool = True) -> Run:
     return runs.begin(config, found, reading.prompts)
 
 
-def _check_space(config: Config, layout: storage.Layout) -> None:
-    """Refuses an output that can't be written or a plan that does not fit its disk."""
+def _check_writable(config: Config) -> None:
+    """Refuses an output that can't be written."""
     folder = runs.local_path(config.output)
-    present = 0
-    if folder is not None:
-        parent = folder
-        while not parent.exists():
-            parent = parent.parent
-        if not parent.is_dir() or not os.access(parent, os.W_OK):
-            raise ValueError(f"output: cannot write to {parent}; give output=ANOTHER folder")
-        chunks = (p for p in folder.rglob("c/**/*") if p.is_file())
-        present = sum(p.stat().st_size for p in chunks)
+    if folder is None:
+        return
+    parent = folder
+    while not (parent.exists() or parent == parent.parent):
+        parent = parent.parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise ValueError(f"output: cannot write to {parent}; give output=ANOTHER folder")
+
+
+def _check_space(config: Config, layout: storage.Layout) -> None:
+    """Refuses a plan that does not fit its disk beside what is there already."""
+    folder = runs.local_path(config.output)
+    chunks = (p for p in folder.rglob("c/**/*") if p.is_file()) if folder else ()
+    present = sum(p.stat().st_size for p in chunks)
     budget.check_disk(config.output, budget.price(layout).total, present)
 
 

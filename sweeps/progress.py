@@ -26,6 +26,13 @@ class Meter:
     said: float = 0.0
     bar: tqdm | None = None
 
+    def __getstate__(self) -> dict[str, object]:
+        # Tune pickles its callbacks, and with them the meter; a terminal can't travel.
+        return {k: v for k, v in self.__dict__.items() if k not in ("stream", "bar")}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state, stream=sys.stderr, bar=None)
+
     def __call__(self, done: int, total: int) -> None:
         if self.stream.isatty():
             self.bar = self.bar or tqdm(total=total, desc=self.name, unit=self.unit, file=self.stream)

@@ -38,7 +38,7 @@ def _mask_floors(run: RunData, sites: tuple[Site, ...]) -> dict[str, np.ndarray]
     from probing import floors, targets
     from probing.controls import Split
 
-    split = Split(np.arange(len(train)), np.empty(0), np.arange(len(train), len(masks)))
+    split = Split(np.arange(len(train)), np.empty(0, np.int64), np.arange(len(train), len(masks)))
     masks = masks > mask_threshold(run)
     by_grid = {
         grid: floors.mask_floor(targets.pool_saliency(masks.astype(np.uint8), grid), split)

@@ -60,8 +60,8 @@ def _control_table(run: RunData, scores: Scores) -> str:
     task, measure = scores.measure.task, scores.measure
     if not scores.which("decoder"):
         return ""
-    found = {c: analysis.collect(run, control=c).get(task) for c in findings.controls(run)}
-    found = {c: s for c, s in found.items() if s is not None}
+    collected = {c: analysis.collect(run, control=c) for c in findings.controls(run)}
+    found = {c: scores_[task] for c, scores_ in collected.items() if task in scores_}
     if not found:
         return ""
     rows: list[list] = [["Task", findings.final(scores, "trained", "decoder")]]
@@ -122,7 +122,7 @@ def family_sites(run: RunData, experiment: str) -> tuple[Site, ...]:
     ):
         side = round((tokens or 0) ** 0.5)
         unique.setdefault(name, Site(name, tokens or 0, channels or 0, (side, side)))
-    return tuple(unique.estimates())
+    return tuple(unique.values())
 
 
 def _step_table(main: Scores | None, scores: Scores) -> str:

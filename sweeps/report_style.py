@@ -133,7 +133,9 @@ nav,.skip,.download{display:none}
 section{padding-top:1.4rem}
 h2,h3,.strip-name,section>p{break-after:avoid}
 .facts{grid-template-columns:repeat(3,1fr)}
-.example{break-inside:avoid}
+.example{break-inside:avoid;margin:.6rem 0 1rem}
+.example .strip{max-width:84%}
+p{break-inside:avoid}
 thead th{white-space:normal}
 figure,.facts li,tr,.strip{break-inside:avoid}
 .panels{grid-template-columns:1fr 1fr;gap:1rem}

@@ -81,7 +81,7 @@ def example_table(examples: list[Example]) -> Any:
     """Test images with label and prediction maps, one row each."""
     import wandb
 
-    columns: list[str] = []
+    columns: list[str | int] = []
     rows = []
     for example in examples:
         cells = dict(_example_cells(example))

@@ -25,6 +25,9 @@ SITES = {  # name: (cells a side, channels) of the scenes model
     "up.2.0": (8, 128), "up.2.1": (8, 128), "up.2.2": (8, 128),
     "up.3.0": (16, 64), "up.3.1": (16, 64), "up.3.2": (16, 64),
 }  # fmt: skip
+OTHER = {"vae.mid": (16, 32), "conv.up.3.0": (16, 64), "conv.mid.0": (2, 192)}
+"""sites of the further families"""
+SHAPES = SITES | OTHER
 STEPS = tuple(range(1, 16))
 VARIANTS = ("trained", "random")
 ORACLES = {16: (0.93, 0.15), 8: (0.84, 0.22), 4: (0.66, 0.38), 2: (0.48, 0.60)}
@@ -38,7 +41,7 @@ def quality(site: str, step: int, variant: str) -> float:
     """How well a site knows the scene at a step, 0 to 1."""
     if variant != "trained":
         return 0.12 + 0.02 * site.startswith("down")
-    depth = list(SITES).index(site) / len(SITES)
+    depth = list(SITES).index(site) / len(SITES) if site in SITES else 0.1
     best = 0.45 + 0.5 * np.exp(-(((depth - 0.72) / 0.3) ** 2))
     return float(best * (1 - np.exp(-step / (1.4 + 1.6 * (1 - depth)))))
 
@@ -133,6 +136,10 @@ def write_results(store: storage.Store, made: Made) -> None:
     parts = [image_rows(made, "none", made.variants)]
     if made.extras:
         parts += [image_rows(made, c, ("trained",)) for c in ("position", "shuffled")]
+        vae, *conv = OTHER
+        parts.append(image_rows(made, "none", ("trained",), "vae", (vae,)))
+        parts.append(image_rows(made, "none", ("trained",), "conv", tuple(conv)))
+        parts.append(image_rows(made, "none", ("trained",), "smoothness", ("up.1.0", "mid.0")))
         put_table(store, "interventions", interventions(made.test, made.train))
     images = pa.concat_tables(parts)
     if made.images:
@@ -212,24 +219,31 @@ def activations(scenes: list[tuple[np.ndarray, ...]], site: str, q: float, seed:
     return np.concatenate([noisy, np.ones((*noisy.shape[:2], 1))], -1).astype(np.float16)
 
 
-def image_rows(made: Made, control: str, variants: tuple[str, ...]) -> pa.Table:
-    """results/images of both tasks on all sites and steps."""
-    axes = (variants, made.sites, made.steps, ("saliency", "depth"), range(made.test))
+def image_rows(
+    made: Made,
+    control: str,
+    variants: tuple[str, ...],
+    experiment: str = "grid",
+    sites: tuple[str, ...] = (),
+) -> pa.Table:
+    """results/images of both tasks on all steps, of the main sites or others."""
+    sites = sites or made.sites
+    axes = (variants, sites, made.steps, ("saliency", "depth"), range(made.test))
     v, s, t, k, n = (a.ravel() for a in np.indices([len(a) for a in axes]))
     rng = np.random.default_rng(0)
-    q = np.array([[[quality(i, j, w) for j in made.steps] for i in made.sites] for w in variants])
+    q = np.array([[[quality(i, j, w) for j in made.steps] for i in sites] for w in variants])
     q = q[v, s, t] * {"none": 1.0, "position": 0.35}.get(control, 0.05)
     wobble = rng.normal(0, 0.16, made.test)[n] + rng.normal(0, 0.05, n.size)
-    cells = np.array([SITES[i][0] for i in made.sites])[s]
+    cells = np.array([SHAPES[i][0] for i in sites])[s]
     top, bottom = (np.array([ORACLES[c][i] for c in cells]) for i in (0, 1))
     dice = np.clip(top * q * 1.04 + wobble, 0, top)
     rmse = np.clip(1.02 - (1.02 - bottom) * q + wobble, bottom, None)
     mask = k == 0
     return pa.table(
         {
-            "experiment": ["grid"] * n.size,
+            "experiment": [experiment] * n.size,
             "variant": np.array(variants)[v],
-            "site": np.array(made.sites)[s],
+            "site": np.array(sites)[s],
             "step": np.array(axes[2])[t],
             "task": np.array(axes[3])[k],
             "control": [control] * n.size,
@@ -257,8 +271,8 @@ def probe_rows(images: pa.Table) -> pa.Table:
     dice, rmse = (means[c].to_numpy() for c in ("dice", "rmse"))
     columns = {
         "block": [s.rpartition(".")[0] for s in site],
-        "tokens": [SITES[s][0] ** 2 for s in site],
-        "channels": [SITES[s][1] for s in site],
+        "tokens": [SHAPES[s][0] ** 2 for s in site],
+        "channels": [SHAPES[s][1] for s in site],
         "n_train": [64] * n,
         "n_val": [32] * n,
         "n_test": [96] * n,

@@ -86,7 +86,7 @@ ALL = ["sample", "label", "curate", "probe", "intervene"]
 @pytest.mark.parametrize(
     ("pair", "stages"),
     [
-        ("sampling.guidance=4", ALL),
+        ("sampling.guidance=5.5", ALL),
         ("sampling.threads=2", ALL),
         ("prompts.count=9", ALL),
         ("labels.threshold=9", ALL[1:]),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import DepthAnythingForDepthEstimation
 
 from probing.labelling import hub, images
@@ -37,7 +38,7 @@ def load(weights: str, device: torch.device, size: str = "small") -> ImageLabell
     return ImageLabeller(label, lambda part: depth(network, part), device, np.float32)
 
 
-def _check(network: nn.Module, origin: Source, width: int) -> None:
+def _check(network: Any, origin: Source, width: int) -> None:
     config = network.config
     if config.depth_estimation_type != "relative":
         raise origin.error("predicts metric depth; relative inverse depth is needed")
@@ -54,7 +55,7 @@ def transform(levels: Tensor) -> Tensor:
     return images.normalise(scaled, images.IMAGENET_MEAN, images.IMAGENET_DEVIATION)
 
 
-def depth(network: nn.Module, levels: Tensor) -> Tensor:
+def depth(network: Any, levels: Tensor) -> Tensor:
     """Inverse depth (b, H, W) of images uint8 (b, 3, H, W), enlarged by cubic interpolation, not clipped."""
     small = network(transform(levels)).predicted_depth[:, None]
     return resize_cubic(small, (levels.shape[2], levels.shape[3]))[:, 0]

@@ -6,9 +6,11 @@ transformers' resizes with antialias. Depth is relative and inverse: near is lar
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import DPTConfig, DPTForDepthEstimation
 
 from probing.labelling import checkpoints, hub, images, midas_names
@@ -72,7 +74,7 @@ def transform(levels: Tensor) -> Tensor:
     return images.normalise(resize_cubic(levels.double() / 255, size), (0.5,) * 3, (0.5,) * 3)
 
 
-def predict(network: nn.Module, x: Tensor) -> Tensor:
+def predict(network: Any, x: Tensor) -> Tensor:
     """Inverse depth (b, h, w) of transformed images (b, 3, h, w), sides multiples of 32, square or not."""
     config = network.config
     found = network.dpt(x, output_hidden_states=True).hidden_states
@@ -81,7 +83,7 @@ def predict(network: nn.Module, x: Tensor) -> Tensor:
     return network.head(network.neck(taken, *grid))
 
 
-def depth(network: nn.Module, levels: Tensor) -> Tensor:
+def depth(network: Any, levels: Tensor) -> Tensor:
     """Inverse depth (b, H, W) of images uint8 (b, 3, H, W), enlarged by cubic interpolation, not clipped."""
     small = predict(network, transform(levels))[:, None]
     return resize_cubic(small, (levels.shape[2], levels.shape[3]))[:, 0]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from probing.labelling import hub, images
 from probing.labelling.checkpoints import Source
@@ -26,7 +27,7 @@ class SafetyChecker:
 
     revision: str
     """names the exact weights"""
-    network: nn.Module
+    network: Any
     """diffusers' StableDiffusionSafetyChecker"""
     device: torch.device
     """where the network lives"""

@@ -26,7 +26,7 @@ class ConvNorm(nn.Module):
     def __init__(self, inputs: int, outputs: int, kernel: int | tuple[int, int], dilation: int = 1) -> None:
         super().__init__()
         sides = (kernel, kernel) if isinstance(kernel, int) else kernel
-        padding = [dilation * (side // 2) for side in sides]
+        padding = (dilation * (sides[0] // 2), dilation * (sides[1] // 2))
         self.conv = nn.Conv2d(inputs, outputs, sides, padding=padding, dilation=dilation, bias=False)
         self.bn = nn.BatchNorm2d(outputs)
 
@@ -81,15 +81,16 @@ class UnionAttention(nn.Module):
         super().__init__()
         self.bn = nn.BatchNorm2d(channels)
         self.norm = nn.Sequential(nn.BatchNorm2d(channels))
-        for name in ("channel_q", "channel_k", "channel_v", "fc"):
+        for name in ("channel_q", "channel_k", "channel_v"):
             self.add_module(name, nn.Conv2d(channels, channels, 1, bias=False))
+        self.fc = nn.Conv2d(channels, channels, 1, bias=False)
         for name in ("spatial_q", "spatial_k", "spatial_v") if spatial else ():
             self.add_module(name, nn.Conv2d(channels, 1, 1, bias=False))
 
     def trace(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x (B, C, H, W) with its channels strengthened, and the gates (B, C, 1, 1)."""
         pooled = self.norm(x.mean((2, 3), keepdim=True))
-        q, k, v = (getattr(self, f"channel_{n}")(pooled).squeeze(-1) for n in "qkv")
+        q, k, v = (self.get_submodule(f"channel_{n}")(pooled).squeeze(-1) for n in "qkv")
         attended = torch.softmax(q @ k.mT, -1) @ v
         gates = torch.sigmoid(self.fc(attended.unsqueeze(-1)))
         return x * gates + x, gates
@@ -99,7 +100,7 @@ class UnionAttention(nn.Module):
         strengthened, gates = self.trace(x)
         least = torch.quantile(gates, CONFIDENCE, dim=1, keepdim=True)
         kept = self.bn(strengthened) * torch.where(gates > least, gates, 0.0)
-        q, k, v = (getattr(self, f"spatial_{n}")(kept) for n in "qkv")
+        q, k, v = (self.get_submodule(f"spatial_{n}")(kept) for n in "qkv")
         return torch.softmax(q @ k.mT, -1) @ v + v
 
 

@@ -217,7 +217,7 @@ def write_card(folder: Path, target: Path, config: TrainingConfig, guidance: flo
     model = models.load(models.ModelConfig(name=str(target / "pipeline"), device="cpu"))
     network, _ = weights.load_labeller(target / "labeller.safetensors")
     train = dataset.load(folder / "renders", "train", min(2000, config.renders))
-    test = dataset.load(folder / "renders", "held_out", config.held_out)
+    test = dataset.load(folder / "renders", "held_out", min(250, config.held_out))
     card, images = evaluate.measure(model, network, train, test, guidance)
     evaluate.write_card(target, card, images, guidance, lambda: describe(folder, config))
 
