@@ -87,7 +87,8 @@ def submit(
         "runtime_env": {
             "py_modules": [str(package) for package in packages],
             "excludes": EXCLUDES,
-            "env_vars": {SUBMITTED_FROM: json.dumps(_versions())},
+            # A copy of the packages in the head's working directory must not win over these.
+            "env_vars": {SUBMITTED_FROM: json.dumps(_versions()), "PYTHONSAFEPATH": "1"},
         },
         "metadata": {
             "project": "scenesweep",

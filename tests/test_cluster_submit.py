@@ -85,7 +85,7 @@ def address() -> Iterator[str]:
     assert head.stdout.readline() == "up\n"
     try:
         if not answers(f"http://127.0.0.1:{port}"):
-            pytest.skip("Ray itself runs no submitted job here within 90 s: the machine is too busy")
+            pytest.skip("no submitted job imports Ray here within 90 s: other python on PATH, or too busy")
         yield f"http://127.0.0.1:{port}"
     finally:
         head.stdin.close()
@@ -93,7 +93,10 @@ def address() -> Iterator[str]:
 
 
 def answers(address: str, seconds: float = 90) -> bool:
-    """Whether a plain job, with nothing of ours in it, succeeds on the cluster in time."""
+    """Whether a job that only imports Ray succeeds on the cluster in time.
+
+    It does not where `python` on the head's PATH is another than the one with our dependencies.
+    """
     from ray.job_submission import JobSubmissionClient
 
     end = time.monotonic() + seconds
@@ -101,9 +104,10 @@ def answers(address: str, seconds: float = 90) -> bool:
     while time.monotonic() < end:
         try:
             client = JobSubmissionClient(address)
-            job = job or client.submit_job(entrypoint="true")
-            if client.get_job_status(job) == "SUCCEEDED":
-                return True
+            job = job or client.submit_job(entrypoint="python -c 'import ray, google_crc32c'")
+            found = client.get_job_status(job)
+            if found.is_terminal():
+                return found == "SUCCEEDED"
         except (RuntimeError, ConnectionError):
             pass
         time.sleep(1)
