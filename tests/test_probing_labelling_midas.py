@@ -60,6 +60,13 @@ def test_full_size_loads_strictly_from_a_file_in_the_official_form(tmp_path):
     assert round(sum(value.numel() for value in tensors.values()) / 1e6) == 344  # as MiDaS states
 
 
+def test_full_size_has_the_numbers_that_shapes_do_not_show():
+    config = midas.large()
+    assert (config.num_attention_heads, config.layer_norm_eps) == (LARGE.heads, 1e-6)
+    assert tuple(config.backbone_out_indices) == LARGE.hooks
+    assert (config.hidden_act, config.readout_type, config.patch_size) == ("gelu", "project", 16)
+
+
 def test_query_key_and_value_are_the_thirds_of_qkv():
     tensors = state()
     found = midas_names.translate(tensors, SOURCE)
