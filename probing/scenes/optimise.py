@@ -55,7 +55,7 @@ class Loop:
         self.path = folder / "checkpoint.safetensors"
         folder.mkdir(parents=True, exist_ok=True)
         self.optimiser = torch.optim.AdamW(
-            model.parameters(), lr=schedule.rate, betas=(0.9, 0.99), weight_decay=schedule.decay
+            model.parameters(), lr=schedule.rate, betas=(0.9, 0.99), weight_decay=schedule.decay, fused=True
         )
         self.averaged = {k: v.detach().clone() for k, v in model.state_dict().items()}
         spread = distributed.is_available() and distributed.is_initialized()
