@@ -159,7 +159,7 @@ class Crew:
             "max_restarts": 0,  # restarting here instead: the crew must know which task died
             "max_task_retries": 0,
         }
-        actor = ray.remote(Host).options(**options).remote(name, self.spec.threads)
+        actor: Any = ray.remote(Host).options(**options).remote(name, self.spec.threads)
         built = actor.build.options(name=f"{name} build").remote(self.spec, self.retries)
         return Slot(index, name, actor, built)
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from interventions.controls import VARIATIONS
 from probing.sites import SiteSpec, choose
 
 TASKS = ("saliency", "depth")
@@ -13,6 +14,8 @@ LR_UNITS = ("absolute", "rms")
 MOVE_RULES = ("visible", "authors")
 CONTROLS = ("none", "random_direction", "random_probe", "shuffled_probe", "late_steps")
 """what the real edit is compared with, each a row of the same table"""
+COMPARISONS = (*CONTROLS, *VARIATIONS)
+"""all that can stand beside the real edit: controls, and the same edit by other means"""
 SIDES = ("encoder", "bottleneck", "decoder")
 
 
@@ -76,7 +79,8 @@ class InterventionConfig:
     depth_span: float = 9.0
     """the depth target is min-max scaled to plus and minus this; 0 keeps standardised depth"""
     controls: tuple[str, ...] = CONTROLS
-    """comparisons beside the real edit: none, random_direction, random_probe, shuffled_probe, late_steps"""
+    """comparisons beside the real edit: none, random_direction, random_probe, shuffled_probe, late_steps;
+    and the same edit by other means: rank_one, natural"""
     guidance: float | None = None
     """guidance scale while editing; null is that of sampling"""
     move_rule: str = "visible"
@@ -103,7 +107,7 @@ class InterventionConfig:
             _one_of("tasks", task, TASKS)
             self.spec(task)
         for control in self.controls:
-            _one_of("controls", control, CONTROLS)
+            _one_of("controls", control, COMPARISONS)
         for side in self.sides:
             _one_of("sides", side, (*SIDES, "all"))
         _one_of("move_rule", self.move_rule, MOVE_RULES)

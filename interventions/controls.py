@@ -23,6 +23,11 @@ STEERED = {
 """(variant, control) of the probe that a steered row follows"""
 
 
+VARIATIONS = ("rank_one", "natural")
+"""the real edit by other means, at its norm and with its signs: along the probe itself, and along the way in
+which activations vary with the probe's reading (covariance times probe), which stays closer to normal"""
+
+
 def probes_of(controls: Sequence[str]) -> tuple[tuple[str, str], ...]:
     """(variant, control) of the probes that the real edit and its controls need, the real one first."""
     named = [EDIT, *(name for name in controls if name in STEERED)]
@@ -54,6 +59,13 @@ def random_direction(centred: NDArray, probe: NDArray, generator: np.random.Gene
     if not size > 0:
         raise ValueError("control random_direction: the activations vary along the probe alone")
     return drawn / size
+
+
+def probe_direction(name: str, centred: NDArray, probe: NDArray) -> NDArray[np.float64]:
+    """Unit vector (C) of a variation: the probe (C), or the covariance of vectors (m, C) times the probe."""
+    direction = probe if name == "rank_one" else centred.T.astype(np.float64) @ (centred @ probe)
+    size = np.linalg.norm(direction)
+    return direction / size if size > 0 else np.zeros_like(probe)
 
 
 def along(direction: Tensor, real: Tensor, probe: Tensor) -> Tensor:

@@ -13,7 +13,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from interventions.config import EditSpec, choose_sites
-from interventions.controls import EDIT, STEERED, along, late_steps, probes_of, random_direction, rescaled
+from interventions.controls import (
+    EDIT,
+    STEERED,
+    VARIATIONS,
+    along,
+    late_steps,
+    probe_direction,
+    probes_of,
+    random_direction,
+    rescaled,
+)
 from interventions.readout import Goals, Wanted
 from interventions.sources import Cabinet, Place, name_number
 from interventions.steer import Adam, steer
@@ -152,18 +162,20 @@ class Editor:
         self.strength[site.name, self.spec.steps.index(self.step)] = strength
         moved[real_rows] = real
         moved[others] = rescaled(found[len(real_rows) :], strength[self.local[others]])
-        turned = self.rows_with("random_direction")
+        turned = self.rows_with("random_direction", *VARIATIONS)
         if len(turned):
             moved[turned] = self._turned(site, place, real[self.local[turned]], turned)
 
     def _turned(self, site: SiteSpec, place: Place, real: Tensor, rows: Tensor) -> Tensor:
-        """The real edit along one random direction per site, step and trial."""
-        where = (name_number(site.name), self.step)
-        drawn = [
-            random_direction(place.normal.centred, place.direction, np.random.default_rng([*self.seed, *where, trial]))
-            for trial in self.trials[rows].tolist()
-        ]
-        return along(torch.from_numpy(np.stack(drawn)).to(real), real, place.readers.weight[0])
+        """The real edit along another direction, one per site, step and trial."""
+        found = np.stack([self._direction(site, place, self.rows[i]) for i in rows.tolist()])
+        return along(torch.from_numpy(found).to(real), real, place.readers.weight[0])
+
+    def _direction(self, site: SiteSpec, place: Place, row: Row) -> NDArray[np.float64]:
+        if row.control in VARIATIONS:
+            return probe_direction(row.control, place.normal.centred, place.direction)
+        entropy = [*self.seed, name_number(site.name), self.step, row.trial]
+        return random_direction(place.normal.centred, place.direction, np.random.default_rng(entropy))
 
     def _late(self, site: SiteSpec, acts: Tensor, place: Place, wanted: Wanted, moved: Tensor) -> None:
         """The right probe at the wrong time, as strong as the real edit was in its own steps."""

@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from interventions.controls import EDIT
+from interventions.controls import EDIT, VARIATIONS
 from probing import statistics
 from probing.statistics import Interval, PairedTest
 
 Array = NDArray[np.float64]
+EDITS = (EDIT, *VARIATIONS)
+"""rows that ought to move the scene; all others are controls"""
 SIGN = {"saliency": 1.0, "depth": -1.0}
 """Dice is better when higher, RMSE when lower"""
 MEDIANS = (
@@ -44,7 +46,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Against:
-    """The real edit against one comparison, as an improvement: positive where the edit is better."""
+    """A real edit against one comparison, as an improvement: positive where the edit is better."""
 
     other: str
     """a control, or `mirror`, `original`, `constant`, `others`"""
@@ -56,7 +58,7 @@ class Against:
 
 @dataclass(frozen=True)
 class Effect:
-    """One control of one series; the real edit has `control` edit."""
+    """One control of one series; the real edit has `control` edit, or the name of its variation."""
 
     series: Series
     control: str
@@ -77,7 +79,7 @@ class Effect:
     medians: dict[str, float]
     """medians of the other columns"""
     against: tuple[Against, ...] = ()
-    """of the real edit: every control, and the labels that a collapse would match"""
+    """of real edits: every control, and the labels that a collapse would match"""
 
     @property
     def holds(self) -> bool:
@@ -176,7 +178,7 @@ def _effect(series: Series, name: str, tables: dict[str, _Rows], counts: Array) 
         slope=median_interval(rows["slope"], rows.image, counts),
         caused=_caused(before, after, 1.0 if series.task == "saliency" else 0.0),
         medians={n: float(np.nanmedian(v)) for n in MEDIANS if not np.isnan(v := rows[n]).all()},
-        against=_comparisons(tables, sign, counts) if name == EDIT else (),
+        against=_comparisons(name, tables, sign, counts) if name in EDITS else (),
     )
 
 
@@ -189,16 +191,17 @@ def _caused(before: Array, after: Array, perfect: float) -> float:
     return float(asked @ came) / square if square > 1e-12 else np.nan
 
 
-def _comparisons(tables: dict[str, _Rows], sign: float, counts: Array) -> tuple[Against, ...]:
-    """The real edit against every control, and against the labels that its own image should match less."""
-    edit = tables[EDIT]
+def _comparisons(name: str, tables: dict[str, _Rows], sign: float, counts: Array) -> tuple[Against, ...]:
+    """An edit against every control, and against the labels that its own images should match less."""
+    edit = tables[name]
     ours = edit["score_after"]
-    theirs = {n: edit.aligned(rows, "score_after") for n, rows in sorted(tables.items()) if n != EDIT}
-    theirs |= {n: edit[f"{n}_after"] for n in ("mirror", "original", "constant", "others")}
+    controls = sorted(other for other in tables if other not in EDITS)
+    theirs = {other: edit.aligned(tables[other], "score_after") for other in controls}
+    theirs |= {other: edit[f"{other}_after"] for other in ("mirror", "original", "constant", "others")}
     return tuple(
-        _against(name, sign * ours, sign * other, edit.image, counts)
-        for name, other in theirs.items()
-        if not np.isnan(other).all()
+        _against(other, sign * ours, sign * scores, edit.image, counts)
+        for other, scores in theirs.items()
+        if not np.isnan(scores).all()
     )
 
 

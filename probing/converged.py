@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from probing.controls import Split
+from probing.features import Activations, Features
 from probing.fit import fit_cells, make_site
 from probing.models import LinearProbes, Probes
 from probing.probes import ProbeConfig
 from probing.results import CellResult, CellSpec
 from probing.targets import Grid, Targets
 from probing.tasks import DepthHeads, Heads, SaliencyHeads
-from probing.training import Activations, Bank, Features, History, blocks, mean_loss
+from probing.training import Bank, History, mean_loss
 
 PENALTIES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-6)
 """weights of the squared norm, in units of the activations' mean square; without validation samples the last"""
@@ -107,14 +108,14 @@ def _newton_step(probes: LinearProbes, features: Activations, cost: Cost, sample
     steps = len(features.acts)
     gram = probes.scale.new_zeros(steps, size, size)
     slope = probes.scale.new_zeros(steps, size, 1)
-    for part in blocks(features, samples):
-        raw = features.batch(part)
-        first, second = cost(probes.forward(raw)[:, 0], part)
+    batch = features.batch(samples)
+    first, second = cost(probes.forward(batch)[:, 0], samples)
+    for columns, raw in batch.slabs():
         x = raw / probes.scale[:, None, None]
         if probes.last.bias is not None:
             x = torch.cat([x, torch.ones_like(x[..., :1])], 2)
-        gram += (x * second[..., None]).transpose(1, 2) @ x
-        slope += x.transpose(1, 2) @ first[..., None]
+        gram += (x * second[:, columns, None]).transpose(1, 2) @ x
+        slope += x.transpose(1, 2) @ first[:, columns, None]
     cells = len(samples) * features.cells
     ridge = torch.full((size,), penalty, dtype=gram.dtype, device=gram.device)
     weights = probes.last.weight[:, 0]

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,17 +18,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from probing.controls import POSITION_CONTROLS, Split, label_rows
+from probing.features import Activations, Features, NoActivations
 from probing.models import HiddenProbes, JointProbes, LinearProbes, PositionProbes, Probes
 from probing.probes import ProbeConfig, initial_layers, initial_seed, predict
 from probing.results import CellResult, CellSpec, Fitted, Sizes, failed
 from probing.targets import Edges, Grid, Targets, pool_edges
 from probing.tasks import TASKS
 from probing.training import (
-    Activations,
     Bank,
-    Features,
     History,
-    NoActivations,
     dtype_of,
     predictions,
     root_mean_squares,
@@ -81,6 +80,7 @@ def fit_site(
     """Fits `cells` on activations (S, N, T, C), float16 or float32, of denoising `steps` (S); results in order.
 
     targets: pooled labels of the same N samples and grid, by task. images: (N, H, W, 3), only for smoothness.
+    On a CPU it keeps to one thread: use as many processes as there are cores.
     Non-finite activations or weights fail the cells they touch (row status `failed`, with the reason) and no
     others. Raises ValueError where the inputs do not fit together."""
     site = make_site(acts, steps, grid, targets, split, config, device, images)
@@ -91,9 +91,21 @@ def fit_cells(site: Site, cells: Sequence[CellSpec], trainer: Trainer) -> list[C
     """Fits the cells of a site with a trainer of batched probes; results in order."""
     _check_cells(site, cells)
     found: dict[CellSpec, CellResult] = {}
-    for group in _groups(cells):
-        found.update(_fit_group(site, group, trainer))
+    with _one_thread():
+        for group in _groups(cells):
+            found.update(_fit_group(site, group, trainer))
     return [found[cell] for cell in cells]
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Many small operations: shared among threads they would mostly wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def make_site(
@@ -208,9 +220,9 @@ def _fit_sound(site: Site, group: Group, trainer: Trainer) -> dict[CellSpec, Cel
 def _features(site: Site, group: Group, at: list[int]) -> Features:
     dtype = dtype_of(site.config)
     if group.family == "position":
-        return NoActivations(len(at), site.acts.shape[2], site.scale)
-    whole = at == list(range(len(site.steps)))
-    return Activations(site.acts if whole else site.acts[at], dtype)
+        return NoActivations(len(at), site.acts.shape[2])
+    run = at == list(range(at[0], at[0] + len(at)))
+    return Activations(site.acts[at[0] : at[-1] + 1] if run else site.acts[at], dtype)
 
 
 def _probes(site: Site, group: Group, at: list[int]) -> tuple[Probes, Tensor]:

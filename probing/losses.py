@@ -51,25 +51,28 @@ _CELLS = 1 << 14
 
 
 def cell_pixels(targets: DepthTargets, dtype: torch.dtype, device: torch.device) -> CellPixels:
-    """Makes (once per targets, type and device) the sorted pixels and running sums of all samples."""
+    """The sorted pixels and running sums of all samples, made once per targets, type and device."""
     key = ("pixels", dtype, device)
     if key not in targets.cache:
-        size = targets.pixels
-        width = 1 << (size - 1).bit_length()
-        raw, mean = (torch.from_numpy(a) for a in (targets.values.reshape(-1, size), targets.mean.reshape(-1, 1)))
-        values = torch.full((len(raw), width), torch.inf, dtype=dtype)
-        sums, squares = (torch.zeros(len(raw), size + 1, dtype=dtype) for _ in range(2))
-        for start in range(0, len(raw), _CELLS):
-            block = slice(start, start + _CELLS)
-            centred = raw[block].double().sub_(mean[block])
-            values[block, :size] = centred
-            sums[block, 1:] = centred.cumsum(1)
-            squares[block, 1:] = centred.square_().cumsum(1)
-        parts = (part.view(-1).to(device) for part in (values, sums, squares))
-        targets.cache[key] = CellPixels(size, width, *parts)
+        targets.cache[key] = _make_pixels(targets, dtype, device)
     found = targets.cache[key]
     assert isinstance(found, CellPixels)
     return found
+
+
+def _make_pixels(targets: DepthTargets, dtype: torch.dtype, device: torch.device) -> CellPixels:
+    size = targets.pixels
+    width = 1 << (size - 1).bit_length()
+    raw, mean = (torch.from_numpy(a) for a in (targets.values.reshape(-1, size), targets.mean.reshape(-1, 1)))
+    values = torch.full((len(raw), width), torch.inf, dtype=dtype)
+    sums, squares = (torch.zeros(len(raw), size + 1, dtype=dtype) for _ in range(2))
+    for start in range(0, len(raw), _CELLS):
+        block = slice(start, start + _CELLS)
+        centred = raw[block].double().sub_(mean[block])
+        values[block, :size] = centred
+        sums[block, 1:] = centred.cumsum(1)
+        squares[block, 1:] = centred.square_().cumsum(1)
+    return CellPixels(size, width, *(part.view(-1).to(device) for part in (values, sums, squares)))
 
 
 def huber(

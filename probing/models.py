@@ -14,20 +14,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from probing.features import Batch
 from probing.probes import Layer
 
 
 class Probes(Protocol):
-    """S x K probes trained together; `x` is a batch of activations (S, n, C)."""
+    """S x K probes trained together; `x` is a batch of n cells."""
 
     parameters: list[Tensor]
     factors: list[Tensor]
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Batch) -> Tensor:
         """Predictions (S, K, n); of two outputs their difference."""
         ...
 
-    def backward(self, x: Tensor, gradient: Tensor) -> list[Tensor]:
+    def backward(self, x: Batch, gradient: Tensor) -> list[Tensor]:
         """Gradients of the parameters from those of the predictions (S, K, n); uses the last forward pass."""
         ...
 
@@ -90,14 +91,14 @@ class LinearProbes:
             self.parameters.append(self.last.bias)
             self.factors.append(self.last.factor)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Batch) -> Tensor:
         weight = self.last.weight * self.inverse
         if self.last.bias is None:
-            return torch.bmm(weight, x.transpose(1, 2))
-        return torch.baddbmm(self.last.bias[..., None], weight, x.transpose(1, 2))
+            return x.read(weight)
+        return x.read(weight).add_(self.last.bias[..., None])
 
-    def backward(self, x: Tensor, gradient: Tensor) -> list[Tensor]:
-        weight = torch.bmm(gradient, x).mul_(self.inverse)
+    def backward(self, x: Batch, gradient: Tensor) -> list[Tensor]:
+        weight = x.pull(gradient).mul_(self.inverse)
         return [weight] if self.last.bias is None else [weight, gradient.sum(2)]
 
     def weights(self) -> list[list[tuple[NDArray, NDArray | None]]]:
@@ -120,17 +121,17 @@ class HiddenProbes:
             self.parameters += [self.bias, self.last.bias]
             self.factors += [torch.ones_like(scale[0]), self.last.factor]
 
-    def forward(self, x: Tensor) -> Tensor:
-        units = torch.bmm(self.weight.flatten(1, 2) * self.inverse, x.transpose(1, 2))
+    def forward(self, x: Batch) -> Tensor:
+        units = x.read(self.weight.flatten(1, 2) * self.inverse)
         units = units.view(*self.last.weight.shape, -1)
         self.units = (units if self.bias is None else units + self.bias[..., None]).relu_()
         out = torch.einsum("skh,skhn->skn", self.last.weight, self.units)
         return out if self.last.bias is None else out + self.last.bias[..., None]
 
-    def backward(self, x: Tensor, gradient: Tensor) -> list[Tensor]:
+    def backward(self, x: Batch, gradient: Tensor) -> list[Tensor]:
         last = torch.einsum("skn,skhn->skh", gradient, self.units)
         pull = self.last.weight[..., None] * gradient.unsqueeze(2) * (self.units > 0)
-        weight = torch.bmm(pull.flatten(1, 2), x).mul_(self.inverse).view_as(self.weight)
+        weight = x.pull(pull.flatten(1, 2)).mul_(self.inverse).view_as(self.weight)
         return [weight, last] if self.bias is None else [weight, last, pull.sum(3), gradient.sum(2)]
 
     def weights(self) -> list[list[tuple[NDArray, NDArray | None]]]:
@@ -149,7 +150,7 @@ def _present(bias: Tensor | None) -> Tensor:
 class PositionProbes:
     """A learned value per cell of the grid and no activations: what position in the image alone gives.
 
-    It is the linear probe on one-hot cell numbers; its batch `x` may be any (S, b T, 0) tensor."""
+    It is the linear probe on one-hot cell numbers; of its batch `x` only the size matters."""
 
     def __init__(self, layers: Table, scale: Tensor) -> None:
         self.last = LastLayer([[cell[0] for cell in heads] for heads in layers], scale.dtype, scale.device)
@@ -158,12 +159,11 @@ class PositionProbes:
             self.parameters.append(self.last.bias)
             self.factors.append(self.last.factor)
 
-    def forward(self, x: Tensor) -> Tensor:
-        cells = self.last.weight.shape[2]
+    def forward(self, x: Batch) -> Tensor:
         out = self.last.weight if self.last.bias is None else self.last.weight + self.last.bias[..., None]
-        return out.repeat(1, 1, x.shape[1] // cells)
+        return out.repeat(1, 1, x.count)
 
-    def backward(self, x: Tensor, gradient: Tensor) -> list[Tensor]:
+    def backward(self, x: Batch, gradient: Tensor) -> list[Tensor]:
         weight = gradient.unflatten(2, (-1, self.last.weight.shape[2])).sum(2)
         return [weight] if self.last.bias is None else [weight, gradient.sum(2)]
 
@@ -180,16 +180,15 @@ class JointProbes:
         self.last = self.place.last
         self.parameters, self.factors = self.place.parameters, self.place.factors
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Batch) -> Tensor:
         weight = self.last.weight
-        read = torch.bmm(weight[..., : self.channels] * self.inverse, x.transpose(1, 2))
-        cells = weight.shape[2] - self.channels
-        out = weight[..., self.channels :].repeat(1, 1, x.shape[1] // cells).add_(read)
+        read = x.read(weight[..., : self.channels] * self.inverse)
+        out = weight[..., self.channels :].repeat(1, 1, x.count).add_(read)
         return out if self.last.bias is None else out.add_(self.last.bias[..., None])
 
-    def backward(self, x: Tensor, gradient: Tensor) -> list[Tensor]:
+    def backward(self, x: Batch, gradient: Tensor) -> list[Tensor]:
         cells = self.last.weight.shape[2] - self.channels
-        read = torch.bmm(gradient, x).mul_(self.inverse)
+        read = x.pull(gradient).mul_(self.inverse)
         weight = torch.cat([read, gradient.unflatten(2, (-1, cells)).sum(2)], 2)
         return [weight] if self.last.bias is None else [weight, gradient.sum(2)]
 

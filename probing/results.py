@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -96,10 +95,6 @@ def _key(cell: CellSpec) -> dict[str, object]:
     return {"step": cell.step, "task": cell.task, "control": cell.control, "seed": cell.seed}
 
 
-def _defined(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
 @dataclass(frozen=True, eq=False)
 class Fitted:
     """What a batched problem of S steps and K heads gave, to be taken apart into cells."""
@@ -167,7 +162,7 @@ class _Tables:
         self.samples = fitted.sizes.split.test.tolist()
         self.train = history.train.permute(1, 2, 0).tolist()
         none = torch.full_like(history.train, torch.nan)
-        self.val = (none if history.val is None else history.val).permute(1, 2, 0).tolist()
+        self.val = _plain((none if history.val is None else history.val).permute(1, 2, 0))
         self.chosen, self.test_loss = history.chosen.tolist(), fitted.test_loss.tolist()
         self.of_cells = [table for scores in fitted.scores for table in _by_head(scores.cells)]
         self.of_images = [table for scores in fitted.scores for table in _by_head(scores.images)]
@@ -176,18 +171,18 @@ class _Tables:
         """Rows of results/epochs."""
         losses = zip(self.train[s][k], self.val[s][k], strict=True)
         return [
-            {**_key(cell), "epoch": number, "train_loss": train, "val_loss": _defined(val)}
+            {**_key(cell), "epoch": number, "train_loss": train, "val_loss": val}
             for number, (train, val) in enumerate(losses, 1)
         ]
 
     def cell(self, s: int, k: int) -> dict[str, object]:
         """Scores of a cell, None where undefined."""
-        return {name: _defined(values[s]) for name, values in self.of_cells[k].items()}
+        return {name: values[s] for name, values in self.of_cells[k].items()}
 
     def images(self, s: int, k: int, cell: CellSpec) -> tuple[list[dict[str, object]], dict[str, int]]:
         """Rows of results/images, and on how many images each score is undefined."""
         table = self.of_images[k]
-        columns = {name: [_defined(v) for v in table[name][s]] for name in IMAGE_COLUMNS if name in table}
+        columns = {name: table[name][s] for name in IMAGE_COLUMNS if name in table}
         dropped = {name: values.count(None) for name, values in columns.items() if None in values}
         key, names = _key(cell), ("sample", *columns)
         values = zip(self.samples, *columns.values(), strict=True)
@@ -196,6 +191,17 @@ class _Tables:
 
 def _by_head(scores: dict[str, Tensor]) -> list[dict[str, list]]:
     """Tables (S, H, ...) as one dictionary per head of lists by step."""
-    moved = {name: values.transpose(0, 1).tolist() for name, values in scores.items()}
+    moved = {name: _plain(values.transpose(0, 1)) for name, values in scores.items()}
     heads = len(next(iter(moved.values())))
     return [{name: values[head] for name, values in moved.items()} for head in range(heads)]
+
+
+def _plain(values: Tensor) -> list:
+    """Nested lists of floats, None where undefined."""
+    array = values.cpu().numpy()
+    undefined = ~np.isfinite(array)
+    if not undefined.any():
+        return array.tolist()
+    plain = array.astype(object)
+    plain[undefined] = None
+    return plain.tolist()

@@ -8,53 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from probing.features import Activations, Features
 from probing.models import Probes
 from probing.probes import DTYPES, Optimizer, ProbeConfig, sample_orders
 from probing.tasks import Heads
 
-BLOCK = 1 << 21
-"""activation values that a pass without training holds at once: few enough to stay in cache"""
-
-
-class Activations:
-    """Recorded activations (S, N, T, C), handed out in batches of samples.
-
-    A batch lies in a buffer that the next batch of the same size overwrites: fresh memory for every batch
-    would cost more than the arithmetic."""
-
-    def __init__(self, acts: Tensor, dtype: torch.dtype) -> None:
-        self.acts, self.dtype = acts, dtype
-        steps, _, self.cells, channels = acts.shape
-        self.block = max(1, BLOCK // max(steps * self.cells * channels, 1))
-        self.buffers: dict[int, Tensor] = {}
-
-    def batch(self, samples: Tensor) -> Tensor:
-        """(S, samples x T, C) in the probes' type, until the next batch."""
-        count = len(samples)
-        if count not in self.buffers:
-            steps, _, cells, channels = self.acts.shape
-            self.buffers[count] = self.acts.new_empty(steps, count, cells, channels, dtype=self.dtype)
-        buffer = self.buffers[count]
-        if self.acts.is_cuda:
-            buffer.copy_(self.acts.index_select(1, samples))
-        else:
-            for place, sample in enumerate(samples.tolist()):
-                buffer[:, place].copy_(self.acts[:, sample])
-        return buffer.flatten(1, 2)
-
-
-class NoActivations:
-    """Stands in for activations where probes only know the position."""
-
-    def __init__(self, steps: int, cells: int, like: Tensor) -> None:
-        self.empty, self.cells, self.block = like.new_empty(steps, cells, 0), cells, 1 << 10
-
-    def batch(self, samples: Tensor) -> Tensor:
-        """(S, samples x T, 0)"""
-        return self.empty.repeat(1, len(samples), 1)
-
-
-Features = Activations | NoActivations
+BLOCK = 1 << 18
+"""cells of all steps for which a pass without training predicts at once"""
 
 
 @dataclass(frozen=True)
@@ -154,7 +114,7 @@ class _Keeper:
 
 def blocks(features: Features, samples: Tensor) -> Iterator[Tensor]:
     """Runs of samples small enough for one pass."""
-    return iter(samples.split(features.block))
+    return iter(samples.split(max(1, BLOCK // (features.steps * features.cells))))
 
 
 def mean_loss(probes: Probes, features: Features, bank: Bank, samples: Tensor) -> Tensor:
@@ -171,12 +131,9 @@ def predictions(probes: Probes, features: Features, samples: Tensor) -> Tensor:
 
 def root_mean_squares(features: Activations, samples: Tensor) -> Tensor:
     """(S) root mean square of the activations of `samples`; not finite where they are not."""
-    total = sum(
-        torch.linalg.vector_norm(features.batch(part), dim=(1, 2)).double().square()
-        for part in blocks(features, samples)
-    )
-    assert isinstance(total, Tensor)
-    values = len(samples) * features.acts[0, 0].numel()
+    norms = [torch.linalg.vector_norm(x, dim=(1, 2)) for _, x in features.batch(samples).slabs()]
+    total = torch.stack(norms).double().square().sum(0)
+    values = len(samples) * features.cells * features.channels
     return (total / values).sqrt().to(features.dtype)
 
 

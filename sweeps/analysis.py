@@ -125,7 +125,9 @@ def _scores(
     if images is not None:
         images = images.filter(pc.equal(images["task"], measure.task))
     per_image = images is not None and images.num_rows > 0
-    samples = np.unique(images["sample"].to_numpy()) if per_image else np.zeros(1, int)
+    samples = np.zeros(1, int)
+    if images is not None and per_image:
+        samples = np.unique(images["sample"].to_numpy())
     captions = [run.captions.get(i, str(i)) for i in samples.tolist()]
 
     def scored(column: str) -> np.ndarray:

@@ -20,20 +20,25 @@ from sweeps.report_context import Context
 from sweeps.report_html import page
 
 PAGE = "report/index.html"
+FIGURES = "report/figures/"
 TITLE = "Where and when scene geometry can be read in a diffusion model"
 
 
 def build(store: Any, config: dict[str, Any]) -> str:
     """Write the report of `store`; the same tables give the same bytes.
 
-    Also writes every figure as `report/figures/NAME.svg` with its numbers as `NAME.csv`.
+    Also writes every figure as `report/figures/NAME.svg` with its numbers as `NAME.csv`, and
+    removes figures of earlier reports that are in it no longer.
     `config` is the resolved configuration as plain dictionaries. Returns the page's path or URL.
     """
     context = report_context.build(report_data.load(store, config), store)
     store.put(PAGE, render(context).encode())
-    for panel in context.panels:
-        store.put(f"report/figures/{panel.name}.svg", panel.svg.encode())
-        store.put(f"report/figures/{panel.name}.csv", panel.csv().encode())
+    files = {f"{FIGURES}{p.name}.svg": p.svg for p in context.panels}
+    files |= {f"{FIGURES}{p.name}.csv": p.csv() for p in context.panels}
+    for path, text in files.items():
+        store.put(path, text.encode())
+    for path in set(store.list(FIGURES)) - set(files):
+        store.delete(path)
     return f"{store.url.rstrip('/')}/{PAGE}"
 
 

@@ -81,13 +81,9 @@ def example_table(examples: list[Example]) -> Any:
     """Test images with label and prediction maps, one row each."""
     import wandb
 
-    columns: list[str | int] = []
-    rows = []
-    for example in examples:
-        cells = dict(_example_cells(example))
-        columns = columns or list(cells)
-        rows.append([cells[c] for c in columns])
-    return wandb.Table(columns, rows)
+    rows = [dict(_example_cells(example)) for example in examples]
+    names = list(rows[0])
+    return wandb.Table(columns=[*names], data=[[row[name] for name in names] for row in rows])
 
 
 def _example_cells(example: Example) -> Iterator[tuple[str, Any]]:

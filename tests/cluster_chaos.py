@@ -67,31 +67,32 @@ def faults(folder: Path) -> list[str]:
 
 
 class Saboteur:
-    """An observer that kills something at a chosen moment, once."""
+    """An observer that strikes once, at a chosen moment or when there is a target after it."""
 
-    def __init__(self, rng: random.Random, kill: Callable[[random.Random], None]) -> None:
-        self.start, self.delay = rng.randint(2, TASKS - 4), rng.uniform(0, SECONDS)
-        self.rng, self.kill = rng, kill
+    def __init__(self, rng: random.Random, strike: Callable[[random.Random], bool]) -> None:
+        self.start, self.delay = rng.randint(2, TASKS // 2), rng.uniform(0, SECONDS)
+        self.rng, self.strike = rng, strike
         self.started = self.lost = 0
+        self.struck = False
 
     def __call__(self, event: Any) -> None:
         self.lost += isinstance(event, WorkerLost)
         self.started += isinstance(event, TaskStarted)
-        if self.started == self.start and isinstance(event, TaskStarted):
+        if isinstance(event, TaskStarted) and self.started >= self.start and not self.struck:
             time.sleep(self.delay)
-            self.kill(self.rng)
+            self.struck = self.strike(self.rng)
 
 
 def one_moment(
-    folder: Path, seed: int, kill: Callable[[Path, random.Random], None], retries: int
+    folder: Path, seed: int, strike: Callable[[Path, random.Random], bool], retries: int
 ) -> dict[str, Any]:
     """Run all tasks while something is killed; what came of it."""
     from cluster.actors import OnRay
 
     marks = folder / "marks"
     marks.mkdir(parents=True)
-    saboteur = Saboteur(random.Random(seed), partial(kill, marks))
-    worker = WorkerSpec(partial(build, folder, marks), count=3, name="write")
+    saboteur = Saboteur(random.Random(seed), partial(strike, marks))
+    worker = WorkerSpec(partial(build, folder, marks), count=2, name="write")
     outcome = OnRay(retries).run(missing(folder), worker, [saboteur])
     return {
         "seed": seed,
@@ -103,55 +104,73 @@ def one_moment(
     }
 
 
-def kill_worker(marks: Path, rng: random.Random) -> None:
+def kill_worker(marks: Path, rng: random.Random) -> bool:
+    """SIGKILL a process that holds a worker."""
     alive = [pid for pid in fakes.processes(marks) if Path(f"/proc/{pid}").exists()]
     os.kill(rng.choice(sorted(alive)), signal.SIGKILL)
+    return True
 
 
-def kill_raylet(cluster: Any, marks: Path, rng: random.Random) -> None:
-    """SIGKILL a node's raylet and all it started, as when the machine goes; a fresh node joins."""
-    node = rng.choice(sorted(cluster.worker_nodes, key=lambda node: node.unique_id))
-    raylet = node.all_processes["raylet"][0].process
-    for pid in [raylet.pid, *fakes.descendants(raylet.pid)]:
+def at_work(cluster: Any, marks: Path, rng: random.Random) -> tuple[Any, int] | None:
+    """A node that holds a worker, and its raylet's process."""
+    workers = fakes.processes(marks)
+    found = []
+    for node in sorted(cluster.worker_nodes, key=lambda node: node.unique_id):
+        raylet = node.all_processes["raylet"][0].process.pid
+        if workers & fakes.descendants(raylet):
+            found.append((node, raylet))
+    return rng.choice(found) if found else None
+
+
+def kill_raylet(cluster: Any, marks: Path, rng: random.Random) -> bool:
+    """SIGKILL a node's raylet and all it started, as when the machine goes."""
+    target = at_work(cluster, marks, rng)
+    if target is None:
+        return False
+    node, raylet = target
+    for pid in [raylet, *fakes.descendants(raylet)]:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     cluster.remove_node(node, allow_graceful=False)
-    cluster.add_node(num_cpus=1)
+    return True
 
 
-def drain_node(cluster: Any, marks: Path, rng: random.Random) -> None:
-    """A node announces that it will be taken away; a fresh node joins."""
+def drain_node(cluster: Any, marks: Path, rng: random.Random) -> bool:
+    """A node announces that it will be taken away."""
     from ray._raylet import GcsClient
     from ray.core.generated import autoscaler_pb2
 
-    node = rng.choice(sorted(cluster.worker_nodes, key=lambda node: node.unique_id))
+    target = at_work(cluster, marks, rng)
+    if target is None:
+        return False
     reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
     deadline_ms = int(time.time() * 1000) + 60_000
     accepted, _ = GcsClient(address=cluster.address).drain_node(
-        node.node_id, reason, "taken away", deadline_ms
+        target[0].node_id, reason, "taken away", deadline_ms
     )
-    assert accepted
-    cluster.add_node(num_cpus=1)
+    return accepted
 
 
 def on_a_cluster(folder: Path, kind: str, seeds: list[int], retries: int) -> None:
-    """Three nodes of one CPU each, one of them the driver's; a killing for each seed."""
+    """A head that holds the driver, two nodes of one CPU each; a strike for each seed."""
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
+        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
     )
-    kill = {
+    strike = {
         "worker": kill_worker,
         "raylet": partial(kill_raylet, cluster),
         "drain": partial(drain_node, cluster),
     }[kind]
     try:
-        for _ in range(2):
-            cluster.add_node(num_cpus=1)
+        cluster.add_node(num_cpus=1)
+        cluster.add_node(num_cpus=1)
         with connect(cluster.address):
             for seed in seeds:
-                came = one_moment(folder / str(seed), seed, kill, retries)
+                if len(cluster.worker_nodes) < 2:
+                    cluster.add_node(num_cpus=1)
+                came = one_moment(folder / str(seed), seed, strike, retries)
                 print(json.dumps(came), flush=True)
     finally:
         cluster.shutdown()

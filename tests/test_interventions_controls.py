@@ -58,3 +58,15 @@ def test_turned_edits_keep_sign_and_norm_of_every_token():
     assert torch.allclose(turned.norm(dim=-1), real.norm(dim=-1), atol=1e-6)
     coefficient = (turned * direction[:, None]).sum(-1)
     assert torch.equal(coefficient.sign(), (real @ probe).sign())
+
+
+def test_variations_follow_the_probe_and_the_covariance():
+    random = np.random.default_rng(0)
+    vectors = random.normal(size=(500, 3)) @ np.array([[2.0, 1.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.1]])
+    vectors -= vectors.mean(0)
+    probe = np.array([1.0, 0.0, 1.0])
+    assert np.allclose(controls.probe_direction("rank_one", vectors, probe), probe / np.sqrt(2))
+    natural = controls.probe_direction("natural", vectors, probe)
+    expected = np.cov(vectors.T) @ probe
+    assert np.allclose(natural, expected / np.linalg.norm(expected))
+    assert not controls.probe_direction("natural", vectors, np.zeros(3)).any()

@@ -15,7 +15,7 @@ from interventions.readout import Goals
 from interventions.sources import Cabinet
 from probing.sampling import sample
 
-CONTROLS = ("random_direction", "random_probe", "shuffled_probe", "late_steps")
+CONTROLS = ("random_direction", "random_probe", "shuffled_probe", "late_steps", "rank_one", "natural")
 SITE = "up.2.1"
 
 
@@ -55,7 +55,7 @@ def test_batches_keep_a_trial_with_its_controls():
     found = edit.batches(5, ("none", "random_direction"), 5)
     assert [len(rows) for rows in found] == [4, 4, 2]
     assert found[1] == (Row(2, EDIT), Row(2, "random_direction"), Row(3, EDIT), Row(3, "random_direction"))
-    with pytest.raises(ValueError, match="raise it to 5"):
+    with pytest.raises(ValueError, match="raise it to 7"):
         edit.batches(1, CONTROLS, 4)
 
 

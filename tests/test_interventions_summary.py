@@ -53,6 +53,18 @@ def test_a_control_that_does_the_same_is_not_beaten():
     assert not edit.holds
 
 
+def test_a_variation_is_an_edit_and_no_control():
+    varied = [
+        {**r, "control": "natural", "score_after": r["score_after"] + 0.1} for r in rows() if r["control"] == "edit"
+    ]
+    edit, natural, *_ = (e for e in summary.summarise([*rows(), *varied]) if e.control != "none")
+    assert (edit.control, natural.control) == ("edit", "natural")
+    assert (
+        {a.other for a in edit.against} == {a.other for a in natural.against} == {"none", "random_direction", "mirror"}
+    )
+    assert natural.gain.estimate == pytest.approx(edit.gain.estimate + 0.1, abs=1e-6)
+
+
 def test_failed_rows_are_left_out_and_series_kept_apart():
     broken = {**rows()[0], "status": "failed", "score_after": None}
     longer = [{**row, "iterations": 16} for row in rows()]

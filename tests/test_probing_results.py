@@ -213,3 +213,20 @@ def test_every_column_is_known_to_the_tables():
         assert set(result.row) <= set(tables.PROBES.names)
         assert set(result.images[0]) <= set(tables.IMAGES.names)
         assert set(result.epochs[0]) <= set(tables.EPOCHS.names)
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_torchs_number_of_threads_comes_back_even_after_an_error():
+    fit(problem(1), (2, 3), split_of(9), grid_cells(1), ProbeConfig(**FAST))
+    assert torch.get_num_threads() == 2
+    with pytest.raises(ValueError, match="unknown probe control"):
+        fit(problem(1), (2, 3), split_of(9), [CellSpec(1, "depth", "shufled")], ProbeConfig(**FAST))
+    assert torch.get_num_threads() == 2

@@ -130,6 +130,15 @@ def test_the_same_tables_give_the_same_bytes(store: storage.Store, html: str) ->
     assert {p: store.get(p) for p in store.list("report/")} == before
 
 
+def test_figures_of_earlier_reports_are_removed(tmp_path: Path) -> None:
+    store = make_store(tmp_path, Made(test=3, sites=FEW, extras=False, pictures=False))
+    store.put("report/figures/heatmap-depth-reinit.svg", b"old")
+    report.build(store, CONFIG)
+    found = store.list("report/figures/")
+    assert "report/figures/heatmap-depth-reinit.svg" not in found
+    assert "report/figures/heatmap-depth-random.svg" in found
+
+
 def test_prompts_are_text_not_markup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = report_fixture.scene
     monkeypatch.setattr(
