@@ -76,6 +76,8 @@ def _arguments(parser: argparse.ArgumentParser, verb: Verb) -> None:
         parser.add_argument("--address", required=True, help="the cluster's dashboard, http://HEAD:8265")
         parser.add_argument("--follow", action="store_true", help="show the job's log until it ends")
     if verb.name == "verify":
+        parser.add_argument("--recompute", type=int, default=1, metavar="N",
+                            help="shards at random that the model samples again (default 1, 0: none)")  # fmt: skip
         parser.add_argument("--repair", action="store_true", help="mark bad shards, so that `run` redoes them")
     if verb.name == "plan":
         parser.add_argument("--rate", type=float, default=0.0, help="measured samples per second and worker")

@@ -48,6 +48,8 @@ class SamplingConfig:
     """compressor of the activations"""
     retries: int = 2
     """how often a failed shard is tried again"""
+    preview: bool = False
+    """raw prompts: images first, without recording; only samples that curation keeps are recorded"""
 
     def __post_init__(self) -> None:
         if self.shard < 1:
@@ -299,7 +301,7 @@ def digest(*parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-NOT_SCIENCE = {"model": {"device"}, "sampling": {"retries"}, "interventions": {"keep_images"}}
+NOT_SCIENCE = {"model": {"device"}, "sampling": {"retries", "preview"}, "interventions": {"keep_images"}}
 """fields that change no result and so are in no hash"""
 
 
@@ -307,6 +309,24 @@ def science(config: Config, part: str) -> dict[str, Any]:
     """The fields of one part that results depend on."""
     values = dataclasses.asdict(getattr(config, part))
     return {k: v for k, v in values.items() if k not in NOT_SCIENCE.get(part, set())}
+
+
+def previews(config: Config) -> bool:
+    """Whether samples are chosen by a preview: not where the prompts are curated already."""
+    return config.sampling.preview and config.prompts.source != "scenes" and not config.prompts.test
+
+
+_CHOOSING = {
+    "labels": ("saliency", "saliency_weights", "threshold"),
+    "curation": ("min_foreground", "max_foreground", "min_contrast", "min_saturation"),
+}
+
+
+def chosen_by(config: Config) -> dict[str, Any]:
+    """The settings by which a preview chooses samples; empty where there is none."""
+    if not previews(config):
+        return {}
+    return {part: {key: science(config, part)[key] for key in keys} for part, keys in _CHOOSING.items()}
 
 
 @dataclass(frozen=True)
@@ -322,7 +342,9 @@ class Hashes:
 
 def hashes(config: Config, revision: str) -> Hashes:
     """Hashes of all stages; `revision` names the model's exact weights."""
-    sample = digest(science(config, "model"), science(config, "prompts"), science(config, "sampling"), revision)
+    parts = [science(config, part) for part in ("model", "prompts", "sampling")]
+    chosen = chosen_by(config)
+    sample = digest(*parts, revision, *([chosen] if chosen else []))
     label = digest(sample, science(config, "labels"))
     curate = digest(label, science(config, "curation"))
     probe = digest(curate, science(config, "probe"))

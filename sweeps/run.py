@@ -17,7 +17,7 @@ from probing import sites as site_rules
 from probing.prompts import Prompt
 from probing.sites import SiteSpec
 from storage import Layout, SiteShape, Store
-from sweeps.config import STEPS, Config, Hashes, hashes, science, to_dict, to_yaml
+from sweeps.config import STEPS, Config, Hashes, chosen_by, hashes, science, to_dict, to_yaml
 
 LIBRARIES = ("torch", "diffusers", "transformers", "ray", "zarr", "numcodecs", "wandb")
 
@@ -63,8 +63,9 @@ def facts(config: Config) -> Facts:
 
 
 def layout(config: Config, found: Facts, samples: int) -> Layout:
-    """The arrays of a run."""
+    """The arrays of a run; one that records no site (a preview) holds images and masks alone."""
     sites = site_rules.choose(found.sites, config.sampling.sites)
+    records: dict[str, Any] = {"latent": found.latent} if sites else {"latent": (), "tasks": {"saliency": "uint8"}}
     return Layout(
         samples=samples,
         shard=config.sampling.shard,
@@ -72,12 +73,13 @@ def layout(config: Config, found: Facts, samples: int) -> Layout:
         sites=tuple(SiteShape(site.name, site.tokens, site.channels) for site in sites),
         steps=STEPS,
         image=found.image,
-        latent=found.latent,
+        **records,
         codec=config.sampling.codec,
     )
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Versions of the libraries that results depend on."""
     found = {name: importlib.metadata.version(name) for name in LIBRARIES}
     return found | {"python": platform.python_version()}
 
@@ -86,9 +88,9 @@ def _manifest(config: Config, found: Facts, stages: Hashes) -> dict[str, Any]:
     return {
         "format_version": storage.FORMAT_VERSION,
         "model": {"name": config.model.name, "revision": found.revision},
-        "sampling": {part: science(config, part) for part in ("model", "prompts", "sampling")},
+        "sampling": {part: science(config, part) for part in ("model", "prompts", "sampling")} | chosen_by(config),
         "stages": vars(stages),
-        "versions": _versions(),
+        "versions": versions(),
     }
 
 
