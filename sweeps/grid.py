@@ -34,6 +34,8 @@ class Trial:
 
     key: str
     cells: tuple[Cell, ...]
+    experiment: str = ""
+    """whose probes they are; empty for the main grid"""
 
 
 def _controls(sweep: SweepConfig, site: str, variant: str) -> list[str]:
@@ -71,12 +73,13 @@ def finished(store: Store, experiment: str, stage_hash: str) -> set[Cell]:
     }
 
 
-def pack(wanted: Iterable[Cell], axes: Sequence[str]) -> list[Trial]:
+def pack(wanted: Iterable[Cell], axes: Sequence[str], experiment: str = "") -> list[Trial]:
     """Groups cells into trials: cells that agree in all `axes` go together."""
+    start = [experiment] if experiment else []
     groups: dict[tuple[object, ...], list[Cell]] = {}
     for cell in wanted:
         groups.setdefault(tuple(getattr(cell, axis) for axis in axes), []).append(cell)
     return [
-        Trial("/".join(str(part) for part in key) or "all", tuple(found))
+        Trial("/".join([*start, *map(str, key)]) or "all", tuple(found), experiment)
         for key, found in groups.items()
     ]
