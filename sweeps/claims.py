@@ -5,7 +5,7 @@ Every rule reads the tables alone. Where a needed experiment is absent the answe
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -42,6 +42,8 @@ class Material:
     families: dict[str, dict[str, Scores]]
     emergence: list[Emergence]
     edits: list[Edits]
+    controls: dict[str, dict[str, Scores]] = field(default_factory=dict)
+    """scores by fitted control and task, of controls that do not know the image's content"""
 
 
 def judge(found: Material) -> list[Claim]:
@@ -57,7 +59,8 @@ def judge(found: Material) -> list[Claim]:
 
 LINEAR_RULE = (
     "At the last step the best site (chosen on validation images) goes at least half of the way from the floor to "
-    "its grid oracle, and its interval of the gain over every other network is above zero; partly: only the second."
+    "its grid oracle, and the interval of its gain over every other network and every fitted control that knows no "
+    "activations (position, other image, surface) is above zero; partly: only the second."
 )
 
 
@@ -72,12 +75,23 @@ def _linear(found: Material, task: str, name: str) -> Claim:
     floor, oracle = float(scores.floor[best]), float(scores.oracle_means[best])
     share = (value - floor) / (oracle - floor)
     gains = {v: findings.gap(scores, site, v) for v in others}
+    gains |= {c: _over(scores, by_task[task], site) for c, by_task in found.controls.items() if task in by_task}
+    gains = {v: g for v, g in gains.items() if np.isfinite(g.estimate)}
     better = all(g.low > 0 for g in gains.values()) and scores.measure.sign * (value - floor) > 0
     verdict = CONTRADICTED if not better else SUPPORTED if share >= HALFWAY else PARTLY
     text = f"{site}: {scores.measure.label} {value:.2f}, {100 * share:.0f} % of the way from "
     text += f"{floor:.2f} to {oracle:.2f}; "
     text += "; ".join(f"gain over {v} {_span(g)}" for v, g in gains.items())
     return Claim(key, name, LINEAR_RULE, verdict, text)
+
+
+def _over(scores: Scores, control: Scores, site: str) -> Interval:
+    """Gain at a site over a control, NaN where the control was not fitted there."""
+    if not control.which(site) or not np.array_equal(control.samples, scores.samples):
+        return Interval(np.nan, np.nan, np.nan)
+    sign = scores.measure.sign
+    ours, theirs = scores.part("trained", site)[-1], control.part("trained", site)[-1]
+    return difference_interval(sign * ours, sign * theirs, scores.counts)
 
 
 def _span(found: Interval) -> str:

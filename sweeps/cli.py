@@ -37,6 +37,7 @@ VERBS = (
     Verb("experiments", "emergence and transfer", "scenesweep experiments scenes", verbs.experiments),
     Verb("intervene", "edit activations and score the images", "scenesweep intervene scenes", verbs.intervene),
     Verb("report", "build the report again from the tables", "scenesweep report runs/scenes", verbs.report, "output"),
+    Verb("dashboards", "make the W&B workspace", "scenesweep dashboards runs/scenes", verbs.dashboards, "output"),
     Verb("status", "what is done, failed and left", "scenesweep status runs/scenes", verbs.status, "output"),
     Verb("verify", "reread and check every byte", "scenesweep verify runs/scenes --repair", verbs.verify, "output"),
     Verb("clean", "drop the activations, keep the results", "scenesweep clean runs/scenes", verbs.clean, "output"),
@@ -58,9 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="store_true", help="print the version and leave")
     choices = parser.add_subparsers(dest="verb", metavar="VERB")
     for verb in VERBS:
-        own = choices.add_parser(
-            verb.name, help=verb.help, description=verb.help, epilog=f"example: {verb.example}"
-        )
+        own = choices.add_parser(verb.name, help=verb.help, description=verb.help, epilog=f"example: {verb.example}")
         own.set_defaults(action=verb.action)
         _arguments(own, verb)
     return parser

@@ -46,7 +46,9 @@ class Context:
     @cached_property
     def claims(self) -> list[Claim]:
         """Verdicts on the paper's five claims."""
-        return judge(Material(self.scores, self.families, self.emergence, self.edits))
+        names = [c for c in findings.controls(self.run) if c in findings_more.RIVALS]
+        controls = {c: analysis.collect(self.run, control=c) for c in names}
+        return judge(Material(self.scores, self.families, self.emergence, self.edits, controls))
 
     @cached_property
     def floors(self) -> dict[str, dict[str, np.ndarray]]:

@@ -24,9 +24,12 @@ PROBE_CONTROLS = {
     "shuffled": "shuffled: each image’s labels permuted over its cells",
     "other_image": "other image: labels of another image",
     "position": "position: a learned map, no activations",
-    "surface": "surface: the latent and the decoded image, no activations",
-    "same_prompt_other_seed": "same prompt, other seed",
+    "position_activation": "position and activation: a learned map beside the channels",
+    "surface_point": "surface, one cell: the noisy and the clean latent and the place, no activations",
+    "surface": "surface, 5 x 5 cells: the same of a neighbourhood",
 }
+
+
 def controls(context: Context) -> Section:
     """Probes trained on something else, and what is left of the task beyond them."""
     body = "".join(_control_table(context.run, s) for s in context.scores.values())
