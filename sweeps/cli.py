@@ -34,6 +34,7 @@ VERBS = (
     Verb("label", "label the sampled images", "scenesweep label scenes", verbs.label),
     Verb("curate", "choose samples and split them", "scenesweep curate scenes", verbs.curate),
     Verb("probe", "fit the probe grid", "scenesweep probe scenes probe.lr=0.003", verbs.probe),
+    Verb("experiments", "emergence and transfer", "scenesweep experiments scenes", verbs.experiments),
     Verb("intervene", "edit activations and score the images", "scenesweep intervene scenes", verbs.intervene),
     Verb("report", "build the report again from the tables", "scenesweep report runs/scenes", verbs.report, "output"),
     Verb("dashboards", "make the W&B workspace", "scenesweep dashboards runs/scenes", verbs.dashboards, "output"),

@@ -24,6 +24,7 @@ from probing.probes import ProbeConfig
 from probing.prompts import PromptConfig
 from probing.tasks import TASKS
 from storage.codec import CODECS
+from sweeps.experiment_config import ExperimentConfig
 
 TRIAL_AXES = ("variant", "block", "site", "step", "task")
 STEPS = 15
@@ -148,6 +149,7 @@ class Config:
     curation: CurationConfig = field(default_factory=CurationConfig)
     probe: ProbeConfig = field(default_factory=ProbeConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
+    experiments: ExperimentConfig = field(default_factory=ExperimentConfig)
     interventions: InterventionConfig = field(default_factory=InterventionConfig)
     ray: RayConfig = field(default_factory=RayConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)

@@ -16,14 +16,24 @@ from cluster import Executor, InProcess, Outcome
 from probing import prompts as prompt_files
 from probing.prompts import Prompt
 from storage import budget
-from sweeps import curate_stage, label_stage, preview_stage, probe_stage, sample_stage
+from sweeps import (
+    curate_stage,
+    emergence_stage,
+    families,
+    label_stage,
+    preview_stage,
+    probe_stage,
+    sample_stage,
+    transfer_stage,
+)
+from sweeps import experiments as further
 from sweeps import run as runs
 from sweeps.config import Config, previews
 from sweeps.progress import Meter, StageObserver
 from sweeps.progress_note import ProgressNote
 from sweeps.run import Facts, Run
 
-STAGES = ("sample", "label", "curate", "probe", "intervene", "report")
+STAGES = ("sample", "label", "curate", "probe", "experiments", "intervene", "report")
 BUILT = "report/built.json"
 COSTS = "costs.json"
 Say = Callable[[str], None]
@@ -172,16 +182,35 @@ def _curate(run: Run, executor: Executor, result: Result) -> None:
 
 
 def _probe(run: Run, executor: Executor, result: Result) -> None:
-    wanted = probe_stage.missing(run)
-    if wanted:
+    if tasks := families.missing(run):
+        meter = Meter("reading further sites", "shards")
+        with _timed(run, "families"):
+            outcome = families.work(run, executor, [StageObserver(meter)], tasks)
+        meter.close()
+        _note(result, "families", outcome)
+    wanted, more = probe_stage.missing(run), further.missing(run)
+    asked = len(wanted) + sum(map(len, more.values()))
+    if asked:
         meter = Meter("probing", "trials")
         with _timed(run, "probe"):
-            fitted = probe_stage.work(run, wanted, meter, ray=run.config.ray.address != "none")
+            ray = run.config.ray.address != "none"
+            fitted = probe_stage.work(run, wanted, meter, ray=ray, further=more)
         meter.close()
         result.failed |= fitted.failed
-        if fitted.done < len(wanted) and not fitted.failed:
+        if fitted.done < asked and not fitted.failed:
             result.failed["probe"] = "stopped before every trial had ended"
-        result.lines.append(f"probe: {fitted.done} of {len(wanted)} probes fitted")
+        result.lines.append(f"probe: {fitted.done} of {asked} probes fitted")
+
+
+def _experiments(run: Run, executor: Executor, result: Result) -> None:
+    for stage in (emergence_stage, transfer_stage):
+        if tasks := stage.missing(run):
+            meter = Meter(stage.NAME, "tasks")
+            with _timed(run, stage.NAME):
+                outcome = stage.work(run, executor, [StageObserver(meter)], tasks)
+            meter.close()
+            result.failed |= outcome.failed
+            result.lines.append(f"{stage.NAME}: {len(outcome.done)} done, {len(outcome.failed)} failed")
 
 
 def _intervene(run: Run, executor: Executor, result: Result) -> None:
@@ -200,7 +229,8 @@ def _intervene(run: Run, executor: Executor, result: Result) -> None:
 def _inputs(run: Run) -> str:
     """What the report shows: hashes of the stages and names of all result files."""
     listed = [p for p in run.store.list("results/") if p.endswith(".parquet")]
-    text = json.dumps([vars(run.hashes), listed])
+    named = {name: further.stage_hash(run, name) for name in run.config.experiments.names}
+    text = json.dumps([vars(run.hashes), named, listed])
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -228,6 +258,7 @@ _WORK = {
     "label": _label,
     "curate": _curate,
     "probe": _probe,
+    "experiments": _experiments,
     "intervene": _intervene,
 }
 
@@ -240,7 +271,9 @@ def complete(run: Run, stages: Sequence[str]) -> bool:
         return False
     if "curate" in stages and not curate_stage.done(run):
         return False
-    if "probe" in stages and probe_stage.missing(run):
+    if "probe" in stages and (probe_stage.missing(run) or further.missing(run)):
+        return False
+    if "experiments" in stages and (emergence_stage.missing(run) or transfer_stage.missing(run)):
         return False
     if "intervene" in stages:
         from sweeps import intervene_stage
@@ -261,6 +294,7 @@ def carry_out(config: Config, stages: Sequence[str] = STAGES) -> Result:
     working = [stage for stage in stages if stage in _WORK]
     with run.store.lease(f"scenesweep {config.name}"):
         run.store.janitor()
+        further.note(run)
         if not complete(run, working):
             with executor(config) as engine:
                 for stage in working:

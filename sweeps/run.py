@@ -30,6 +30,8 @@ class Facts:
     latent: tuple[int, int, int]
     image: tuple[int, int]
     revision: str
+    families: dict[str, tuple[SiteSpec, ...]]
+    """sites of the further families, `conv` and `vae`"""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,10 @@ def facts(config: Config) -> Facts:
         (unet["in_channels"], height, width),
         (height * factor, width * factor),
         models.revision(config.model),
+        {
+            "conv": site_rules.conv_sites(unet, (height, width)),
+            "vae": (site_rules.vae_site(vae, (height, width)),),
+        },
     )
 
 

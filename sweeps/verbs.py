@@ -68,6 +68,11 @@ def probe(parsed: argparse.Namespace) -> int:
     return _stages(parsed, ("probe",))
 
 
+def experiments(parsed: argparse.Namespace) -> int:
+    """The experiments beside the grid that are no probes of their own."""
+    return _stages(parsed, ("experiments",))
+
+
 def intervene(parsed: argparse.Namespace) -> int:
     """The intervention stage alone."""
     return _stages(parsed, ("intervene",))
