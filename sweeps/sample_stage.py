@@ -64,8 +64,8 @@ class SampleWorker:
             forced=self._forced(task),
         )
         self.store.write_images(task.variant, task.shard, samples.images.numpy())
-        self.store.complete(STAGE, task.variant, task.shard, stage_hash=self.stage_hash)
-        return {"samples": len(prompts)}
+        record = self.store.complete(STAGE, task.variant, task.shard, stage_hash=self.stage_hash)
+        return {"samples": len(prompts), "bytes": sum(size for size, _ in record.chunks.values())}
 
     def _write_activation(self, task: SampleTask, site: str, step: int, values: Any) -> None:
         self.store.write_activation(task.variant, site, step, task.shard, values)
@@ -96,9 +96,7 @@ def missing(run: Run) -> list[SampleTask]:
     return tasks
 
 
-def work(
-    run: Run, executor: Executor, observers: Sequence[Observer], tasks: Sequence[SampleTask]
-) -> Outcome:
+def work(run: Run, executor: Executor, observers: Sequence[Observer], tasks: Sequence[SampleTask]) -> Outcome:
     """Samples the given shards; a shard that fails for good is recorded with its reason."""
     first = [task for task in tasks if task.variant != "random_forced"]
     outcome = _run(run, executor, observers, first)
@@ -111,9 +109,7 @@ def work(
     return outcome
 
 
-def _run(
-    run: Run, executor: Executor, observers: Sequence[Observer], tasks: Sequence[SampleTask]
-) -> Outcome:
+def _run(run: Run, executor: Executor, observers: Sequence[Observer], tasks: Sequence[SampleTask]) -> Outcome:
     config = run.config
     spec = WorkerSpec(
         factory=partial(SampleWorker, config, run.hashes.sample),
