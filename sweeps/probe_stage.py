@@ -70,6 +70,7 @@ def job(run: Run) -> ProbeJob:
         depth_deviation=deviation,
         attempt=attempt_of(run.store),
         device=run.config.model.device if run.config.ray.probe_gpus else "cpu",
+        gpus=run.config.ray.probe_gpus,
     )
 
 
