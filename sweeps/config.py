@@ -107,7 +107,7 @@ class RayConfig:
     num_cpus: int = 0
     """CPUs of the private Ray; 0 means the machine's"""
     sampling_actors: int = 0
-    """sampling workers; 0 means as many as the resources hold"""
+    """sampling workers; 0 means as many as fit, on a cluster also those that wait for it to grow"""
     sampling_gpus: float = 0.0
     """GPUs, or a fraction of one, of each sampling worker"""
     label_gpus: float = 0.0

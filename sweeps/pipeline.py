@@ -125,6 +125,7 @@ def executor(config: Config) -> Iterator[Executor]:
         yield InProcess(retries=config.sampling.retries)
         return
     from cluster.actors import OnRay
+    from cluster.observed import Observed
     from cluster.resources import check_shared_output
     from cluster.session import connect
     from cluster.signals import sigterm_stops
@@ -134,7 +135,7 @@ def executor(config: Config) -> Iterator[Executor]:
     with connect(config.ray.address, num_cpus=config.ray.num_cpus or None) as session, sigterm_stops():
         check_shared_output(config.output)
         say(f"Ray: {session.cpus:.0f} CPUs, {session.gpus:.0f} GPUs on {session.nodes} node(s)")
-        yield OnRay(retries=config.sampling.retries)
+        yield Observed(OnRay(retries=config.sampling.retries), config.name)
 
 
 @contextmanager
