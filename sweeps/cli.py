@@ -38,6 +38,7 @@ VERBS = (
          "scenesweep intervene scenes --prompt 'a large red sphere on a green floor under a sky' --move -24 0",
          verbs.intervene),
     Verb("report", "build the report again from the tables", "scenesweep report runs/scenes", verbs.report, "output"),
+    Verb("dashboards", "make the W&B workspace", "scenesweep dashboards runs/scenes", verbs.dashboards, "output"),
     Verb("status", "what is done, failed and left", "scenesweep status runs/scenes", verbs.status, "output"),
     Verb("verify", "reread and check every byte", "scenesweep verify runs/scenes --repair", verbs.verify, "output"),
     Verb("clean", "drop the activations, keep the results", "scenesweep clean runs/scenes", verbs.clean, "output"),

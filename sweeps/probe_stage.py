@@ -67,6 +67,7 @@ def job(run: Run) -> ProbeJob:
         depth_deviation=deviation,
         attempt=attempt_of(run.store),
         device=run.config.model.device if run.config.ray.probe_gpus else "cpu",
+        gpus=run.config.ray.probe_gpus,
     )
 
 

@@ -22,10 +22,11 @@ PROBE_CONTROLS = {
     "shuffled": "shuffled: each image’s labels permuted over its cells",
     "other_image": "other image: labels of another image",
     "position": "position: a learned map, no activations",
-    "surface": "surface: the latent and the decoded image, no activations",
-    "same_prompt_other_seed": "same prompt, other seed",
+    "position_activation": "position and activation: a learned map beside the channels",
+    "surface_point": "surface, one cell: the noisy and the clean latent and the place, no activations",
+    "surface": "surface, 5 x 5 cells: the same of a neighbourhood",
 }
-RIVALS = ("position", "other_image", "surface", "same_prompt_other_seed")
+RIVALS = ("position", "other_image", "surface_point", "surface")
 FAMILIES = {
     "vae": (
         "VAE self-attention",

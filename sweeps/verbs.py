@@ -106,6 +106,20 @@ def report(parsed: argparse.Namespace) -> int:
     return 0
 
 
+def dashboards(parsed: argparse.Namespace) -> int:
+    """Makes the W&B workspace of a sweep whose runs were sent."""
+    import storage
+    from sweeps import dashboards as boards
+    from sweeps import report_data
+    from sweeps.config import to_dict
+    from sweeps.run import stored_config
+
+    store = storage.open(parsed.output)
+    figures = {Path(path).stem for path in store.list("report/figures/")}
+    print(boards.save(report_data.load(store, to_dict(stored_config(parsed.output))), sorted(figures)))
+    return 0
+
+
 def status(parsed: argparse.Namespace) -> int:
     """Prints what is done, failed and left; 1 where something failed."""
     from sweeps import status_view
