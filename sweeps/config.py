@@ -196,7 +196,8 @@ def _read(preset: str) -> Any:
         raise ValueError(f"{path}: not readable YAML: {str(error).splitlines()[0]}") from error
     if not OmegaConf.is_dict(found):
         raise ValueError(f"{path}: holds no keys; write `key: value` lines")
-    return found
+    base = found.pop("preset", None)
+    return OmegaConf.merge(_read(base), found) if base else found
 
 
 def _pairs(overrides: Sequence[str]) -> Any:

@@ -74,8 +74,24 @@ def experiments(parsed: argparse.Namespace) -> int:
 
 
 def intervene(parsed: argparse.Namespace) -> int:
-    """The intervention stage alone."""
+    """The intervention stage alone; or, given a prompt or a recipe, one edit for play."""
+    if parsed.prompt is not None or parsed.recipe:
+        return _play(parsed)
     return _stages(parsed, ("intervene",))
+
+
+def _play(parsed: argparse.Namespace) -> int:
+    from sweeps import config, play
+
+    made = config.load(parsed.preset, parsed.overrides)
+    wanted: play.Request | Path = Path(parsed.recipe)
+    if not parsed.recipe:
+        goals = play.goals_from(parsed.move, parsed.second, parsed.label)
+        task = parsed.task or ("depth" if parsed.second else "saliency")
+        wanted = play.Request(parsed.prompt, parsed.seed, task, goals, parsed.animate, parsed.way)
+    for line in play.play(made, wanted, Path(parsed.to)):
+        print(line)
+    return 0
 
 
 def plan(parsed: argparse.Namespace) -> int:

@@ -275,3 +275,14 @@ def test_a_killed_driver_resumes_to_the_same_bytes(finished, tiny_pipeline, tmp_
     assert {p: p.stat().st_mtime_ns for p in complete} == complete, "a complete shard was redone"
     keys = [json.dumps(k) for k in scores(output)]
     assert len(keys) == len(set(keys)) == 2 * 16 * 3 * 2
+
+
+def test_one_prompt_for_play_and_its_recipe_give_the_same_pixels(finished, tiny_pipeline, tmp_path, capsys):
+    words = ["intervene", "scenes", *settings(tiny_pipeline, finished)]
+    first, again = tmp_path / "first", tmp_path / "again"
+    wish = ["--prompt", "a large red sphere on a green floor under a sky", "--task", "depth", "--move", "9", "-5"]
+    assert main([*words, *wish, "--seed", "4", "--to", str(first)]) == 0
+    assert "RMSE" in capsys.readouterr().out
+    assert main([*words, "--recipe", str(first / "recipe.yaml"), "--to", str(again)]) == 0
+    assert (again / "00-edit.png").read_bytes() == (first / "00-edit.png").read_bytes()
+    assert (first / "00-edit.png").read_bytes() != (first / "before.png").read_bytes()
