@@ -320,10 +320,10 @@ class Hashes:
     intervene: str
 
 
-def hashes(config: Config, revision: str) -> Hashes:
-    """Hashes of all stages; `revision` names the model's exact weights."""
+def hashes(config: Config, revision: str, decisions: str = "") -> Hashes:
+    """Hashes of all stages; `revision` names the model's exact weights, `decisions` those by hand."""
     sample = digest(science(config, "model"), science(config, "prompts"), science(config, "sampling"), revision)
     label = digest(sample, science(config, "labels"))
-    curate = digest(label, science(config, "curation"))
+    curate = digest(label, science(config, "curation"), *([decisions] if decisions else []))
     probe = digest(curate, science(config, "probe"))
     return Hashes(sample, label, curate, probe, digest(probe, science(config, "interventions")))
