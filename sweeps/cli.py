@@ -32,7 +32,8 @@ VERBS = (
     Verb("plan", "print and price the plan, write nothing", "scenesweep plan paper", verbs.plan),
     Verb("sample", "sample images and record activations", "scenesweep sample scenes", verbs.sample),
     Verb("label", "label the sampled images", "scenesweep label scenes", verbs.label),
-    Verb("curate", "choose samples and split them", "scenesweep curate scenes", verbs.curate),
+    Verb("curate", "choose samples and split them, by rules and by hand",
+         "scenesweep curate scenes --decisions decisions.csv", verbs.curate),
     Verb("probe", "fit the probe grid", "scenesweep probe scenes probe.lr=0.003", verbs.probe),
     Verb("experiments", "emergence and transfer", "scenesweep experiments scenes", verbs.experiments),
     Verb("intervene", "edit activations and score the images; with --prompt one edit for play",
@@ -73,6 +74,8 @@ def _arguments(parser: argparse.ArgumentParser, verb: Verb) -> None:
         parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over the preset")
     elif verb.kind == "output":
         parser.add_argument("output", help="output folder or URL of a run")
+    if verb.name == "curate":
+        parser.add_argument("--decisions", default="", metavar="CSV", help="decisions by hand, saved from the page")
     if verb.name == "compare":
         parser.add_argument("other", help="output of the second run")
     if verb.name == "submit":

@@ -343,12 +343,12 @@ class Hashes:
     intervene: str
 
 
-def hashes(config: Config, revision: str) -> Hashes:
-    """Hashes of all stages; `revision` names the model's exact weights."""
+def hashes(config: Config, revision: str, decisions: str = "") -> Hashes:
+    """Hashes of all stages; `revision` names the model's exact weights, `decisions` those by hand."""
     parts = [science(config, part) for part in ("model", "prompts", "sampling")]
     chosen = chosen_by(config)
     sample = digest(*parts, revision, *([chosen] if chosen else []))
     label = digest(sample, science(config, "labels"))
-    curate = digest(label, science(config, "curation"))
+    curate = digest(label, science(config, "curation"), *([decisions] if decisions else []))
     probe = digest(curate, science(config, "probe"))
     return Hashes(sample, label, curate, probe, digest(probe, science(config, "interventions")))

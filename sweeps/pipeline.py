@@ -23,6 +23,7 @@ from sweeps import (
     label_stage,
     preview_stage,
     probe_stage,
+    safety_stage,
     sample_stage,
     transfer_stage,
 )
@@ -173,10 +174,23 @@ def _label(run: Run, executor: Executor, result: Result, which: str = "") -> Non
         meter.close()
 
 
+def _flag(run: Run, executor: Executor, result: Result) -> None:
+    tasks = safety_stage.missing(run)
+    if tasks:
+        meter = Meter("safety checker", "shards")
+        with _timed(run, "curate"):
+            _note(result, "safety", safety_stage.work(run, executor, [StageObserver(meter)], tasks))
+        meter.close()
+
+
 def _curate(run: Run, executor: Executor, result: Result) -> None:
     if not curate_stage.done(run):
+        _flag(run, executor, result)
+        if result.failed:
+            return
         with _timed(run, "curate"):
             curate_stage.work(run)
+        result.lines += [f"curate: {n} dropped ({reason})" for reason, n in curate_stage.dropped(run).items()]
         samples, split = curate_stage.kept(run)
         sizes = ", ".join(f"{len(part)} {name}" for name, part in split.parts)
         result.lines.append(f"curate: {len(samples)} samples in use ({sizes})")
@@ -300,7 +314,7 @@ def carry_out(config: Config, stages: Sequence[str] = STAGES) -> Result:
             with executor(config) as engine:
                 for stage in working:
                     _WORK[stage](run, engine, result)
-                    if result.failed and stage in ("sample", "label"):
+                    if result.failed and stage in ("sample", "label", "curate"):
                         return result
         if "report" in stages:
             _report(run, None, result, force=tuple(stages) == ("report",))

@@ -59,8 +59,13 @@ def label(parsed: argparse.Namespace) -> int:
 
 
 def curate(parsed: argparse.Namespace) -> int:
-    """The curation stage alone."""
-    return _stages(parsed, ("curate",))
+    """The curation stage alone, decisions by hand, and the page for making them."""
+    from sweeps import config, curating
+
+    result = curating.carry_out(config.load(parsed.preset, parsed.overrides), parsed.decisions)
+    for line in result.lines:
+        print(line)
+    return _failures(result.failed)
 
 
 def probe(parsed: argparse.Namespace) -> int:
