@@ -15,14 +15,26 @@ from cluster import Executor, InProcess, Outcome
 from probing import prompts as prompt_files
 from probing.prompts import Prompt
 from storage import budget
-from sweeps import curate_stage, label_stage, plan_view, preview_stage, probe_stage, sample_stage
+from sweeps import (
+    curate_stage,
+    emergence_stage,
+    families,
+    label_stage,
+    plan_view,
+    preview_stage,
+    probe_stage,
+    safety_stage,
+    sample_stage,
+    transfer_stage,
+)
+from sweeps import experiments as further
 from sweeps import run as runs
 from sweeps.config import Config, previews
 from sweeps.progress import Meter, StageObserver
 from sweeps.progress_note import ProgressNote
 from sweeps.run import Facts, Run
 
-STAGES = ("sample", "label", "curate", "probe", "intervene", "report")
+STAGES = ("sample", "label", "curate", "probe", "experiments", "intervene", "report")
 BUILT = "report/built.json"
 COSTS = "costs.json"
 Say = Callable[[str], None]
@@ -76,7 +88,7 @@ def _preview(config: Config, result: Result) -> None:
         return
     with run.store.lease(f"scenesweep {config.name} preview"), executor(run.config) as engine:
         run.store.janitor()
-        for stage in (_sample, _label):
+        for stage in (_sample, _label, _flag):
             stage(run, engine, result, "preview ")
             if result.failed:
                 return
@@ -105,6 +117,7 @@ def executor(config: Config) -> Iterator[Executor]:
         yield InProcess(retries=config.sampling.retries)
         return
     from cluster.actors import OnRay
+    from cluster.observed import Observed
     from cluster.resources import check_shared_output
     from cluster.session import connect
     from cluster.signals import sigterm_stops
@@ -114,7 +127,7 @@ def executor(config: Config) -> Iterator[Executor]:
     with connect(config.ray.address, num_cpus=config.ray.num_cpus or None) as session, sigterm_stops():
         check_shared_output(config.output)
         say(f"Ray: {session.cpus:.0f} CPUs, {session.gpus:.0f} GPUs on {session.nodes} node(s)")
-        yield OnRay(retries=config.sampling.retries)
+        yield Observed(OnRay(retries=config.sampling.retries), config.name)
 
 
 @contextmanager
@@ -152,26 +165,58 @@ def _label(run: Run, executor: Executor, result: Result, which: str = "") -> Non
         meter.close()
 
 
+def _flag(run: Run, executor: Executor, result: Result, which: str = "") -> None:
+    tasks = safety_stage.missing(run)
+    if tasks:
+        meter = Meter(f"{which}safety checker", "shards")
+        with _timed(run, "curate"):
+            _note(result, f"{which}safety", safety_stage.work(run, executor, [StageObserver(meter)], tasks))
+        meter.close()
+
+
 def _curate(run: Run, executor: Executor, result: Result) -> None:
     if not curate_stage.done(run):
+        _flag(run, executor, result)
+        if result.failed:
+            return
         with _timed(run, "curate"):
             curate_stage.work(run)
+        result.lines += [f"curate: {n} dropped ({reason})" for reason, n in curate_stage.dropped(run).items()]
         samples, split = curate_stage.kept(run)
         sizes = ", ".join(f"{len(part)} {name}" for name, part in split.parts)
         result.lines.append(f"curate: {len(samples)} samples in use ({sizes})")
 
 
 def _probe(run: Run, executor: Executor, result: Result) -> None:
-    wanted = probe_stage.missing(run)
-    if wanted:
+    if tasks := families.missing(run):
+        meter = Meter("reading further sites", "shards")
+        with _timed(run, "families"):
+            outcome = families.work(run, executor, [StageObserver(meter)], tasks)
+        meter.close()
+        _note(result, "families", outcome)
+    wanted, more = probe_stage.missing(run), further.missing(run)
+    asked = len(wanted) + sum(map(len, more.values()))
+    if asked:
         meter = Meter("probing", "trials")
         with _timed(run, "probe"):
-            fitted = probe_stage.work(run, wanted, meter, ray=run.config.ray.address != "none")
+            ray = run.config.ray.address != "none"
+            fitted = probe_stage.work(run, wanted, meter, ray=ray, further=more)
         meter.close()
         result.failed |= fitted.failed
-        if fitted.done < len(wanted) and not fitted.failed:
+        if fitted.done < asked and not fitted.failed:
             result.failed["probe"] = "stopped before every trial had ended"
-        result.lines.append(f"probe: {fitted.done} of {len(wanted)} probes fitted")
+        result.lines.append(f"probe: {fitted.done} of {asked} probes fitted")
+
+
+def _experiments(run: Run, executor: Executor, result: Result) -> None:
+    for stage in (emergence_stage, transfer_stage):
+        if tasks := stage.missing(run):
+            meter = Meter(stage.NAME, "tasks")
+            with _timed(run, stage.NAME):
+                outcome = stage.work(run, executor, [StageObserver(meter)], tasks)
+            meter.close()
+            result.failed |= outcome.failed
+            result.lines.append(f"{stage.NAME}: {len(outcome.done)} done, {len(outcome.failed)} failed")
 
 
 def _intervene(run: Run, executor: Executor, result: Result) -> None:
@@ -190,7 +235,8 @@ def _intervene(run: Run, executor: Executor, result: Result) -> None:
 def _inputs(run: Run) -> str:
     """What the report shows: hashes of the stages and names of all result files."""
     listed = [p for p in run.store.list("results/") if p.endswith(".parquet")]
-    text = json.dumps([vars(run.hashes), listed])
+    named = {name: further.stage_hash(run, name) for name in run.config.experiments.names}
+    text = json.dumps([vars(run.hashes), named, listed])
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -218,6 +264,7 @@ _WORK = {
     "label": _label,
     "curate": _curate,
     "probe": _probe,
+    "experiments": _experiments,
     "intervene": _intervene,
 }
 
@@ -230,7 +277,9 @@ def complete(run: Run, stages: Sequence[str]) -> bool:
         return False
     if "curate" in stages and not curate_stage.done(run):
         return False
-    if "probe" in stages and probe_stage.missing(run):
+    if "probe" in stages and (probe_stage.missing(run) or further.missing(run)):
+        return False
+    if "experiments" in stages and (emergence_stage.missing(run) or transfer_stage.missing(run)):
         return False
     if "intervene" in stages:
         from sweeps import intervene_stage
@@ -251,11 +300,12 @@ def carry_out(config: Config, stages: Sequence[str] = STAGES) -> Result:
     working = [stage for stage in stages if stage in _WORK]
     with run.store.lease(f"scenesweep {config.name}"):
         run.store.janitor()
+        further.note(run)
         if not complete(run, working):
             with executor(config) as engine:
                 for stage in working:
                     _WORK[stage](run, engine, result)
-                    if result.failed and stage in ("sample", "label"):
+                    if result.failed and stage in ("sample", "label", "curate"):
                         return result
         if "report" in stages:
             _report(run, None, result, force=tuple(stages) == ("report",))

@@ -11,10 +11,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 import storage
-from probing.curation import drop_reason
+from probing.curation import drop_reason, measure
 from probing.prompts import Prompt
-from sweeps import curate_stage, label_stage, sample_stage
+from sweeps import curate_stage, label_stage, safety_stage, sample_stage
 from sweeps import run as runs
 from sweeps.config import Config
 from sweeps.run import Facts, Run
@@ -37,7 +39,8 @@ def begin(config: Config, found: Facts, prompts: tuple[Prompt, ...]) -> Run:
 
 def complete(run: Run) -> bool:
     """Whether every prompt has been looked at and decided over with the present settings."""
-    return not sample_stage.missing(run) and not label_stage.missing(run) and curate_stage.done(run)
+    stages = (sample_stage, label_stage, safety_stage)
+    return not any(stage.missing(run) for stage in stages) and curate_stage.done(run)
 
 
 def curate(run: Run) -> Counter[str]:
@@ -52,9 +55,10 @@ def _decisions(run: Run, shard: int) -> list[dict[str, Any]]:
     samples = list(run.store.layout.shard_samples(shard))
     images = run.store.read_images("trained", samples)
     masks = run.store.read_labels("saliency", samples) > run.config.labels.threshold
-    reasons = [
-        drop_reason(image, float(mask.mean()), run.config.curation) for image, mask in zip(images, masks, strict=True)
-    ]
+    flags = safety_stage.read(run, shard) if run.config.curation.safety else [False] * len(samples)
+    assert flags is not None, "the preview is curated before its images are flagged"
+    no_depth = np.zeros((len(samples), 1, 1), np.float32)  # depth is labelled once, on what is recorded
+    reasons = [drop_reason(found, run.config.curation) for found in measure(images, masks, no_depth, flags)]
     return [
         {"sample": sample, "keep": not reason, "reason": reason, "split": ""}
         for sample, reason in zip(samples, reasons, strict=True)

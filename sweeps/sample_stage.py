@@ -56,8 +56,8 @@ class SampleWorker:
         latents = partial(self._write_latents, task) if self.keeps_latents else None
         images = self.compute(task, partial(self._write_activation, task), latents)
         self.store.write_images(task.variant, task.shard, images)
-        self.store.complete(STAGE, task.variant, task.shard, stage_hash=self.stage_hash)
-        return {"samples": len(images)}
+        record = self.store.complete(STAGE, task.variant, task.shard, stage_hash=self.stage_hash)
+        return {"samples": len(images), "bytes": sum(size for size, _ in record.chunks.values())}
 
     def compute(
         self, task: SampleTask, write_activation: WriteActivation, write_latents: WriteLatents | None

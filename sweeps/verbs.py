@@ -59,8 +59,13 @@ def label(parsed: argparse.Namespace) -> int:
 
 
 def curate(parsed: argparse.Namespace) -> int:
-    """The curation stage alone."""
-    return _stages(parsed, ("curate",))
+    """The curation stage alone, decisions by hand, and the page for making them."""
+    from sweeps import config, curating
+
+    result = curating.carry_out(config.load(parsed.preset, parsed.overrides), parsed.decisions)
+    for line in result.lines:
+        print(line)
+    return _failures(result.failed)
 
 
 def probe(parsed: argparse.Namespace) -> int:
@@ -68,9 +73,30 @@ def probe(parsed: argparse.Namespace) -> int:
     return _stages(parsed, ("probe",))
 
 
+def experiments(parsed: argparse.Namespace) -> int:
+    """The experiments beside the grid that are no probes of their own."""
+    return _stages(parsed, ("experiments",))
+
+
 def intervene(parsed: argparse.Namespace) -> int:
-    """The intervention stage alone."""
+    """The intervention stage alone; or, given a prompt or a recipe, one edit for play."""
+    if parsed.prompt is not None or parsed.recipe:
+        return _play(parsed)
     return _stages(parsed, ("intervene",))
+
+
+def _play(parsed: argparse.Namespace) -> int:
+    from sweeps import config, play
+
+    made = config.load(parsed.preset, parsed.overrides)
+    wanted: play.Request | Path = Path(parsed.recipe)
+    if not parsed.recipe:
+        goals = play.goals_from(parsed.move, parsed.second, parsed.label)
+        task = parsed.task or ("depth" if parsed.second else "saliency")
+        wanted = play.Request(parsed.prompt, parsed.seed, task, goals, parsed.animate, parsed.way)
+    for line in play.play(made, wanted, Path(parsed.to)):
+        print(line)
+    return 0
 
 
 def plan(parsed: argparse.Namespace) -> int:
@@ -89,6 +115,20 @@ def report(parsed: argparse.Namespace) -> int:
     result = pipeline.carry_out(stored_config(parsed.output), ("report",))
     for line in result.lines:
         print(line)
+    return 0
+
+
+def dashboards(parsed: argparse.Namespace) -> int:
+    """Makes the W&B workspace of a sweep whose runs were sent."""
+    import storage
+    from sweeps import dashboards as boards
+    from sweeps import report_data
+    from sweeps.config import to_dict
+    from sweeps.run import stored_config
+
+    store = storage.open(parsed.output)
+    figures = {Path(path).stem for path in store.list("report/figures/")}
+    print(boards.save(report_data.load(store, to_dict(stored_config(parsed.output))), sorted(figures)))
     return 0
 
 
