@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-import storage
 from cluster import Executor, InProcess, Outcome
 from probing import prompts as prompt_files
 from probing.prompts import Prompt
@@ -21,6 +20,7 @@ from sweeps import (
     emergence_stage,
     families,
     label_stage,
+    plan_view,
     preview_stage,
     probe_stage,
     safety_stage,
@@ -61,7 +61,7 @@ def prepare(config: Config, write: bool = True) -> Run:
     found, prompts = _checked(config, tell=not previews(config))
     if previews(config):
         prompts = preview_stage.kept(config, prompts)
-    _check_space(config, runs.layout(config, found, len(prompts)))
+    plan_view.check_fits(config, budget.price(runs.layout(config, found, len(prompts))))
     return runs.begin(config, found, prompts)
 
 
@@ -81,9 +81,8 @@ def _checked(config: Config, tell: bool = True) -> tuple[Facts, tuple[Prompt, ..
 def _preview(config: Config, result: Result) -> None:
     """Makes and curates an image of every raw prompt; prices both passes before anything is written."""
     found, prompts = _checked(config)
-    own = preview_stage.settings(config)
-    first = budget.price(runs.layout(own, found, len(prompts))).total
-    _check_space(config, runs.layout(config, found, preview_stage.fewest(config, len(prompts))), first)
+    _, then, first = plan_view.with_preview(config, found, len(prompts))
+    plan_view.check_fits(config, then, first)
     run = preview_stage.begin(config, found, prompts)
     if preview_stage.complete(run):
         return
@@ -109,14 +108,6 @@ def _check_writable(config: Config) -> None:
         parent = parent.parent
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise ValueError(f"output: cannot write to {parent}; give output=ANOTHER folder")
-
-
-def _check_space(config: Config, layout: storage.Layout, more: int = 0) -> None:
-    """Refuses a plan, and `more` bytes, that do not fit the disk beside what is there already."""
-    folder = runs.local_path(config.output)
-    chunks = (p for p in folder.rglob("c/**/*") if p.is_file()) if folder else ()
-    present = sum(p.stat().st_size for p in chunks)
-    budget.check_disk(config.output, budget.price(layout).total + more, present)
 
 
 @contextmanager

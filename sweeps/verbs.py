@@ -11,7 +11,7 @@ from pathlib import Path
 
 import storage
 
-BENCHES = ("capture", "store", "probes", "tune", "interventions")
+BENCHES = ("capture", "store", "codecs", "probes", "tune", "interventions")
 
 
 def version() -> str:
