@@ -105,7 +105,11 @@ def dashboards(parsed: argparse.Namespace) -> int:
 
 
 def status(parsed: argparse.Namespace) -> int:
-    """Prints what is done, failed and left; 1 where something failed."""
+    """Prints what is done, failed and left; 1 where something failed. Of a cluster's job with --address."""
+    if parsed.address:
+        from sweeps import job_verbs
+
+        return job_verbs.status(parsed)
     from sweeps import status_view
     from sweeps.run import stored_config
 
@@ -147,21 +151,6 @@ def compare(parsed: argparse.Namespace) -> int:
 
     print(compare_view.describe(stored_config(parsed.output), stored_config(parsed.other)))
     return 0
-
-
-def submit(parsed: argparse.Namespace) -> int:
-    """Submits the run as a Ray job; the same command resumes it."""
-    from cluster import submit as jobs
-    from sweeps import config
-
-    made = config.load(parsed.preset, parsed.overrides)
-    job = jobs.submit(parsed.address, [parsed.preset, *parsed.overrides], output=made.output)
-    print(f"job {job.id}\ndashboard {job.dashboard}\noutput {job.output}")
-    if not parsed.follow:
-        return 0
-    ended = jobs.follow(parsed.address, job.id, lambda text: print(text, end=""))
-    return 0 if ended.status == "SUCCEEDED" else 1
-
 
 def sites(parsed: argparse.Namespace) -> int:
     """Lists the sites of a model from its configuration, without weights."""
