@@ -94,6 +94,9 @@ def _arguments(parser: argparse.ArgumentParser, verb: Verb) -> None:
         parser.add_argument("--repair", action="store_true", help="mark bad shards, so that `run` redoes them")
     if verb.name == "plan":
         parser.add_argument("--rate", type=float, default=0.0, help="measured samples per second and worker")
+        parser.add_argument("--gpus", type=int, default=0, help="hours and price on 1, 8 and so many GPUs, simulated")
+        rates = "further measured rates: labelling, probing, editing, storage, start, price"
+        parser.add_argument("--rates", nargs="+", default=[], metavar="NAME=NUMBER", help=rates)
     if verb.name == "sites":
         parser.add_argument("model", nargs="?", default="scenes", help="scenes, a pipeline's directory or a hub id")
         parser.add_argument("--revision", default="", help="commit of a hub id")

@@ -74,8 +74,14 @@ def intervene(parsed: argparse.Namespace) -> int:
 def plan(parsed: argparse.Namespace) -> int:
     """Prints the price of a run; refuses what does not fit."""
     from sweeps import config, plan_view
+    from sweeps.cluster_plan import Rates
 
-    print(plan_view.describe(config.load(parsed.preset, parsed.overrides), parsed.rate))
+    made = config.load(parsed.preset, parsed.overrides)
+    if parsed.gpus:
+        given = dict(pair.partition("=")[::2] for pair in parsed.rates)
+        print(plan_view.on_gpus(made, parsed.gpus, Rates.read({"sampling": parsed.rate, **given})))
+    else:
+        print(plan_view.describe(made, parsed.rate))
     return 0
 
 
