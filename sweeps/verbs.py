@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-BENCHES = ("capture", "store", "probes", "tune", "interventions")
+BENCHES = ("capture", "store", "probes", "tune", "interventions", "cluster")
 
 
 def version() -> str:

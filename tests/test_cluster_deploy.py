@@ -6,6 +6,7 @@ import copy
 import json
 import re
 import shlex
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,23 @@ def test_kuberay_files_authenticate_and_reserve_what_they_use(name: str) -> None
         assert "env" not in container
 
 
+def test_the_slurm_script_starts_ray_with_what_it_knows() -> None:
+    from ray.scripts.scripts import start
+    from ray.scripts.symmetric_run import symmetric_run
+
+    text = (DEPLOY / "slurm.sh").read_text()
+    subprocess.run(["bash", "-n"], input=text, text=True, check=True)
+    words = shlex.split(text.partition("ray symmetric-run ")[2])
+    split = words.index("--")
+    own = {option for parameter in symmetric_run.params for option in parameter.opts}
+    known = {option for parameter in start.params for option in [*parameter.opts, *parameter.secondary_opts]}
+    given = {word.partition("=")[0] for word in words[:split] if word.startswith("--")}
+    assert given <= own | known
+    assert not given & {"--head", "--block", "--port", "--node-ip-address"}
+    assert words[split + 1 :] == ["python", "-m", "sweeps", "run", "$@", "ray.address=auto"]
+    assert "RAY_AUTH_MODE=token" in text
+
+
 def test_one_image_and_one_ray_everywhere() -> None:
     images = {container["image"] for name in KUBERAY for container in sum_containers(name)}
     assert images == {load("aws.yaml")["docker"]["image"]}
@@ -146,7 +164,7 @@ def test_a_retried_job_is_the_command_that_resumes() -> None:
     assert spec["shutdownAfterJobFinishes"]
 
 
-@pytest.mark.parametrize("name", [*LAUNCHER, *KUBERAY, "Dockerfile"])
+@pytest.mark.parametrize("name", [*LAUNCHER, *KUBERAY, "Dockerfile", "slurm.sh", "grafana.json"])
 def test_no_secret_is_written_down(name: str) -> None:
     text = (DEPLOY / name).read_text()
     for line in text.splitlines():

@@ -31,7 +31,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:ssl=None:DeprecationWarning"),  # in Ray's own client
 ]
 SECRET = "planted-5f1d0c9a7be2"
-PATIENCE_S = 600
+PATIENCE_S = 900
 SITES = ("down.1.0", "mid.0", "up.2.1")
 SMALL = [
     "prompts.count=6", "sampling.shard=2", f"sampling.sites=[{','.join(SITES)}]", "sweep.steps=[1,15]",
@@ -128,7 +128,7 @@ def kill_driver(machines: nodes.Machines, job: submit.Job) -> None:
     assert drivers, "the driver runs on the head"
     for pid in drivers:
         os.kill(pid, signal.SIGKILL)
-    nodes.until(lambda: submit.status(machines.address, job.id).ended, 120, "the job has ended")
+    nodes.until(lambda: submit.status(machines.address, job.id).ended, PATIENCE_S, "the job has ended")
     assert submit.status(machines.address, job.id).status == "FAILED"
 
 

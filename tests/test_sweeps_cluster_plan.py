@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -116,3 +117,10 @@ def test_wrong_numbers_are_one_line(words: list[str], told: str, paper: list[str
 
 def test_few_gpus_are_not_shown_twice() -> None:
     assert [cluster_plan.counts(gpus) for gpus in (1, 4, 8, 64)] == [[1], [1, 4], [1, 8], [1, 8, 64]]
+
+
+def test_the_readme_shows_what_the_planner_says(paper: list[str]) -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text().partition("<!-- cost -->")[2]
+    shown = [re.findall(r"[\d.]+\*?", line) for line in readme.splitlines() if re.match(r"\| \d", line)]
+    told = plan_view.on_gpus(load(paper[0], paper[1:]), 64, Rates()).splitlines()
+    assert shown == [re.findall(r"[\d.]+\*?", line) for line in told[1:4]]
