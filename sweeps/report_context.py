@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from sweeps import analysis, figures_more, figures_probes, findings, gallery
+from interventions.pictures import Pictures
+from sweeps import analysis, edit_gallery, figures_edits, figures_more, figures_probes, findings, gallery
 from sweeps.analysis import Scores
 from sweeps.figures import Panel
 from sweeps.findings import Edits
-from sweeps.gallery import Contact, Edited, Example
+from sweeps.gallery import Contact, Example
 from sweeps.report_data import RunData
 from sweeps.report_floors import named_floors
 from sweeps.tracking_plan import stage_stamp
@@ -29,8 +30,8 @@ class Context:
     edits: list[Edits] = field(default_factory=list)
     examples: list[Example] = field(default_factory=list)
     contacts: list[Contact] = field(default_factory=list)
-    edited: list[Edited] = field(default_factory=list)
-    """pictures of edits, a few of each task"""
+    edited: list[Pictures] = field(default_factory=list)
+    """kept pictures of edits"""
 
     @cached_property
     def floors(self) -> dict[str, dict[str, np.ndarray]]:
@@ -63,8 +64,9 @@ class Context:
 
     @cached_property
     def edit_panels(self) -> list[Panel]:
-        """Interventions, two panels per task."""
-        return figures_more.edit_panels(self.edits)
+        """Interventions: two panels per task, then ablations and second objects."""
+        more = figures_edits.panels(self.run.table("interventions"))
+        return [*figures_more.edit_panels(self.edits), *more]
 
     @property
     def panels(self) -> list[Panel]:
@@ -107,5 +109,5 @@ def build(run: RunData, store: Any) -> Context:
     memory = gallery.PredictionMemory(run.reader, store, stage_stamp(run))
     examples = gallery.examples(run, scores, memory)
     memory.save()
-    edited = gallery.edited(store) if edits else []
+    edited = edit_gallery.kept(store) if edits else []
     return Context(run, scores, edits, examples, gallery.contacts(run), edited)
