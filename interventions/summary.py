@@ -27,6 +27,7 @@ MEDIANS = (
     "area_after", "readout_before", "readout_after", "readout_spearman", "outside_change", "edit_norm",
     "others_before", "others_after", "floor", "shift_share", "slope", "outside_label", "departure_before",
     "departure_after", "content_kept", "readout_least",
+    "own_scale_before", "own_scale_after", "aligned_before", "aligned_after",
 )  # fmt: skip
 """columns that are reported as medians where they have values"""
 

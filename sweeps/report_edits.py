@@ -33,6 +33,10 @@ EXTRAS = {
     "slope": "Slope",
     "shift_share": "Shift reached",
     "pearson_after": "Pearson after",
+    "own_scale_before": "Own scale, before",
+    "own_scale_after": "Own scale, after",
+    "aligned_before": "Aligned, before",
+    "aligned_after": "Aligned, after",
     "readout_before": "Readout before",
     "readout_after": "Readout after",
     "readout_spearman": "Readout rank corr.",
@@ -51,7 +55,8 @@ LEGEND = (
     "reads at the edited sites against the wanted label (Dice over cells, or RMSE to the map scaled for the "
     "optimiser); worst: at the worst site and step (Dice, or rank correlation). Edit size and departure are in units "
     "of what is normal at the site; 1 is a normal departure. Outside: mean change where neither the old nor the "
-    "wanted object is."
+    "wanted object is. Own scale: RMSE with each map standardised over its own pixels; aligned: after the best scale "
+    "and shift."
 )
 
 
