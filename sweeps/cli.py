@@ -32,8 +32,10 @@ VERBS = (
     Verb("plan", "print and price the plan, write nothing", "scenesweep plan paper", verbs.plan),
     Verb("sample", "sample images and record activations", "scenesweep sample scenes", verbs.sample),
     Verb("label", "label the sampled images", "scenesweep label scenes", verbs.label),
-    Verb("curate", "choose samples and split them", "scenesweep curate scenes", verbs.curate),
+    Verb("curate", "choose samples and split them, by rules and by hand",
+         "scenesweep curate scenes --decisions decisions.csv", verbs.curate),
     Verb("probe", "fit the probe grid", "scenesweep probe scenes probe.lr=0.003", verbs.probe),
+    Verb("experiments", "emergence and transfer", "scenesweep experiments scenes", verbs.experiments),
     Verb("intervene", "edit activations and score the images; with --prompt one edit for play",
          "scenesweep intervene scenes --prompt 'a large red sphere on a green floor under a sky' --move -24 0",
          verbs.intervene),
@@ -72,6 +74,8 @@ def _arguments(parser: argparse.ArgumentParser, verb: Verb) -> None:
         parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over the preset")
     elif verb.kind == "output":
         parser.add_argument("output", help="output folder or URL of a run")
+    if verb.name == "curate":
+        parser.add_argument("--decisions", default="", metavar="CSV", help="decisions by hand, saved from the page")
     if verb.name == "compare":
         parser.add_argument("other", help="output of the second run")
     if verb.name == "submit":
@@ -80,6 +84,8 @@ def _arguments(parser: argparse.ArgumentParser, verb: Verb) -> None:
     if verb.name == "intervene":
         _play_arguments(parser)
     if verb.name == "verify":
+        parser.add_argument("--recompute", type=int, default=1, metavar="N",
+                            help="shards at random that the model samples again (default 1, 0: none)")  # fmt: skip
         parser.add_argument("--repair", action="store_true", help="mark bad shards, so that `run` redoes them")
     if verb.name == "plan":
         parser.add_argument("--rate", type=float, default=0.0, help="measured samples per second and worker")

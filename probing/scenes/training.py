@@ -195,8 +195,8 @@ def describe(folder: Path, config: TrainingConfig) -> str:
         f"trip through the autoencoder, with blur, noise and tint; text encoder and UNet (channels {channels}; "
         f"v-prediction; loss weighted by min(SNR, {diffusion.SNR_LIMIT:g}), at least {diffusion.LEAST_WEIGHT:g}; "
         f"half of the noise levels are those of the {diffusion.VISITED} denoising steps) for {steps:,} steps "
-        f"of {config.batch} captioned latents, 10 % of the captions left out, last mean loss {loss:.4f}. On CPU, forward passes of "
-        "the denoiser in bfloat16."
+        f"of {config.batch} captioned latents, 10 % of the captions left out, last mean loss {loss:.4f}. "
+        "On CPU, forward passes of the denoiser in bfloat16."
     )
 
 
