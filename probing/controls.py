@@ -12,8 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-ACTIVATION_CONTROLS = ("none", "surface", "same_prompt_other_seed", "shuffled", "other_image")
-"""linear probes on the given activations; surface and same_prompt_other_seed only name what the caller gives"""
+from probing.surface import SURFACE_CONTROLS
+
+ACTIVATION_CONTROLS = ("none", *SURFACE_CONTROLS, "shuffled", "other_image")
+"""linear probes on the given activations; those of the surface only name what the caller gives"""
 POSITION_CONTROLS = ("position", "position_activation")
 """a value per cell alone, or beside the channels (nested models: what the activation adds to position)"""
 CONTROLS = ACTIVATION_CONTROLS + POSITION_CONTROLS

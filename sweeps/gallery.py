@@ -76,11 +76,12 @@ class PredictionMemory:
         self.used: dict[str, np.ndarray] = {}
 
     def predict(
-        self, variant: str, site: Site, step: int, task: str, samples: Sequence[int]
+        self, variant: str, site: Site, step: int, task: str, samples: Sequence[int], experiment: str = ""
     ) -> np.ndarray | None:
         """Fresh predictions where the activations are there, else those kept for this stage."""
-        found = self.reader.predict(variant, site, step, task, samples)
-        keys = [f"{self.stamp}/{variant}/{site.name}/{step}/{task}/{i}" for i in samples]
+        found = self.reader.predict(variant, site, step, task, samples, experiment)
+        place = "/".join(filter(None, (experiment, variant, site.name, str(step), task)))
+        keys = [f"{self.stamp}/{place}/{i}" for i in samples]
         if found is None:
             if not all(key in self.kept for key in keys):
                 return None

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from probing.controls import POSITION_CONTROLS
 from probing.sites import SiteSpec
+from probing.surface import SURFACE_CONTROLS
 from storage import Store
 from sweeps.config import SweepConfig
 
@@ -34,12 +35,15 @@ class Trial:
 
     key: str
     cells: tuple[Cell, ...]
+    experiment: str = ""
+    """whose probes they are; empty for the main grid"""
 
 
 def _controls(sweep: SweepConfig, site: str, variant: str) -> list[str]:
-    """Controls of a site; those that use no activations are fitted for the trained variant alone."""
+    """Controls of a site; those that do without the network's activations, or ask what these add to position, are
+    fitted for the trained variant alone."""
     wanted = [c for c in sweep.controls if c == "none" or _chosen(sweep, site)]
-    return [c for c in wanted if c not in POSITION_CONTROLS or variant == "trained"]
+    return [c for c in wanted if variant == "trained" or c not in (*POSITION_CONTROLS, *SURFACE_CONTROLS)]
 
 
 def _chosen(sweep: SweepConfig, site: str) -> bool:
@@ -64,19 +68,16 @@ def finished(store: Store, experiment: str, stage_hash: str) -> set[Cell]:
     table = store.table("probes", stage_hash)
     names = ("variant", "site", "step", "task", "control", "seed", "experiment", "status")
     columns = [table[name].to_pylist() for name in names]
-    return {
-        Cell(*key)
-        for *key, name, status in zip(*columns, strict=True)
-        if name == experiment and status == "done"
-    }
+    return {Cell(*key) for *key, name, status in zip(*columns, strict=True) if name == experiment and status == "done"}
 
 
-def pack(wanted: Iterable[Cell], axes: Sequence[str]) -> list[Trial]:
+def pack(wanted: Iterable[Cell], axes: Sequence[str], experiment: str = "") -> list[Trial]:
     """Groups cells into trials: cells that agree in all `axes` go together."""
+    start = [experiment] if experiment else []
     groups: dict[tuple[object, ...], list[Cell]] = {}
     for cell in wanted:
         groups.setdefault(tuple(getattr(cell, axis) for axis in axes), []).append(cell)
     return [
-        Trial("/".join(str(part) for part in key) or "all", tuple(found))
+        Trial("/".join([*start, *map(str, key)]) or "all", tuple(found), experiment)
         for key, found in groups.items()
     ]

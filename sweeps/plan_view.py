@@ -9,9 +9,9 @@ from probing.model import ModelConfig
 from probing.sites import SiteSpec
 from storage import budget
 from storage.format import Layout
-from sweeps import grid
+from sweeps import grid, preview_stage
 from sweeps import run as runs
-from sweeps.config import STEPS, Config
+from sweeps.config import STEPS, Config, previews
 
 RATE = {"scenes": 3.0, "": 0.25}
 """samples a second and worker, where none was measured: scenes on a CPU core; SD v1.4 on a GPU"""
@@ -47,10 +47,7 @@ def site_table(model: ModelConfig, family: str) -> str:
     lines = [f"{'site':14} {'side':11} {'cells':>9} {'channels':>8} {'bytes':>9}  module"]
     for site in found:
         cells = f"{site.height} x {site.width}"
-        lines.append(
-            f"{site.name:14} {site.side:11} {cells:>9} {site.channels:>8} "
-            f"{site.values * 2:>9}  {site.module}"
-        )
+        lines.append(f"{site.name:14} {site.side:11} {cells:>9} {site.channels:>8} {site.values * 2:>9}  {site.module}")
     total = sum(site.values for site in found)
     lines.append(f"{len(found)} sites, {total} values, {human(2 * total)} per image and step")
     return "\n".join(lines)
@@ -66,9 +63,26 @@ def describe(config: Config, rate: float) -> str:
     lines += [f"  {name:16} {human(size)}" for name, size in price.families().items()]
     lines += ["sites, all variants and steps:"]
     lines += [f"  {name:16} {human(size)}" for name, size in price.sites().items()]
-    budget.check_disk(config.output, price.total)
+    needed = price.total
+    if previews(config):
+        preview, needed = _preview(config, found, samples)
+        lines = [*preview, "then, priced as if the preview kept every sample:", *lines]
+    budget.check_disk(config.output, needed)
     budget.check_memory(price, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     return "\n".join(lines)
+
+
+def _preview(config: Config, found: runs.Facts, samples: int) -> tuple[list[str], int]:
+    """What the preview costs in words, and the bytes that it and the fewest samples to record need."""
+    first = budget.price(runs.layout(preview_stage.settings(config), found, samples))
+    fewest = preview_stage.fewest(config, samples)
+    then = budget.price(runs.layout(config, found, fewest)).total
+    lines = [
+        f"preview           {samples} images of the trained model, nothing recorded: {first.unet_calls} UNet calls, "
+        f"{human(first.total)}",
+        f"at least          {human(first.total + then)} on the disk, were only {fewest} samples kept",
+    ]
+    return lines, first.total + then
 
 
 def _sample_count(config: Config) -> int:
@@ -95,7 +109,6 @@ def _costs(config: Config, layout: Layout, price: budget.Budget, rate: float) ->
         f"probes            {len(cells)} in {len(trials)} trials",
         f"files             {price.files}, the largest {human(price.chunk_bytes)}",
         f"memory            {human(price.peak_writer_bytes)} of buffers per sampling worker",
-        f"sampling          {hours / workers:.2f} h on {workers} worker(s) "
-        f"at {rate:g} samples/s each ({how})",
+        f"sampling          {hours / workers:.2f} h on {workers} worker(s) at {rate:g} samples/s each ({how})",
         f"disk              {human(price.total)}, of it:",
     ]

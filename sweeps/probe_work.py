@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors.numpy import save
 
 import storage
@@ -17,12 +18,15 @@ from probing.fit import CellResult, CellSpec, fit_site
 from probing.model import pick_device
 from probing.probes import ProbeConfig
 from probing.sites import SiteSpec
+from probing.surface import SURFACE_CONTROLS, feature_count, latent_features
 from probing.targets import Targets, pixel_ranks, pool_depth, pool_saliency
 from storage import Store
 from sweeps.grid import Cell, Trial
 
 STEP_BYTES = 400 << 20
-"""activations of one site are read in groups of steps no larger than this; changes only the time"""
+"""on a CPU activations of one site are read in groups of steps no larger than this; changes only the time"""
+GPU_SHARE = 0.5
+"""the same on a GPU, as a share of what is free of a trial's part; the rest is for batches and states"""
 
 
 @dataclass(frozen=True)
@@ -42,15 +46,29 @@ class ProbeJob:
     depth_deviation: float
     attempt: int
     device: str = "cpu"
+    gpus: float = 0.0
+    """GPUs of a trial, or the fraction of one"""
     dry: bool = False
     """fit and write nothing: for timing"""
+    activations: str = ""
+    """store that holds the activations, where it is not the output itself"""
+    folder: str = ""
+    """folder of the fitted weights, with its closing slash; empty is the main grid's"""
+    further: tuple[ProbeJob, ...] = ()
+    """jobs of the experiments beside the main grid, which the same trials may belong to"""
+
+    def of(self, experiment: str) -> ProbeJob:
+        """The job of an experiment; empty is the main grid."""
+        if not experiment:
+            return self
+        return next(job for job in self.further if job.experiment == experiment)
 
     def site(self, name: str) -> SiteSpec:
         """The recorded site of a name."""
         return next(site for site in self.sites if site.name == name)
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=4)
 def _opened(output: str) -> Store:
     return storage.open(output)
 
@@ -83,9 +101,18 @@ def _targets(
     }
 
 
+def labels_of(job: ProbeJob, site: SiteSpec) -> dict[str, Targets]:
+    """Labels of a job's samples pooled to a site's grid, by task."""
+    return _targets(
+        job.output, job.curate_hash, job.samples, job.depth_mean, job.depth_deviation,
+        job.threshold, (site.height, site.width),
+    )  # fmt: skip
+
+
 def fit_trial(job: ProbeJob, trial: Trial) -> dict[str, Any]:
     """Fits the cells of a trial site by site; returns counts and seconds."""
     started, done, broken = time.perf_counter(), 0, 0
+    job = job.of(trial.experiment)
     for variant, site in dict.fromkeys((cell.variant, cell.site) for cell in trial.cells):
         cells = [cell for cell in trial.cells if (cell.variant, cell.site) == (variant, site)]
         good, bad = _fit_one(job, variant, job.site(site), cells)
@@ -97,23 +124,40 @@ def _fit_one(
     job: ProbeJob, variant: str, site: SiteSpec, cells: Sequence[Cell]
 ) -> tuple[int, int]:
     """(finished, failed) cells of one site."""
-    targets = _targets(
-        job.output, job.curate_hash, job.samples, job.depth_mean, job.depth_deviation,
-        job.threshold, (site.height, site.width),
-    )  # fmt: skip
+    targets = labels_of(job, site)
     counts = np.zeros(2, dtype=int)
-    for steps in _step_groups(site, len(job.samples), sorted({cell.step for cell in cells})):
-        mine = [cell for cell in cells if cell.step in steps]
-        results = _results(job, variant, site, steps, mine, targets)
-        if not job.dry:
-            _write(job, variant, site, results)
-        counts += [sum(r.ok for r in results), sum(not r.ok for r in results)]
+    for source, read in _by_source(cells).items():
+        for steps in _step_groups(job, site, source, sorted({cell.step for cell in read})):
+            mine = [cell for cell in read if cell.step in steps]
+            results = _results(job, variant, site, steps, mine, targets, source)
+            if not job.dry:
+                _write(job, variant, site, results)
+            counts += [sum(r.ok for r in results), sum(not r.ok for r in results)]
     return int(counts[0]), int(counts[1])
 
 
-def _step_groups(site: SiteSpec, samples: int, steps: Sequence[int]) -> list[list[int]]:
-    fit = max(1, STEP_BYTES // (site.values * 2 * samples))
+def _by_source(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
+    """Cells by what their probes read: "" for the site's activations, else a control of the surface."""
+    found: dict[str, list[Cell]] = {}
+    for cell in cells:
+        found.setdefault(cell.control if cell.control in SURFACE_CONTROLS else "", []).append(cell)
+    return found
+
+
+def _step_groups(job: ProbeJob, site: SiteSpec, source: str, steps: Sequence[int]) -> list[list[int]]:
+    """Steps that are read and fitted together: as many as memory holds, which changes only the time."""
+    channels = feature_count(source, _opened(job.output).layout.latent[0]) if source else site.channels
+    fit = max(1, _step_bytes(job) // (site.tokens * channels * 2 * len(job.samples)))
     return [list(steps[i : i + fit]) for i in range(0, len(steps), fit)]
+
+
+def _step_bytes(job: ProbeJob) -> int:
+    """Bytes of half-precision activations to hold at once."""
+    device = pick_device(job.device)
+    if device.type != "cuda":
+        return STEP_BYTES
+    free, total = torch.cuda.mem_get_info(device)
+    return int(min(free, total * min(1.0, job.gpus or 1.0)) * GPU_SHARE)
 
 
 def _results(
@@ -123,17 +167,27 @@ def _results(
     steps: Sequence[int],
     cells: Sequence[Cell],
     targets: dict[str, Targets],
+    source: str,
 ) -> list[CellResult]:
-    acts = np.empty((len(steps), len(job.samples), site.tokens, site.channels), np.float16)
-    _opened(job.output).read_activations_into(variant, site.name, steps, list(job.samples), acts)
     images = None
     if job.probe.smoothness:
         images = _opened(job.output).read_images("trained", list(job.samples))
     specs = [CellSpec(cell.step, cell.task, cell.control, cell.seed) for cell in cells]
     return fit_site(
-        acts, steps, (site.height, site.width), targets, job.split, specs, job.probe,
-        pick_device(job.device), images,
+        _inputs(job, variant, site, steps, source), steps, (site.height, site.width), targets, job.split, specs,
+        job.probe, pick_device(job.device), images,
     )  # fmt: skip
+
+
+def _inputs(job: ProbeJob, variant: str, site: SiteSpec, steps: Sequence[int], source: str) -> np.ndarray:
+    """What the probes read, float16 (S, N, T, C)."""
+    store, samples = _opened(job.output), list(job.samples)
+    if source:
+        pairs = (store.read_latents(variant, step, samples) for step in steps)
+        return np.stack([latent_features(*pair, (site.height, site.width), source) for pair in pairs])
+    acts = np.empty((len(steps), len(samples), site.tokens, site.channels), np.float16)
+    _opened(job.activations or job.output).read_activations_into(variant, site.name, steps, samples, acts)
+    return acts
 
 
 def _write(job: ProbeJob, variant: str, site: SiteSpec, results: Sequence[CellResult]) -> None:
@@ -147,8 +201,9 @@ def _write(job: ProbeJob, variant: str, site: SiteSpec, results: Sequence[CellRe
             "attempt": job.attempt, "stage_hash": job.stage_hash,
         }  # fmt: skip
         if result.ok:
-            _save_weights(store, variant, site.name, result)
-        rows.append({**same, "block": block, "index": int(index), **result.row})
+            _save_weights(store, job.folder, variant, site.name, result)
+        number = int(index) if index.isdigit() else 0
+        rows.append({**same, "block": block, "index": number, **result.row})
         images += [{**same, **row, "sample": job.samples[row["sample"]]} for row in result.images]
         epochs += [{**same, **row} for row in result.epochs]
     for table, found in (("images", images), ("epochs", epochs), ("probes", rows)):
@@ -156,13 +211,13 @@ def _write(job: ProbeJob, variant: str, site: SiteSpec, results: Sequence[CellRe
             store.append(table, found)
 
 
-def _save_weights(store: Store, variant: str, site: str, result: CellResult) -> None:
+def _save_weights(store: Store, folder: str, variant: str, site: str, result: CellResult) -> None:
     cell = result.cell
     tensors = {"weight": np.ascontiguousarray(result.weights)}
     if result.hidden is not None:
         tensors["hidden"] = np.ascontiguousarray(result.hidden)
     path = storage.probe_path(variant, site, cell.step, cell.task, cell.control, cell.seed)
-    store.put(path, save(tensors, {"scale": repr(result.scale)}))
+    store.put(folder + path, save(tensors, {"scale": repr(result.scale)}))
 
 
 def attempt_of(store: Store) -> int:

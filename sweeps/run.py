@@ -18,7 +18,7 @@ from probing import sites as site_rules
 from probing.prompts import Prompt
 from probing.sites import SiteSpec
 from storage import Layout, SiteShape, Store
-from sweeps.config import STEPS, Config, Hashes, hashes, science, to_dict, to_yaml
+from sweeps.config import STEPS, Config, Hashes, chosen_by, hashes, science, to_dict, to_yaml
 
 DECISIONS = "curation/decisions.csv"
 """the decisions by hand that were applied to a run"""
@@ -33,6 +33,8 @@ class Facts:
     latent: tuple[int, int, int]
     image: tuple[int, int]
     revision: str
+    families: dict[str, tuple[SiteSpec, ...]]
+    """sites of the further families, `conv` and `vae`"""
 
 
 @dataclass(frozen=True)
@@ -62,12 +64,17 @@ def facts(config: Config) -> Facts:
         (unet["in_channels"], height, width),
         (height * factor, width * factor),
         models.revision(config.model),
+        {
+            "conv": site_rules.conv_sites(unet, (height, width)),
+            "vae": (site_rules.vae_site(vae, (height, width)),),
+        },
     )
 
 
 def layout(config: Config, found: Facts, samples: int) -> Layout:
-    """The arrays of a run."""
+    """The arrays of a run; one that records no site (a preview) holds images and masks alone."""
     sites = site_rules.choose(found.sites, config.sampling.sites)
+    records: dict[str, Any] = {"latent": found.latent} if sites else {"latent": (), "tasks": {"saliency": "uint8"}}
     return Layout(
         samples=samples,
         shard=config.sampling.shard,
@@ -75,12 +82,13 @@ def layout(config: Config, found: Facts, samples: int) -> Layout:
         sites=tuple(SiteShape(site.name, site.tokens, site.channels) for site in sites),
         steps=STEPS,
         image=found.image,
-        latent=found.latent,
+        **records,
         codec=config.sampling.codec,
     )
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Versions of the libraries that results depend on."""
     found = {name: importlib.metadata.version(name) for name in LIBRARIES}
     return found | {"python": platform.python_version()}
 
@@ -89,9 +97,9 @@ def _manifest(config: Config, found: Facts, stages: Hashes) -> dict[str, Any]:
     return {
         "format_version": storage.FORMAT_VERSION,
         "model": {"name": config.model.name, "revision": found.revision},
-        "sampling": {part: science(config, part) for part in ("model", "prompts", "sampling")},
+        "sampling": {part: science(config, part) for part in ("model", "prompts", "sampling")} | chosen_by(config),
         "stages": vars(stages),
-        "versions": _versions(),
+        "versions": versions(),
     }
 
 

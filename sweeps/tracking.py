@@ -25,7 +25,7 @@ from typing import IO, Any
 
 from sweeps import report_data, tracking_summary
 from sweeps.report_data import RunData
-from sweeps.tracking_plan import PlannedRun, plan, run_id, summary_digest
+from sweeps.tracking_plan import CURVES, EPOCH, PlannedRun, plan, run_id, summary_digest
 
 MODES = ("offline", "online", "disabled")
 MARKER = "mirror.json"
@@ -183,7 +183,10 @@ class Writer:
         try:
             run.define_metric(planned.axis)
             run.define_metric("*", step_metric=planned.axis)
-            for row in planned.history:
+            if planned.epochs:
+                run.define_metric(EPOCH)
+                run.define_metric(f"{CURVES}/*", step_metric=EPOCH)
+            for row in (*planned.history, *planned.epochs):
                 run.log(row)
             run.summary.update(planned.summary)
         finally:
@@ -200,9 +203,7 @@ class Writer:
             run.finish()
         return self._directory(ident)
 
-    def _open(
-        self, ident: str, name: str, job_type: str, tags: Sequence[str], config: dict[str, Any]
-    ) -> Any:
+    def _open(self, ident: str, name: str, job_type: str, tags: Sequence[str], config: dict[str, Any]) -> Any:
         for old in self.folder.glob(f"offline-run-*-{ident}"):
             shutil.rmtree(old)
         return self.wandb.init(
@@ -264,9 +265,7 @@ def send(marker: Marker, ids: Sequence[str], limit_s: float) -> int:
 
 def _run(command: Sequence[str], out: IO[str], limit_s: float) -> int | None:
     """Exit code of a command; None where it was stopped, with its children, at the limit."""
-    process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
-    )
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True)
     try:
         return process.wait(limit_s)
     except subprocess.TimeoutExpired:

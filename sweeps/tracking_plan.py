@@ -15,8 +15,10 @@ import pyarrow.compute as pc
 
 from sweeps.report_data import RunData, Site
 
-VERSION = 1
+VERSION = 2
 STEP, EPOCH = "denoising_step", "epoch"
+CURVES = "epochs"
+"""prefix of the loss curves in a site's run"""
 _KEYS = {
     "experiment", "variant", "site", "block", "index", "step", "task", "control", "seed", "status",
     "error", "attempt", "stage_hash", "tokens", "channels", "n_train", "n_val", "n_test",
@@ -35,12 +37,14 @@ class PlannedRun:
     axis: str
     """the metric that is the x axis"""
     history: list[dict[str, float]] = field(default_factory=list)
+    epochs: list[dict[str, float]] = field(default_factory=list)
+    """loss curves, one row per epoch, beside a history by denoising step"""
     summary: dict[str, Any] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
         """Hash of everything the run shows; equal digests need no second writing."""
-        parts = (VERSION, self.name, self.tags, self.config, self.history, self.summary)
+        parts = (VERSION, self.name, self.tags, self.config, self.history, self.epochs, self.summary)
         return digest(json.dumps(parts, sort_keys=True, default=str))
 
 
@@ -85,12 +89,11 @@ def _grouped(rows: Iterable[dict[str, Any]], *keys: str) -> dict[tuple, list[dic
 
 def _by_site(run: RunData, rows: list[dict[str, Any]]) -> Iterator[PlannedRun]:
     sites = {s.name: s for s in run.sites}
+    curves = _curves(_losses(run))
     for (variant, name), members in _grouped(rows, "variant", "site").items():
         if name not in sites:
             continue
-        history = [
-            {STEP: step, **_metrics(cells)} for (step,), cells in _grouped(members, "step").items()
-        ]
+        history = [{STEP: step, **_metrics(cells)} for (step,), cells in _grouped(members, "step").items()]
         site = sites[name]
         yield PlannedRun(
             id=run_id(run, variant, name),
@@ -100,6 +103,7 @@ def _by_site(run: RunData, rows: list[dict[str, Any]]) -> Iterator[PlannedRun]:
             config=_about(run, site, members[0]),
             axis=STEP,
             history=history,
+            epochs=curves.get((variant, name), []),
             summary=dict(history[-1]),
         )
 
@@ -151,11 +155,7 @@ def _metrics(cells: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def _numbers(row: dict[str, Any]) -> dict[str, float]:
-    return {
-        k: float(v)
-        for k, v in row.items()
-        if k not in _KEYS and isinstance(v, int | float) and math.isfinite(v)
-    }
+    return {k: float(v) for k, v in row.items() if k not in _KEYS and isinstance(v, int | float) and math.isfinite(v)}
 
 
 def _losses(run: RunData) -> dict[tuple, list[dict[str, float]]]:
@@ -166,9 +166,20 @@ def _losses(run: RunData) -> dict[tuple, list[dict[str, float]]]:
     rows = table.filter(pc.equal(table["experiment"], run.experiment)).sort_by("epoch").to_pylist()
     keys = ("variant", "site", "step", "task", "control", "seed")
     return {
-        key: [{EPOCH: r["epoch"], **_losses_of(r)} for r in members]
-        for key, members in _grouped(rows, *keys).items()
+        key: [{EPOCH: r["epoch"], **_losses_of(r)} for r in members] for key, members in _grouped(rows, *keys).items()
     }
+
+
+def _curves(losses: dict[tuple, list[dict[str, float]]]) -> dict[tuple[str, str], list[dict[str, float]]]:
+    """By (variant, site): one row per epoch with ``epochs/STEP/TASK/LOSS`` of the first seed's probes."""
+    rows: dict[tuple[str, str], dict[float, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
+    for (variant, site, step, task, control, seed), found in losses.items():
+        if control != "none" or seed:
+            continue
+        for row in found:
+            named = {f"{CURVES}/step{step:02d}/{task}/{k}": v for k, v in row.items() if k != EPOCH}
+            rows[variant, site][row[EPOCH]].update(named)
+    return {key: [{EPOCH: e, **named} for e, named in sorted(by.items())] for key, by in rows.items()}
 
 
 def _losses_of(row: dict[str, Any]) -> dict[str, float]:
@@ -178,10 +189,5 @@ def _losses_of(row: dict[str, Any]) -> dict[str, float]:
 
 def summary_digest(run: RunData) -> str:
     """Hash of what the summary run shows: probe and intervention rows, configuration, manifest."""
-    tables = [
-        [] if (t := run.table(name)) is None else t.to_pydict()
-        for name in ("probes", "interventions")
-    ]
-    return digest(
-        json.dumps((VERSION, tables, run.config, run.manifest), sort_keys=True, default=str)
-    )
+    tables = [[] if (t := run.table(name)) is None else t.to_pydict() for name in ("probes", "interventions")]
+    return digest(json.dumps((VERSION, tables, run.config, run.manifest), sort_keys=True, default=str))

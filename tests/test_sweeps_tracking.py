@@ -104,11 +104,12 @@ def test_a_site_run_reads_back_with_its_scores(
     assert run["summary"]["saliency/position/dice"] < run["summary"]["saliency/dice"]
 
 
-def test_a_site_run_has_one_row_per_denoising_step(
+def test_a_site_run_has_one_row_per_denoising_step_and_one_per_epoch(
     store: storage.Store, mirrored: tracking.Mirrored
 ) -> None:
     rows = history(store, "random", "mid.0")
-    assert len(rows) == 15
+    assert len(rows) == 15 + 3
+    assert "epochs/step03/depth/train_loss" in json.dumps(rows[15])
     text = json.dumps(rows[2])
     assert repr(scores(store, "random", "mid.0", 3)["dice"])[:12] in text
 
