@@ -17,7 +17,7 @@ from probing.prompts import Prompt
 from storage import budget
 from sweeps import (
     curate_stage,
-    emergence_stage,
+    experiments_stage,
     families,
     label_stage,
     plan_view,
@@ -25,7 +25,6 @@ from sweeps import (
     probe_stage,
     safety_stage,
     sample_stage,
-    transfer_stage,
 )
 from sweeps import experiments as further
 from sweeps import run as runs
@@ -209,14 +208,13 @@ def _probe(run: Run, executor: Executor, result: Result) -> None:
 
 
 def _experiments(run: Run, executor: Executor, result: Result) -> None:
-    for stage in (emergence_stage, transfer_stage):
-        if tasks := stage.missing(run):
-            meter = Meter(stage.NAME, "tasks")
-            with _timed(run, stage.NAME):
-                outcome = stage.work(run, executor, [StageObserver(meter)], tasks)
-            meter.close()
-            result.failed |= outcome.failed
-            result.lines.append(f"{stage.NAME}: {len(outcome.done)} done, {len(outcome.failed)} failed")
+    if tasks := experiments_stage.missing(run):
+        meter = Meter("experiments", "tasks")
+        with _timed(run, "experiments"):
+            outcome = experiments_stage.work(run, executor, [StageObserver(meter)], tasks)
+        meter.close()
+        result.failed |= outcome.failed
+        result.lines.append(f"experiments: {len(outcome.done)} tasks done, {len(outcome.failed)} failed")
 
 
 def _intervene(run: Run, executor: Executor, result: Result) -> None:
@@ -279,7 +277,7 @@ def complete(run: Run, stages: Sequence[str]) -> bool:
         return False
     if "probe" in stages and (probe_stage.missing(run) or further.missing(run)):
         return False
-    if "experiments" in stages and (emergence_stage.missing(run) or transfer_stage.missing(run)):
+    if "experiments" in stages and experiments_stage.missing(run):
         return False
     if "intervene" in stages:
         from sweeps import intervene_stage
