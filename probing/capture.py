@@ -76,11 +76,6 @@ def checked(site: str, step: int, values: np.ndarray) -> np.ndarray:
     return values
 
 
-def to_half(site: str, step: int, values: Tensor) -> np.ndarray:
-    """float16 on the CPU. Raises NonFiniteActivation naming site and step."""
-    return checked(site, step, values.to(torch.float16).cpu().contiguous().numpy())
-
-
 class _Recorder:
     """Turns what the hooks see into float16 and hands it to writer threads, which wait for its arrival."""
 
