@@ -94,12 +94,12 @@ class Saboteur(threading.Thread):
 
 
 def workers_below(pid: int) -> list[int]:
-    """Processes of Ray's actors below a process."""
+    """Processes of Ray's actors below a raylet, which also starts idle workers and agents of its own."""
     found = []
     for child in sorted(fakes.descendants(pid)):
         with suppress(OSError):
             title = Path(f"/proc/{child}/cmdline").read_bytes()
-            if title.startswith(b"ray::") and b"IDLE" not in title:
+            if title.startswith(b"ray::") and not any(word in title for word in (b"IDLE", b"Agent")):
                 found.append(child)
     return found
 
