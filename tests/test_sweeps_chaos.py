@@ -28,7 +28,8 @@ MOMENTS = int(os.environ.get("CHAOS_MOMENTS", "3"))
 ENVIRONMENT = {
     "RAY_AUTH_MODE": "disabled",
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_worker_niceness": "0",  # a busy machine would starve the workers
+    "RAY_worker_niceness": "0",  # a busy machine would starve the workers, and start nodes late
+    "RAY_raylet_start_wait_time_s": "180",
     "OMP_NUM_THREADS": "1",
 }
 
