@@ -81,7 +81,7 @@ class Saboteur(threading.Thread):
         self.before: dict[str, int] = {}
 
     def run(self) -> None:
-        until = time.monotonic() + 500
+        until = time.monotonic() + 900
         while len(records(self.output)) < self.goal and time.monotonic() < until:
             time.sleep(0.01)
         time.sleep(self.delay)

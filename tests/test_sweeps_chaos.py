@@ -72,7 +72,7 @@ def test_killed_drivers_on_ray_resume_to_the_undisturbed_bytes(seed, undisturbed
     rng = random.Random(seed)
     goal, delay = rng.randint(0, chaos.SHARDS - 2), rng.uniform(0, chaos.DELAY_S)
     driver = subprocess.Popen(**what, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    until = time.monotonic() + 300
+    until = time.monotonic() + 900
     while len(chaos.records(output)) < goal or not (output / "layout.json").exists():
         assert time.monotonic() < until, "the driver makes no progress"
         time.sleep(0.01)
