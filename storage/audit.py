@@ -63,7 +63,7 @@ def verify(store: Store, deep: bool = True, progress: Progress | None = None) ->
     """
     by_path = {key.path: key for spec in store.layout.arrays.values() for key in spec.keys()}
     records, found = _records(store, by_path)
-    listed = {path: size for path, size in store.files.list().items() if ".zarr/" in path}
+    listed = {path: size for path, size in store.files.list().items() if path.partition("/")[0].endswith(".zarr")}
     view = _View(store, records, listed, by_path)
     for check in (_metadata, _incomplete, _sizes, _surplus, _partial, _tables):
         found += check(view)

@@ -71,6 +71,8 @@ def _arguments(parser: argparse.ArgumentParser, verb: Verb) -> None:
         parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over the preset")
     elif verb.kind == "output":
         parser.add_argument("output", help="output folder or URL of a run")
+    if verb.name == "run":
+        parser.add_argument("--all", action="store_true", help="every experiment at full size: the preset NAME-full")
     if verb.name == "compare":
         parser.add_argument("other", help="output of the second run")
     if verb.name == "submit":

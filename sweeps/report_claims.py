@@ -16,7 +16,7 @@ def claims(context: Context) -> Section:
         return Section("claims", "", "", "")
     held = sum(c.verdict == SUPPORTED for c in context.claims)
     text = paragraph(
-        f"The paper claims five things about Stable Diffusion v1.4. Of {escape(context.model)}, this run supports "
+        f"The paper claims five things of the model that it studied. Of {escape(context.model)}, this run supports "
         f"<strong>{held} of {len(context.claims)}</strong>. The rules were fixed before any number was seen and read "
         "the tables alone; a claim that fails here is a fact about this model and not about the paper’s."
     )

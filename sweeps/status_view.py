@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from sweeps import curate_stage, label_stage, probe_stage, sample_stage
+from sweeps import curate_stage, experiments, experiments_stage, label_stage, probe_stage, sample_stage
 from sweeps import run as runs
 from sweeps.config import Config
 from sweeps.grid import cells
+from sweeps.run import Run
 
 
 def _line(name: str, done: int, total: int, failed: int, unit: str) -> str:
     return f"{name:22} {done:>6} done {failed:>4} failed {total - done - failed:>6} to do  of {total} {unit}"
+
+
+def _experiments(run: Run) -> list[str]:
+    """One line for each experiment of probes, and one for the tasks that follow them."""
+    wanted, left = experiments.cells(run), experiments.missing(run)
+    lines = [_line(f"  {n}", len(c) - len(left.get(n, ())), len(c), 0, "probes") for n, c in wanted.items()]
+    if curate_stage.done(run):
+        lines.append(f"emergence, transfer    {len(experiments_stage.missing(run))} tasks to do")
+    return lines
 
 
 def describe(config: Config) -> tuple[str, dict[str, str]]:
@@ -33,6 +43,7 @@ def describe(config: Config) -> tuple[str, dict[str, str]]:
     lines.append(
         _line("probing", len(wanted) - len(probe_stage.missing(run)), len(wanted), bad, "probes")
     )
+    lines += _experiments(run)
     if store.cleaned:
         lines.append("activations were dropped by `scenesweep clean`")
     return "\n".join(lines), failed

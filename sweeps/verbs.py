@@ -8,6 +8,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 BENCHES = ("capture", "store", "probes", "tune", "interventions")
 
@@ -17,10 +18,22 @@ def version() -> str:
     return importlib.metadata.version("scenesweep")
 
 
+def _preset(parsed: argparse.Namespace) -> str:
+    """The preset; with --all its full-size form. ValueError where it has none."""
+    from sweeps import config
+
+    if not getattr(parsed, "all", False):
+        return parsed.preset
+    full = f"{parsed.preset}-full"
+    if full not in config.presets():
+        raise ValueError(f"--all: there is no preset {full!r}; leave --all out and set experiments.* instead")
+    return full
+
+
 def _stages(parsed: argparse.Namespace, stages: Sequence[str]) -> int:
     from sweeps import config, pipeline
 
-    result = pipeline.carry_out(config.load(parsed.preset, parsed.overrides), stages)
+    result = pipeline.carry_out(config.load(_preset(parsed), parsed.overrides), stages)
     for line in result.lines:
         print(line)
     if not result.lines and not result.failed:
@@ -122,25 +135,36 @@ def status(parsed: argparse.Namespace) -> int:
 def verify(parsed: argparse.Namespace) -> int:
     """Rereads every byte; 1 where something disagrees."""
     import storage
+    from sweeps import families
 
-    store = storage.open(parsed.output)
-    found = storage.audit.verify(store, deep=True)
+    stores = [storage.open(parsed.output), families.opened(parsed.output)]
+    count = sum(_verify(store, parsed.repair) for store in stores if store is not None)
+    if parsed.repair and count:
+        print("bad shards are marked; `scenesweep run` redoes them")
+    print(f"{count} disagreements")
+    return 1 if count else 0
+
+
+def _verify(store: Any, repair: bool) -> int:
+    """Prints, and on request repairs, what disagrees in one store; how much."""
+    from storage import audit
+
+    found = audit.verify(store, deep=True)
     for item in found:
         print(f"{item.kind}: {item.path}: {item.detail}")
-    if parsed.repair and found:
-        storage.audit.repair(store, found)
-        print("bad shards are marked; `scenesweep run` redoes them")
-    print(f"{len(found)} disagreements")
-    return 1 if found else 0
+    if repair and found:
+        audit.repair(store, found)
+    return len(found)
 
 
 def clean(parsed: argparse.Namespace) -> int:
     """Drops the activations."""
     import storage
+    from sweeps import families
 
     store = storage.open(parsed.output)
     with store.lease("scenesweep clean"):
-        freed = store.drop_activations()
+        freed = store.drop_activations() + families.clean(parsed.output)
     print(f"{freed / 1e9:.2f} GB freed; results, images and labels are kept")
     return 0
 
