@@ -134,7 +134,7 @@ class Crew:
 
     def work(self) -> None:
         """Until every task is done or given up."""
-        count = self.spec.count or resources.capacity(self.spec)
+        count = self.spec.count or resources.room(self.spec)
         for index in range(min(count, self.ledger.open)):
             self.slots.append(self.hire(index))
         while self.ledger.open:
@@ -165,6 +165,9 @@ class Crew:
 
     def hand_out(self) -> None:
         """Tasks to idle actors; actors that no task is left for are let go."""
+        if not self.ledger.queue:
+            for slot in [slot for slot in self.slots if slot.task is None and slot.ref is not None]:
+                self.dismiss_slot(slot)  # nothing is left for those that still wait for room
         leaving = resources.draining_nodes()
         for slot in [slot for slot in self.slots if slot.ref is None]:
             if not self.ledger.queue:

@@ -11,10 +11,14 @@ from typing import Any
 
 import ray
 
+from cluster.session import is_embedded
 from cluster.workers import WorkerSpec, one_line
 
 ANSWER_S = 2.0
 """How long a node may take to accept a connection before it counts as gone."""
+
+GROWN_WORKERS = 64
+"""How many workers a stage asks of a cluster that is not ours alone, where none are counted out."""
 
 
 def nodes() -> list[dict[str, Any]]:
@@ -58,6 +62,16 @@ def capacity(worker: WorkerSpec) -> int:
     return max(1, sum(fits(worker, node["Resources"]) for node in nodes()))
 
 
+def room(worker: WorkerSpec) -> int:
+    """How many of these workers to ask for: what the cluster holds, or could hold once it has grown.
+
+    No Ray tells how far its cluster may grow. Workers that wait for room are the demand that its
+    autoscaler sees; they vanish with the driver and are withdrawn when no task is left for them.
+    """
+    held = capacity(worker)
+    return held if is_embedded() else max(held, GROWN_WORKERS)
+
+
 def check_fits(worker: WorkerSpec) -> None:
     """Raise ValueError where no live node holds even one such worker."""
     held = [node["Resources"] for node in nodes()]
@@ -85,9 +99,7 @@ def check_versions(cluster: Mapping[str, str], where: str) -> None:
     if any(ours[name] != cluster[name] for name in cluster):
         theirs = ", ".join(f"{name.title()} {cluster[name]}" for name in sorted(cluster))
         mine = ", ".join(f"{name.title()} {ours[name]}" for name in sorted(cluster))
-        raise ValueError(
-            f"the cluster at {where} runs {theirs}, this process {mine}: use the same on both"
-        )
+        raise ValueError(f"the cluster at {where} runs {theirs}, this process {mine}: use the same on both")
 
 
 def check_shared_output(url: str) -> None:
@@ -123,9 +135,7 @@ def _read_everywhere(url: str, marker: str) -> list[tuple[dict[str, Any], str]]:
     asked = []
     for node in nodes():
         place = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        read = ray.remote(_read_marker).options(
-            num_cpus=0, scheduling_strategy=place, name="look for the output"
-        )
+        read = ray.remote(_read_marker).options(num_cpus=0, scheduling_strategy=place, name="look for the output")
         asked.append((node, read.remote(url, marker)))
     answers = [(node, ray.get(ref, timeout=60)) for node, ref in asked]
     return [(node, said) for node, said in answers if said is not None]

@@ -14,6 +14,8 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+from cluster import logs
+
 OBJECT_STORE_BYTES = 200 * 2**20
 """Shared memory of an embedded Ray: results are small, data go to the store."""
 
@@ -131,9 +133,7 @@ def _start(settings: dict[str, Any]) -> None:
         )
     except Exception as error:
         said = " ".join(str(error).split())
-        raise RuntimeError(
-            f"Ray did not start on this machine ({said}); ray.address=none works without it"
-        ) from error
+        raise RuntimeError(f"Ray did not start on this machine ({said}); ray.address=none works without it") from error
 
 
 @contextmanager
@@ -151,7 +151,12 @@ def _joined(address: str, log_to_driver: bool) -> Iterator[Session]:
     local = _loopback() if host == "localhost" or host.startswith("127.") else nullcontext()
     with local, _raylet_messages(log_to_driver), _sigterm_kept():
         try:
-            ray.init(address, logging_level=logging.ERROR, log_to_driver=log_to_driver)
+            ray.init(
+                address,
+                logging_level=logging.ERROR,
+                log_to_driver=log_to_driver,
+                logging_config=logs.config(),
+            )
         except (ConnectionError, RuntimeError, ValueError) as error:
             ray.shutdown()
             raise ValueError(_refusal(address, str(error))) from error

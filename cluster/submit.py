@@ -61,9 +61,7 @@ class Job:
         return self.status in ("STOPPED", "SUCCEEDED", "FAILED")
 
 
-def submit(
-    address: str, arguments: Sequence[str], *, output: str = "", home: Path | None = None
-) -> Job:
+def submit(address: str, arguments: Sequence[str], *, output: str = "", home: Path | None = None) -> Job:
     """Submit `python -m sweeps run ARGUMENTS` and return without waiting for it.
 
     The five packages travel as `py_modules`; everything else comes from the cluster's image.
@@ -133,6 +131,16 @@ def jobs(address: str, output: str | None = None) -> list[Job]:
     return [job for job in found if output is None or job.output == output]
 
 
+def find(address: str, target: str) -> Job:
+    """A job by its id, or the newest of an output by its URL; ValueError if there is none."""
+    known = jobs(address)
+    for job in known:
+        if target in (job.id, job.output):
+            return job
+    ids = ", ".join(job.id for job in known[:5]) or "it has none"
+    raise ValueError(f"{target}: neither a job nor an output of one at {address}; its newest: {ids}")
+
+
 def logs(address: str, job: str) -> str:
     """What a job has written so far."""
     with _client(address) as client:
@@ -173,13 +181,8 @@ def check_arrival() -> None:
     sent = json.loads(os.environ.get(SUBMITTED_FROM, "{}"))
     here = _versions()
     if any(_short(name, sent[name]) != _short(name, here[name]) for name in sent):
-        theirs, ours = (
-            ", ".join(f"{name.title()} {side[name]}" for name in sorted(sent))
-            for side in (sent, here)
-        )
-        raise ValueError(
-            f"submitted from {theirs}, the cluster runs {ours}: use the same on both, see the image"
-        )
+        theirs, ours = (", ".join(f"{name.title()} {side[name]}" for name in sorted(sent)) for side in (sent, here))
+        raise ValueError(f"submitted from {theirs}, the cluster runs {ours}: use the same on both, see the image")
 
 
 def check_no_secrets(arguments: Sequence[str]) -> None:
@@ -187,11 +190,7 @@ def check_no_secrets(arguments: Sequence[str]) -> None:
 
     Arguments show in the dashboard and in logs. The message names the setting, never its value.
     """
-    values = [
-        value
-        for name, value in os.environ.items()
-        if SECRET_VARIABLES.search(name) and len(value) >= 8
-    ]
+    values = [value for name, value in os.environ.items() if SECRET_VARIABLES.search(name) and len(value) >= 8]
     for argument in arguments:
         name, equals, value = argument.partition("=")
         secret = (

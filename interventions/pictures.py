@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
-from interventions.counterfactual import Goal, Move, goal_from, goal_values
+from interventions.counterfactual import Goal, goal_from, goal_values
 from interventions.edit import Row
 
 FOLDER = "interventions"
@@ -50,6 +50,11 @@ def picture_path(key: str) -> str:
     return f"{FOLDER}/{key}.safetensors"
 
 
+def recipe_path(key: str) -> str:
+    """Where the YAML that replays them lies."""
+    return f"{FOLDER}/{key}.yaml"
+
+
 def pack(pictures: Pictures) -> bytes:
     """One safetensors file; depth is kept in float16."""
     tensors = {name: _small(getattr(pictures, name)) for name in _ARRAYS}
@@ -79,12 +84,6 @@ def unpack(data: bytes) -> Pictures:
         recipe=about["recipe"],
         **{name: tensors[name] for name in _ARRAYS},
     )
-
-
-def path_across(extent: float, frames: int, size: tuple[int, int]) -> tuple[Move, ...]:
-    """Moves from left to right through the original place, `extent` of the width to either side."""
-    reach = extent * size[1]
-    return tuple(Move(round(dx), 0) for dx in np.linspace(-reach, reach, frames))
 
 
 def animation(frames: Sequence[NDArray[np.uint8]], seconds: float = 0.15) -> bytes:

@@ -14,14 +14,6 @@ from numpy.typing import NDArray
 
 from probing.metrics import SMOOTH
 
-EXTRA = (
-    "others_before", "others_after", "floor", "shift_share", "outside_label", "departure_before",
-    "departure_after",
-)  # fmt: skip
-"""columns of `results/interventions` beyond the first set"""
-MORE = ("slope", "depth_wanted", "depth_before", "depth_after", "content_kept")
-"""further columns, which the table of this version does not hold"""
-
 
 @dataclass(frozen=True, eq=False)
 class Seen:

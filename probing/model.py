@@ -105,9 +105,7 @@ def _check_words(tokenizer: Any, prompts: Sequence[str]) -> None:
         for word in prompt.lower().split():
             if word not in known:
                 words = " ".join(sorted(w for w in known if not w.startswith("<")))
-                raise ValueError(
-                    f"prompt {prompt!r}: the scenes model does not know {word!r}; its words: {words}"
-                )
+                raise ValueError(f"prompt {prompt!r}: the scenes model does not know {word!r}; its words: {words}")
 
 
 @contextmanager
@@ -145,14 +143,10 @@ def model_path(config: ModelConfig) -> Path | str:
         return scenes_path() / "pipeline"
     if Path(config.name).is_dir():
         if not (Path(config.name) / "model_index.json").exists():
-            raise ValueError(
-                f"model.name: {config.name} holds no model_index.json; give a pipeline's directory"
-            )
+            raise ValueError(f"model.name: {config.name} holds no model_index.json; give a pipeline's directory")
         return Path(config.name)
     if config.name.count("/") != 1 or config.name.startswith(("/", ".")):
-        raise ValueError(
-            f"model.name: no directory {config.name}; give 'scenes', a pipeline's directory or OWNER/NAME"
-        )
+        raise ValueError(f"model.name: no directory {config.name}; give 'scenes', a pipeline's directory or OWNER/NAME")
     if not config.revision:
         raise ValueError(f"model.revision: {config.name} is a hub id; pin the commit to load")
     return config.name

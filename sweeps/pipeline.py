@@ -11,16 +11,27 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-import storage
 from cluster import Executor, InProcess, Outcome
 from probing import prompts as prompt_files
+from probing.prompts import Prompt
 from storage import budget
-from sweeps import curate_stage, experiments_stage, families, label_stage, probe_stage, sample_stage
+from sweeps import (
+    curate_stage,
+    experiments_stage,
+    families,
+    label_stage,
+    plan_view,
+    preview_stage,
+    probe_stage,
+    safety_stage,
+    sample_stage,
+)
 from sweeps import experiments as further
 from sweeps import run as runs
-from sweeps.config import Config
+from sweeps.config import Config, previews
 from sweeps.progress import Meter, StageObserver
-from sweeps.run import Run
+from sweeps.progress_note import ProgressNote
+from sweeps.run import Facts, Run
 
 STAGES = ("sample", "label", "curate", "probe", "experiments", "intervene", "report")
 BUILT = "report/built.json"
@@ -44,17 +55,46 @@ def say(line: str) -> None:
 def prepare(config: Config, write: bool = True) -> Run:
     """Checks everything that can be wrong, prices the run, then creates or reopens its store.
 
-    Raises ValueError before anything is written.
+    Raises ValueError before anything is written. With a preview, that must be finished.
     """
+    found, prompts = _checked(config, tell=not previews(config))
+    if previews(config):
+        prompts = preview_stage.kept(config, prompts)
+    plan_view.check_fits(config, budget.price(runs.layout(config, found, len(prompts))))
+    return runs.begin(config, found, prompts)
+
+
+def _checked(config: Config, tell: bool = True) -> tuple[Facts, tuple[Prompt, ...]]:
+    """What the model's files tell, and all prompts. Raises ValueError for whatever is wrong with the settings."""
+    if not config.sampling.sites:
+        raise ValueError("sampling.sites is empty; give names of sites, or all")
     _check_writable(config)
     found = runs.facts(config)
     runs.check_other(config, found)
     reading = prompt_files.read(config.prompts)
-    layout = runs.layout(config, found, len(reading.prompts))
-    _check_space(config, layout)
-    for reason, count in reading.dropped.items():
+    for reason, count in reading.dropped.items() if tell else ():
         say(f"prompts: {count} dropped ({reason})")
-    return runs.begin(config, found, reading.prompts)
+    return found, reading.prompts
+
+
+def _preview(config: Config, result: Result) -> None:
+    """Makes and curates an image of every raw prompt; prices both passes before anything is written."""
+    found, prompts = _checked(config)
+    _, then, first = plan_view.with_preview(config, found, len(prompts))
+    plan_view.check_fits(config, then, first)
+    run = preview_stage.begin(config, found, prompts)
+    if preview_stage.complete(run):
+        return
+    with run.store.lease(f"scenesweep {config.name} preview"), executor(run.config) as engine:
+        run.store.janitor()
+        for stage in (_sample, _label):
+            stage(run, engine, result, "preview ")
+            if result.failed:
+                return
+        with _timed(run, "curate"):
+            dropped = preview_stage.curate(run)
+    reasons = "".join(f", {count} dropped ({reason})" for reason, count in sorted(dropped.items()))
+    result.lines.append(f"preview: {len(prompts) - dropped.total()} of {len(prompts)} samples kept{reasons}")
 
 
 def _check_writable(config: Config) -> None:
@@ -69,14 +109,6 @@ def _check_writable(config: Config) -> None:
         raise ValueError(f"output: cannot write to {parent}; give output=ANOTHER folder")
 
 
-def _check_space(config: Config, layout: storage.Layout) -> None:
-    """Refuses a plan that does not fit its disk beside what is there already."""
-    folder = runs.local_path(config.output)
-    chunks = (p for p in folder.rglob("c/**/*") if p.is_file()) if folder else ()
-    present = sum(p.stat().st_size for p in chunks)
-    budget.check_disk(config.output, budget.price(layout).total, present)
-
-
 @contextmanager
 def executor(config: Config) -> Iterator[Executor]:
     """The executor that the configuration asks for; a private Ray ends with the block."""
@@ -84,6 +116,7 @@ def executor(config: Config) -> Iterator[Executor]:
         yield InProcess(retries=config.sampling.retries)
         return
     from cluster.actors import OnRay
+    from cluster.observed import Observed
     from cluster.resources import check_shared_output
     from cluster.session import connect
     from cluster.signals import sigterm_stops
@@ -93,7 +126,7 @@ def executor(config: Config) -> Iterator[Executor]:
     with connect(config.ray.address, num_cpus=config.ray.num_cpus or None) as session, sigterm_stops():
         check_shared_output(config.output)
         say(f"Ray: {session.cpus:.0f} CPUs, {session.gpus:.0f} GPUs on {session.nodes} node(s)")
-        yield OnRay(retries=config.sampling.retries)
+        yield Observed(OnRay(retries=config.sampling.retries), config.name)
 
 
 @contextmanager
@@ -111,28 +144,43 @@ def _note(result: Result, stage: str, outcome: Outcome) -> None:
     result.lines.append(f"{stage}: {len(outcome.done)} shards done, {len(outcome.failed)} failed")
 
 
-def _sample(run: Run, executor: Executor, result: Result) -> None:
+def _sample(run: Run, executor: Executor, result: Result, which: str = "") -> None:
     tasks = sample_stage.missing(run)
     if tasks:
-        meter = Meter("sampling", "shards")
+        meter = Meter(f"{which}sampling", "shards")
+        observers = [StageObserver(meter), ProgressNote(run.store, sample_stage.STAGE)]
         with _timed(run, "sample"):
-            _note(result, "sample", sample_stage.work(run, executor, [StageObserver(meter)], tasks))
+            _note(result, f"{which}sample", sample_stage.work(run, executor, observers, tasks))
         meter.close()
 
 
-def _label(run: Run, executor: Executor, result: Result) -> None:
+def _label(run: Run, executor: Executor, result: Result, which: str = "") -> None:
     tasks = label_stage.missing(run)
     if tasks:
-        meter = Meter("labelling", "shards")
+        meter = Meter(f"{which}labelling", "shards")
+        observers = [StageObserver(meter), ProgressNote(run.store, label_stage.STAGE)]
         with _timed(run, "label"):
-            _note(result, "label", label_stage.work(run, executor, [StageObserver(meter)], tasks))
+            _note(result, f"{which}label", label_stage.work(run, executor, observers, tasks))
+        meter.close()
+
+
+def _flag(run: Run, executor: Executor, result: Result) -> None:
+    tasks = safety_stage.missing(run)
+    if tasks:
+        meter = Meter("safety checker", "shards")
+        with _timed(run, "curate"):
+            _note(result, "safety", safety_stage.work(run, executor, [StageObserver(meter)], tasks))
         meter.close()
 
 
 def _curate(run: Run, executor: Executor, result: Result) -> None:
     if not curate_stage.done(run):
+        _flag(run, executor, result)
+        if result.failed:
+            return
         with _timed(run, "curate"):
             curate_stage.work(run)
+        result.lines += [f"curate: {n} dropped ({reason})" for reason, n in curate_stage.dropped(run).items()]
         samples, split = curate_stage.kept(run)
         sizes = ", ".join(f"{len(part)} {name}" for name, part in split.parts)
         result.lines.append(f"curate: {len(samples)} samples in use ({sizes})")
@@ -200,9 +248,7 @@ def _report(run: Run, executor: Executor | None, result: Result, force: bool = F
 
     plain = runs.plain(run)
     with _timed(run, "track"):
-        mirrored = tracking.mirror(
-            run.store, plain, run.config.tracking.mode, run.config.tracking.runs
-        )
+        mirrored = tracking.mirror(run.store, plain, run.config.tracking.mode, run.config.tracking.runs)
     if mirrored.problem:
         result.lines.append(f"W&B: {mirrored.problem}")
     with _timed(run, "report"):
@@ -244,6 +290,10 @@ def complete(run: Run, stages: Sequence[str]) -> bool:
 def carry_out(config: Config, stages: Sequence[str] = STAGES) -> Result:
     """Runs the given stages to the end, leaving out what is finished."""
     result = Result()
+    if previews(config):
+        _preview(config, result)
+        if result.failed:
+            return result
     run = prepare(config)
     working = [stage for stage in stages if stage in _WORK]
     with run.store.lease(f"scenesweep {config.name}"):
@@ -253,7 +303,7 @@ def carry_out(config: Config, stages: Sequence[str] = STAGES) -> Result:
             with executor(config) as engine:
                 for stage in working:
                     _WORK[stage](run, engine, result)
-                    if result.failed and stage in ("sample", "label"):
+                    if result.failed and stage in ("sample", "label", "curate"):
                         return result
         if "report" in stages:
             _report(run, None, result, force=tuple(stages) == ("report",))

@@ -9,9 +9,9 @@ from probing.model import ModelConfig
 from probing.sites import SiteSpec
 from storage import budget
 from storage.format import Layout
-from sweeps import grid
+from sweeps import grid, preview_stage
 from sweeps import run as runs
-from sweeps.config import STEPS, Config
+from sweeps.config import STEPS, Config, previews
 
 RATE = {"scenes": 3.0, "": 0.25}
 """samples a second and worker, where none was measured: scenes on a CPU core; SD v1.4 on a GPU"""
@@ -47,10 +47,7 @@ def site_table(model: ModelConfig, family: str) -> str:
     lines = [f"{'site':14} {'side':11} {'cells':>9} {'channels':>8} {'bytes':>9}  module"]
     for site in found:
         cells = f"{site.height} x {site.width}"
-        lines.append(
-            f"{site.name:14} {site.side:11} {cells:>9} {site.channels:>8} "
-            f"{site.values * 2:>9}  {site.module}"
-        )
+        lines.append(f"{site.name:14} {site.side:11} {cells:>9} {site.channels:>8} {site.values * 2:>9}  {site.module}")
     total = sum(site.values for site in found)
     lines.append(f"{len(found)} sites, {total} values, {human(2 * total)} per image and step")
     return "\n".join(lines)
@@ -66,9 +63,43 @@ def describe(config: Config, rate: float) -> str:
     lines += [f"  {name:16} {human(size)}" for name, size in price.families().items()]
     lines += ["sites, all variants and steps:"]
     lines += [f"  {name:16} {human(size)}" for name, size in price.sites().items()]
-    budget.check_disk(config.output, price.total)
-    budget.check_memory(price, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    if previews(config):
+        preview, then, first = with_preview(config, found, samples)
+        check_fits(config, then, first)
+        return "\n".join([*preview, "then, priced as if the preview kept every sample:", *lines])
+    check_fits(config, price)
     return "\n".join(lines)
+
+
+def with_preview(config: Config, found: runs.Facts, samples: int) -> tuple[list[str], budget.Budget, int]:
+    """What a preview costs in words, the price of the fewest samples to record after it, and its own bytes."""
+    first = budget.price(runs.layout(preview_stage.settings(config), found, samples))
+    fewest = preview_stage.fewest(config, samples)
+    then = budget.price(runs.layout(config, found, fewest))
+    lines = [
+        f"preview           {samples} images of the trained model, nothing recorded: {first.unet_calls} UNet calls, "
+        f"{human(first.total)}",
+        f"at least          {human(first.total + then.total)} on the disk, were only {fewest} samples kept",
+    ]
+    return lines, then, first.total
+
+
+def check_fits(config: Config, price: budget.Budget, more: int = 0) -> None:
+    """Raises ValueError where a plan, and `more` bytes, fit neither disk nor memory beside what is there already.
+
+    The memory is this machine's, so it is looked at only where the workers run here.
+    """
+    folder = runs.local_path(config.output)
+    chunks = (p for p in folder.rglob("c/**/*") if p.is_file()) if folder else ()
+    present = sum(p.stat().st_size for p in chunks)
+    budget.check_disk(config.output, price.total + more, present)
+    if config.ray.address in ("none", "local"):
+        budget.check_memory(price, memory(), max(1, config.ray.sampling_actors))
+
+
+def memory() -> int:
+    """Bytes of this machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _sample_count(config: Config) -> int:
@@ -96,7 +127,6 @@ def _costs(config: Config, layout: Layout, price: budget.Budget, rate: float) ->
         f"experiments       {', '.join(config.experiments.names) or 'none'}",
         f"files             {price.files}, the largest {human(price.chunk_bytes)}",
         f"memory            {human(price.peak_writer_bytes)} of buffers per sampling worker",
-        f"sampling          {hours / workers:.2f} h on {workers} worker(s) "
-        f"at {rate:g} samples/s each ({how})",
+        f"sampling          {hours / workers:.2f} h on {workers} worker(s) at {rate:g} samples/s each ({how})",
         f"disk              {human(price.total)}, of it:",
     ]

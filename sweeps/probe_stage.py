@@ -13,6 +13,9 @@ from typing import Any
 
 import numpy as np
 
+import storage
+from cluster import Event, Observer, Progress, TaskDone, TaskFailed, TaskStarted, WorkerSpec
+from cluster.observed import watchers
 from cluster.workers import pinned_threads
 from sweeps import curate_stage, experiments, families
 from sweeps.grid import Cell, Trial, cells, finished, pack
@@ -160,16 +163,13 @@ def _tune_environment(slots: int):
 
 def _trainable(config: dict[str, Any]) -> dict[str, Any]:
     """One Tune trial, in an actor that Tune reuses for the next."""
+    job, trial = config["job"], config["trials"][config["trial"]]
+    if config.get("again"):
+        have = finished(storage.open(job.output), job.experiment, job.stage_hash)
+        trial = Trial(trial.key, tuple(cell for cell in trial.cells if cell not in have))
     with pinned_threads(1):
-        found = fit_trial(config["job"], config["trials"][config["trial"]])
+        found = fit_trial(job, trial)
     return {"cells": found["cells"], "failed": found["failed"], "fit_seconds": found["seconds"]}
-
-
-def _slots(gpus: float) -> int:
-    import ray
-
-    has = ray.cluster_resources()
-    return max(1, int(has.get("GPU", 0) / gpus) if gpus else int(has.get("CPU", 1)))
 
 
 def fan_out(run: Run, shared: ProbeJob, trials: Sequence[Trial], notice: Notice) -> dict[str, str]:
@@ -177,8 +177,10 @@ def fan_out(run: Run, shared: ProbeJob, trials: Sequence[Trial], notice: Notice)
     import ray
     from ray import tune
 
-    gpus, slots = run.config.ray.probe_gpus, 0
-    slots = _slots(gpus)
+    from cluster import resources
+
+    gpus = run.config.ray.probe_gpus
+    slots = min(len(trials), resources.room(WorkerSpec(dict, num_gpus=gpus, name=STAGE)))
     with _tune_environment(slots), tempfile.TemporaryDirectory(prefix="scenesweep-tune-") as scratch:
         logging.getLogger("ray.tune").setLevel(logging.ERROR)
         references = ray.put({"job": shared, "trials": list(trials)})
@@ -187,9 +189,8 @@ def fan_out(run: Run, shared: ProbeJob, trials: Sequence[Trial], notice: Notice)
             return _trainable(config | ray.get(references))
 
         fit.__name__ = "probe"
-        resources = {"cpu": 1, "gpu": gpus} if gpus else {"cpu": 1}
         tuner = tune.Tuner(
-            tune.with_resources(fit, resources),
+            tune.with_resources(fit, {"cpu": 1, "gpu": gpus} if gpus else {"cpu": 1}),
             param_space={"trial": tune.grid_search(list(range(len(trials))))},
             tune_config=tune.TuneConfig(
                 reuse_actors=True,
@@ -202,7 +203,7 @@ def fan_out(run: Run, shared: ProbeJob, trials: Sequence[Trial], notice: Notice)
                 storage_path=scratch,
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=1),
-                callbacks=[_counter(len(trials), notice)],
+                callbacks=[_counter(trials, notice, watchers(run.config.name, STAGE))],
             ),
         )
         results = tuner.fit()
@@ -214,18 +215,50 @@ def fan_out(run: Run, shared: ProbeJob, trials: Sequence[Trial], notice: Notice)
     return errors
 
 
-def _counter(total: int, notice: Notice) -> Any:
+def _counter(trials: Sequence[Trial], notice: Notice, observers: Sequence[Observer]) -> Any:
+    """Tells progress and observers of trials that start and end."""
     from ray.tune import Callback
 
     class Counter(Callback):
         """Counts trials that ended."""
 
-        ended = 0
+        ended, failed, running = 0, 0, 0
+
+        def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+            self.running += 1
+            self._tell(TaskStarted(_key(trial), _attempt(trial), str(trial)))
 
         def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-            self.ended += 1
-            notice(self.ended, total)
+            self.ended, self.running = self.ended + 1, self.running - 1
+            last = trial.last_result or {}
+            seconds = last.get("fit_seconds", 0.0)
+            self._tell(TaskDone(_key(trial), _attempt(trial), seconds, {"cells": last.get("cells", 0)}))
+            notice(self.ended + self.failed, total)
 
-        on_trial_error = on_trial_complete
+        def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+            self.failed, self.running = self.failed + 1, self.running - 1
+            self._tell(TaskFailed(_key(trial), _attempt(trial), 0.0, "see the run's end", final=True))
+            notice(self.ended + self.failed, total)
+
+        def on_trial_recover(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+            # Its actor or node went; the next one leaves out what this one finished.
+            self.running -= 1
+            trial.config["again"] = trial.config.get("again", 0) + 1
+            self._tell(TaskFailed(_key(trial), trial.config["again"], 0.0, "its actor or node went"))
+
+        def _tell(self, event: Event) -> None:
+            progress = Progress(self.ended, self.failed, self.running, total)
+            for observer in observers:
+                observer(event)
+                observer(progress)
+
+    total, keys = len(trials), [trial.key for trial in trials]
+
+    def _key(trial: Any) -> str:
+        return keys[trial.config["trial"]]
 
     return Counter()
+
+
+def _attempt(trial: Any) -> int:
+    return 1 + trial.config.get("again", 0)

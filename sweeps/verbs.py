@@ -8,9 +8,10 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-BENCHES = ("capture", "store", "probes", "tune", "interventions")
+import storage
+
+BENCHES = ("capture", "store", "codecs", "probes", "tune", "interventions")
 
 
 def version() -> str:
@@ -70,8 +71,13 @@ def label(parsed: argparse.Namespace) -> int:
 
 
 def curate(parsed: argparse.Namespace) -> int:
-    """The curation stage alone."""
-    return _stages(parsed, ("curate",))
+    """The curation stage alone, decisions by hand, and the page for making them."""
+    from sweeps import config, curating
+
+    result = curating.carry_out(config.load(parsed.preset, parsed.overrides), parsed.decisions)
+    for line in result.lines:
+        print(line)
+    return _failures(result.failed)
 
 
 def probe(parsed: argparse.Namespace) -> int:
@@ -85,8 +91,24 @@ def experiments(parsed: argparse.Namespace) -> int:
 
 
 def intervene(parsed: argparse.Namespace) -> int:
-    """The intervention stage alone."""
+    """The intervention stage alone; or, given a prompt or a recipe, one edit for play."""
+    if parsed.prompt is not None or parsed.recipe:
+        return _play(parsed)
     return _stages(parsed, ("intervene",))
+
+
+def _play(parsed: argparse.Namespace) -> int:
+    from sweeps import config, play
+
+    made = config.load(parsed.preset, parsed.overrides)
+    wanted: play.Request | Path = Path(parsed.recipe)
+    if not parsed.recipe:
+        goals = play.goals_from(parsed.move, parsed.second, parsed.label)
+        task = parsed.task or ("depth" if parsed.second else "saliency")
+        wanted = play.Request(parsed.prompt, parsed.seed, task, goals, parsed.animate, parsed.way)
+    for line in play.play(made, wanted, Path(parsed.to)):
+        print(line)
+    return 0
 
 
 def plan(parsed: argparse.Namespace) -> int:
@@ -125,41 +147,42 @@ def dashboards(parsed: argparse.Namespace) -> int:
 def status(parsed: argparse.Namespace) -> int:
     """Prints what is done, failed and left; 1 where something failed."""
     from sweeps import status_view
-    from sweeps.run import stored_config
 
-    text, failed = status_view.describe(stored_config(parsed.output))
+    text, failed = status_view.describe(parsed.output)
     print(text)
     return _failures(failed)
 
 
 def verify(parsed: argparse.Namespace) -> int:
-    """Rereads every byte; 1 where something disagrees."""
-    import storage
-    from sweeps import families
+    """Rereads every byte and computes random shards again; 1 where something disagrees."""
+    from sweeps import families, preview_stage, recompute
 
-    stores = [storage.open(parsed.output), families.opened(parsed.output)]
-    count = sum(_verify(store, parsed.repair) for store in stores if store is not None)
-    if parsed.repair and count:
-        print("bad shards are marked; `scenesweep run` redoes them")
-    print(f"{count} disagreements")
-    return 1 if count else 0
+    store = storage.open(parsed.output)
+    found = storage.audit.verify(store, deep=True)
+    if parsed.recompute:
+        found += recompute.live(parsed.output, parsed.recompute, print)
+    total = _told(store, found, parsed.repair)
+    if store.list(f"{preview_stage.FOLDER}/{storage.keys.LAYOUT}"):
+        preview = storage.open(f"{parsed.output}/{preview_stage.FOLDER}")
+        total += _told(preview, storage.audit.verify(preview, deep=True), parsed.repair)
+    if further := families.opened(parsed.output):
+        total += _told(further, storage.audit.verify(further, deep=True), parsed.repair)
+    print(f"{total} disagreements")
+    return 1 if total else 0
 
 
-def _verify(store: Any, repair: bool) -> int:
-    """Prints, and on request repairs, what disagrees in one store; how much."""
-    from storage import audit
-
-    found = audit.verify(store, deep=True)
+def _told(store: storage.Store, found: list[storage.audit.Disagreement], repair: bool) -> int:
+    """Prints what disagrees and marks it where asked; how many disagreements there are."""
     for item in found:
         print(f"{item.kind}: {item.path}: {item.detail}")
     if repair and found:
-        audit.repair(store, found)
+        marked = storage.audit.repair(store, found)
+        print(f"{len(marked)} bad shards are marked; `scenesweep run` redoes them")
     return len(found)
 
 
 def clean(parsed: argparse.Namespace) -> int:
     """Drops the activations."""
-    import storage
     from sweeps import families
 
     store = storage.open(parsed.output)

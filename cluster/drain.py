@@ -1,0 +1,124 @@
+"""A node announces its end, so that it gets no new work and gives back what it holds.
+
+    python -m cluster.drain --seconds 100            # in a pod's preStop hook
+    python -m cluster.drain --watch aws              # beside `ray start` on a spot machine
+
+Ray stops placing work on a drained node; a shard it is at is finished if there is time, and tried
+again elsewhere, uncharged, if there is not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from typing import Any
+
+NOTICE_S = 120.0
+"""Time that a spot machine of AWS has left when its end is announced."""
+LOOK_S = 5.0
+AWS = "http://169.254.169.254"
+"""Where a machine of AWS asks about itself."""
+
+
+def announce(address: str, node_id: str, seconds: float, reason: str = "preempted") -> None:
+    """Tell the cluster that a node will be gone after `seconds`; RuntimeError if it is not taken note of."""
+    from ray._raylet import GcsClient
+    from ray.core.generated import autoscaler_pb2
+
+    kind = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+    deadline_ms = int((time.time() + seconds) * 1000)
+    accepted, said = GcsClient(address=address).drain_node(node_id, kind, reason, deadline_ms)
+    if not accepted:
+        raise RuntimeError(f"node {node_id}: the cluster does not drain it: {said}")
+
+
+def this_node(nodes: Sequence[dict[str, Any]], addresses: set[str]) -> str:
+    """Id of the live node at one of this machine's addresses; ValueError if there is none."""
+    found = [node for node in nodes if node["Alive"] and node["NodeManagerAddress"] in addresses]
+    if not found:
+        raise ValueError(f"no live node of the cluster is at {', '.join(sorted(addresses))}; run this on a node")
+    return found[0]["NodeID"]
+
+
+def spot_notice(base: str = AWS) -> bool:
+    """Whether AWS has announced the end of the spot machine that this runs on."""
+    try:
+        token = _ask(f"{base}/latest/api/token", {"X-aws-ec2-metadata-token-ttl-seconds": "60"}, "PUT")
+        _ask(f"{base}/latest/meta-data/spot/instance-action", {"X-aws-ec2-metadata-token": token}, "GET")
+    except (urllib.error.URLError, TimeoutError):
+        return False  # 404 until the notice is there
+    return True
+
+
+def _ask(url: str, headers: dict[str, str], method: str) -> str:
+    request = urllib.request.Request(url, headers=headers, method=method)
+    with urllib.request.urlopen(request, timeout=2) as answer:
+        return answer.read().decode()
+
+
+def watch(noticed: Callable[[], bool], act: Callable[[], None], look_s: float = LOOK_S) -> None:
+    """Look until the notice is there, then act, once."""
+    while not noticed():
+        time.sleep(look_s)
+    act()
+
+
+def wait_idle(idle: Callable[[], bool], seconds: float, look_s: float = 1.0) -> bool:
+    """Wait until nothing of ours works here any more; False if time ran out before."""
+    end = time.monotonic() + seconds
+    while not idle():
+        if time.monotonic() > end:
+            return False
+        time.sleep(look_s)
+    return True
+
+
+def _addresses(head: str) -> set[str]:
+    """This machine's addresses, among them the one by which it reaches the head."""
+    host, _, port = head.rpartition(":")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((host, int(port)))  # sends nothing
+        return {probe.getsockname()[0], os.environ.get("RAY_NODE_IP", "")} - {""}
+
+
+def _leave(head: str, seconds: float) -> None:
+    """Announce this node's end and wait until its actors are gone, at most that long."""
+    from ray._private.state import GlobalState
+    from ray._raylet import GcsClientOptions
+
+    state = GlobalState()
+    state._initialize_global_state(GcsClientOptions.create(head, None, True, False))
+    node = this_node(state.node_table(), _addresses(head))
+    announce(head, node, seconds)
+    print(f"node {node} is drained, {seconds:.0f} s are left", flush=True)
+
+    def idle() -> bool:
+        actors = state.actor_table(None, None, "ALIVE").values()
+        return not any(actor["Address"]["NodeID"] == node for actor in actors)
+
+    print("it is idle" if wait_idle(idle, seconds) else "time is over", flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run on a node of a cluster, whose address Ray finds by itself."""
+    parser = argparse.ArgumentParser(prog="python -m cluster.drain", description=__doc__.splitlines()[0])
+    parser.add_argument("--address", default=None, help="HOST:PORT of the head (default: that of this node)")
+    parser.add_argument("--seconds", type=float, default=NOTICE_S, help="time left (default 120)")
+    parser.add_argument("--watch", choices=("aws",), help="wait for this cloud's notice first")
+    parsed = parser.parse_args(arguments)
+    from ray._private.services import canonicalize_bootstrap_address_or_die
+
+    head = canonicalize_bootstrap_address_or_die(parsed.address)
+    if parsed.watch:
+        watch(spot_notice, lambda: _leave(head, parsed.seconds))
+    else:
+        _leave(head, parsed.seconds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,224 @@
+"""A whole sweep on a cluster of several machines, submitted from outside, with losses in every stage.
+
+The machines are network namespaces where those are to be had; see cluster_nodes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import cluster_nodes as nodes
+import pytest
+import tiny
+from test_sweeps_pipeline import STORED
+
+import storage
+from cluster import logs, metrics, submit
+from sweeps import pipeline
+from sweeps.config import load
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.chaos,
+    pytest.mark.filterwarnings("ignore:ssl=None:DeprecationWarning"),  # in Ray's own client
+]
+SECRET = "planted-5f1d0c9a7be2"
+PATIENCE_S = 600
+SITES = ("down.1.0", "mid.0", "up.2.1")
+SMALL = [
+    "prompts.count=8", "sampling.shard=2", f"sampling.sites=[{','.join(SITES)}]", "sweep.steps=[1,15]",
+    "curation.train=4", "curation.val=2", "curation.test=2", "curation.min_foreground=0",
+    "curation.min_contrast=0", "probe.epochs=3", "sweep.trial_axes=[variant]", "sweep.controls=[none]",
+    "interventions.images=1", "interventions.moves=1", "interventions.iterations=2",
+    "interventions.tasks=[depth]", "interventions.depth_steps=[1]", "interventions.controls=[none]",
+    "tracking.mode=offline", "ray.sampling_gpus=1", "ray.label_gpus=0.5", "ray.probe_gpus=0.25",
+]  # fmt: skip
+CELLS = 2 * len(SITES) * 2 * 2
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.save(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same sweep in this process, without Ray."""
+    output = tmp_path_factory.mktemp("runs") / "undisturbed"
+    result = pipeline.carry_out(load("scenes", settings(model, output, "ray.address=none")))
+    assert result.failed == {}
+    return output
+
+
+@pytest.fixture(scope="module")
+def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[nodes.Machines]:
+    """A head without CPU and GPU, whose nodes know a secret, as do we."""
+    told = {"WANDB_API_KEY": SECRET}
+    with nodes.Machines(tmp_path_factory.mktemp("nodes"), told, not nodes.no_namespaces()) as made:
+        yield made
+
+
+def settings(model: Path, output: Path, *more: str) -> list[str]:
+    return [*SMALL, f"model.name={model}", f"output={output}", *more]
+
+
+def stored(output: Path) -> dict[str, bytes]:
+    """What must be the same to the byte."""
+    files = (p for name in STORED for p in [output / name, *(output / name).rglob("*")])
+    return {str(p.relative_to(output)): p.read_bytes() for p in files if p.is_file()}
+
+
+def scores(output: Path) -> dict[tuple, tuple]:
+    """All probe rows by key, every attempt; without what may differ between runs."""
+    rows = storage.open(str(output)).table("probes", current=False).to_pylist()
+    keys, values = ("variant", "site", "step", "task"), ("train_loss", "test_loss", "dice", "rmse", "status")
+    found = {tuple(row[key] for key in keys): tuple(row[value] for value in values) for row in rows}
+    assert len(found) == len(rows), "a finished probe was fitted again"
+    return found
+
+
+def records(output: Path) -> dict[Path, int]:
+    """Completion records, rows and probes that are there, and when each was written."""
+    kept = [*output.glob("shards/*/*/*.json"), *output.glob("results/*/*.parquet"), *output.rglob("probes/**/*")]
+    return {path: path.stat().st_mtime_ns for path in kept if path.is_file()}
+
+
+class Sabotage:
+    """Loses whatever works on a stage, once it is at work, and replaces it."""
+
+    def __init__(self, machines: nodes.Machines, job: submit.Job, output: Path) -> None:
+        self.machines, self.job, self.output = machines, job, output
+        self.number = 0
+
+    def wait(self, pattern: str, count: int = 1) -> None:
+        """Until that many files are there."""
+
+        def there() -> bool:
+            found = len(list(self.output.glob(pattern)))
+            job = submit.status(self.machines.address, self.job.id)
+            assert found or not job.ended, submit.logs(self.machines.address, self.job.id)
+            return found >= count
+
+        nodes.until(there, PATIENCE_S, f"{count} of {pattern}")
+
+    def lose_node(self, actor: str, gpus: int = 1) -> dict[Path, int]:
+        """Kill the node that holds such an actor and start another; what was finished by then."""
+        name = nodes.until(lambda: self.machines.holding(actor), PATIENCE_S, f"an actor {actor}")
+        assert name.startswith("gpu"), f"{actor} works on {name}, which has no GPU"
+        kept = records(self.output)
+        self.machines.kill(name)
+        self.number += 1
+        self.machines.add(f"gpu-new{self.number}", cpus=1, gpus=gpus)
+        return kept
+
+
+def kill_driver(machines: nodes.Machines, job: submit.Job) -> None:
+    """SIGKILL to the process of a job's driver."""
+    head = machines.nodes["head"]
+    drivers = [p for p in head.pids() if "sweeps\0run" in nodes._command(p) and "sh\0-c" not in nodes._command(p)]
+    assert drivers, "the driver runs on the head"
+    for pid in drivers:
+        os.kill(pid, signal.SIGKILL)
+    nodes.until(lambda: submit.status(machines.address, job.id).ended, 120, "the job has ended")
+    assert submit.status(machines.address, job.id).status == "FAILED"
+
+
+def ended(machines: nodes.Machines, job: submit.Job) -> submit.Job:
+    nodes.until(lambda: submit.status(machines.address, job.id).ended, PATIENCE_S, "the job's end")
+    return submit.status(machines.address, job.id)
+
+
+def test_nodes_and_driver_are_lost_and_the_store_is_the_same(machines, model, undisturbed, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", SECRET)
+    output = tmp_path / "run"
+    machines.add("gpu", cpus=1, gpus=1)
+    machines.add("cpu", cpus=1)
+    arguments = ["scenes", *settings(model, output)]
+    first = submit.submit(machines.address, arguments, output=str(output))
+    losses = Sabotage(machines, first, output)
+    losses.wait("shards/sample/*/*.json")
+    kept = losses.lose_node("sample.")
+    losses.wait("shards/sample/*/*.json", len(kept) + 1)
+    kept |= records(output)
+    kill_driver(machines, first)
+
+    again = submit.submit(machines.address, arguments, output=str(output))
+    losses.job = again
+    kept |= losses.lose_node("label.")
+    losses.wait("results/probes/*.parquet")
+    kept |= losses.lose_node("probe")
+    measured = nodes.until(lambda: exported(machines), PATIENCE_S, "metrics of the probe stage")
+    kept |= losses.lose_node("intervene.")
+    assert ended(machines, again).status == "SUCCEEDED", submit.logs(machines.address, again.id)
+
+    assert stored(output) == stored(undisturbed)
+    ours, theirs = scores(output), scores(undisturbed)
+    assert len(ours) == CELLS
+    assert ours.keys() == theirs.keys()
+    for key, row in ours.items():
+        assert row == pytest.approx(theirs[key], rel=1e-6, abs=1e-6, nan_ok=True), key
+    edits = storage.open(str(output)).table("interventions", current=False).to_pylist()
+    assert max(Counter((e["sample"], e["trial"], e["control"]) for e in edits).values()) == 1
+    now = records(output)
+    assert {path: now[path] for path in kept} == kept, "finished work was done again"
+    check_told(submit.logs(machines.address, again.id), measured)
+
+
+def exported(machines: nodes.Machines) -> str:
+    """The metrics once the loss in the probe stage is among them."""
+    found = machines.metrics()
+    lost = re.search(r'^ray_scenesweep_failures_total\{.*stage="probe".*\} [1-9]', found, re.MULTILINE)
+    return found if lost else ""
+
+
+def check_told(log: str, measured: str) -> None:
+    """Records of the log name run, shard and cell; Prometheus got what the dashboard draws."""
+    records = [json.loads(line) for line in log.splitlines() if logs.is_record(line)]
+    done = [record for record in records if record["message"] == "task done"]
+    assert {record["run"] for record in done} == {"scenes"}
+    assert {"trained/00000", "trained/00001"} <= {record.get("shard", "trained/00000") for record in done}
+    assert {record["cell"] for record in done if record["stage"] == "probe"} == {"trained", "random"}
+    assert all(record["job_id"] for record in records if record["name"] == "scenesweep")
+    assert {name for name in metrics.names() if name not in measured} <= {"ray_scenesweep_given_up"}
+
+
+def test_the_finished_run_submitted_again_does_nothing(machines, model, tmp_path_factory):
+    (output,) = {job.output for job in submit.jobs(machines.address)}
+    before = records(Path(output))
+    done = ended(machines, submit.resume(machines.address, submit.find(machines.address, output).id))
+    assert done.status == "SUCCEEDED"
+    assert "nothing to do" in submit.logs(machines.address, done.id)
+    assert records(Path(output)) == before
+
+
+def test_no_planted_secret_shows_anywhere(machines, monkeypatch):
+    """Arguments and job facts as the dashboard tells them, logs of all nodes, output and W&B files."""
+    known = submit.jobs(machines.address)
+    assert known
+    told = [str(job) + submit.logs(machines.address, job.id) for job in known]
+    told += [str(machines.listed(kind)) for kind in ("jobs", "actors", "tasks", "workers", "nodes", "runtime_envs")]
+    assert not any(SECRET in text for text in told)
+    places = [machines.folder if machines.apart else Path("/tmp/ray/session_latest/"), Path(known[0].output)]
+    files = [p for place in places for p in place.rglob("*") if p.is_file() and not p.is_symlink()]
+    assert any("wandb" in p.parts for p in files)
+    assert any(p.suffix == ".out" for p in files)
+    assert [p for p in files if SECRET.encode() in p.read_bytes()] == []
+
+
+def test_machines_are_apart(machines):
+    """Where the machine allows it, no node reaches another by 127.0.0.1."""
+    why = nodes.no_namespaces() if not machines.apart else ""
+    if why:
+        pytest.skip(why)
+    assert len({node.address for node in machines.nodes.values()}) == len(machines.nodes)
+    code = "import socket; socket.create_connection(('127.0.0.1', 8265), timeout=3)"
+    tried = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "refused" in tried.stderr
