@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from probing.capture import to_half
+from probing.capture import checked
 from probing.hooks import record
 from probing.model import LatentDiffusion
 from probing.sampling import initial_noise, schedule
@@ -25,6 +25,11 @@ Write = Callable[[str, np.ndarray], None]
 def entering(model: LatentDiffusion, seeds: Sequence[int], steps: int) -> Tensor:
     """The latents (n, C, h, w) that enter step 1: each seed's noise at the schedule's first sigma."""
     return initial_noise(model, seeds) * schedule(model, steps).init_noise_sigma
+
+
+def to_half(site: SiteSpec, step: int, output: Tensor) -> np.ndarray:
+    """float16 on the CPU. Raises NonFiniteActivation naming site and step."""
+    return checked(site.name, step, output.to(torch.float16).cpu().contiguous().numpy())
 
 
 @torch.inference_mode()
@@ -47,7 +52,7 @@ def replay_unet(
     batch = scheduler.scale_model_input(latents.to(model.device), time).to(model.unet.dtype)
 
     def sink(site: SiteSpec, output: Tensor) -> None:
-        write(site.name, to_half(site.name, step, output))
+        write(site.name, to_half(site, step, output))
 
     mixed = torch.autocast(model.device.type, model.autocast, enabled=model.autocast is not None)
     with record(model.unet, sites, sink), mixed:
@@ -65,7 +70,7 @@ def replay_vae(model: LatentDiffusion, latents: Tensor, step: int, site: SiteSpe
     raw = latents.to(model.device, vae.dtype) / vae.config.scaling_factor
 
     def sink(_: SiteSpec, output: Tensor) -> None:
-        write(site.name, to_half(site.name, step, output))
+        write(site.name, to_half(site, step, output))
 
     if getattr(vae, "post_quant_conv", None) is not None:
         raw = vae.post_quant_conv(raw)
