@@ -25,6 +25,7 @@ def measure(name: str) -> Rows:
         "probes": probes,
         "tune": tune,
         "interventions": interventions,
+        "cluster": cluster,
     }[name]()
 
 
@@ -133,6 +134,13 @@ def interventions() -> Rows:
     from interventions.bench import bench_interventions
 
     return list(bench_interventions())
+
+
+def cluster() -> Rows:
+    """A small sweep submitted to a cluster of this machine's cores, against the same run here."""
+    from sweeps import bench_cluster
+
+    return bench_cluster.measure()
 
 
 def tune(output: str = "runs/scenes") -> Rows:

@@ -9,8 +9,9 @@ from probing.model import ModelConfig
 from probing.sites import SiteSpec
 from storage import budget
 from storage.format import Layout
-from sweeps import grid, preview_stage
+from sweeps import cluster_plan, grid, preview_stage
 from sweeps import run as runs
+from sweeps.cluster_plan import Rates
 from sweeps.config import STEPS, Config, previews
 
 RATE = {"scenes": 3.0, "": 0.25}
@@ -51,6 +52,18 @@ def site_table(model: ModelConfig, family: str) -> str:
     total = sum(site.values for site in found)
     lines.append(f"{len(found)} sites, {total} values, {human(2 * total)} per image and step")
     return "\n".join(lines)
+
+
+def on_gpus(config: Config, gpus: int, rates: Rates) -> str:
+    """Hours and price of a run on 1, 8 and so many GPUs. Raises ValueError where a number makes no sense."""
+    if gpus < 1 or min(vars(rates).values()) < 0:
+        raise ValueError(f"--gpus={gpus} and all rates: give numbers above 0")
+    samples, found = _sample_count(config), runs.facts(config)
+    layout, whole = runs.layout(config, found, samples), rates.filled()
+    cells = grid.cells(config.sweep, config.sampling.variants, site_rules.choose(found.sites, config.sampling.sites))
+    trials = grid.pack(cells, config.sweep.trial_axes)
+    work = cluster_plan.stages(config, budget.price(layout), samples, len(trials), len(cells), whole)
+    return "\n".join([*cluster_plan.table(work, cluster_plan.counts(gpus), whole), f"rates: {rates.told()}"])
 
 
 def describe(config: Config, rate: float) -> str:

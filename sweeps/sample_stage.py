@@ -42,7 +42,7 @@ class SampleWorker:
     def __init__(self, config: Config, stage_hash: str) -> None:
         self.config, self.stage_hash = config, stage_hash
         self.store = storage.open(config.output)
-        self.model = models.load(config.model)
+        self.model = models.load(config.model, len(config.sampling.variants))
         self.sites = site_rules.choose(self.model.sites(), config.sampling.sites)
         self.keeps_latents = bool(self.store.layout.latent)
         table = self.store.samples().to_pydict()

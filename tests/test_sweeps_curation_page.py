@@ -145,8 +145,11 @@ def test_a_thousand_images_open_in_three_seconds_and_move_without_stutter(tab, t
     assert min(wall) < 3 or min(processor) < 1.5  # a machine that is busy waits, it does not work longer
     assert tab.evaluate("document.querySelectorAll('#grid img').length") < 300  # only what is near is drawn
     stalls = tab.evaluate(
-        """(async () => { const longest = []; for (let n = 0; n < 40; n++) { const t = performance.now();
-        for (let j = 0; j < 20; j++) document.dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowRight'}));
+        """(async () => { const longest = [];
+        const press = () => document.body.dispatchEvent(
+          new KeyboardEvent('keydown', {key: 'ArrowRight', bubbles: true}));
+        for (let n = 0; n < 40; n++) { const t = performance.now();
+        for (let j = 0; j < 20; j++) press();
         await new Promise(requestAnimationFrame); longest.push(performance.now() - t); }
         return longest.sort((a, b) => a - b)[20]; })()"""
     )
