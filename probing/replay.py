@@ -27,11 +27,6 @@ def entering(model: LatentDiffusion, seeds: Sequence[int], steps: int) -> Tensor
     return initial_noise(model, seeds) * schedule(model, steps).init_noise_sigma
 
 
-def to_half(site: SiteSpec, step: int, output: Tensor) -> np.ndarray:
-    """float16 on the CPU. Raises NonFiniteActivation naming site and step."""
-    return checked(site.name, step, output.to(torch.float16).cpu().contiguous().numpy())
-
-
 @torch.inference_mode()
 def replay_unet(
     model: LatentDiffusion,
@@ -52,7 +47,7 @@ def replay_unet(
     batch = scheduler.scale_model_input(latents.to(model.device), time).to(model.unet.dtype)
 
     def sink(site: SiteSpec, output: Tensor) -> None:
-        write(site.name, to_half(site, step, output))
+        write(site.name, checked(site.name, step, output.half().cpu().numpy()))
 
     mixed = torch.autocast(model.device.type, model.autocast, enabled=model.autocast is not None)
     with record(model.unet, sites, sink), mixed:
@@ -70,7 +65,7 @@ def replay_vae(model: LatentDiffusion, latents: Tensor, step: int, site: SiteSpe
     raw = latents.to(model.device, vae.dtype) / vae.config.scaling_factor
 
     def sink(_: SiteSpec, output: Tensor) -> None:
-        write(site.name, to_half(site, step, output))
+        write(site.name, checked(site.name, step, output.half().cpu().numpy()))
 
     if getattr(vae, "post_quant_conv", None) is not None:
         raw = vae.post_quant_conv(raw)
