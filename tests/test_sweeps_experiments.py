@@ -140,6 +140,20 @@ def test_another_smoothness_redoes_that_experiment_alone(finished: Path, pipe: P
     assert set(experiments.missing(run)) == {"smoothness"}
 
 
+def test_transfer_leaves_out_sites_that_are_not_recorded(finished: Path, pipe: Path) -> None:
+    def chosen(*more: str) -> list[str]:
+        config = configured(pipe, finished, *more)
+        run = opened(config)
+        return [site.name for site in transfer_stage.sites(run)]
+
+    assert chosen("experiments.transfer_sites=[blocks]") == [
+        "down.0.1", "down.1.1", "down.2.1", "mid.0", "up.1.2", "up.2.2", "up.3.2",
+    ]  # fmt: skip
+    assert chosen("experiments.transfer_sites=[up.2.0,up.3.2]", "sampling.sites=[up.3.2]") == ["up.3.2"]
+    with pytest.raises(ValueError, match=r"no site 'up\.9\.9'"):
+        chosen("experiments.transfer_sites=[up.9.9]")
+
+
 def test_a_replayed_step_gives_what_sampling_recorded(finished: Path, pipe: Path) -> None:
     from probing import model as models
 
