@@ -74,6 +74,12 @@ def opened(output: str) -> Store | None:
         return None
 
 
+def clean(output: str) -> int:
+    """Drops the families' activations; the bytes freed."""
+    store = opened(output)
+    return 0 if store is None else store.drop_activations()
+
+
 class FamilyWorker:
     """Holds the model; runs the missing steps of one shard again."""
 

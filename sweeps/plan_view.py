@@ -137,6 +137,7 @@ def _costs(config: Config, layout: Layout, price: budget.Budget, rate: float) ->
         f"{STEPS} steps, shards of {layout.shard}",
         f"UNet calls        {price.unet_calls} (two halves of guidance counted as one)",
         f"probes            {len(cells)} in {len(trials)} trials",
+        f"experiments       {', '.join(config.experiments.names) or 'none'}",
         f"files             {price.files}, the largest {human(price.chunk_bytes)}",
         f"memory            {human(price.peak_writer_bytes)} of buffers per sampling worker",
         f"sampling          {hours / workers:.2f} h on {workers} worker(s) at {rate:g} samples/s each ({how})",
