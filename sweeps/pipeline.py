@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import storage
-from cluster import Executor, InProcess, Outcome
+from cluster import Executor, InProcess, Outcome, turns
 from probing import prompts as prompt_files
 from storage import budget
 from sweeps import curate_stage, label_stage, probe_stage, sample_stage
@@ -222,7 +222,7 @@ def carry_out(config: Config, stages: Sequence[str] = STAGES) -> Result:
     result = Result()
     run = prepare(config)
     working = [stage for stage in stages if stage in _WORK]
-    with run.store.lease(f"scenesweep {config.name}"):
+    with turns.lease(run.store, f"scenesweep {config.name}", wait=config.ray.address not in ("local", "none")):
         run.store.janitor()
         if not complete(run, working):
             with executor(config) as engine:
