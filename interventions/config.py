@@ -17,6 +17,8 @@ CONTROLS = ("none", "random_direction", "random_probe", "shuffled_probe", "late_
 COMPARISONS = (*CONTROLS, *VARIATIONS)
 """all that can stand beside the real edit: controls, and the same edit by other means"""
 SIDES = ("encoder", "bottleneck", "decoder")
+MAIN, SECOND_OBJECT, ANIMATION = "interventions", "second_object", "animation"
+"""experiments that are no ablation: the measurement itself, appendix E, and one object on its way"""
 
 
 @dataclass(frozen=True)
@@ -88,19 +90,26 @@ class InterventionConfig:
     order, without drawing again"""
     seed: int = 0
     """of moves and random directions"""
+    ablation_images: int = 0
+    """test images of each ablation below; 0 means as many as `images`"""
     dose: tuple[int, ...] = ()
     """further numbers of iterations, each an experiment `dose` of the real edit (dose response)"""
     step_counts: tuple[int, ...] = ()
     """further numbers of edited steps, each an experiment `steps` (appendix D)"""
     sides: tuple[str, ...] = ()
     """further groups of sites, each an experiment `sides`: encoder, bottleneck, decoder, all"""
+    second_objects: int = 0
+    """images that get a second object, nearer to farther (appendix E, depth)"""
+    frames: int = 0
+    """places of the object on its way across the first image, for the animation; 0 makes none"""
     rows: int = 32
     """most images in one sampling batch; smaller needs less memory and changes the last bits"""
     keep_images: int = 4
     """images whose edited pictures are kept, in order of their sample number"""
 
     def __post_init__(self) -> None:
-        for name, low in (("images", 0), ("moves", 1), ("rows", 1), ("keep_images", 0)):
+        counts = ("images", "ablation_images", "second_objects", "frames", "keep_images")
+        for name, low in (("moves", 1), ("rows", 1), *((name, 0) for name in counts)):
             if getattr(self, name) < low:
                 raise ValueError(f"interventions.{name}={getattr(self, name)}: must be {low} or more")
         for task in self.tasks:
@@ -125,14 +134,27 @@ class InterventionConfig:
         )
 
     def experiments(self, task: str) -> tuple[tuple[str, EditSpec, tuple[str, ...]], ...]:
-        """(experiment, edit, controls) of a task: the main one first, then ablations of the real edit."""
+        """(experiment, edit, controls) of a task: the main one first, then ablations of the real edit.
+
+        An ablation that would repeat the main edit is left out.
+        """
         main = self.spec(task)
-        found = [("interventions", main, tuple(self.controls))]
-        found += [("dose", replace(main, iterations=n), ()) for n in self.dose]
-        counts = [tuple(range(1, n + 1)) for n in self.step_counts]
-        found += [("steps", replace(main, steps=steps), ()) for steps in counts]
-        found += [("sides", replace(main, sites=(side,)), ()) for side in self.sides]
-        return tuple(found)
+        found = [("dose", replace(main, iterations=n)) for n in self.dose]
+        found += [("steps", replace(main, steps=tuple(range(1, n + 1)))) for n in self.step_counts]
+        found += [("sides", replace(main, sites=(side,))) for side in self.sides]
+        ablations = [(name, spec, ()) for name, spec in found if spec != main]
+        means = tuple(name for name in self.controls if name in VARIATIONS)
+        further = [(SECOND_OBJECT, main, means)] if task == "depth" and self.second_objects else []
+        further += [(ANIMATION, main, means)] if self.frames else []
+        return ((MAIN, main, tuple(self.controls)), *ablations, *further)
+
+    def images_of(self, experiment: str, available: int) -> int:
+        """How many of the available test images an experiment edits."""
+        main = min(self.images or available, available)
+        if experiment == MAIN:
+            return main
+        asked = {SECOND_OBJECT: self.second_objects, ANIMATION: 1}.get(experiment, self.ablation_images or main)
+        return min(asked, main)
 
 
 def choose_sites(sites: Sequence[SiteSpec], names: Sequence[str]) -> tuple[SiteSpec, ...]:

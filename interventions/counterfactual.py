@@ -18,6 +18,8 @@ LOW, HIGH, REFERENCE = 90, 120, 512
 """moves are at least LOW and less than HIGH pixels in an image of REFERENCE pixels (section 5.1)"""
 AUTHORS_SEEDS = {"saliency": 123, "depth": 1}
 """seeds of the authors' draws of moves"""
+SERIES = ((1.0, 0.0), (0.85, 0.5), (0.7, 1.0), (0.55, 1.5))
+"""(scale, back) of a second object that moves away: smaller as it gets farther (appendix E)"""
 VISIBLE = 0.5
 """share of the mask that a drawn move must leave inside the image"""
 
@@ -282,3 +284,23 @@ def draw_moves(mask: NDArray[np.bool_], count: int, seed: Sequence[int]) -> list
     if len(chosen) < count:
         raise ValueError(f"{len(chosen)} moves keep the object in the image, {count} are wanted")
     return [Move(int(dx), int(dy)) for dx, dy in pairs[chosen]]
+
+
+def second_objects(mask: NDArray[np.bool_]) -> list[SecondObject]:
+    """A copy beside the object, on the side with more room, at ever greater depth (appendix E).
+
+    Raises ValueError where there is no object.
+    """
+    columns, width = np.flatnonzero(mask.any(axis=0)), mask.shape[1]
+    if not len(columns):
+        raise ValueError("second object: the image has no salient object to copy")
+    first, last = int(columns[0]), int(columns[-1])
+    aside = min(last - first + 1 + width // 32, 3 * width // 8)
+    to_right = width - 1 - last >= first
+    return [SecondObject(aside if to_right else -aside, 0, scale, back) for scale, back in SERIES]
+
+
+def path_across(extent: float, frames: int, size: tuple[int, int]) -> list[Move]:
+    """Moves from left to right through the original place, `extent` of the width to either side."""
+    reach = extent * size[1]
+    return [Move(round(dx), 0) for dx in np.linspace(-reach, reach, frames)]

@@ -61,6 +61,8 @@ class Edited:
     """the same after the edit"""
     readout_spearman: NDArray[np.float64]
     """rank correlation after the edit; NaN for saliency"""
+    readout_least: NDArray[np.float64]
+    """Dice, or rank correlation, at the worst of the edited sites and steps"""
     departure_before: NDArray[np.float64]
     """root mean square of the standardised activations; 1 is normal"""
     departure_after: NDArray[np.float64]
@@ -92,6 +94,16 @@ def batches(trials: int, controls: Sequence[str], most: int) -> list[tuple[Row, 
     return [rows_of(range(start, min(start + width, trials)), controls) for start in range(0, trials, width)]
 
 
+def untouched(image: NDArray[np.uint8], rows: Sequence[Row]) -> Edited:
+    """What an empty edit gives: the original image (H, W, 3) in every row, bit for bit.
+
+    Sampling it again beside other rows would differ from the stored image by rounding.
+    """
+    unread = {name: np.full(len(rows), np.nan) for name in (*MEASURES, "readout_least")}
+    unread["norm"] = np.zeros(len(rows))
+    return Edited(tuple(rows), np.repeat(image[None], len(rows), axis=0), **unread, seconds=0.0)
+
+
 @dataclass(eq=False)
 class Editor:
     """Rewrites sites of a running UNet call; `step` says which denoising step is running."""
@@ -109,6 +121,8 @@ class Editor:
     """(site, order of the step) -> norm of the real edit (trials in the batch, T)"""
     sums: dict[str, Tensor] = field(default_factory=dict)
     """measure -> sum over edits (R)"""
+    least: Tensor | None = None
+    """worst agreement so far with the wanted label (R)"""
 
     def __post_init__(self) -> None:
         self.controls = tuple(dict.fromkeys(row.control for row in self.rows))
@@ -197,6 +211,9 @@ class Editor:
             moved.square().mean((1, 2)).sqrt() / place.normal.rms, score, score_after, rank,
             place.normal.departure(before), place.normal.departure(after),
         )  # fmt: skip
+        reached = (score_after if self.spec.task == "saliency" else rank).double()
+        reached = torch.where((now > 0) & ~reached.isnan(), reached, torch.inf)
+        self.least = reached if self.least is None else torch.minimum(self.least, reached)
         for name, value in zip(MEASURES, values, strict=True):
             value = torch.where(now > 0, value.double(), 0.0)
             self.sums[name] = self.sums.get(name, 0.0) + value
@@ -207,6 +224,8 @@ class Editor:
         nothing = torch.full((len(self.rows),), torch.nan, dtype=torch.float64)
         count = self.count.double().cpu()
         found = {n: (self.sums[n].cpu() / count if n in self.sums else nothing).numpy() for n in MEASURES}
+        least = nothing if self.least is None else self.least.where(self.least < torch.inf, torch.nan)
+        found["readout_least"] = least.cpu().numpy()
         return found if self.sums else {**found, "norm": np.zeros(len(self.rows))}
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
-from interventions.counterfactual import Goal, Move, goal_from, goal_values
+from interventions.counterfactual import Goal, goal_from, goal_values
 from interventions.edit import Row
 
 FOLDER = "interventions"
@@ -40,6 +40,10 @@ class Pictures:
     """what the targets came from"""
     recipe: str = ""
     """YAML that replays to the same pixels"""
+    experiment: str = "interventions"
+    """name under which the rows are kept"""
+    sample: int = 0
+    """sample number"""
 
 
 _ARRAYS = ("images", "labels", "before", "label_before", "targets")
@@ -50,6 +54,11 @@ def picture_path(key: str) -> str:
     return f"{FOLDER}/{key}.safetensors"
 
 
+def recipe_path(key: str) -> str:
+    """Where the YAML that replays them lies."""
+    return f"{FOLDER}/{key}.yaml"
+
+
 def pack(pictures: Pictures) -> bytes:
     """One safetensors file; depth is kept in float16."""
     tensors = {name: _small(getattr(pictures, name)) for name in _ARRAYS}
@@ -58,6 +67,8 @@ def pack(pictures: Pictures) -> bytes:
         "rows": [[row.trial, row.control] for row in pictures.rows],
         "goals": [goal_values(goal) for goal in pictures.goals],
         "recipe": pictures.recipe,
+        "experiment": pictures.experiment,
+        "sample": pictures.sample,
     }
     return save(tensors, {"about": json.dumps(about)})
 
@@ -77,14 +88,10 @@ def unpack(data: bytes) -> Pictures:
         rows=tuple(Row(trial, control) for trial, control in about["rows"]),
         goals=tuple(goal_from(values) for values in about["goals"]),
         recipe=about["recipe"],
+        experiment=about["experiment"],
+        sample=about["sample"],
         **{name: tensors[name] for name in _ARRAYS},
     )
-
-
-def path_across(extent: float, frames: int, size: tuple[int, int]) -> tuple[Move, ...]:
-    """Moves from left to right through the original place, `extent` of the width to either side."""
-    reach = extent * size[1]
-    return tuple(Move(round(dx), 0) for dx in np.linspace(-reach, reach, frames))
 
 
 def animation(frames: Sequence[NDArray[np.uint8]], seconds: float = 0.15) -> bytes:

@@ -35,6 +35,8 @@ class Recipe:
     """most images in one batch"""
     draw_seed: int = 0
     """of random directions"""
+    draw_sample: int = 0
+    """sample number that random directions are drawn for"""
     sample: int | None = None
     """sample of the run whose stored labels are the original's; null labels a fresh image"""
     model: str = ""

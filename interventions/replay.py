@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from interventions.labelling import fresh_original
 from interventions.recipe import Recipe
 from interventions.worker import EditTask, Intervener, Outcome
 
@@ -20,11 +19,8 @@ def replay(recipe: Recipe, intervener: Intervener) -> Outcome:
     config = replace(intervener.config, guidance=recipe.guidance, rows=recipe.rows, seed=recipe.draw_seed)
     worker = replace(intervener, config=config)
     if recipe.sample is None:
-        original = fresh_original(
-            worker.model, worker.labelling, recipe.prompt, recipe.seed,
-            guidance=recipe.guidance, steps=worker.total,
-        )  # fmt: skip
+        original = worker.fresh(recipe.prompt, recipe.seed)
     else:
         original = worker.original(recipe.sample)
-    task = EditTask(recipe.sample or 0, 0, recipe.spec.task, recipe.spec, recipe.controls, "play")
+    task = EditTask(recipe.draw_sample, 0, recipe.spec.task, recipe.spec, recipe.controls, "play")
     return worker.run(task, original, recipe.goals, stored=recipe.sample is not None)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from interventions.config import EditSpec, InterventionConfig, choose_sites
+from interventions.config import ANIMATION, SECOND_OBJECT, EditSpec, InterventionConfig, choose_sites
 from interventions.controls import EDIT
 from interventions.counterfactual import (
     Goal,
@@ -20,16 +20,21 @@ from interventions.counterfactual import (
     SecondObject,
     authors_moves,
     draw_moves,
+    path_across,
+    second_objects,
     target,
 )
-from interventions.edit import STEPS, Edited, Row, batches, edit_batch
-from interventions.labelling import Labelling, Original
+from interventions.edit import STEPS, Edited, Row, batches, edit_batch, untouched
+from interventions.labelling import Labelling, Original, fresh_original
 from interventions.pictures import Pictures
 from interventions.readout import Goals
 from interventions.recipe import Recipe
-from interventions.score import EXTRA, MORE, Case, Seen, score_row
+from interventions.score import Case, Seen, score_row
 from interventions.sources import Cabinet, Sources
 from probing.model import LatentDiffusion
+
+ACROSS = 0.25
+"""the animation's object goes this share of the width to either side"""
 
 
 @dataclass(frozen=True)
@@ -62,15 +67,15 @@ class Outcome:
 
     rows: list[dict[str, Any]]
     """columns of `results/interventions`"""
-    extra: list[dict[str, Any]]
-    """the columns of score.EXTRA, row by row"""
-    more: list[dict[str, Any]]
-    """the columns of score.MORE, row by row"""
     pictures: Pictures
 
 
-def goals_of(task: EditTask, config: InterventionConfig, mask: NDArray[np.bool_]) -> tuple[Move, ...]:
-    """The moves of a task; every experiment on the same image and task uses the same ones."""
+def goals_of(task: EditTask, config: InterventionConfig, mask: NDArray[np.bool_]) -> tuple[Goal, ...]:
+    """The goals of a task; the main experiment and its ablations move an image in the same ways."""
+    if task.experiment == SECOND_OBJECT:
+        return tuple(second_objects(mask))
+    if task.experiment == ANIMATION:
+        return tuple(path_across(ACROSS, config.frames, mask.shape))
     if config.move_rule == "authors":
         return tuple(authors_moves(task.task, task.position + 1, config.moves, mask.shape)[task.position])
     return tuple(draw_moves(mask, config.moves, (config.seed, task.sample)))
@@ -79,11 +84,12 @@ def goals_of(task: EditTask, config: InterventionConfig, mask: NDArray[np.bool_]
 def plan(config: InterventionConfig, samples: Sequence[int]) -> list[EditTask]:
     """The tasks over test samples, ascending; image by image, so that a run cut short has whole images."""
     chosen = sorted(samples)[: config.images or None]
+    wanted = [(task, kind) for task in config.tasks for kind in config.experiments(task)]
     return [
         EditTask(sample, position, task, spec, controls, experiment)
         for position, sample in enumerate(chosen)
-        for task in config.tasks
-        for experiment, spec, controls in config.experiments(task)
+        for task, (experiment, spec, controls) in wanted
+        if position < config.images_of(experiment, len(samples))
     ]
 
 
@@ -108,14 +114,24 @@ class Intervener:
 
     def __post_init__(self) -> None:
         self.cabinet = Cabinet(self.sources, self.model.device)
+        self.resampled = self.config.guidance not in (None, self.guidance)
         if self.config.guidance is not None:
             self.guidance = self.config.guidance
 
     def __call__(self, task: EditTask) -> Outcome:
-        """All rows of a task. Raises ValueError where it cannot be done."""
+        """All rows of a task. Raises ValueError where it cannot be done.
+
+        Under another guidance than sampling's the original is made anew, so that edits alone are compared.
+        """
         original = self.original(task.sample)
+        if self.resampled:
+            original = self.fresh(original.prompt, original.seed)
         before = self.labelling.seen(original)
-        return self.run(task, original, goals_of(task, self.config, before.mask))
+        return self.run(task, original, goals_of(task, self.config, before.mask), stored=not self.resampled)
+
+    def fresh(self, prompt: str, seed: int) -> Original:
+        """An unedited sample made now."""
+        return fresh_original(self.model, self.labelling, prompt, seed, guidance=self.guidance, steps=self.total)
 
     def run(self, task: EditTask, original: Original, goals: Sequence[Goal], stored: bool = True) -> Outcome:
         """The rows of a task for given goals; `stored` tells whether `original` can be had again by number."""
@@ -128,7 +144,7 @@ class Intervener:
         seen = [label for part in parts for label in self.labelling(part.images)]
         recipe = Recipe(
             original.prompt, original.seed, self.guidance, task.spec, tuple(goals), task.controls,
-            self.config.rows, self.config.seed, task.sample if stored else None, **self.about,
+            self.config.rows, self.config.seed, task.sample, task.sample if stored else None, **self.about,
         )  # fmt: skip
         return self._outcome(task, case, recipe, parts, seen)
 
@@ -136,6 +152,8 @@ class Intervener:
         return torch.zeros((), dtype=torch.float32, device=self.model.device)
 
     def _edit(self, task: EditTask, original: Original, wanted: Goals, rows: Sequence[Row]) -> Edited:
+        if task.spec.iterations == 0:
+            return untouched(original.image, rows)
         return edit_batch(
             self.model, original.prompt, original.seed, wanted, rows, task.spec, self.cabinet,
             guidance=self.guidance, seed=(self.config.seed, task.sample), total=self.total,
@@ -157,14 +175,14 @@ class Intervener:
         ]
         full += _unedited(full, case) if "none" in task.controls else []
         shared = {**self.common, **self._columns(task)}
-        found = [{**shared, **_move(recipe.goals[row["trial"]]), **row} for row in full]
-        table, extra, more = zip(*(split_columns(row) for row in found), strict=True)
+        table = [{**shared, **_move(recipe.goals[row["trial"]]), **row} for row in full]
         pictures = Pictures(
             task.task, tuple(rows), np.stack([s.image for s in seen]),
             np.stack([s.label(task.task) for s in seen]), case.before.image,
             case.before.label(task.task), case.targets, recipe.goals, recipe.to_yaml(),
+            task.experiment, task.sample,
         )  # fmt: skip
-        return Outcome(list(table), list(extra), list(more), pictures)
+        return Outcome(table, pictures)
 
     def _columns(self, task: EditTask) -> dict[str, Any]:
         """Columns that all rows of a task share."""
@@ -200,6 +218,7 @@ def _measures(part: Edited, index: int) -> dict[str, Any]:
         "edit_norm": part.norm, "readout_before": part.readout_before,
         "readout_after": part.readout_after, "readout_spearman": part.readout_spearman,
         "departure_before": part.departure_before, "departure_after": part.departure_after,
+        "readout_least": part.readout_least,
     }  # fmt: skip
     values = {name: float(array[index]) for name, array in found.items()}
     clean = {name: None if np.isnan(value) else value for name, value in values.items()}
@@ -225,9 +244,3 @@ def _move(goal: Goal) -> dict[str, float]:
     if isinstance(goal, Move | SecondObject):
         return {"dx": float(goal.dx), "dy": float(goal.dy)}
     return {}
-
-
-def split_columns(row: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """A row's columns of `results/interventions`, those of score.EXTRA and those of score.MORE."""
-    extra, more = ({name: row[name] for name in names if name in row} for names in (EXTRA, MORE))
-    return {name: value for name, value in row.items() if name not in (*EXTRA, *MORE)}, extra, more

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from probing.decisions import Choice
+
 SPLITS = ("train", "val", "test")
+FAILED = "shard failed"
+"""reason of a sample that was never finished"""
+NOTHING_TO_READ = (FAILED, "label not finite", "no salient object")
+"""reasons that a decision by hand can't overrule, the last where there is no foreground at all"""
 
 
 @dataclass(frozen=True)
@@ -22,7 +28,13 @@ class CurationConfig:
     min_contrast: float = 2.0
     """least standard deviation of the pixels in grey levels; below it an image is blank"""
     min_saturation: float = 0.0
-    """least mean saturation, 0..1; drops greyscale and line art where above 0"""
+    """least mean saturation, 0..1; drops greyscale images where above 0"""
+    max_plain: float = 1.0
+    """largest share of pixels of one colour (16 levels a channel); drops line art where below 1"""
+    safety: bool = False
+    """whether images that Stable Diffusion's safety checker flags are dropped"""
+    safety_weights: str = ""
+    """the checker: a directory, a pipeline's directory that has one, or a hub id; empty: the original's"""
     train: float = 64
     """training samples: a number, or a share below 1 of the kept"""
     val: float = 32
@@ -43,21 +55,80 @@ class Decision:
     split: str
 
 
+@dataclass(frozen=True)
+class Measures:
+    """What the rules look at in one sample."""
+
+    contrast: float
+    """standard deviation of the image's values, in levels of 255"""
+    saturation: float
+    """mean HSV saturation, 0..1"""
+    plain: float
+    """share of pixels that have the image's commonest colour, 16 levels a channel"""
+    foreground: float
+    """share of salient pixels"""
+    finite: bool = True
+    """whether the depth label is finite everywhere"""
+    flagged: bool = False
+    """whether the safety checker flags the image"""
+
+
+def measure(images: np.ndarray, masks: np.ndarray, depth: np.ndarray, flagged: Sequence[bool]) -> list[Measures]:
+    """Measures of uint8 images (n, H, W, 3), bool masks (n, H, W), depth (n, H, W) and flags."""
+    return [
+        Measures(
+            float(image.std()),
+            float(saturation(image[None])[0]),
+            plainness(image),
+            float(mask.mean()),
+            bool(np.isfinite(far).all()),
+            bool(flag),
+        )
+        for image, mask, far, flag in zip(images, masks, depth, flagged, strict=True)
+    ]
+
+
 def saturation(images: np.ndarray) -> np.ndarray:
     """Mean HSV saturation of uint8 images (n, H, W, 3), shape (n,)."""
     high, low = images.max(-1).astype(np.float32), images.min(-1).astype(np.float32)
     return ((high - low) / np.maximum(high, 1)).mean((1, 2))
 
 
-def drop_reason(image: np.ndarray, foreground: float, config: CurationConfig) -> str:
-    """Why an image is dropped, or an empty string. `foreground` is its share of salient pixels."""
-    if image.std() < config.min_contrast:
+def plainness(image: np.ndarray) -> float:
+    """Share of pixels of the commonest colour of a uint8 image (H, W, 3), 16 levels a channel."""
+    levels = (image >> 4).astype(np.int64)
+    colours = (levels[..., 0] << 8) + (levels[..., 1] << 4) + levels[..., 2]
+    return float(np.bincount(colours.ravel()).max() / colours.size)
+
+
+def drop_reason(found: Measures, config: CurationConfig) -> str:
+    """Why a sample is dropped by rule, or an empty string."""
+    if found.contrast < config.min_contrast:
         return "blank"
-    if config.min_saturation > 0 and saturation(image[None])[0] < config.min_saturation:
+    if not found.finite:
+        return "label not finite"
+    if config.safety and found.flagged:
+        return "flagged by the safety checker"
+    if config.min_saturation > 0 and found.saturation < config.min_saturation:
         return "greyscale"
-    if foreground < config.min_foreground:
+    if found.plain > config.max_plain:
+        return "line art or flat colour"
+    if found.foreground < config.min_foreground:
         return "no salient object"
-    return "salient object fills the image" if foreground > config.max_foreground else ""
+    return "salient object fills the image" if found.foreground > config.max_foreground else ""
+
+
+def with_hand(rule: str, found: Measures | None, choice: Choice | None) -> str:
+    """The reason after a decision by hand: a drop always counts, a keep overrules the rules.
+
+    Nothing overrules a failed shard, a label that is not finite, or an empty mask.
+    """
+    if choice is None:
+        return rule
+    if not choice.keep:
+        return f"by hand: {choice.reason or 'no reason given'}"
+    hopeless = rule in NOTHING_TO_READ and (found is None or not found.finite or found.foreground == 0)
+    return rule if hopeless else ""
 
 
 def _order(text: str, salt: str) -> bytes:
@@ -87,22 +158,26 @@ def split_by_prompt(prompts: Sequence[str], config: CurationConfig) -> list[str]
 
 
 def curate(
-    images: np.ndarray,
-    foreground: np.ndarray,
+    measures: Mapping[int, Measures],
     prompts: Sequence[str],
     given: Sequence[str],
     config: CurationConfig,
+    by_hand: Mapping[int, Choice] | None = None,
 ) -> list[Decision]:
-    """Decides over all samples. `given` holds splits that come with the prompts, or "" each."""
-    reasons = [
-        drop_reason(image, float(share), config)
-        for image, share in zip(images, foreground, strict=True)
-    ]
+    """Decides over all samples; those without measures failed.
+
+    `prompts` and `given` have an entry per sample; `given` holds splits that come with the prompts,
+    or "" each. `by_hand` holds decisions of a person, by sample.
+    """
+    choices = by_hand or {}
+    reasons = []
+    for sample in range(len(prompts)):
+        found = measures.get(sample)
+        rule = drop_reason(found, config) if found else FAILED
+        reasons.append(with_hand(rule, found, choices.get(sample)))
     kept = [i for i, reason in enumerate(reasons) if not reason]
     if any(given):
         parts = {i: given[i] for i in kept}
     else:
         parts = dict(zip(kept, split_by_prompt([prompts[i] for i in kept], config), strict=True))
-    return [
-        Decision(i, not reason, reason, parts.get(i, "")) for i, reason in enumerate(reasons)
-    ]
+    return [Decision(i, not reason, reason, parts.get(i, "")) for i, reason in enumerate(reasons)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import json
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
@@ -17,11 +16,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from probing import memory, pretrained
+from probing.conditioning import SecondText, tokens
 from probing.sites import SiteSpec, attention_sites, conv_sites, vae_site
 
 SCENES = "scenes"
+DTYPES = ("float32", "float16", "bfloat16")
 """name of the embedded model"""
 VARIANTS = ("trained", "random", "reinit", "random_forced")
+DECODED = 16
+"""latents that are decoded together, at most"""
+DECODED_PIXELS = 1 << 20
+"""pixels that are decoded together, at most (a single larger image goes alone)"""
 
 
 @dataclass(frozen=True)
@@ -29,7 +35,7 @@ class ModelConfig:
     """Which pipeline is studied, and how it runs."""
 
     name: str = SCENES
-    """`scenes`, a local directory of a StableDiffusionPipeline, or a hub id"""
+    """`scenes`, a local directory of a pipeline (Stable Diffusion 1.x, 2.x or XL), or a hub id"""
     revision: str = ""
     """commit of a hub id; required for hub ids, so that a run can be repeated"""
     dtype: str = "float32"
@@ -40,6 +46,12 @@ class ModelConfig:
     """`cpu`, `cuda`, or `auto`: CUDA where there is one"""
     random_seed: int = 100
     """seed of the weight permutation of variant `random` and of `reinit`"""
+
+    def __post_init__(self) -> None:
+        for name in ("dtype", "autocast"):
+            value = getattr(self, name)
+            if value not in DTYPES and (value or name == "dtype"):
+                raise ValueError(f"model.{name}={value!r}: use {', '.join(DTYPES)}")
 
 
 @dataclass(frozen=True)
@@ -55,6 +67,8 @@ class LatentDiffusion:
     autocast: torch.dtype | None = None
     embedded: bool = False
     """whether this is the scenes model, whose tokenizer knows the grammar's words only"""
+    second: SecondText | None = None
+    """the second text encoder that XL has"""
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -81,18 +95,12 @@ class LatentDiffusion:
         """Text states (n, positions, width) of prompts."""
         if self.embedded:
             _check_words(self.tokenizer, prompts)
-        tokens = self.tokenizer(
-            list(prompts),
-            padding="max_length",
-            max_length=self.tokenizer.model_max_length,
-            truncation=True,
-            return_tensors="pt",
-        ).input_ids
-        return self.text_encoder(tokens.to(self.device))[0]
+        return self.text_encoder(tokens(self.tokenizer, prompts).to(self.device))[0]
 
     @torch.inference_mode()
-    def decode(self, latents: Tensor, batch: int = 16) -> Tensor:
-        """Images uint8 (n, H, W, 3) on the CPU from scaled latents (n, C, h, w)."""
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images uint8 (n, H, W, 3) on the CPU from scaled latents (n, C, h, w); memory is bounded."""
+        batch = min(DECODED, max(1, DECODED_PIXELS // (self.image_size[0] * self.image_size[1])))
         raw = latents.to(self.vae.dtype) / self.vae.config.scaling_factor
         parts = [self.vae.decode(raw[i : i + batch]).sample for i in range(0, len(raw), batch)]
         images = torch.cat(parts).float().div(2).add(0.5).clamp(0, 1).mul(255).round()
@@ -105,9 +113,7 @@ def _check_words(tokenizer: Any, prompts: Sequence[str]) -> None:
         for word in prompt.lower().split():
             if word not in known:
                 words = " ".join(sorted(w for w in known if not w.startswith("<")))
-                raise ValueError(
-                    f"prompt {prompt!r}: the scenes model does not know {word!r}; its words: {words}"
-                )
+                raise ValueError(f"prompt {prompt!r}: the scenes model does not know {word!r}; its words: {words}")
 
 
 @contextmanager
@@ -145,14 +151,10 @@ def model_path(config: ModelConfig) -> Path | str:
         return scenes_path() / "pipeline"
     if Path(config.name).is_dir():
         if not (Path(config.name) / "model_index.json").exists():
-            raise ValueError(
-                f"model.name: {config.name} holds no model_index.json; give a pipeline's directory"
-            )
+            raise ValueError(f"model.name: {config.name} holds no model_index.json; give a pipeline's directory")
         return Path(config.name)
     if config.name.count("/") != 1 or config.name.startswith(("/", ".")):
-        raise ValueError(
-            f"model.name: no directory {config.name}; give 'scenes', a pipeline's directory or OWNER/NAME"
-        )
+        raise ValueError(f"model.name: no directory {config.name}; give 'scenes', a pipeline's directory or OWNER/NAME")
     if not config.revision:
         raise ValueError(f"model.revision: {config.name} is a hub id; pin the commit to load")
     return config.name
@@ -168,36 +170,30 @@ def pick_device(name: str) -> torch.device:
         raise ValueError(f"model.device: {name!r} is no device; use cpu, cuda or auto") from error
 
 
-def load(config: ModelConfig) -> LatentDiffusion:
-    """Loads the trained model. Raises ValueError where there is no such pipeline."""
-    from diffusers import StableDiffusionPipeline
+def load(config: ModelConfig, variants: int = 1) -> LatentDiffusion:
+    """Loads the trained model; `variants` is how many copies of the UNet will be wanted.
 
-    path = model_path(config)
-    device = pick_device(config.device)
+    Raises ValueError where there is no such pipeline, no access to it, or no memory for it.
+    """
+    path, device, dtype = model_path(config), pick_device(config.device), getattr(torch, config.dtype)
+    if isinstance(path, Path):
+        with pretrained.one_line(config.name):
+            sizes = pretrained.weight_bytes(path, dtype)
+        memory.check(sizes, device, variants, config.name)
     with quiet_libraries():
-        try:
-            pipeline = StableDiffusionPipeline.from_pretrained(
-                path,
-                revision=config.revision or None,
-                torch_dtype=getattr(torch, config.dtype),
-                safety_checker=None,
-                feature_extractor=None,
-                requires_safety_checker=False,
-                local_files_only=isinstance(path, Path),
-                use_safetensors=True,
-            )
-        except (OSError, json.JSONDecodeError) as error:
-            first = str(error).strip().splitlines()[0]
-            raise ValueError(f"model.name: cannot load {config.name}: {first}") from error
-    parts = (pipeline.unet, pipeline.vae, pipeline.text_encoder)
-    for part in parts:
-        part.to(device=device).eval().requires_grad_(False)
-    pipeline.unet.to(memory_format=torch.channels_last)
-    pipeline.vae.to(memory_format=torch.channels_last)
+        parts = pretrained.load(path, config.revision, dtype, config.name)
+    with pretrained.one_line(config.name):
+        for part in (parts.unet, parts.vae, *parts.encoders):
+            part.to(device=device)
+    parts.unet.to(memory_format=torch.channels_last)
+    parts.vae.to(memory_format=torch.channels_last)
     autocast = getattr(torch, config.autocast) if config.autocast and device.type == "cuda" else None
+    second = None
+    if len(parts.encoders) > 1:
+        second = SecondText(parts.encoders[1], parts.tokenizers[1], parts.empty_is_zero)
     return LatentDiffusion(
-        pipeline.unet, pipeline.vae, pipeline.text_encoder, pipeline.tokenizer,
-        dict(pipeline.scheduler.config), device, autocast, config.name == SCENES,
+        parts.unet, parts.vae, parts.encoders[0], parts.tokenizers[0],
+        parts.scheduler, device, autocast, config.name == SCENES, second,
     )  # fmt: skip
 
 
@@ -240,12 +236,8 @@ def config_folder(config: ModelConfig) -> Path:
         return path
     from huggingface_hub import snapshot_download
 
-    try:
-        found = snapshot_download(path, revision=config.revision, allow_patterns=["*.json"])
-    except Exception as error:  # the hub client raises many kinds
-        first = str(error).strip().splitlines()[0]
-        raise ValueError(f"model.name: cannot reach {path} at {config.revision}: {first}") from error
-    return Path(found)
+    with pretrained.one_line(config.name):
+        return Path(snapshot_download(path, revision=config.revision, allow_patterns=["*.json"]))
 
 
 def revision(config: ModelConfig) -> str:

@@ -107,17 +107,12 @@ def _from_file(config: PromptConfig, source: str, split: str) -> Reading:
     if config.count and not split:
         unique = _draw(unique, config)
     return Reading(
-        tuple(
-            Prompt(text, _seed_of(text, config.seed) if seed is None else seed, split)
-            for text, seed in unique
-        ),
+        tuple(Prompt(text, _seed_of(text, config.seed) if seed is None else seed, split) for text, seed in unique),
         dropped,
     )
 
 
-def _distinct(
-    rows: Sequence[tuple[str, int | None]], dropped: dict[str, int]
-) -> list[tuple[str, int | None]]:
+def _distinct(rows: Sequence[tuple[str, int | None]], dropped: dict[str, int]) -> list[tuple[str, int | None]]:
     kept = list(dict(rows).items())
     if len(kept) < len(rows):
         dropped["duplicate"] = dropped.get("duplicate", 0) + len(rows) - len(kept)
@@ -136,9 +131,7 @@ def _seed_of(text: str, seed: int) -> int:
     return int.from_bytes(digest[:8], "big") % SEED_LIMIT
 
 
-def _rows(
-    path: Path, config: PromptConfig, dropped: dict[str, int]
-) -> Iterator[tuple[str, int | None]]:
+def _rows(path: Path, config: PromptConfig, dropped: dict[str, int]) -> Iterator[tuple[str, int | None]]:
     kinds = {".csv": _csv_rows, ".jsonl": _json_rows, ".txt": _text_rows}
     if path.suffix == ".parquet":
         found = _parquet_rows(path, config, dropped)
@@ -165,9 +158,7 @@ def _find(names: Sequence[str], wanted: Sequence[str]) -> str | None:
 def _column(path: Path, names: Sequence[str], wanted: Sequence[str]) -> str:
     found = _find(names, wanted)
     if found is None:
-        raise ValueError(
-            f"prompts.source: {path} has no column {' / '.join(wanted)}; it has {', '.join(names)}"
-        )
+        raise ValueError(f"prompts.source: {path} has no column {' / '.join(wanted)}; it has {', '.join(names)}")
     return found
 
 
@@ -208,9 +199,7 @@ def _text_rows(path: Path, text: str) -> Iterator[tuple[str, int | None]]:
         yield line, None
 
 
-def _parquet_rows(
-    path: Path, config: PromptConfig, dropped: dict[str, int]
-) -> Iterator[tuple[str, int | None]]:
+def _parquet_rows(path: Path, config: PromptConfig, dropped: dict[str, int]) -> Iterator[tuple[str, int | None]]:
     file = pq.ParquetFile(path)
     names = file.schema_arrow.names
     prompt, score, unsafe = _column(path, names, _TEXT), _find(names, _SCORES), _find(names, ["punsafe"])

@@ -10,6 +10,7 @@ import torch
 from diffusers import LMSDiscreteScheduler
 from torch import Tensor
 
+from probing.conditioning import conditions
 from probing.model import LatentDiffusion
 
 
@@ -81,9 +82,7 @@ def sample(
     the conditional half alone.
     """
     guided = guidance > 1
-    states = model.encode(prompts)
-    if guided:
-        states = torch.cat([model.encode([""]).expand_as(states), states])
+    told = conditions(model, prompts, guided)
     scheduler = schedule(model, steps)
     latents = initial_noise(model, seeds) * scheduler.init_noise_sigma
     for index, time in enumerate(scheduler.timesteps):
@@ -92,7 +91,7 @@ def sample(
         batch = torch.cat([seen, seen]) if guided else seen
         batch = scheduler.scale_model_input(batch, time).to(model.unet.dtype)
         with around(index + 1) if around else nullcontext(), _autocast(model):
-            output = model.unet(batch, time.to(model.device), states).sample.float()
+            output = model.unet(batch, time.to(model.device), **told).sample.float()
         if guided:
             without, with_text = output.chunk(2)
             output = without + guidance * (with_text - without)

@@ -67,13 +67,9 @@ def _blocks(config: Mapping[str, Any], latent: tuple[int, int]) -> Iterator[_Blo
     depth = _listed(config.get("transformer_layers_per_block", 1), count)
     sizes = [tuple(-(-side // 2**level) for side in latent) for level in range(count)]
     for i, kind in enumerate(config["down_block_types"]):
-        yield _Block(
-            f"down.{i}", f"down_blocks.{i}", kind, channels[i], *sizes[i], "encoder", layers[i], depth[i]
-        )
+        yield _Block(f"down.{i}", f"down_blocks.{i}", kind, channels[i], *sizes[i], "encoder", layers[i], depth[i])
     mid = config.get("mid_block_type", "UNetMidBlock2DCrossAttn") or "none"
-    yield _Block(
-        "mid", "mid_block", mid, channels[-1], *sizes[-1], "bottleneck", 1, depth[-1]
-    )
+    yield _Block("mid", "mid_block", mid, channels[-1], *sizes[-1], "bottleneck", 1, depth[-1])
     for i, kind in enumerate(config["up_block_types"]):
         level = count - 1 - i
         yield _Block(
@@ -122,9 +118,7 @@ def attention_sites(config: Mapping[str, Any], latent: tuple[int, int]) -> tuple
 
 def conv_sites(config: Mapping[str, Any], latent: tuple[int, int]) -> tuple[SiteSpec, ...]:
     """Outputs of `resnets.J.conv2`, before the residual, in the blocks with attention (appendix A)."""
-    return tuple(
-        s for b in _blocks(config, latent) if "CrossAttn" in b.kind for s in _convolutions(b)
-    )
+    return tuple(s for b in _blocks(config, latent) if "CrossAttn" in b.kind for s in _convolutions(b))
 
 
 def vae_site(config: Mapping[str, Any], latent: tuple[int, int]) -> SiteSpec:

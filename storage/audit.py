@@ -21,8 +21,8 @@ Progress = Callable[[int, int], None]
 ShardName = tuple[str, str, int]
 """(stage, variant, shard)."""
 
-SHARD_KINDS = ("bad_record", "missing", "size", "checksum", "nonfinite", "incomplete")
-"""Kinds that are cured by redoing the shard."""
+SHARD_KINDS = ("bad_record", "missing", "size", "checksum", "nonfinite", "incomplete", "recomputed")
+"""Kinds that are cured by redoing the shard; `recomputed`, from a caller with the model: other values came out."""
 FILE_KINDS = ("partial", "surplus", "table")
 """Kinds that are cured by removing the file."""
 
@@ -32,7 +32,7 @@ class Disagreement:
     """One thing about a store that is not as its format or its records say."""
 
     kind: str
-    """One of SHARD_KINDS, FILE_KINDS, `metadata` or `samples`."""
+    """One of SHARD_KINDS, FILE_KINDS, `metadata`, `samples` or, from a caller, `rounding`."""
     path: str
     stage: str = ""
     variant: str = ""
@@ -63,7 +63,7 @@ def verify(store: Store, deep: bool = True, progress: Progress | None = None) ->
     """
     by_path = {key.path: key for spec in store.layout.arrays.values() for key in spec.keys()}
     records, found = _records(store, by_path)
-    listed = {path: size for path, size in store.files.list().items() if ".zarr/" in path}
+    listed = {p: size for p, size in store.files.list().items() if p.split("/")[0].endswith(".zarr")}
     view = _View(store, records, listed, by_path)
     for check in (_metadata, _incomplete, _sizes, _surplus, _partial, _tables):
         found += check(view)

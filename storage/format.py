@@ -133,8 +133,8 @@ class Layout:
     """Denoising steps, counted 1..steps."""
     image: tuple[int, int] = (512, 512)
     """Height and width of an image in pixels."""
-    latent: tuple[int, int, int] = (4, 64, 64)
-    """Channels, height and width of a latent."""
+    latent: tuple[int, ...] = (4, 64, 64)
+    """Channels, height and width of a latent; empty: no latents are kept."""
     tasks: dict[str, str] = field(default_factory=lambda: {"saliency": "uint8", "depth": "float32"}, hash=False)
     """Label task -> dtype of its label maps."""
     codec: str = "none"
@@ -196,7 +196,7 @@ class Layout:
                 inner = {"token": site.tokens, "channel": site.channels}
                 path = f"activations.zarr/{variant}/{site.name}"
                 yield self._spec(path, self.samples, True, inner, site.dtype)
-            for kind in KINDS:
+            for kind in KINDS if self.latent else ():
                 inner = dict(zip(("channel", "height", "width"), self.latent, strict=True))
                 path = f"latents.zarr/{variant}/{kind}"
                 yield self._spec(path, self.samples, True, inner, "float32")

@@ -55,6 +55,11 @@ class Lease:
         if self.lost:
             raise LeaseHeld(f"{self._files.url}: another run took this store over: stop one")
 
+    def held_by_other(self) -> bool:
+        """Whether somebody else holds the lease and is alive, as far as can be told."""
+        stored = self._stored()
+        return stored is not None and stored != self._held and not self._over(_parsed(stored))
+
     def _document(self) -> bytes:
         return encode_json({**self._me, "beat": self._clock()})
 
@@ -79,14 +84,17 @@ class Lease:
     def _refuse_living(self, stored: bytes) -> None:
         """Raise LeaseHeld unless the holder is silent for too long, or dead on this machine."""
         holder = _parsed(stored)
-        age = self._clock() - holder["beat"]
-        if age > self._expiry or _dead(holder):
+        if self._over(holder):
             return
+        age = self._clock() - holder["beat"]
         raise LeaseHeld(
             f"{self._files.url}: in use by {holder['owner']} (process {holder['pid']} on "
             f"{holder['host']}, last sign of life {max(age, 0):.0f} s ago): wait or stop it; "
             f"a dead one's hold ends after {self._expiry:.0f} s"
         )
+
+    def _over(self, holder: dict[str, Any]) -> bool:
+        return self._clock() - holder["beat"] > self._expiry or _dead(holder)
 
     def _beat_on(self) -> None:
         while not self._stop.wait(self._expiry / BEATS):

@@ -297,6 +297,10 @@ class Store:
         """`with store.lease(owner):` keeps other planners off; LeaseHeld if one is at work."""
         return Lease(self.files, owner, **options)
 
+    def in_use(self) -> bool:
+        """Whether a living planner holds the lease."""
+        return Lease(self.files, "status").held_by_other()
+
     # -- tables
 
     def append(self, table: str, rows: Iterable[dict]) -> str:

@@ -32,9 +32,13 @@ VERBS = (
     Verb("plan", "print and price the plan, write nothing", "scenesweep plan paper", verbs.plan),
     Verb("sample", "sample images and record activations", "scenesweep sample scenes", verbs.sample),
     Verb("label", "label the sampled images", "scenesweep label scenes", verbs.label),
-    Verb("curate", "choose samples and split them", "scenesweep curate scenes", verbs.curate),
+    Verb("curate", "choose samples and split them, by rules and by hand",
+         "scenesweep curate scenes --decisions decisions.csv", verbs.curate),
     Verb("probe", "fit the probe grid", "scenesweep probe scenes probe.lr=0.003", verbs.probe),
-    Verb("intervene", "edit activations and score the images", "scenesweep intervene scenes", verbs.intervene),
+    Verb("experiments", "emergence and transfer", "scenesweep experiments scenes", verbs.experiments),
+    Verb("intervene", "edit activations and score the images; with --prompt one edit for play",
+         "scenesweep intervene scenes --prompt 'a large red sphere on a green floor under a sky' --move -24 0",
+         verbs.intervene),
     Verb("report", "build the report again from the tables", "scenesweep report runs/scenes", verbs.report, "output"),
     Verb("dashboards", "make the W&B workspace", "scenesweep dashboards runs/scenes", verbs.dashboards, "output"),
     Verb("status", "what is done, failed and left", "scenesweep status runs/scenes", verbs.status, "output"),
@@ -80,6 +84,8 @@ def _arguments(parser: argparse.ArgumentParser, verb: Verb) -> None:
     elif verb.kind == "output":
         job = ", or a job's id" if verb.name in JOB_VERBS else ""
         parser.add_argument("output", help=f"output folder or URL of a run{job}")
+    if verb.name == "curate":
+        parser.add_argument("--decisions", default="", metavar="CSV", help="decisions by hand, saved from the page")
     if verb.name == "compare":
         parser.add_argument("other", help="output of the second run")
     if verb.name in JOB_VERBS:
@@ -88,9 +94,13 @@ def _arguments(parser: argparse.ArgumentParser, verb: Verb) -> None:
         parser.add_argument("--address", required=not own, default="", help=dashboard)
     if verb.name in ("submit", "logs", "resume"):
         parser.add_argument("--follow", action="store_true", help="show the job's log until it ends")
+    if verb.name == "intervene":
+        _play_arguments(parser)
     if verb.name == "logs":
         parser.add_argument("--json", action="store_true", help="the structured records alone")
     if verb.name == "verify":
+        parser.add_argument("--recompute", type=int, default=1, metavar="N",
+                            help="shards at random that the model samples again (default 1, 0: none)")  # fmt: skip
         parser.add_argument("--repair", action="store_true", help="mark bad shards, so that `run` redoes them")
     if verb.name == "plan":
         parser.add_argument("--rate", type=float, default=0.0, help="measured samples per second and worker")
@@ -109,6 +119,29 @@ def _arguments(parser: argparse.ArgumentParser, verb: Verb) -> None:
         parser.add_argument("target", help="folder that the weights are written to")
         parser.add_argument("--steps", type=int, default=0, help="steps of the denoiser (default: as shipped)")
         parser.add_argument("--start", default="", help="folder of finished weights to carry on from")
+
+
+def _play_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("one edit for play, with the probes of a finished run (key=value come first)")
+    add = group.add_argument
+    add("--prompt", help="what to draw")
+    add("--seed", type=int, default=0, help="seed of the noise (default: 0)")
+    add("--task", help="what the probes read: saliency or depth (default: saliency; depth with --second)")
+    add("--move", nargs=2, type=int, action="append", default=[], metavar=("DX", "DY"), help="pixels right and down")
+    add(
+        "--second",
+        nargs=4,
+        type=float,
+        action="append",
+        default=[],
+        metavar=("DX", "DY", "SCALE", "BACK"),
+        help="a copy of the object beside it, SCALE times its size and BACK standardised depths farther",
+    )
+    add("--label", action="append", default=[], metavar="FILE", help="your own mask or depth: a picture or .npy")
+    add("--animate", type=int, default=0, metavar="FRAMES", help="the object on its way across the image, as a GIF")
+    add("--way", default="edit", help="edit (the inner optimisation), rank_one or natural")
+    add("--recipe", default="", metavar="FILE", help="make the pictures of a recipe.yaml again")
+    add("--to", default="play", metavar="FOLDER", help="folder that the pictures go to (default: play)")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -24,6 +24,7 @@ from probing.probes import ProbeConfig
 from probing.prompts import PromptConfig
 from probing.tasks import TASKS
 from storage.codec import CODECS
+from sweeps.experiment_config import ExperimentConfig
 
 TRIAL_AXES = ("variant", "block", "site", "step", "task")
 STEPS = 15
@@ -48,6 +49,8 @@ class SamplingConfig:
     """compressor of the activations"""
     retries: int = 2
     """how often a failed shard is tried again"""
+    preview: bool = False
+    """raw prompts: images first, without recording; only samples that curation keeps are recorded"""
 
     def __post_init__(self) -> None:
         if self.shard < 1:
@@ -146,6 +149,7 @@ class Config:
     curation: CurationConfig = field(default_factory=CurationConfig)
     probe: ProbeConfig = field(default_factory=ProbeConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
+    experiments: ExperimentConfig = field(default_factory=ExperimentConfig)
     interventions: InterventionConfig = field(default_factory=InterventionConfig)
     ray: RayConfig = field(default_factory=RayConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
@@ -192,7 +196,8 @@ def _read(preset: str) -> Any:
         raise ValueError(f"{path}: not readable YAML: {str(error).splitlines()[0]}") from error
     if not OmegaConf.is_dict(found):
         raise ValueError(f"{path}: holds no keys; write `key: value` lines")
-    return found
+    base = found.pop("preset", None)
+    return OmegaConf.merge(_read(base), found) if base else found
 
 
 def _pairs(overrides: Sequence[str]) -> Any:
@@ -299,7 +304,7 @@ def digest(*parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-NOT_SCIENCE = {"model": {"device"}, "sampling": {"retries"}, "interventions": {"keep_images"}}
+NOT_SCIENCE = {"model": {"device"}, "sampling": {"retries", "preview"}, "interventions": {"keep_images"}}
 """fields that change no result and so are in no hash"""
 
 
@@ -307,6 +312,24 @@ def science(config: Config, part: str) -> dict[str, Any]:
     """The fields of one part that results depend on."""
     values = dataclasses.asdict(getattr(config, part))
     return {k: v for k, v in values.items() if k not in NOT_SCIENCE.get(part, set())}
+
+
+def previews(config: Config) -> bool:
+    """Whether samples are chosen by a preview: not where the prompts are curated already."""
+    return config.sampling.preview and config.prompts.source != "scenes" and not config.prompts.test
+
+
+_CHOOSING = {
+    "labels": ("saliency", "saliency_weights", "threshold"),
+    "curation": ("min_foreground", "max_foreground", "min_contrast", "min_saturation"),
+}
+
+
+def chosen_by(config: Config) -> dict[str, Any]:
+    """The settings by which a preview chooses samples; empty where there is none."""
+    if not previews(config):
+        return {}
+    return {part: {key: science(config, part)[key] for key in keys} for part, keys in _CHOOSING.items()}
 
 
 @dataclass(frozen=True)
@@ -320,10 +343,12 @@ class Hashes:
     intervene: str
 
 
-def hashes(config: Config, revision: str) -> Hashes:
-    """Hashes of all stages; `revision` names the model's exact weights."""
-    sample = digest(science(config, "model"), science(config, "prompts"), science(config, "sampling"), revision)
+def hashes(config: Config, revision: str, decisions: str = "") -> Hashes:
+    """Hashes of all stages; `revision` names the model's exact weights, `decisions` those by hand."""
+    parts = [science(config, part) for part in ("model", "prompts", "sampling")]
+    chosen = chosen_by(config)
+    sample = digest(*parts, revision, *([chosen] if chosen else []))
     label = digest(sample, science(config, "labels"))
-    curate = digest(label, science(config, "curation"))
+    curate = digest(label, science(config, "curation"), *([decisions] if decisions else []))
     probe = digest(curate, science(config, "probe"))
     return Hashes(sample, label, curate, probe, digest(probe, science(config, "interventions")))

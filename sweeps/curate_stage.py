@@ -3,50 +3,91 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 
 import numpy as np
 
+from probing import decisions
 from probing.controls import Split
-from probing.curation import curate
-from sweeps.run import Run
+from probing.curation import Measures, curate, measure
+from probing.decisions import Choice
+from sweeps import safety_stage
+from sweeps.run import DECISIONS, Run
 
 HASH_FILE = "curation.json"
 
 
 def done(run: Run) -> bool:
-    """Whether the curation of the present settings is written."""
+    """Whether the curation of the present settings and decisions is written."""
     if not run.store.exists(HASH_FILE):
         return False
     return json.loads(run.store.get(HASH_FILE))["stage_hash"] == run.hashes.curate
 
 
+def measures(run: Run) -> dict[int, Measures]:
+    """What the rules look at, by sample, of all samples that every stage so far has finished."""
+    store, config = run.store, run.config
+    shards = store.completed("label", "trained")
+    for variant in config.sampling.variants:
+        shards &= store.completed("sample", variant)
+    found: dict[int, Measures] = {}
+    for shard in sorted(shards):
+        samples = list(store.layout.shard_samples(shard))
+        flags = safety_stage.read(run, shard) if config.curation.safety else [False] * len(samples)
+        if flags is None:
+            raise ValueError(f"curation.safety: shard {shard} has no flags yet; run `scenesweep curate`")
+        images, depth = store.read_images("trained", samples), store.read_labels("depth", samples)
+        masks = store.read_labels("saliency", samples) > config.labels.threshold
+        found |= zip(samples, measure(images, masks, depth, flags), strict=True)
+    return found
+
+
+def by_hand(run: Run) -> dict[int, Choice]:
+    """The decisions by hand that belong to the run."""
+    if not run.store.exists(DECISIONS):
+        return {}
+    return decisions.parse(run.store.get(DECISIONS), DECISIONS, run.store.samples()["seed"].to_pylist())
+
+
+def apply(run: Run, data: bytes, where: str) -> int:
+    """Makes the decisions of a CSV the run's own, in place of earlier ones; how many there are.
+
+    A CSV without rows takes all decisions back. Raises ValueError for a file that does not fit.
+    """
+    samples = run.store.samples().to_pydict()
+    choices = decisions.parse(data, where, samples["seed"])
+    if choices:
+        run.store.put(DECISIONS, decisions.render(choices, samples["seed"], samples["prompt"]))
+    elif run.store.exists(DECISIONS):
+        run.store.delete(DECISIONS)
+    return len(choices)
+
+
 def work(run: Run) -> None:
     """Decides over all samples and writes `curation.parquet`."""
     store = run.store
-    samples = store.samples().to_pydict()
-    ready = set(store.complete_samples("label", "trained").tolist())
-    everywhere = [
-        set(store.complete_samples("sample", variant).tolist())
-        for variant in run.config.sampling.variants
-    ]
-    whole = sorted(ready.intersection(*everywhere))
-    masks = store.read_labels("saliency", whole) > run.config.labels.threshold
-    given = json.loads(store.get("prompts.json"))
-    decisions = curate(
-        store.read_images("trained", whole),
-        masks.mean((1, 2)),
-        [samples["prompt"][i] for i in whole],
-        [given[i] for i in whole],
+    choices, measured = by_hand(run), measures(run)
+    if not measured:
+        raise ValueError(f"{run.config.output}: no shard is sampled and labelled yet; run `scenesweep label` first")
+    found = curate(
+        measured,
+        store.samples()["prompt"].to_pylist(),
+        json.loads(store.get("prompts.json")),
         run.config.curation,
+        choices,
     )
-    rows = {
-        whole[d.sample]: {"keep": d.keep, "reason": d.reason, "split": d.split} for d in decisions
+    store.write_curation(vars(decision) for decision in found)
+    note = {
+        "stage_hash": run.hashes.curate,
+        "by_hand": {"keep": sum(c.keep for c in choices.values()), "drop": sum(not c.keep for c in choices.values())},
+        "dropped": dict(sorted(Counter(d.reason for d in found if not d.keep).items())),
     }
-    absent = {"keep": False, "reason": "shard failed", "split": ""}
-    store.write_curation(
-        {"sample": i, **rows.get(i, absent)} for i in range(len(samples["prompt"]))
-    )
-    store.put(HASH_FILE, json.dumps({"stage_hash": run.hashes.curate}).encode())
+    store.put(HASH_FILE, json.dumps(note, indent=1).encode())
+
+
+def dropped(run: Run) -> dict[str, int]:
+    """Reason to number of samples that it dropped."""
+    return json.loads(run.store.get(HASH_FILE)).get("dropped", {})
 
 
 def kept(run: Run) -> tuple[np.ndarray, Split]:
@@ -57,9 +98,7 @@ def kept(run: Run) -> tuple[np.ndarray, Split]:
     try:
         table = run.store.curation().to_pydict()
     except FileNotFoundError:
-        raise ValueError(
-            f"{run.config.output}: samples are not curated yet; run `scenesweep curate` first"
-        ) from None
+        raise ValueError(f"{run.config.output}: samples are not curated yet; run `scenesweep curate` first") from None
     part = {s: p for s, k, p in zip(table["sample"], table["keep"], table["split"], strict=True) if k and p}
     chosen = np.array(sorted(part), dtype=np.int64)
     names = np.array([part[s] for s in chosen.tolist()])

@@ -35,6 +35,8 @@ class Trial:
 
     key: str
     cells: tuple[Cell, ...]
+    experiment: str = ""
+    """whose probes they are; empty for the main grid"""
 
 
 def _controls(sweep: SweepConfig, site: str, variant: str) -> list[str]:
@@ -69,9 +71,13 @@ def finished(store: Store, experiment: str, stage_hash: str) -> set[Cell]:
     return {Cell(*key) for *key, name, status in zip(*columns, strict=True) if name == experiment and status == "done"}
 
 
-def pack(wanted: Iterable[Cell], axes: Sequence[str]) -> list[Trial]:
+def pack(wanted: Iterable[Cell], axes: Sequence[str], experiment: str = "") -> list[Trial]:
     """Groups cells into trials: cells that agree in all `axes` go together."""
+    start = [experiment] if experiment else []
     groups: dict[tuple[object, ...], list[Cell]] = {}
     for cell in wanted:
         groups.setdefault(tuple(getattr(cell, axis) for axis in axes), []).append(cell)
-    return [Trial("/".join(str(part) for part in key) or "all", tuple(found)) for key, found in groups.items()]
+    return [
+        Trial("/".join([*start, *map(str, key)]) or "all", tuple(found), experiment)
+        for key, found in groups.items()
+    ]

@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
-from safetensors.numpy import load, save
-
 import storage
 from cluster import Executor, Observer, WorkerSpec
 from cluster import Outcome as Ended
 from interventions.config import choose_sites
-from interventions.sources import ProbeKey, Sources
-from interventions.worker import EditTask, Intervener, Labelling, Original, Outcome, plan
-from probing import labellers
+from interventions.labelling import build_labelling
+from interventions.pictures import pack, picture_path, recipe_path
+from interventions.stored import Stored
+from interventions.worker import EditTask, Intervener, plan
 from probing import model as models
 from sweeps import curate_stage, probe_stage
 from sweeps.config import Config
 from sweeps.run import Run
 
 STAGE = "intervene"
-VECTOR_SAMPLES = 16
-"""training samples whose tokens tell what is normal at a site"""
 
 
 @dataclass(frozen=True)
@@ -46,75 +41,50 @@ class InterveneWorker:
     """Holds the model, the labellers and the probes; edits one image a call."""
 
     def __init__(self, shared: Shared) -> None:
-        self.shared, config = shared, shared.config
-        self.store = storage.open(config.output)
-        model = models.load(config.model)
-        table = self.store.samples().to_pydict()
-        self.prompts, self.seeds = table["prompt"], table["seed"]
-        named = {
-            task: labellers.build(
-                task, getattr(config.labels, task), getattr(config.labels, f"{task}_weights"), model.device
-            )
-            for task in ("saliency", "depth")
-        }
-        self.intervener = Intervener(
-            model,
-            config.interventions,
-            Sources(self._probe, self._vectors),
-            self._original,
-            Labelling(
-                named["saliency"], named["depth"], config.labels.threshold,
-                shared.depth_mean, shared.depth_deviation,
-            ),
-            config.sampling.guidance,
-            {"stage_hash": shared.stage_hash, "attempt": shared.attempt},
-        )  # fmt: skip
-
-    def _probe(self, key: ProbeKey) -> np.ndarray:
-        path = storage.probe_path(key.variant, key.site, key.step, key.task, key.control, 0)
-        if not self.store.exists(path):
-            raise ValueError(f"probe {path} is missing; fit it first (sweep.controls, sweep.steps)")
-        return load(self.store.get(path))["weight"]
-
-    def _vectors(self, site: str, step: int) -> np.ndarray:
-        samples = list(self.shared.train[:VECTOR_SAMPLES])
-        acts = self.store.read_activations("trained", site, step, samples)
-        return acts.reshape(-1, acts.shape[-1])
-
-    def _original(self, sample: int) -> Original:
-        saliency, depth = (self.store.read_labels(task, [sample])[0] for task in ("saliency", "depth"))
-        image = self.store.read_images("trained", [sample])[0]
-        return Original(self.prompts[sample], self.seeds[sample], image, saliency, depth)
+        self.shared = shared
+        self.store = storage.open(shared.config.output)
+        self.intervener = intervener(shared)
 
     def __call__(self, task: EditTask) -> dict[str, Any]:
         outcome = self.intervener(task)
         if task.sample in self.shared.shown:
-            self.store.put(pictures_path(task), _packed(outcome))
-        self.store.append(
-            "interventions",
-            [{**row, **extra} for row, extra in zip(outcome.rows, outcome.extra, strict=True)],
-        )
+            self.store.put(picture_path(task.key), pack(outcome.pictures))
+            self.store.put(recipe_path(task.key), outcome.pictures.recipe.encode())
+        self.store.append("interventions", outcome.rows)
         return {"rows": len(outcome.rows)}
 
 
-def pictures_path(task: EditTask) -> str:
-    """Where the pictures of a task are kept."""
-    return f"interventions/{task.key}.safetensors"
+def intervener(shared: Shared) -> Intervener:
+    """The model with the run's own probes, labels and standardisation."""
+    config = shared.config
+    model = models.load(config.model)
+    stored = Stored(storage.open(config.output), shared.train)
+    return Intervener(
+        model,
+        config.interventions,
+        stored.sources,
+        stored.original,
+        build_labelling(config.labels, shared.depth_mean, shared.depth_deviation, model.device),
+        config.sampling.guidance,
+        {"stage_hash": shared.stage_hash, "attempt": shared.attempt},
+        {"model": f"{config.model.name}@{models.revision(config.model)}", "probes": config.output},
+    )
 
 
-def _packed(outcome: Outcome) -> bytes:
-    shown = outcome.pictures
-    rows = [[row.trial, row.control] for row in shown.rows]
-    moves = [[getattr(goal, "dx", 0), getattr(goal, "dy", 0)] for goal in shown.goals]
-    tensors = {
-        "images": shown.images,
-        "labels": shown.labels.astype(np.float32),
-        "before": shown.before,
-        "label_before": shown.label_before.astype(np.float32),
-        "targets": shown.targets.astype(np.float32),
-    }
-    whole = {name: np.ascontiguousarray(values) for name, values in tensors.items()}
-    return save(whole, {"rows": json.dumps(rows), "moves": json.dumps(moves)})
+def shared_by(run: Run) -> Shared:
+    """What the workers of a run share. Raises ValueError where samples are not curated yet."""
+    samples, split = curate_stage.kept(run)
+    mean, deviation = probe_stage.standardisation(run, samples, split.train)
+    attempts = run.store.table("interventions", current=False)["attempt"].to_pylist()
+    return Shared(
+        run.config,
+        run.hashes.intervene,
+        tuple(samples[split.train].tolist()),
+        mean,
+        deviation,
+        tuple(samples[split.test].tolist()[: run.config.interventions.keep_images]),
+        1 + max((a for a in attempts if a is not None), default=0),
+    )
 
 
 def tasks(run: Run) -> list[EditTask]:
@@ -142,19 +112,7 @@ def missing(run: Run) -> list[EditTask]:
 
 def work(run: Run, executor: Executor, observers: Sequence[Observer], wanted: Sequence[EditTask]) -> Ended:
     """Carries out the given tasks; one that fails for good becomes a row with its error."""
-    config = run.config
-    samples, split = curate_stage.kept(run)
-    mean, deviation = probe_stage.standardisation(run, samples, split.train)
-    attempts = run.store.table("interventions", current=False)["attempt"].to_pylist()
-    shared = Shared(
-        config,
-        run.hashes.intervene,
-        tuple(samples[split.train].tolist()),
-        mean,
-        deviation,
-        tuple(samples[split.test].tolist()[: config.interventions.keep_images]),
-        1 + max((a for a in attempts if a is not None), default=0),
-    )
+    config, shared = run.config, shared_by(run)
     spec = WorkerSpec(
         factory=partial(InterveneWorker, shared),
         num_cpus=config.sampling.threads,

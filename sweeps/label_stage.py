@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,7 +18,6 @@ from sweeps.run import Run
 STAGE = "label"
 VARIANT = "trained"
 """labels always come from the trained model's image (protocol)"""
-TASKS = ("saliency", "depth")
 
 
 @dataclass(frozen=True, order=True)
@@ -46,7 +46,7 @@ class LabelWorker:
                 getattr(config.labels, f"{task}_weights"),
                 device,
             )
-            for task in TASKS
+            for task in self.store.layout.tasks
         }
 
     def __call__(self, task: LabelTask) -> dict[str, Any]:
@@ -65,9 +65,7 @@ def missing(run: Run) -> list[LabelTask]:
     return [LabelTask(shard) for shard in sorted(sampled - done)]
 
 
-def work(
-    run: Run, executor: Executor, observers: Sequence[Observer], tasks: Sequence[LabelTask]
-) -> Outcome:
+def work(run: Run, executor: Executor, observers: Sequence[Observer], tasks: Sequence[LabelTask]) -> Outcome:
     """Labels the given shards."""
     spec = WorkerSpec(
         factory=partial(LabelWorker, run.config, run.hashes.label),
@@ -77,7 +75,8 @@ def work(
         name=STAGE,
     )
     outcome = executor.run(tasks, spec, observers)
-    for task in tasks:
-        if task.key in outcome.failed:
+    failed = [task for task in tasks if task.key in outcome.failed]
+    for task in failed:
+        with suppress(OSError):  # a full or vanished disk takes no note either; the outcome tells the reason
             run.store.fail(STAGE, VARIANT, task.shard, outcome.failed[task.key])
     return outcome

@@ -11,17 +11,29 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-import storage
 from cluster import Executor, InProcess, Outcome, turns
 from probing import prompts as prompt_files
+from probing.prompts import Prompt
 from storage import budget
-from sweeps import curate_stage, label_stage, probe_stage, sample_stage
+from sweeps import (
+    curate_stage,
+    experiments_stage,
+    families,
+    label_stage,
+    plan_view,
+    preview_stage,
+    probe_stage,
+    safety_stage,
+    sample_stage,
+)
+from sweeps import experiments as further
 from sweeps import run as runs
-from sweeps.config import Config
+from sweeps.config import Config, previews
 from sweeps.progress import Meter, StageObserver
-from sweeps.run import Run
+from sweeps.progress_note import ProgressNote
+from sweeps.run import Facts, Run
 
-STAGES = ("sample", "label", "curate", "probe", "intervene", "report")
+STAGES = ("sample", "label", "curate", "probe", "experiments", "intervene", "report")
 BUILT = "report/built.json"
 COSTS = "costs.json"
 Say = Callable[[str], None]
@@ -43,17 +55,46 @@ def say(line: str) -> None:
 def prepare(config: Config, write: bool = True) -> Run:
     """Checks everything that can be wrong, prices the run, then creates or reopens its store.
 
-    Raises ValueError before anything is written.
+    Raises ValueError before anything is written. With a preview, that must be finished.
     """
+    found, prompts = _checked(config, tell=not previews(config))
+    if previews(config):
+        prompts = preview_stage.kept(config, prompts)
+    plan_view.check_fits(config, budget.price(runs.layout(config, found, len(prompts))))
+    return runs.begin(config, found, prompts)
+
+
+def _checked(config: Config, tell: bool = True) -> tuple[Facts, tuple[Prompt, ...]]:
+    """What the model's files tell, and all prompts. Raises ValueError for whatever is wrong with the settings."""
+    if not config.sampling.sites:
+        raise ValueError("sampling.sites is empty; give names of sites, or all")
     _check_writable(config)
     found = runs.facts(config)
     runs.check_other(config, found)
     reading = prompt_files.read(config.prompts)
-    layout = runs.layout(config, found, len(reading.prompts))
-    _check_space(config, layout)
-    for reason, count in reading.dropped.items():
+    for reason, count in reading.dropped.items() if tell else ():
         say(f"prompts: {count} dropped ({reason})")
-    return runs.begin(config, found, reading.prompts)
+    return found, reading.prompts
+
+
+def _preview(config: Config, result: Result) -> None:
+    """Makes and curates an image of every raw prompt; prices both passes before anything is written."""
+    found, prompts = _checked(config)
+    _, then, first = plan_view.with_preview(config, found, len(prompts))
+    plan_view.check_fits(config, then, first)
+    run = preview_stage.begin(config, found, prompts)
+    if preview_stage.complete(run):
+        return
+    with run.store.lease(f"scenesweep {config.name} preview"), executor(run.config) as engine:
+        run.store.janitor()
+        for stage in (_sample, _label):
+            stage(run, engine, result, "preview ")
+            if result.failed:
+                return
+        with _timed(run, "curate"):
+            dropped = preview_stage.curate(run)
+    reasons = "".join(f", {count} dropped ({reason})" for reason, count in sorted(dropped.items()))
+    result.lines.append(f"preview: {len(prompts) - dropped.total()} of {len(prompts)} samples kept{reasons}")
 
 
 def _check_writable(config: Config) -> None:
@@ -66,14 +107,6 @@ def _check_writable(config: Config) -> None:
         parent = parent.parent
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise ValueError(f"output: cannot write to {parent}; give output=ANOTHER folder")
-
-
-def _check_space(config: Config, layout: storage.Layout) -> None:
-    """Refuses a plan that does not fit its disk beside what is there already."""
-    folder = runs.local_path(config.output)
-    chunks = (p for p in folder.rglob("c/**/*") if p.is_file()) if folder else ()
-    present = sum(p.stat().st_size for p in chunks)
-    budget.check_disk(config.output, budget.price(layout).total, present)
 
 
 @contextmanager
@@ -111,44 +144,77 @@ def _note(result: Result, stage: str, outcome: Outcome) -> None:
     result.lines.append(f"{stage}: {len(outcome.done)} shards done, {len(outcome.failed)} failed")
 
 
-def _sample(run: Run, executor: Executor, result: Result) -> None:
+def _sample(run: Run, executor: Executor, result: Result, which: str = "") -> None:
     tasks = sample_stage.missing(run)
     if tasks:
-        meter = Meter("sampling", "shards")
+        meter = Meter(f"{which}sampling", "shards")
+        observers = [StageObserver(meter), ProgressNote(run.store, sample_stage.STAGE)]
         with _timed(run, "sample"):
-            _note(result, "sample", sample_stage.work(run, executor, [StageObserver(meter)], tasks))
+            _note(result, f"{which}sample", sample_stage.work(run, executor, observers, tasks))
         meter.close()
 
 
-def _label(run: Run, executor: Executor, result: Result) -> None:
+def _label(run: Run, executor: Executor, result: Result, which: str = "") -> None:
     tasks = label_stage.missing(run)
     if tasks:
-        meter = Meter("labelling", "shards")
+        meter = Meter(f"{which}labelling", "shards")
+        observers = [StageObserver(meter), ProgressNote(run.store, label_stage.STAGE)]
         with _timed(run, "label"):
-            _note(result, "label", label_stage.work(run, executor, [StageObserver(meter)], tasks))
+            _note(result, f"{which}label", label_stage.work(run, executor, observers, tasks))
+        meter.close()
+
+
+def _flag(run: Run, executor: Executor, result: Result) -> None:
+    tasks = safety_stage.missing(run)
+    if tasks:
+        meter = Meter("safety checker", "shards")
+        with _timed(run, "curate"):
+            _note(result, "safety", safety_stage.work(run, executor, [StageObserver(meter)], tasks))
         meter.close()
 
 
 def _curate(run: Run, executor: Executor, result: Result) -> None:
     if not curate_stage.done(run):
+        _flag(run, executor, result)
+        if result.failed:
+            return
         with _timed(run, "curate"):
             curate_stage.work(run)
+        result.lines += [f"curate: {n} dropped ({reason})" for reason, n in curate_stage.dropped(run).items()]
         samples, split = curate_stage.kept(run)
         sizes = ", ".join(f"{len(part)} {name}" for name, part in split.parts)
         result.lines.append(f"curate: {len(samples)} samples in use ({sizes})")
 
 
 def _probe(run: Run, executor: Executor, result: Result) -> None:
-    wanted = probe_stage.missing(run)
-    if wanted:
+    if tasks := families.missing(run):
+        meter = Meter("reading further sites", "shards")
+        with _timed(run, "families"):
+            outcome = families.work(run, executor, [StageObserver(meter)], tasks)
+        meter.close()
+        _note(result, "families", outcome)
+    wanted, more = probe_stage.missing(run), further.missing(run)
+    asked = len(wanted) + sum(map(len, more.values()))
+    if asked:
         meter = Meter("probing", "trials")
         with _timed(run, "probe"):
-            fitted = probe_stage.work(run, wanted, meter, ray=run.config.ray.address != "none")
+            ray = run.config.ray.address != "none"
+            fitted = probe_stage.work(run, wanted, meter, ray=ray, further=more)
         meter.close()
         result.failed |= fitted.failed
-        if fitted.done < len(wanted) and not fitted.failed:
+        if fitted.done < asked and not fitted.failed:
             result.failed["probe"] = "stopped before every trial had ended"
-        result.lines.append(f"probe: {fitted.done} of {len(wanted)} probes fitted")
+        result.lines.append(f"probe: {fitted.done} of {asked} probes fitted")
+
+
+def _experiments(run: Run, executor: Executor, result: Result) -> None:
+    if tasks := experiments_stage.missing(run):
+        meter = Meter("experiments", "tasks")
+        with _timed(run, "experiments"):
+            outcome = experiments_stage.work(run, executor, [StageObserver(meter)], tasks)
+        meter.close()
+        result.failed |= outcome.failed
+        result.lines.append(f"experiments: {len(outcome.done)} tasks done, {len(outcome.failed)} failed")
 
 
 def _intervene(run: Run, executor: Executor, result: Result) -> None:
@@ -167,7 +233,8 @@ def _intervene(run: Run, executor: Executor, result: Result) -> None:
 def _inputs(run: Run) -> str:
     """What the report shows: hashes of the stages and names of all result files."""
     listed = [p for p in run.store.list("results/") if p.endswith(".parquet")]
-    text = json.dumps([vars(run.hashes), listed])
+    named = {name: further.stage_hash(run, name) for name in run.config.experiments.names}
+    text = json.dumps([vars(run.hashes), named, listed])
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -195,6 +262,7 @@ _WORK = {
     "label": _label,
     "curate": _curate,
     "probe": _probe,
+    "experiments": _experiments,
     "intervene": _intervene,
 }
 
@@ -207,7 +275,9 @@ def complete(run: Run, stages: Sequence[str]) -> bool:
         return False
     if "curate" in stages and not curate_stage.done(run):
         return False
-    if "probe" in stages and probe_stage.missing(run):
+    if "probe" in stages and (probe_stage.missing(run) or further.missing(run)):
+        return False
+    if "experiments" in stages and experiments_stage.missing(run):
         return False
     if "intervene" in stages:
         from sweeps import intervene_stage
@@ -220,15 +290,20 @@ def complete(run: Run, stages: Sequence[str]) -> bool:
 def carry_out(config: Config, stages: Sequence[str] = STAGES) -> Result:
     """Runs the given stages to the end, leaving out what is finished."""
     result = Result()
+    if previews(config):
+        _preview(config, result)
+        if result.failed:
+            return result
     run = prepare(config)
     working = [stage for stage in stages if stage in _WORK]
     with turns.lease(run.store, f"scenesweep {config.name}", wait=config.ray.address not in ("local", "none")):
         run.store.janitor()
+        further.note(run)
         if not complete(run, working):
             with executor(config) as engine:
                 for stage in working:
                     _WORK[stage](run, engine, result)
-                    if result.failed and stage in ("sample", "label"):
+                    if result.failed and stage in ("sample", "label", "curate"):
                         return result
         if "report" in stages:
             _report(run, None, result, force=tuple(stages) == ("report",))

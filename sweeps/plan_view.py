@@ -9,10 +9,10 @@ from probing.model import ModelConfig
 from probing.sites import SiteSpec
 from storage import budget
 from storage.format import Layout
-from sweeps import cluster_plan, grid
+from sweeps import cluster_plan, grid, preview_stage
 from sweeps import run as runs
 from sweeps.cluster_plan import Rates
-from sweeps.config import STEPS, Config
+from sweeps.config import STEPS, Config, previews
 
 RATE = {"scenes": 3.0, "": 0.25}
 """samples a second and worker, where none was measured: scenes on a CPU core; SD v1.4 on a GPU"""
@@ -76,9 +76,43 @@ def describe(config: Config, rate: float) -> str:
     lines += [f"  {name:16} {human(size)}" for name, size in price.families().items()]
     lines += ["sites, all variants and steps:"]
     lines += [f"  {name:16} {human(size)}" for name, size in price.sites().items()]
-    budget.check_disk(config.output, price.total)
-    budget.check_memory(price, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    if previews(config):
+        preview, then, first = with_preview(config, found, samples)
+        check_fits(config, then, first)
+        return "\n".join([*preview, "then, priced as if the preview kept every sample:", *lines])
+    check_fits(config, price)
     return "\n".join(lines)
+
+
+def with_preview(config: Config, found: runs.Facts, samples: int) -> tuple[list[str], budget.Budget, int]:
+    """What a preview costs in words, the price of the fewest samples to record after it, and its own bytes."""
+    first = budget.price(runs.layout(preview_stage.settings(config), found, samples))
+    fewest = preview_stage.fewest(config, samples)
+    then = budget.price(runs.layout(config, found, fewest))
+    lines = [
+        f"preview           {samples} images of the trained model, nothing recorded: {first.unet_calls} UNet calls, "
+        f"{human(first.total)}",
+        f"at least          {human(first.total + then.total)} on the disk, were only {fewest} samples kept",
+    ]
+    return lines, then, first.total
+
+
+def check_fits(config: Config, price: budget.Budget, more: int = 0) -> None:
+    """Raises ValueError where a plan, and `more` bytes, fit neither disk nor memory beside what is there already.
+
+    The memory is this machine's, so it is looked at only where the workers run here.
+    """
+    folder = runs.local_path(config.output)
+    chunks = (p for p in folder.rglob("c/**/*") if p.is_file()) if folder else ()
+    present = sum(p.stat().st_size for p in chunks)
+    budget.check_disk(config.output, price.total + more, present)
+    if config.ray.address in ("none", "local"):
+        budget.check_memory(price, memory(), max(1, config.ray.sampling_actors))
+
+
+def memory() -> int:
+    """Bytes of this machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _sample_count(config: Config) -> int:

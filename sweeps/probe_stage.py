@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import storage
 from cluster import Event, Observer, Progress, TaskDone, TaskFailed, TaskStarted, WorkerSpec
 from cluster.observed import watchers
 from cluster.workers import pinned_threads
-from sweeps import curate_stage
+from sweeps import curate_stage, experiments, families
 from sweeps.grid import Cell, Trial, cells, finished, pack
 from sweeps.probe_work import ProbeJob, attempt_of, fit_trial
 from sweeps.run import Run
@@ -74,23 +75,52 @@ def job(run: Run) -> ProbeJob:
     )
 
 
-def work(run: Run, wanted: Sequence[Cell], notice: Notice, *, ray: bool) -> Fitted:
-    """Fits the given cells."""
-    trials = pack(wanted, run.config.sweep.trial_axes)
-    shared = job(run)
+def experiment_job(run: Run, main: ProbeJob, name: str) -> ProbeJob:
+    """The job of an experiment beside the main grid."""
+    sites = run.facts.families.get(name)
+    return replace(
+        main,
+        experiment=name,
+        stage_hash=experiments.stage_hash(run, name),
+        probe=experiments.probe_config(run, name),
+        sites=sites or run.sites,
+        activations=families.url(run.config.output) if sites else "",
+        folder=f"experiments/{name}/",
+    )
+
+
+def work(
+    run: Run,
+    wanted: Sequence[Cell],
+    notice: Notice,
+    *,
+    ray: bool,
+    further: Mapping[str, Sequence[Cell]] = MappingProxyType({}),
+) -> Fitted:
+    """Fits the given cells of the grid and, by experiment, further ones; all in one fan-out."""
+    axes = run.config.sweep.trial_axes
+    main = job(run)
+    shared = replace(main, further=tuple(experiment_job(run, main, name) for name in further))
+    trials = pack(wanted, axes)
+    for name, cells_ in further.items():
+        trials += pack(cells_, axes, name)
     if ray:
         errors = fan_out(run, shared, trials, notice)
     else:
         errors = _here(shared, trials, notice)
-    left = set(missing(run)) & set(wanted)
-    return Fitted(len(wanted) - len(left), errors | _cell_errors(run, left))
+    left = {("", cell) for cell in set(missing(run)) & set(wanted)}
+    still = experiments.missing(run) if further else {}
+    left |= {(name, cell) for name, cells_ in still.items() for cell in cells_}
+    asked = len(wanted) + sum(map(len, further.values()))
+    hashes = [run.hashes.probe, *(one.stage_hash for one in shared.further)]
+    return Fitted(asked - len(left), errors | (_cell_errors(run, hashes) if left else {}))
 
 
-def _cell_errors(run: Run, left: set[Cell]) -> dict[str, str]:
+def _cell_errors(run: Run, hashes: Sequence[str]) -> dict[str, str]:
     """Reasons of cells whose row says failed."""
-    rows = run.store.table("probes", run.hashes.probe).to_pylist() if left else []
+    rows = run.store.table("probes", hashes).to_pylist()
     return {
-        f"{row['variant']}/{row['site']}/{row['step']}/{row['task']}": row["error"]
+        f"{row['experiment']}/{row['variant']}/{row['site']}/{row['step']}/{row['task']}": row["error"]
         for row in rows
         if row["status"] == "failed"
     }

@@ -50,13 +50,25 @@ class ProbeJob:
     """GPUs of a trial, or the fraction of one"""
     dry: bool = False
     """fit and write nothing: for timing"""
+    activations: str = ""
+    """store that holds the activations, where it is not the output itself"""
+    folder: str = ""
+    """folder of the fitted weights, with its closing slash; empty is the main grid's"""
+    further: tuple[ProbeJob, ...] = ()
+    """jobs of the experiments beside the main grid, which the same trials may belong to"""
+
+    def of(self, experiment: str) -> ProbeJob:
+        """The job of an experiment; empty is the main grid."""
+        if not experiment:
+            return self
+        return next(job for job in self.further if job.experiment == experiment)
 
     def site(self, name: str) -> SiteSpec:
         """The recorded site of a name."""
         return next(site for site in self.sites if site.name == name)
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=4)
 def _opened(output: str) -> Store:
     return storage.open(output)
 
@@ -89,9 +101,18 @@ def _targets(
     }
 
 
+def labels_of(job: ProbeJob, site: SiteSpec) -> dict[str, Targets]:
+    """Labels of a job's samples pooled to a site's grid, by task."""
+    return _targets(
+        job.output, job.curate_hash, job.samples, job.depth_mean, job.depth_deviation,
+        job.threshold, (site.height, site.width),
+    )  # fmt: skip
+
+
 def fit_trial(job: ProbeJob, trial: Trial) -> dict[str, Any]:
     """Fits the cells of a trial site by site; returns counts and seconds."""
     started, done, broken = time.perf_counter(), 0, 0
+    job = job.of(trial.experiment)
     for variant, site in dict.fromkeys((cell.variant, cell.site) for cell in trial.cells):
         cells = [cell for cell in trial.cells if (cell.variant, cell.site) == (variant, site)]
         good, bad = _fit_one(job, variant, job.site(site), cells)
@@ -103,10 +124,7 @@ def _fit_one(
     job: ProbeJob, variant: str, site: SiteSpec, cells: Sequence[Cell]
 ) -> tuple[int, int]:
     """(finished, failed) cells of one site."""
-    targets = _targets(
-        job.output, job.curate_hash, job.samples, job.depth_mean, job.depth_deviation,
-        job.threshold, (site.height, site.width),
-    )  # fmt: skip
+    targets = labels_of(job, site)
     counts = np.zeros(2, dtype=int)
     for source, read in _by_source(cells).items():
         for steps in _step_groups(job, site, source, sorted({cell.step for cell in read})):
@@ -168,7 +186,7 @@ def _inputs(job: ProbeJob, variant: str, site: SiteSpec, steps: Sequence[int], s
         pairs = (store.read_latents(variant, step, samples) for step in steps)
         return np.stack([latent_features(*pair, (site.height, site.width), source) for pair in pairs])
     acts = np.empty((len(steps), len(samples), site.tokens, site.channels), np.float16)
-    store.read_activations_into(variant, site.name, steps, samples, acts)
+    _opened(job.activations or job.output).read_activations_into(variant, site.name, steps, samples, acts)
     return acts
 
 
@@ -183,8 +201,9 @@ def _write(job: ProbeJob, variant: str, site: SiteSpec, results: Sequence[CellRe
             "attempt": job.attempt, "stage_hash": job.stage_hash,
         }  # fmt: skip
         if result.ok:
-            _save_weights(store, variant, site.name, result)
-        rows.append({**same, "block": block, "index": int(index), **result.row})
+            _save_weights(store, job.folder, variant, site.name, result)
+        number = int(index) if index.isdigit() else 0
+        rows.append({**same, "block": block, "index": number, **result.row})
         images += [{**same, **row, "sample": job.samples[row["sample"]]} for row in result.images]
         epochs += [{**same, **row} for row in result.epochs]
     for table, found in (("images", images), ("epochs", epochs), ("probes", rows)):
@@ -192,13 +211,13 @@ def _write(job: ProbeJob, variant: str, site: SiteSpec, results: Sequence[CellRe
             store.append(table, found)
 
 
-def _save_weights(store: Store, variant: str, site: str, result: CellResult) -> None:
+def _save_weights(store: Store, folder: str, variant: str, site: str, result: CellResult) -> None:
     cell = result.cell
     tensors = {"weight": np.ascontiguousarray(result.weights)}
     if result.hidden is not None:
         tensors["hidden"] = np.ascontiguousarray(result.hidden)
     path = storage.probe_path(variant, site, cell.step, cell.task, cell.control, cell.seed)
-    store.put(path, save(tensors, {"scale": repr(result.scale)}))
+    store.put(folder + path, save(tensors, {"scale": repr(result.scale)}))
 
 
 def attempt_of(store: Store) -> int:

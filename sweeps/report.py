@@ -12,10 +12,12 @@ from typing import Any
 
 from sweeps import report_context, report_data
 from sweeps import report_edits as edits
+from sweeps import report_extra as extra
 from sweeps import report_facts as facts
 from sweeps import report_more as more
 from sweeps import report_pictures as pictures
 from sweeps import report_results as results
+from sweeps.report_claims import claims
 from sweeps.report_context import Context
 from sweeps.report_html import page
 
@@ -46,13 +48,19 @@ def render(context: Context) -> str:
     """The page's HTML; parts without data are left out."""
     sections = [
         results.headline(context),
+        claims(context),
         pictures.contact_strip(context),
         results.curves(context),
         results.heatmaps(context),
         pictures.examples(context),
         results.sites(context),
         more.controls(context),
-        more.families(context),
+        extra.emergence(context),
+        extra.vae(context),
+        extra.conv(context),
+        extra.smoothness(context),
+        extra.selectivity(context),
+        extra.transfer(context),
         edits.interventions(context),
         more.paper(context),
         facts.network(context),

@@ -9,11 +9,26 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from sweeps import analysis, figures_more, figures_probes, findings, gallery
+from interventions.pictures import Pictures
+from sweeps import (
+    analysis,
+    edit_gallery,
+    figures_edits,
+    figures_extra,
+    figures_more,
+    figures_probes,
+    findings,
+    findings_more,
+    gallery,
+    gallery_more,
+)
 from sweeps.analysis import Scores
+from sweeps.claims import Claim, Material, judge
 from sweeps.figures import Panel
 from sweeps.findings import Edits
-from sweeps.gallery import Contact, Edited, Example
+from sweeps.findings_more import Emergence, Selective, Transfer
+from sweeps.gallery import Contact, Example
+from sweeps.gallery_more import Emerging, Smoothed
 from sweeps.report_data import RunData
 from sweeps.report_floors import named_floors
 from sweeps.tracking_plan import stage_stamp
@@ -29,8 +44,23 @@ class Context:
     edits: list[Edits] = field(default_factory=list)
     examples: list[Example] = field(default_factory=list)
     contacts: list[Contact] = field(default_factory=list)
-    edited: list[Edited] = field(default_factory=list)
-    """pictures of edits, a few of each task"""
+    edited: list[Pictures] = field(default_factory=list)
+    """kept pictures of edits"""
+    families: dict[str, dict[str, Scores]] = field(default_factory=dict)
+    """scores by experiment and task, of the experiments beside the grid that consist of probes"""
+    emergence: list[Emergence] = field(default_factory=list)
+    transfers: list[Transfer] = field(default_factory=list)
+    """by task, the best site first"""
+    selectives: list[Selective] = field(default_factory=list)
+    emerging: list[Emerging] = field(default_factory=list)
+    smoothed: list[Smoothed] = field(default_factory=list)
+
+    @cached_property
+    def claims(self) -> list[Claim]:
+        """Verdicts on the paper's five claims."""
+        names = [c for c in findings.controls(self.run) if c in findings_more.RIVALS]
+        controls = {c: analysis.collect(self.run, control=c) for c in names}
+        return judge(Material(self.scores, self.families, self.emergence, self.edits, controls))
 
     @cached_property
     def floors(self) -> dict[str, dict[str, np.ndarray]]:
@@ -63,14 +93,67 @@ class Context:
 
     @cached_property
     def edit_panels(self) -> list[Panel]:
-        """Interventions, two panels per task."""
-        return figures_more.edit_panels(self.edits)
+        """Interventions: two panels per task, then ablations and second objects."""
+        more = figures_edits.panels(self.run.table("interventions"))
+        return [*figures_more.edit_panels(self.edits), *more]
+
+    @cached_property
+    def emergence_panels(self) -> list[Panel]:
+        """Probe and labellers by step, one panel per task."""
+        return [figures_extra.emergence_curves(e) for e in self.emergence]
+
+    @cached_property
+    def vae_panels(self) -> list[Panel]:
+        """VAE and UNet decoder by step, one panel per task."""
+        return [figures_extra.vae_curves(main, other) for main, other in self._beside("vae") if main.which("decoder")]
+
+    @cached_property
+    def conv_panels(self) -> list[Panel]:
+        """Convolution and attention by step and block, one panel per task."""
+        return [figures_extra.conv_curves(main, other) for main, other in self._beside("conv")]
+
+    def _beside(self, experiment: str) -> list[tuple[Scores, Scores]]:
+        """(main grid, experiment) of the tasks that both have."""
+        found = self.families.get(experiment, {})
+        return [(self.scores[t], s) for t, s in found.items() if t in self.scores]
+
+    @cached_property
+    def transfer_panels(self) -> list[Panel]:
+        """Matrix and cosines at the best site of each task."""
+        first = {t.measure.task: t for t in reversed(self.transfers)}
+        chosen = [first[task] for task in self.scores if task in first]
+        return [p for t in chosen for p in _transfer_panels(t)]
+
+    @cached_property
+    def more_transfer_panels(self) -> list[Panel]:
+        """Those of the other sites."""
+        shown = {p.name for p in self.transfer_panels}
+        return [p for t in self.transfers for p in _transfer_panels(t) if p.name not in shown]
+
+    @property
+    def all_transfer_panels(self) -> list[Panel]:
+        """Matrices and cosines of every site."""
+        return [*self.transfer_panels, *self.more_transfer_panels]
+
+    @cached_property
+    def selectivity_panels(self) -> list[Panel]:
+        """Gain over the best rival by site and step, one panel per task."""
+        return [figures_extra.selectivity_heatmap(s) for s in self.selectives if np.isfinite(s.gain).any()]
+
+    @property
+    def extra_panels(self) -> list[Panel]:
+        """Figures of the experiments beside the grid, without the folded ones."""
+        return [
+            *self.emergence_panels, *self.vae_panels, *self.conv_panels, *self.transfer_panels,
+            *self.selectivity_panels,
+        ]  # fmt: skip
 
     @property
     def panels(self) -> list[Panel]:
         """Every figure, in the page's order."""
         small = [p for found in self.site_curves.values() for p in found]
-        return [*self.curves, *small, *self.heatmaps, *self.last_step, *self.edit_panels]
+        main = [*self.curves, *small, *self.heatmaps, *self.last_step]
+        return [*main, *self.extra_panels, *self.more_transfer_panels, *self.edit_panels]
 
     @property
     def steps(self) -> int:
@@ -102,10 +185,24 @@ def build(run: RunData, store: Any) -> Context:
     """Scores and pictures of a run; `store` keeps the predictions that are shown."""
     scores = {t: s for t, s in analysis.collect(run).items() if "trained" in s.variants}
     edits = findings.interventions(run)
+    families = findings_more.families(run)
+    more: dict[str, Any] = {
+        "families": families,
+        "emergence": findings_more.emergence(run, scores),
+        "transfers": findings_more.transfers(run, scores),
+        "selectives": [findings_more.selective(run, s) for s in scores.values()],
+    }
     if run.reader is None:
-        return Context(run, scores, edits)
+        return Context(run, scores, edits, **more)
     memory = gallery.PredictionMemory(run.reader, store, stage_stamp(run))
     examples = gallery.examples(run, scores, memory)
+    more["emerging"] = gallery_more.emerging(run, store, scores, memory)
+    more["smoothed"] = gallery_more.smoothed(run, families, memory)
     memory.save()
-    edited = gallery.edited(store) if edits else []
-    return Context(run, scores, edits, examples, gallery.contacts(run), edited)
+    edited = edit_gallery.kept(store) if edits else []
+    return Context(run, scores, edits, examples, gallery.contacts(run), edited, **more)
+
+
+def _transfer_panels(found: Transfer) -> list[Panel]:
+    panels = [figures_extra.transfer_heatmap(found)]
+    return panels + ([figures_extra.cosine_heatmap(found)] if found.cosine is not None else [])

@@ -16,6 +16,8 @@ import pyarrow.compute as pc
 from storage import budget
 
 MAIN_SITE = re.compile(r"^(down|mid|up)\.\d+(\.\d+)?$")
+EXPERIMENTS = "experiments.json"
+"""stage hash of each experiment beside the main grid"""
 SIDES = {"down": "encoder", "mid": "bottleneck", "up": "decoder"}
 
 
@@ -33,13 +35,13 @@ class Site:
 
     @property
     def block(self) -> str:
-        """``up.2`` for ``up.2.1``; ``mid`` for ``mid.0``."""
+        """``up.2`` for ``up.2.1``; ``mid`` for ``mid.0``; ``conv.mid`` for ``conv.mid.0``."""
         return self.name.rpartition(".")[0]
 
     @property
     def side(self) -> str:
         """encoder, bottleneck or decoder."""
-        return SIDES.get(self.name.partition(".")[0], "other")
+        return SIDES.get(self.name.removeprefix("conv.").partition(".")[0], "other")
 
 
 class Reader(Protocol):
@@ -52,9 +54,14 @@ class Reader(Protocol):
         """(n, H, W), as stored."""
 
     def predict(
-        self, variant: str, site: Site, step: int, task: str, samples: Sequence[int]
+        self, variant: str, site: Site, step: int, task: str, samples: Sequence[int], experiment: str = ""
     ) -> np.ndarray | None:
         """float32 (n, h, w): foreground probability, or standardised depth, per cell."""
+
+    def weights(
+        self, variant: str, site: str, step: int, task: str, experiment: str = ""
+    ) -> dict[str, np.ndarray] | None:
+        """A stored probe; `experiment` names one beside the main grid."""
 
     def step_images(
         self, variant: str, step: int, kind: str, samples: Sequence[int]
@@ -110,9 +117,12 @@ class RunData:
 
 
 def site_order(name: str) -> tuple[int, ...]:
-    """Sort key of execution order: down blocks, mid, up blocks."""
-    side, *numbers = name.split(".")
-    return (("down", "mid", "up").index(side), *(int(n) for n in numbers))
+    """Sort key of execution order: down blocks, mid, up blocks, then what has no such place."""
+    side, *numbers = name.removeprefix("conv.").split(".")
+    order = ("down", "mid", "up")
+    if side not in order:
+        return (len(order),)
+    return (order.index(side), *(int(n) for n in numbers))
 
 
 def main_sites(shapes: Sequence[Any], image: tuple[int, int]) -> tuple[Site, ...]:
@@ -138,6 +148,7 @@ class StoreReader:
 
     def __init__(self, store: Any) -> None:
         self.store = store
+        self._listed: dict[str, list[str]] = {}
 
     def images(self, variant: str, samples: Sequence[int]) -> np.ndarray | None:
         """See `Reader`."""
@@ -157,10 +168,10 @@ class StoreReader:
         return self._read(lambda: self.store.read_step_images(variant, step, kind, list(samples)))
 
     def predict(
-        self, variant: str, site: Site, step: int, task: str, samples: Sequence[int]
+        self, variant: str, site: Site, step: int, task: str, samples: Sequence[int], experiment: str = ""
     ) -> np.ndarray | None:
         """See `Reader`; the stored probe applied to the stored activations."""
-        weights = self._read(lambda: self._weights(variant, site.name, step, task))
+        weights = self.weights(variant, site.name, step, task, experiment)
         if weights is None:
             return None
         acts = self._read(
@@ -170,18 +181,19 @@ class StoreReader:
             return None
         return apply_probe(weights, acts, task).reshape(len(samples), *site.grid)
 
-    def _weights(self, variant: str, site: str, step: int, task: str) -> dict[str, np.ndarray]:
+    def weights(
+        self, variant: str, site: str, step: int, task: str, experiment: str = ""
+    ) -> dict[str, np.ndarray] | None:
+        """See `Reader`; of several seeds the first."""
         from safetensors.numpy import load
 
-        prefix = f"probes/{variant}/{site}/"
-        found = sorted(
-            path
-            for path in self.store.list(prefix)
-            if path.rpartition("/")[2].startswith(f"{step:02d}.{task}.none.")
-        )
-        if not found:
-            raise FileNotFoundError(f"{prefix}{step:02d}.{task}.none.*")
-        return load(self.store.get(found[0]))
+        folder = f"experiments/{experiment}/" if experiment else ""
+        prefix = f"{folder}probes/{variant}/{site}/"
+        if prefix not in self._listed:
+            self._listed[prefix] = sorted(self.store.list(prefix))
+        name = f"{prefix}{step:02d}.{task}.none."
+        found = next((path for path in self._listed[prefix] if path.startswith(name)), None)
+        return None if found is None else self._read(lambda: load(self.store.get(found)))
 
     def _read(self, action: Any) -> Any:
         try:
@@ -230,7 +242,7 @@ def load(store: Any, config: dict[str, Any]) -> RunData:
 
 
 def _tables(store: Any, manifest: dict[str, Any]) -> dict[str, pa.Table]:
-    hashes = {str(value) for _, value in leaves(manifest)}
+    hashes = {str(value) for _, value in leaves(manifest)} | set(_json(store, EXPERIMENTS).values())
     names = ("probes", "images", "epochs", "interventions")
     tables = {name: current(store.table(name), hashes) for name in names}
     for name, read in (("samples", store.samples), ("curation", store.curation)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from html import escape
 from typing import Any
 
@@ -11,27 +11,18 @@ import pyarrow.compute as pc
 import yaml
 
 from sweeps.report_context import Context
-from sweeps.report_data import RunData, leaves
+from sweeps.report_data import RunData, Site, leaves
 from sweeps.report_html import Section, folded, paragraph
+from sweeps.report_links import experiment_anchor, site_anchor, site_link
 from sweeps.tables_view import Num, Raw, duration, size, table
-from sweeps.tracking_plan import run_id
+from sweeps.tracking_plan import run_id, stage_stamp
 
 FAILED_SHOWN = 50
 
 
 def network(context: Context) -> Section:
     """Table 2 of the paper: the recorded sites with their tokens and channels."""
-    rows = [
-        [
-            s.name,
-            s.side,
-            f"{s.grid[0]} × {s.grid[1]}",
-            s.tokens,
-            s.channels,
-            Num(size(2 * s.tokens * s.channels)),
-        ]
-        for s in context.run.sites
-    ]
+    rows = [[site_link(s.name), *_shape(s)] for s in context.run.sites]
     if not rows:
         return Section("network", "", "", "")
     text = paragraph(
@@ -40,7 +31,18 @@ def network(context: Context) -> Section:
     )
     columns = ["Site", "Side", "Grid", "Tokens", "Channels", "Per image and step"]
     caption = f"Recorded sites of {context.model}"
-    return Section("network", "The sites", "Network", text + table(caption, columns, rows))
+    body = text + table(caption, columns, rows)
+    for name, found in context.families.items():
+        sites = next(iter(found.values())).sites
+        if name in ("conv", "vae"):
+            further = [[s.name, *_shape(s)] for s in sites]
+            body += folded(f"Sites of experiment {name}", table(f"Sites of experiment {name}", columns, further))
+    return Section("network", "The sites", "Network", body)
+
+
+def _shape(site: Site) -> list[Any]:
+    grid = f"{site.grid[0]} × {site.grid[1]}"
+    return [site.side, grid, site.tokens, site.channels, Num(size(2 * site.tokens * site.channels))]
 
 
 def costs(context: Context) -> Section:
@@ -70,10 +72,10 @@ def times(run: RunData) -> Iterator[tuple[str, float]]:
 def provenance(context: Context) -> Section:
     """Configuration, hashes, versions, W&B run ids, failures."""
     run = context.run
-    body = _samples_table(context) + _manifest_table(run) + _failures(run)
+    body = _samples_table(context) + _experiments_table(run) + _manifest_table(run) + _failures(run)
     settings = yaml.safe_dump(_plain(run.config), sort_keys=False, allow_unicode=True)
     body += folded("Configuration of this run", f"<pre>{escape(settings)}</pre>")
-    body += folded("W&B runs", _tracking_table(run))
+    body += folded("Each site: its probes and its W&B runs", _sites_table(context))
     return Section("provenance", "Where the numbers come from", "Provenance", body)
 
 
@@ -123,13 +125,60 @@ def _head(rows: pa.Table) -> pa.Table:
     return rows.slice(0, FAILED_SHOWN)
 
 
-def _tracking_table(run: RunData) -> str:
-    ids: Sequence[tuple[str, str]] = [
-        (f"{v}, {s.name}", run_id(run, v, s.name)) for v in run.variants for s in run.sites
+def _code(text: object) -> Raw:
+    return Raw(f"<code>{escape(str(text))}</code>")
+
+
+def _experiments_table(run: RunData) -> str:
+    """What each experiment's numbers rest on: hash, cells, images, W&B run; anchors for links."""
+    probes, images = run.table("probes"), run.table("images")
+    found = {name for t in (probes, images) if t is not None for name in pc.unique(t["experiment"]).to_pylist()}
+    rows = [_experiment_row(run, name) for name in sorted(found - {None}, key=lambda n: (n != run.experiment, n))]
+    if not rows:
+        return ""
+    columns = ["Experiment", "Stage hash", "Finished cells", "Test images", "W&B run"]
+    return table("What the numbers of each experiment rest on", columns, rows)
+
+
+def _experiment_row(run: RunData, name: str) -> list[Any]:
+    counts, hashes = [0, 0], set()
+    for place, (table_name, column) in enumerate((("probes", "status"), ("images", "sample"))):
+        rows = run.table(table_name)
+        mine = None if rows is None else rows.filter(pc.equal(rows["experiment"], name))
+        if mine is None or not mine.num_rows:
+            continue
+        hashes |= set(mine["stage_hash"].to_pylist())
+        done = pc.sum(pc.equal(mine[column], "done")).as_py() if place == 0 else pc.count_distinct(mine[column]).as_py()
+        counts[place] = done
+    anchor = Raw(f'<span id="{experiment_anchor(name)}">{escape(name)}</span>')
+    where = "one for each site, below" if name == run.experiment else _code(run_id(run, "summary"))
+    return [anchor, _code(", ".join(sorted(map(str, hashes)))), *counts, where]
+
+
+def _sites_table(context: Context) -> str:
+    run, probes = context.run, context.run.table("probes")
+    if probes is None:
+        return ""
+    mine = probes.filter(pc.and_(pc.equal(probes["experiment"], run.experiment), pc.equal(probes["status"], "done")))
+    counts = dict(
+        (row["values"], row["counts"]) for row in pc.value_counts(mine["site"]).to_pylist()
+    )
+    split = [context.count(f"n_{part}") for part in ("train", "val", "test")]
+    images = " / ".join("–" if n is None else str(n) for n in split)
+    rows = [
+        [
+            Raw(f'<span id="{site_anchor(s.name)}">{escape(s.name)}</span>'),
+            counts.get(s.name, 0),
+            images,
+            _code(stage_stamp(run)),
+            *(_code(run_id(run, v, s.name)) for v in run.variants),
+        ]
+        for s in run.sites
     ]
-    ids = [("summary", run_id(run, "summary")), *ids]
-    rows = [[name, Raw(f"<code>{i}</code>")] for name, i in ids]
-    return table("Identifiers of the mirrored W&B runs", ["Run", "Id"], rows)
+    columns = ["Site", "Finished cells", "Train / val / test images", "Stage hash"]
+    columns += [f"W&B, {variant}" for variant in run.variants]
+    whole = paragraph(f"The summary run is <code>{run_id(run, 'summary')}</code>.")
+    return table("Probes and mirrored W&B runs of each site", columns, rows) + whole
 
 
 def _plain(node: Any) -> Any:

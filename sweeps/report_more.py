@@ -1,4 +1,4 @@
-"""The report's further results: controls, other families of sites, interventions, the paper."""
+"""The report's controls with their selectivity, and the paper's values beside this run's."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ from html import escape
 import numpy as np
 
 from probing import statistics
-from probing.statistics import Interval, Selectivity
+from probing.statistics import Selectivity
 from sweeps import analysis, findings
 from sweeps.analysis import Scores
 from sweeps.figures_probes import TASK_TITLES
 from sweeps.findings import Edits
+from sweeps.findings_more import RIVALS
 from sweeps.report_context import Context
-from sweeps.report_data import RunData, Site
+from sweeps.report_data import RunData
+from sweeps.report_extra import at_step
 from sweeps.report_html import Section, paragraph
-from sweeps.tables_view import Num, number, p_value, table
+from sweeps.tables_view import Num, number, table
 
 PROBE_CONTROLS = {
     "shuffled": "shuffled: each image’s labels permuted over its cells",
@@ -26,19 +28,6 @@ PROBE_CONTROLS = {
     "surface_point": "surface, one cell: the noisy and the clean latent and the place, no activations",
     "surface": "surface, 5 x 5 cells: the same of a neighbourhood",
 }
-RIVALS = ("position", "other_image", "surface_point", "surface")
-FAMILIES = {
-    "vae": (
-        "VAE self-attention",
-        "The VAE decoder’s self-attention on the latent of each step (section 4.2 of the paper).",
-    ),
-    "conv": ("Convolutional sites", "Outputs of the ResNet blocks (appendix A of the paper)."),
-    "smoothness": (
-        "Smoothness loss",
-        "Depth probes fitted with a smoothness term (appendix F of the paper).",
-    ),
-}
-SHOWN = (1, 5, 10, 15)
 
 
 def controls(context: Context) -> Section:
@@ -89,77 +78,6 @@ def selectivity(scores: Scores, found: dict[str, Scores]) -> Selectivity:
     return statistics.selectivity(ours, rivals, scores.measure.higher, scores.counts)
 
 
-def families(context: Context) -> Section:
-    """Experiments beside the main grid."""
-    body = ""
-    for name in findings.experiments(context.run):
-        title, words = FAMILIES.get(name, (name, ""))
-        rows = _family(context, name)
-        if rows:
-            body += f"<h3>{escape(title)}</h3>" + (paragraph(escape(words)) if words else "") + rows
-    return Section("families", "Beside the main grid", "More sites", body)
-
-
-def _family(context: Context, experiment: str) -> str:
-    sites = family_sites(context.run, experiment)
-    found = analysis.collect(context.run, experiment, sites=sites)
-    if experiment == "smoothness":
-        depth, plain = found.get("depth"), context.scores.get("depth")
-        return _paired_table(plain, depth) if depth and plain else ""
-    return "".join(
-        _step_table(context.scores.get(task), scores)
-        for task, scores in found.items()
-        if "trained" in scores.variants
-    )
-
-
-def family_sites(run: RunData, experiment: str) -> tuple[Site, ...]:
-    """Sites that an experiment has rows for, in the table's order."""
-    rows = analysis.chosen(run.table("probes"), experiment, "none")
-    assert rows is not None
-    unique: dict[str, Site] = {}
-    for name, tokens, channels in zip(
-        *(rows[c].to_pylist() for c in ("site", "tokens", "channels")), strict=True
-    ):
-        side = round((tokens or 0) ** 0.5)
-        unique.setdefault(name, Site(name, tokens or 0, channels or 0, (side, side)))
-    return tuple(unique.values())
-
-
-def _step_table(main: Scores | None, scores: Scores) -> str:
-    measure = scores.measure
-    shown = [s for s in SHOWN if s in scores.steps] or list(scores.steps[-1:])
-    rows = [[site.name, *_at_steps(scores, site.name, shown)] for site in scores.sites]
-    if main is not None and main.which("decoder"):
-        rows.append(["UNet self-attention, decoder mean", *_at_steps(main, "decoder", shown)])
-    caption = f"{TASK_TITLES[measure.task]}, {measure.label} by step, trained network"
-    return table(caption, ["Site", *(f"step {s}" for s in shown)], rows)
-
-
-def _at_steps(scores: Scores, part: str, shown: Sequence[int]) -> list[Interval]:
-    bands = np.stack(findings.curve(scores, "trained", part))
-    return [
-        Interval(*map(float, bands[:, scores.steps.index(s)]))
-        if s in scores.steps
-        else Interval(np.nan, np.nan, np.nan)
-        for s in shown
-    ]
-
-
-def _paired_table(plain: Scores, smooth: Scores) -> str:
-    rows = []
-    for i, site in enumerate(smooth.sites):
-        match = plain.which(site.name)
-        if not match:
-            continue
-        a = plain.values[plain.at("trained"), match[0], -1]
-        b = smooth.values[smooth.at("trained"), i, -1]
-        p = statistics.paired_test(a, b, "t").p if a.shape == b.shape else np.nan
-        rows.append([site.name, *(float(statistics.mean_defined(x)) for x in (a, b)), p_value(p)])
-    caption = f"Depth RMSE at step {plain.steps[-1]}, paired t-test over test images"
-    return table(caption, ["Site", "Without smoothness", "With smoothness", "p"], rows)
-
-
 TABLE_3 = {
     "down.2.0": 0.559, "down.2.1": 0.519, "mid.0": 0.594,
     "up.1.0": 0.474, "up.1.1": 0.485, "up.1.2": 0.522,
@@ -202,12 +120,12 @@ def _paper_rows(context: Context) -> list[list]:
         ("depth", 15): 0.47,
     }
     for (task, step), value in quoted.items():
-        ours = _ours(context.scores.get(task), "decoder", step)
+        ours = at_step(context.scores.get(task), "decoder", step)
         rows.append([_quantity(task, f"decoder mean, step {step}"), "Table 1", value, ours])
     rows += _vae_rows(context)
     rows += _edit_rows(context.edits)
     for site, value in TABLE_3.items():
-        ours = _ours(context.scores.get("depth"), site, 15)
+        ours = at_step(context.scores.get("depth"), site, 15)
         rows.append(
             [_quantity("depth", f"{site}, step 15"), "Table 3", Num(number(value, 3)), ours]
         )
@@ -218,12 +136,6 @@ def _quantity(task: str, rest: str) -> str:
     return f"{'Dice' if task == 'saliency' else 'RMSE'}, {rest}"
 
 
-def _ours(scores: Scores | None, part: str, step: int) -> Interval:
-    if scores is None or step not in scores.steps or not scores.which(part):
-        return Interval(np.nan, np.nan, np.nan)
-    return _at_steps(scores, part, [step])[0]
-
-
 def _vae_rows(context: Context) -> list[list]:
     quoted = {
         ("saliency", 5): 0.15,
@@ -231,12 +143,10 @@ def _vae_rows(context: Context) -> list[list]:
         ("depth", 5): 0.96,
         ("depth", 15): 0.84,
     }
-    found: dict[str, Scores] = {}
-    if "vae" in findings.experiments(context.run):
-        found = analysis.collect(context.run, "vae", sites=family_sites(context.run, "vae"))
+    found = context.families.get("vae", {})
     return [
         [_quantity(task, f"VAE self-attention, step {step}"), "Table 1", value,
-         _ours(found.get(task), "all", step)]
+         at_step(found.get(task), "all", step)]
         for (task, step), value in quoted.items()
     ]  # fmt: skip
 

@@ -14,6 +14,7 @@ from sweeps.figures_probes import TASK_TITLES, variant_title
 from sweeps.report_context import Context
 from sweeps.report_data import Site
 from sweeps.report_html import Section, downloads, folded, panels, paragraph
+from sweeps.report_links import site_link
 from sweeps.report_pictures import NOUNS
 from sweeps.tables_view import MISSING, Raw, interval, markup, number, p_value, steps, table
 
@@ -198,7 +199,7 @@ def heatmaps(context: Context) -> Section:
 
 def _grid_table(scores: Scores, variant: str) -> str:
     values = scores.means[scores.at(variant)]
-    rows = [[s.name, *map(float, values[i])] for i, s in enumerate(scores.sites)]
+    rows = [[site_link(s.name), *map(float, values[i])] for i, s in enumerate(scores.sites)]
     caption = f"{scores.measure.label} by site and step, {variant_title(variant)}"
     return table(caption, ["Site", *map(str, scores.steps)], rows)
 
@@ -247,7 +248,8 @@ def _score_row(
     scores: Scores, part: str, label: str, floors: dict[str, np.ndarray], p: float
 ) -> list:
     where, others = scores.which(part), findings.contrasts(scores)
-    row: list = [label, findings.final(scores, "trained", part)]
+    named = site_link(part) if part == label else label
+    row: list = [named, findings.final(scores, "trained", part)]
     row += [findings.final(scores, v, part) for v in others]
     for v in others[:1]:
         row += [findings.gap(scores, part, v), p_value(p)]

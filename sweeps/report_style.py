@@ -88,6 +88,12 @@ img.map{image-rendering:pixelated}
 .example h3{font-weight:400;font-style:italic;max-width:none}
 .example h3 .note{font-style:normal;white-space:nowrap;margin-left:.5rem}
 .strip{display:grid;grid-template-columns:repeat(8,minmax(0,1fr));gap:.5rem;margin:.25rem 0 .9rem}
+.strip.seven{grid-template-columns:repeat(7,minmax(0,1fr));max-width:54rem}
+a.from{color:inherit;text-decoration:underline dotted var(--muted) .06em}
+a.from:hover{color:var(--accent)}
+table.claims td:nth-child(n+3){min-width:13rem;font-size:.8125rem}
+:target{background:var(--mark)}
+section:target{background:none}
 .strip figcaption{font-size:.75rem;line-height:1.35}
 .strip-name{font:600 .875rem/1.4 var(--sans);margin:.8rem 0 .3rem;max-width:none}
 .scroll{overflow-x:auto;margin:1.2rem 0;max-width:100%}
@@ -114,7 +120,7 @@ margin:0 .4rem}
 footer{padding-top:2.5rem;padding-bottom:4rem;color:var(--muted);font:.8125rem/1.6 var(--sans)}
 @media (max-width:40rem){
 body{font-size:1rem}header{padding-top:2.25rem}.lead{font-size:1.125rem}
-.strip{grid-template-columns:repeat(4,minmax(0,1fr))}
+.strip,.strip.seven{grid-template-columns:repeat(4,minmax(0,1fr))}
 .photos{grid-template-columns:repeat(3,minmax(0,1fr));gap:.8rem .6rem}
 .photos figcaption{font-size:.75rem}
 .panels.small{grid-template-columns:minmax(0,1fr)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
 import platform
@@ -17,8 +18,10 @@ from probing import sites as site_rules
 from probing.prompts import Prompt
 from probing.sites import SiteSpec
 from storage import Layout, SiteShape, Store
-from sweeps.config import STEPS, Config, Hashes, hashes, science, to_dict, to_yaml
+from sweeps.config import STEPS, Config, Hashes, chosen_by, hashes, science, to_dict, to_yaml
 
+DECISIONS = "curation/decisions.csv"
+"""the decisions by hand that were applied to a run"""
 LIBRARIES = ("torch", "diffusers", "transformers", "ray", "zarr", "numcodecs", "wandb")
 
 
@@ -30,6 +33,8 @@ class Facts:
     latent: tuple[int, int, int]
     image: tuple[int, int]
     revision: str
+    families: dict[str, tuple[SiteSpec, ...]]
+    """sites of the further families, `conv` and `vae`"""
 
 
 @dataclass(frozen=True)
@@ -59,12 +64,17 @@ def facts(config: Config) -> Facts:
         (unet["in_channels"], height, width),
         (height * factor, width * factor),
         models.revision(config.model),
+        {
+            "conv": site_rules.conv_sites(unet, (height, width)),
+            "vae": (site_rules.vae_site(vae, (height, width)),),
+        },
     )
 
 
 def layout(config: Config, found: Facts, samples: int) -> Layout:
-    """The arrays of a run."""
+    """The arrays of a run; one that records no site (a preview) holds images and masks alone."""
     sites = site_rules.choose(found.sites, config.sampling.sites)
+    records: dict[str, Any] = {"latent": found.latent} if sites else {"latent": (), "tasks": {"saliency": "uint8"}}
     return Layout(
         samples=samples,
         shard=config.sampling.shard,
@@ -72,12 +82,13 @@ def layout(config: Config, found: Facts, samples: int) -> Layout:
         sites=tuple(SiteShape(site.name, site.tokens, site.channels) for site in sites),
         steps=STEPS,
         image=found.image,
-        latent=found.latent,
+        **records,
         codec=config.sampling.codec,
     )
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Versions of the libraries that results depend on."""
     found = {name: importlib.metadata.version(name) for name in LIBRARIES}
     return found | {"python": platform.python_version()}
 
@@ -86,9 +97,9 @@ def _manifest(config: Config, found: Facts, stages: Hashes) -> dict[str, Any]:
     return {
         "format_version": storage.FORMAT_VERSION,
         "model": {"name": config.model.name, "revision": found.revision},
-        "sampling": {part: science(config, part) for part in ("model", "prompts", "sampling")},
+        "sampling": {part: science(config, part) for part in ("model", "prompts", "sampling")} | chosen_by(config),
         "stages": vars(stages),
-        "versions": _versions(),
+        "versions": versions(),
     }
 
 
@@ -128,9 +139,10 @@ def check_other(config: Config, found: Facts) -> None:
 
 def begin(config: Config, found: Facts, prompts: tuple[Prompt, ...]) -> Run:
     """Creates the store of a run, or takes up the one that is there."""
-    stages = hashes(config, found.revision)
-    manifest = json.loads(json.dumps(_manifest(config, found, stages)))
     store = Store.create(config.output, layout(config, found, len(prompts)))
+    decided = decisions_digest(store)
+    stages = hashes(config, found.revision, decided)
+    manifest = json.loads(json.dumps(_manifest(config, found, stages) | {"decisions": decided}))
     if not store.exists(storage.keys.SAMPLES):
         store.write_samples(
             {"sample": i, "prompt": p.text, "seed": p.seed, "shard": i // config.sampling.shard}
@@ -149,7 +161,13 @@ def _put_if_new(store: Store, path: str, data: bytes) -> None:
 
 def reopen(config: Config, found: Facts) -> Run:
     """The run of an existing output. Raises ValueError where there is none."""
-    return Run(config, found, storage.open(config.output), hashes(config, found.revision))
+    store = storage.open(config.output)
+    return Run(config, found, store, hashes(config, found.revision, decisions_digest(store)))
+
+
+def decisions_digest(store: Store) -> str:
+    """Checksum of the decisions by hand that belong to a run; empty where there are none."""
+    return hashlib.sha256(store.get(DECISIONS)).hexdigest()[:16] if store.exists(DECISIONS) else ""
 
 
 def stored_config(output: str) -> Config:

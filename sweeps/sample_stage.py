@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
 
+import numpy as np
 import torch
 
 import storage
 from cluster import Executor, Observer, Outcome, WorkerSpec
 from probing import model as models
 from probing import sites as site_rules
-from probing.capture import capture
+from probing.capture import WriteActivation, WriteLatents, capture
 from storage import Store
 from sweeps.config import STEPS, Config
 from sweeps.run import Run
@@ -40,8 +42,9 @@ class SampleWorker:
     def __init__(self, config: Config, stage_hash: str) -> None:
         self.config, self.stage_hash = config, stage_hash
         self.store = storage.open(config.output)
-        self.model = models.load(config.model)
+        self.model = models.load(config.model, len(config.sampling.variants))
         self.sites = site_rules.choose(self.model.sites(), config.sampling.sites)
+        self.keeps_latents = bool(self.store.layout.latent)
         table = self.store.samples().to_pydict()
         self.prompts, self.seeds = table["prompt"], table["seed"]
         self.variant = lru_cache(maxsize=2)(self._variant)
@@ -50,6 +53,16 @@ class SampleWorker:
         return models.variant(self.model, name, self.config.model.random_seed)
 
     def __call__(self, task: SampleTask) -> dict[str, Any]:
+        latents = partial(self._write_latents, task) if self.keeps_latents else None
+        images = self.compute(task, partial(self._write_activation, task), latents)
+        self.store.write_images(task.variant, task.shard, images)
+        record = self.store.complete(STAGE, task.variant, task.shard, stage_hash=self.stage_hash)
+        return {"samples": len(images), "bytes": sum(size for size, _ in record.chunks.values())}
+
+    def compute(
+        self, task: SampleTask, write_activation: WriteActivation, write_latents: WriteLatents | None
+    ) -> np.ndarray:
+        """Samples a shard, handing on what is recorded; its images, uint8 (n, H, W, 3)."""
         rows = self.store.layout.shard_samples(task.shard)
         prompts, seeds = (part[rows.start : rows.stop] for part in (self.prompts, self.seeds))
         samples = capture(
@@ -57,15 +70,13 @@ class SampleWorker:
             prompts,
             seeds,
             self.sites,
-            partial(self._write_activation, task),
-            partial(self._write_latents, task),
+            write_activation,
+            write_latents,
             steps=STEPS,
             guidance=self.config.sampling.guidance,
             forced=self._forced(task),
         )
-        self.store.write_images(task.variant, task.shard, samples.images.numpy())
-        record = self.store.complete(STAGE, task.variant, task.shard, stage_hash=self.stage_hash)
-        return {"samples": len(prompts), "bytes": sum(size for size, _ in record.chunks.values())}
+        return samples.images.numpy()
 
     def _write_activation(self, task: SampleTask, site: str, step: int, values: Any) -> None:
         self.store.write_activation(task.variant, site, step, task.shard, values)
@@ -103,8 +114,9 @@ def work(run: Run, executor: Executor, observers: Sequence[Observer], tasks: Seq
     forced = [task for task in tasks if task.variant == "random_forced"]
     if forced and outcome.ok:
         outcome = _run(run, executor, observers, forced)
-    for task in tasks:
-        if task.key in outcome.failed:
+    failed = [task for task in tasks if task.key in outcome.failed]
+    for task in failed:
+        with suppress(OSError):  # a full or vanished disk takes no note either; the outcome tells the reason
             run.store.fail(STAGE, task.variant, task.shard, outcome.failed[task.key])
     return outcome
 

@@ -23,7 +23,9 @@ def fill(run: Any, data: RunData, store: Any) -> None:
     context = report_context.build(data, store)
     logged: dict[str, Any] = {
         f"figures/{panel.name}": wandb.Image(panel.png(), caption=panel.title)
-        for panel in (*context.curves, *context.heatmaps, *context.last_step, *context.edit_panels)
+        for panel in (
+            *context.curves, *context.heatmaps, *context.last_step, *context.extra_panels, *context.edit_panels,
+        )
     }
     for name in ("probes", "interventions"):
         table = data.table(name)
@@ -31,8 +33,9 @@ def fill(run: Any, data: RunData, store: Any) -> None:
             logged[f"tables/{name}"] = results_table(table)
     if context.examples:
         logged["tables/examples"] = example_table(context.examples)
+    logged["tables/claims"] = claim_table(context)
     run.log(logged)
-    run.summary.update(headline_numbers(context))
+    run.summary.update(headline_numbers(context) | {f"claims/{c.key}": c.verdict for c in context.claims})
     run.log_artifact(reference(data, store.url))
 
 
@@ -49,6 +52,14 @@ def results_table(table: pa.Table) -> Any:
     rows = table.slice(0, wandb.Table.MAX_ROWS).to_pylist()
     found.data.extend(list(row.values()) for row in rows)
     return found
+
+
+def claim_table(context: Context) -> Any:
+    """The paper's five claims with rule, verdict and evidence."""
+    import wandb
+
+    names = ("name", "verdict", "evidence", "rule")
+    return wandb.Table(columns=[*names], data=[[getattr(c, n) for n in names] for c in context.claims])
 
 
 def headline_numbers(context: Context) -> dict[str, Any]:

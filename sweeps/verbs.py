@@ -9,7 +9,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-BENCHES = ("capture", "store", "probes", "tune", "interventions", "cluster")
+import storage
+
+BENCHES = ("capture", "store", "codecs", "probes", "tune", "interventions", "cluster")
 
 
 def version() -> str:
@@ -57,8 +59,13 @@ def label(parsed: argparse.Namespace) -> int:
 
 
 def curate(parsed: argparse.Namespace) -> int:
-    """The curation stage alone."""
-    return _stages(parsed, ("curate",))
+    """The curation stage alone, decisions by hand, and the page for making them."""
+    from sweeps import config, curating
+
+    result = curating.carry_out(config.load(parsed.preset, parsed.overrides), parsed.decisions)
+    for line in result.lines:
+        print(line)
+    return _failures(result.failed)
 
 
 def probe(parsed: argparse.Namespace) -> int:
@@ -66,9 +73,30 @@ def probe(parsed: argparse.Namespace) -> int:
     return _stages(parsed, ("probe",))
 
 
+def experiments(parsed: argparse.Namespace) -> int:
+    """The experiments beside the grid that are no probes of their own."""
+    return _stages(parsed, ("experiments",))
+
+
 def intervene(parsed: argparse.Namespace) -> int:
-    """The intervention stage alone."""
+    """The intervention stage alone; or, given a prompt or a recipe, one edit for play."""
+    if parsed.prompt is not None or parsed.recipe:
+        return _play(parsed)
     return _stages(parsed, ("intervene",))
+
+
+def _play(parsed: argparse.Namespace) -> int:
+    from sweeps import config, play
+
+    made = config.load(parsed.preset, parsed.overrides)
+    wanted: play.Request | Path = Path(parsed.recipe)
+    if not parsed.recipe:
+        goals = play.goals_from(parsed.move, parsed.second, parsed.label)
+        task = parsed.task or ("depth" if parsed.second else "saliency")
+        wanted = play.Request(parsed.prompt, parsed.seed, task, goals, parsed.animate, parsed.way)
+    for line in play.play(made, wanted, Path(parsed.to)):
+        print(line)
+    return 0
 
 
 def plan(parsed: argparse.Namespace) -> int:
@@ -117,32 +145,40 @@ def status(parsed: argparse.Namespace) -> int:
 
         return job_verbs.status(parsed)
     from sweeps import status_view
-    from sweeps.run import stored_config
 
-    text, failed = status_view.describe(stored_config(parsed.output))
+    text, failed = status_view.describe(parsed.output)
     print(text)
     return _failures(failed)
 
 
 def verify(parsed: argparse.Namespace) -> int:
-    """Rereads every byte; 1 where something disagrees."""
-    import storage
+    """Rereads every byte and computes random shards again; 1 where something disagrees."""
+    from sweeps import preview_stage, recompute
 
     store = storage.open(parsed.output)
     found = storage.audit.verify(store, deep=True)
+    if parsed.recompute:
+        found += recompute.live(parsed.output, parsed.recompute, print)
+    total = _told(store, found, parsed.repair)
+    if store.list(f"{preview_stage.FOLDER}/{storage.keys.LAYOUT}"):
+        preview = storage.open(f"{parsed.output}/{preview_stage.FOLDER}")
+        total += _told(preview, storage.audit.verify(preview, deep=True), parsed.repair)
+    print(f"{total} disagreements")
+    return 1 if total else 0
+
+
+def _told(store: storage.Store, found: list[storage.audit.Disagreement], repair: bool) -> int:
+    """Prints what disagrees and marks it where asked; how many disagreements there are."""
     for item in found:
         print(f"{item.kind}: {item.path}: {item.detail}")
-    if parsed.repair and found:
-        storage.audit.repair(store, found)
-        print("bad shards are marked; `scenesweep run` redoes them")
-    print(f"{len(found)} disagreements")
-    return 1 if found else 0
+    if repair and found:
+        marked = storage.audit.repair(store, found)
+        print(f"{len(marked)} bad shards are marked; `scenesweep run` redoes them")
+    return len(found)
 
 
 def clean(parsed: argparse.Namespace) -> int:
     """Drops the activations."""
-    import storage
-
     store = storage.open(parsed.output)
     with store.lease("scenesweep clean"):
         freed = store.drop_activations()

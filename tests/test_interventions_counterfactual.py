@@ -191,3 +191,25 @@ def test_where_no_move_keeps_half_the_most_visible_are_taken():
 def test_an_empty_mask_cannot_be_moved():
     with pytest.raises(ValueError, match="0 moves"):
         cf.draw_moves(np.zeros((64, 64), bool), 1, (0,))
+
+
+@pytest.mark.parametrize(("first", "side"), [(0, 1), (80, -1)])
+def test_the_second_object_stands_on_the_side_with_more_room(first: int, side: int):
+    mask = np.zeros((128, 128), bool)
+    mask[50:70, first : first + 30] = True
+    series = cf.second_objects(mask)
+    assert [(g.scale, g.back) for g in series] == list(cf.SERIES)
+    assert {np.sign(g.dx) for g in series} == {side}
+    labels = Labels(mask, np.where(mask, 1.0, -1.0).astype(np.float32))
+    for goal in series:
+        both, _ = cf.second_object(labels, goal)
+        assert (both & ~mask).sum() == pytest.approx(mask.sum() * goal.scale**2, rel=0.15)
+
+
+def test_a_series_needs_an_object():
+    with pytest.raises(ValueError, match="no salient object"):
+        cf.second_objects(np.zeros((8, 8), bool))
+
+
+def test_the_way_across_goes_through_the_original_place():
+    assert cf.path_across(0.25, 5, (128, 128)) == [Move(dx, 0) for dx in (-32, -16, 0, 16, 32)]

@@ -12,11 +12,11 @@ import pytest
 from interventions import pictures, recipe
 from interventions.config import CONTROLS, EditSpec, InterventionConfig, choose_sites
 from interventions.controls import EDIT
-from interventions.counterfactual import Move, SecondObject, authors_moves
+from interventions.counterfactual import SERIES, Move, SecondObject, authors_moves
 from interventions.recipe import Recipe, from_yaml
 from interventions.replay import replay
-from interventions.score import EXTRA, MORE
 from interventions.worker import EditTask, Outcome, goals_of, plan
+from probing.sampling import sample
 from storage import tables
 
 
@@ -28,8 +28,7 @@ def outcomes() -> dict[str, Outcome]:
 
 
 def by_control(outcome: Outcome) -> dict[str, list[dict]]:
-    whole = [{**a, **b, **c} for a, b, c in zip(outcome.rows, outcome.extra, outcome.more, strict=True)]
-    return {c: [row for row in whole if row["control"] == c] for c in (EDIT, *CONTROLS)}
+    return {c: [row for row in outcome.rows if row["control"] == c] for c in (EDIT, *CONTROLS)}
 
 
 @pytest.mark.parametrize("task", ["saliency", "depth"])
@@ -40,15 +39,13 @@ def test_every_trial_has_a_row_for_the_edit_and_each_control(outcomes: dict[str,
 
 @pytest.mark.parametrize("task", ["saliency", "depth"])
 def test_rows_fit_the_table(outcomes: dict[str, Outcome], task: str):
-    outcome = outcomes[task]
-    rows = [{**row, **extra} for row, extra in zip(outcome.rows, outcome.extra, strict=True)]
-    table = tables.rows_to_table("interventions", rows, tables.INTERVENTIONS)
+    table = tables.rows_to_table("interventions", outcomes[task].rows, tables.INTERVENTIONS)
     assert table.num_rows == 2 * (1 + len(CONTROLS))
     for name in ("score_before", "score_after", "original_after", "edit_norm", "dx", "dy", "lr", "guidance"):
         assert table[name].null_count == 0, name
     assert set(table["status"].to_pylist()) == {"done"}
-    assert not set(MORE) & {name for row in rows for name in row}
-    assert set(EXTRA) <= {name for row in outcome.extra for name in row}
+    columns = {name for row in outcomes[task].rows for name in row}
+    assert set(table.schema.names) - columns == {"error"}
 
 
 @pytest.mark.parametrize("task", ["saliency", "depth"])
@@ -219,5 +216,64 @@ def test_animations_run_there_and_back():
     frames = [np.full((8, 8, 3), level, np.uint8) for level in (0, 80, 160, 240)]
     shown = Image.open(io.BytesIO(pictures.animation(frames)))
     assert shown.n_frames == 6
-    moves = pictures.path_across(0.25, 5, (128, 128))
-    assert [m.dx for m in moves] == [-32, -16, 0, 16, 32]
+
+
+def test_ablations_leave_out_what_repeats_the_main_edit():
+    config = InterventionConfig(
+        images=3, ablation_images=2, dose=(8, 128), step_counts=(3, 5), sides=("decoder", "all"), frames=5,
+        second_objects=1, controls=("none", "natural"),
+    )  # fmt: skip
+    tasks = plan(config, [1, 2, 3, 4])
+    kinds = [(t.task, t.experiment) for t in tasks if t.sample == 1]
+    assert kinds == [
+        ("saliency", "interventions"), ("saliency", "dose"), ("saliency", "steps"), ("saliency", "sides"),
+        ("saliency", "animation"), ("depth", "interventions"), ("depth", "dose"), ("depth", "steps"),
+        ("depth", "sides"), ("depth", "second_object"), ("depth", "animation"),
+    ]  # fmt: skip
+    assert [len([t for t in tasks if t.sample == sample]) for sample in (1, 2, 3, 4)] == [11, 8, 2, 0]
+    controls = {t.experiment: t.controls for t in tasks}
+    assert controls["second_object"] == controls["animation"] == ("natural",)
+    assert controls["dose"] == ()
+
+
+def test_the_second_object_series_is_scored_by_its_own_depth():
+    worker = fakes.intervener(second_objects=1, controls=("none",))
+    (task,) = (t for t in plan(worker.config, [6]) if t.experiment == "second_object")
+    outcome = worker(task)
+    assert [row["control"] for row in outcome.rows] == [EDIT] * len(SERIES)
+    asked = [row["depth_wanted"] for row in outcome.rows]
+    assert asked == sorted(asked, reverse=True)
+    assert all(row["depth_before"] is not None and row["depth_after"] is not None for row in outcome.rows)
+    again = replay(from_yaml(outcome.pictures.recipe), fakes.intervener())
+    assert np.array_equal(again.pictures.images, outcome.pictures.images)
+
+
+def test_another_guidance_is_compared_with_an_original_of_its_own():
+    worker = fakes.intervener(guidance=3.0, controls=("random_direction",))
+    shown = worker(plan(worker.config, [6])[1]).pictures
+    by_hand = sample(fakes.model(), [fakes.PROMPT], [106], steps=fakes.STEPS, guidance=3.0)
+    assert np.array_equal(shown.before, by_hand.images.numpy()[0])
+    again = replay(from_yaml(shown.recipe), fakes.intervener())
+    assert np.array_equal(again.pictures.images, shown.images)
+
+
+@pytest.mark.parametrize("task", ["saliency", "depth"])
+def test_an_empty_edit_is_the_stored_image_bit_for_bit(task: str):
+    worker = fakes.intervener(iterations=0, tasks=(task,), controls=("none", "random_direction", "late_steps"))
+    outcome = worker(plan(worker.config, [6])[0])
+    assert len(outcome.pictures.images) == 6
+    assert (outcome.pictures.images == fakes.original(6).image).all()
+    edited = [row for row in outcome.rows if row["control"] == EDIT]
+    assert [row["edit_norm"] for row in edited] == [0, 0]
+    assert [row["readout_after"] for row in edited] == [None, None]
+
+
+@pytest.mark.parametrize("task", ["saliency", "depth"])
+def test_the_worst_reading_is_no_better_than_the_mean(outcomes: dict[str, Outcome], task: str):
+    mean = "readout_after" if task == "saliency" else "readout_spearman"
+    for control, rows in by_control(outcomes[task]).items():
+        for row in rows:
+            if control == "none":
+                assert "readout_least" not in row
+            else:
+                assert row["readout_least"] <= row[mean] + 1e-9

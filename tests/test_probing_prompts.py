@@ -1,16 +1,14 @@
-"""Prompts from the grammar and from files; curation and split."""
+"""Prompts from the grammar and from files."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from probing.curation import CurationConfig, curate, drop_reason, split_by_prompt
 from probing.prompts import PromptConfig, read
 
 AWKWARD = ['a "quoted", odd café', "two\nlines", "x" * 300, "plain"]
@@ -107,45 +105,3 @@ def test_scenes_prompts_are_distinct_and_repeat():
     assert one == read(PromptConfig(count=20)).prompts
     assert len({p.text for p in one}) == 20
     assert all(0 <= p.seed < 10**8 for p in one)
-
-
-def test_split_has_no_prompt_in_two_parts():
-    prompts = [f"p{i // 2}" for i in range(40)]
-    parts = split_by_prompt(prompts, CurationConfig(train=8, val=4, test=0))
-    assert {n: parts.count(n) for n in ("train", "val", "test")} == {"train": 16, "val": 8, "test": 16}
-    for i in range(0, 40, 2):
-        assert parts[i] == parts[i + 1]
-    shuffled = split_by_prompt(prompts[::-1], CurationConfig(train=8, val=4, test=0))
-    assert shuffled[::-1] == parts
-
-
-def test_too_few_prompts_are_refused():
-    with pytest.raises(ValueError, match="too few for train 8"):
-        split_by_prompt(["a", "b"], CurationConfig(train=8, val=4))
-
-
-@pytest.mark.parametrize(
-    ("image", "share", "reason"),
-    [
-        (np.full((8, 8, 3), 7, np.uint8), 0.5, "blank"),
-        (np.arange(192, dtype=np.uint8).reshape(8, 8, 3), 0.0, "no salient object"),
-        (np.arange(192, dtype=np.uint8).reshape(8, 8, 3), 0.9, "salient object fills the image"),
-        (np.arange(192, dtype=np.uint8).reshape(8, 8, 3), 0.3, ""),
-    ],
-)
-def test_drop_reasons(image, share, reason):
-    assert drop_reason(image, share, CurationConfig(max_foreground=0.8)) == reason
-
-
-def test_greyscale_is_dropped_where_asked():
-    grey = np.repeat(np.arange(64, dtype=np.uint8).reshape(8, 8, 1) * 3, 3, axis=2)
-    assert drop_reason(grey, 0.3, CurationConfig(min_saturation=0.05)) == "greyscale"
-
-
-def test_curation_keeps_given_splits():
-    images = np.random.default_rng(0).integers(0, 255, (4, 8, 8, 3), dtype=np.uint8)
-    shares, given = np.array([0.3, 0.0, 0.3, 0.3]), ["train", "test", "test", "test"]
-    found = curate(images, shares, list("abcd"), given, CurationConfig())
-    assert [(d.keep, d.reason, d.split) for d in found] == [
-        (True, "", "train"), (False, "no salient object", ""), (True, "", "test"), (True, "", "test")
-    ]  # fmt: skip

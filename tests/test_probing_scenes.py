@@ -104,8 +104,7 @@ def test_caption_reads_as_a_sentence():
     one = Thing("sphere", "red", True, False, False, 0.2, 2.0)
     two = Thing("box", "blue", False, True, True, 0.5, 4.0)
     assert caption([one, two], ("white", True), ("green", False), None) == (
-        "a large red sphere in front of a small floating checkered blue box "
-        "on a checkered white floor and a green wall"
+        "a large red sphere in front of a small floating checkered blue box on a checkered white floor and a green wall"
     )
 
 
@@ -167,9 +166,7 @@ def _trained(folder: Path, stops: tuple[int, ...]) -> torch.Tensor:
 
 
 def test_a_resumed_training_equals_an_undisturbed_one(tmp_path: Path):
-    torch.testing.assert_close(
-        _trained(tmp_path / "a", ()), _trained(tmp_path / "b", (3, 7)), atol=0, rtol=0
-    )
+    torch.testing.assert_close(_trained(tmp_path / "a", ()), _trained(tmp_path / "b", (3, 7)), atol=0, rtol=0)
 
 
 def test_the_judge_reads_colours_from_true_masks(sixty):
@@ -245,9 +242,12 @@ def test_diffusion_training_step_is_finite_and_reproducible():
     assert torch.equal(losses[0], losses[1])
 
 
-def test_times_cover_the_whole_schedule():
-    times = diffusion._times(10, torch.Generator().manual_seed(0))
-    assert [int(t) // 100 for t in times] == list(range(10))
+def test_times_cover_the_whole_schedule_and_the_steps_of_sampling():
+    times = diffusion._times(30, torch.Generator().manual_seed(0))
+    assert [int(t) * 15 // 1000 for t in times[:15]] == list(range(15))
+    scheduler = diffusion.build_scheduler()
+    scheduler.set_timesteps(15)
+    assert times[15:].tolist() == scheduler.timesteps.flip(0).round().long().tolist()
 
 
 def test_a_perfect_velocity_has_no_loss():

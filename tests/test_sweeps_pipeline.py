@@ -13,65 +13,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
+from pipeline_runs import configured, scores, settings, stored
 
 import storage
 from sweeps import pipeline, probe_stage, sample_stage
 from sweeps.cli import main
-from sweeps.config import Config, load
+from sweeps.config import load
 
 ROOT = Path(__file__).parents[1]
-SMALL = [
-    "prompts.count=12", "sampling.shard=4", "curation.train=5", "curation.val=3", "curation.test=4",
-    "curation.min_foreground=0", "curation.min_contrast=0", "sweep.steps=[1,2,15]", "probe.epochs=3",
-    "interventions.images=1", "interventions.moves=1", "interventions.iterations=2",
-    "interventions.tasks=[depth]", "interventions.depth_steps=[1]", "interventions.controls=[none]",
-    "tracking.mode=disabled", "sweep.trial_axes=[variant]", "sweep.controls=[none]",
-]  # fmt: skip
-
-
-@pytest.fixture(scope="session")
-def tiny_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.save(tmp_path_factory.mktemp("model"))
-
-
-def settings(model: Path, output: Path, *more: str) -> list[str]:
-    return [*SMALL, f"model.name={model}", f"output={output}", "ray.address=none", *more]
-
-
-def configured(model: Path, output: Path, *more: str) -> Config:
-    return load("scenes", settings(model, output, *more))
-
-
-@pytest.fixture(scope="session")
-def finished(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An undisturbed run, all stages."""
-    output = tmp_path_factory.mktemp("runs") / "whole"
-    result = pipeline.carry_out(configured(tiny_pipeline, output))
-    assert result.failed == {}
-    return output
-
-
 def copied(finished: Path, target: Path) -> Path:
     shutil.copytree(finished, target)
     return target
-
-
-STORED = ("activations.zarr", "images.zarr", "labels.zarr", "latents.zarr", "shards", "samples.parquet")
-
-
-def stored(output: Path) -> dict[str, bytes]:
-    """What `byte-identical` speaks of."""
-    files = (p for name in STORED for p in [output / name, *(output / name).rglob("*")])
-    return {str(p.relative_to(output)): p.read_bytes() for p in files if p.is_file()}
-
-
-def scores(output: Path) -> dict[tuple, tuple]:
-    """Rows by key, without what may differ between runs."""
-    rows = storage.open(str(output)).table("probes").to_pylist()
-    keys = ("experiment", "variant", "site", "step", "task", "control", "seed")
-    values = ("train_loss", "val_loss", "test_loss", "dice", "rmse", "spearman", "status")
-    return {tuple(r[k] for k in keys): tuple(r[v] for v in values) for r in rows}
 
 
 def assert_same_scores(output: Path, other: Path) -> None:
@@ -323,3 +275,14 @@ def test_a_killed_driver_resumes_to_the_same_bytes(finished, tiny_pipeline, tmp_
     assert {p: p.stat().st_mtime_ns for p in complete} == complete, "a complete shard was redone"
     keys = [json.dumps(k) for k in scores(output)]
     assert len(keys) == len(set(keys)) == 2 * 16 * 3 * 2
+
+
+def test_one_prompt_for_play_and_its_recipe_give_the_same_pixels(finished, tiny_pipeline, tmp_path, capsys):
+    words = ["intervene", "scenes", *settings(tiny_pipeline, finished)]
+    first, again = tmp_path / "first", tmp_path / "again"
+    wish = ["--prompt", "a large red sphere on a green floor under a sky", "--task", "depth", "--move", "9", "-5"]
+    assert main([*words, *wish, "--seed", "4", "--to", str(first)]) == 0
+    assert "RMSE" in capsys.readouterr().out
+    assert main([*words, "--recipe", str(first / "recipe.yaml"), "--to", str(again)]) == 0
+    assert (again / "00-edit.png").read_bytes() == (first / "00-edit.png").read_bytes()
+    assert (first / "00-edit.png").read_bytes() != (first / "before.png").read_bytes()

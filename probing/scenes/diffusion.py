@@ -17,7 +17,11 @@ CHANNELS = (64, 128, 160, 160)
 CAPTION_DROPOUT = 0.1
 """share of the captions left out, for guidance"""
 SNR_LIMIT = 5.0
-"""a step's loss weighs as much as its signal-to-noise ratio, but no more than this"""
+"""a step's loss in x0 weighs as much as its signal-to-noise ratio, but no more than this"""
+LEAST_WEIGHT = 0.25
+"""least weight of a velocity: else the almost clean steps, the last of sampling, would hardly be learnt at all"""
+VISITED = 15
+"""denoising steps of sampling; half of the training happens at exactly their noise levels"""
 
 
 def build_unet(channels: Sequence[int] = CHANNELS, text_width: int = 128) -> UNet2DConditionModel:
@@ -63,9 +67,16 @@ class Denoiser(nn.Module):
 
 
 def _times(count: int, generator: torch.Generator) -> Tensor:
-    """One time from each of `count` equal strata of 0..999, so that each batch sees all noise."""
-    strata = torch.arange(count) + torch.rand(count, generator=generator)
-    return (strata / count * 1000).long().clamp_max(999)
+    """Times (count,) in 0..999: half spread evenly over all, half over those that sampling visits."""
+    anywhere = _spread(count - count // 2, generator) * 1000
+    visited = torch.linspace(0, 999, VISITED).round()
+    steps = (_spread(count // 2, generator) * VISITED).long().clamp_max(VISITED - 1)
+    return torch.cat([anywhere.long().clamp_max(999), visited[steps].long()])
+
+
+def _spread(count: int, generator: torch.Generator) -> Tensor:
+    """One number from each of `count` equal parts of 0 to 1, so that each batch sees all noise."""
+    return (torch.arange(count) + torch.rand(count, generator=generator)) / max(1, count)
 
 
 def velocity_loss(
@@ -75,7 +86,7 @@ def velocity_loss(
     signal: Tensor,
     generator: torch.Generator,
 ) -> Tensor:
-    """Squared error of the velocity, weighted by min(SNR, limit) / (SNR + 1).
+    """Squared error of the velocity, weighted by min(SNR, limit) / (SNR + 1), but not below the least weight.
 
     `signal` is the schedule's cumulative alpha product (1000,).
     """
@@ -88,7 +99,8 @@ def velocity_loss(
         output = model(alpha * latents + sigma * noise, times, tokens)
     error = (output.float() - target).square().mean((1, 2, 3))
     ratio = signal[times] / (1 - signal[times])
-    return (error * ratio.clamp_max(SNR_LIMIT) / (ratio + 1)).mean()
+    weight = (ratio.clamp_max(SNR_LIMIT) / (ratio + 1)).clamp_min(LEAST_WEIGHT)
+    return (error * weight).mean()
 
 
 def train(

@@ -36,9 +36,7 @@ class TrainingConfig:
     batch: int = 32
     """latents in a denoiser step"""
     autoencoder: Schedule = field(default_factory=lambda: Schedule(steps=3600, average=0.995))
-    denoiser: Schedule = field(
-        default_factory=lambda: Schedule(steps=2600, rate=1e-3, average=0.999, floor=0.05)
-    )
+    denoiser: Schedule = field(default_factory=lambda: Schedule(steps=2600, rate=1e-3, average=0.999, floor=0.05))
     labeller: Schedule = field(default_factory=lambda: Schedule(steps=1800, rate=2e-3, average=0.997))
     workers: int = 2
     """processes that render"""
@@ -92,17 +90,13 @@ def train_autoencoder(folder: Path, config: TrainingConfig, progress: Progress) 
         model.load_state_dict(load_file(finished))
         return model.eval()
     renders = dataset.load(folder / "renders", "train", config.renders)
-    model = vae.train(
-        renders, folder / "vae", config.autoencoder, _said(progress, "autoencoder"), config.seed
-    )
+    model = vae.train(renders, folder / "vae", config.autoencoder, _said(progress, "autoencoder"), config.seed)
     vae.calibrate(model, vae.encode(model, renders.images[:500]))
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, finished)
     return model
 
 
-def encode_renders(
-    folder: Path, model: AutoencoderKL, config: TrainingConfig, progress: Progress
-) -> torch.Tensor:
+def encode_renders(folder: Path, model: AutoencoderKL, config: TrainingConfig, progress: Progress) -> torch.Tensor:
     """Scaled latents (N, 4, h, w) of all training renders."""
     finished = folder / "latents.safetensors"
     if finished.exists():
@@ -114,9 +108,7 @@ def encode_renders(
     return latents
 
 
-def decode_renders(
-    folder: Path, model: AutoencoderKL, config: TrainingConfig, progress: Progress
-) -> np.ndarray:
+def decode_renders(folder: Path, model: AutoencoderKL, config: TrainingConfig, progress: Progress) -> np.ndarray:
     """The autoencoder's version of the first renders, uint8 (n, H, W, 3)."""
     finished = folder / "decoded.npy"
     if not finished.exists():
@@ -126,9 +118,7 @@ def decode_renders(
     return np.load(finished)
 
 
-def train_labeller(
-    folder: Path, model: AutoencoderKL, config: TrainingConfig, progress: Progress
-) -> teacher.Teacher:
+def train_labeller(folder: Path, model: AutoencoderKL, config: TrainingConfig, progress: Progress) -> teacher.Teacher:
     """The labelling network, from its finished file where there is one."""
     finished = folder / "labeller.safetensors"
     network = teacher.Teacher()
@@ -203,9 +193,10 @@ def describe(folder: Path, config: TrainingConfig) -> str:
         f"{config.seed}: the autoencoder for {config.autoencoder.steps:,} steps on 64 x 64 crops and then whole "
         f"images; the labelling network for {config.labeller.steps:,} steps of 16 renders, a third of them after a "
         f"trip through the autoencoder, with blur, noise and tint; text encoder and UNet (channels {channels}; "
-        f"v-prediction; loss weighted by min(SNR, {diffusion.SNR_LIMIT:g})) for {steps:,} steps of {config.batch} "
-        f"captioned latents, 10 % of the captions left out, last mean loss {loss:.4f}. On CPU, forward passes of "
-        "the denoiser in bfloat16."
+        f"v-prediction; loss weighted by min(SNR, {diffusion.SNR_LIMIT:g}), at least {diffusion.LEAST_WEIGHT:g}; "
+        f"half of the noise levels are those of the {diffusion.VISITED} denoising steps) for {steps:,} steps "
+        f"of {config.batch} captioned latents, 10 % of the captions left out, last mean loss {loss:.4f}. "
+        "On CPU, forward passes of the denoiser in bfloat16."
     )
 
 

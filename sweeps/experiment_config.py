@@ -1,0 +1,48 @@
+"""Settings of the experiments beside the main grid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+NAMES = ("vae", "conv", "smoothness", "emergence", "transfer")
+"""VAE self-attention (section 4.2), convolutional sites (appendix A), smoothness loss (appendix F), emergence
+(figures 4 and 10), and probes of one step applied at the others"""
+
+
+@dataclass(frozen=True)
+class ExperimentConfig:
+    """What the report shows beside the main grid, and how much of it."""
+
+    names: list[str] = field(default_factory=lambda: list(NAMES))
+    """vae (section 4.2), conv (appendix A), smoothness (appendix F), emergence (figure 4), transfer (probes of
+    one step applied at the others); empty runs none"""
+    vae_steps: list[int] = field(default_factory=list)
+    """steps at which the VAE's self-attention is probed; empty means those of the grid"""
+    conv_steps: list[int] = field(default_factory=list)
+    """steps at which the convolutional sites are probed; empty means those of the grid"""
+    smoothness: float = 1.0
+    """weight of the smoothness loss"""
+    smoothness_steps: list[int] = field(default_factory=lambda: [15])
+    """steps at which depth probes are fitted with it; empty means those of the grid"""
+    emergence_images: int = 16
+    """test images that are decoded and labelled after each step; 0 means all"""
+    emergence_steps: list[int] = field(default_factory=list)
+    """steps after which they are; empty means those of the grid"""
+    emergence_shown: int = 4
+    """how many of them keep their pictures for the report"""
+    transfer_sites: list[str] = field(default_factory=lambda: ["blocks"])
+    """sites whose probes are carried to other steps: names, `blocks` (the last of each block) or `all`"""
+
+    def __post_init__(self) -> None:
+        for name in self.names:
+            if name not in NAMES:
+                raise ValueError(f"experiments.names={name!r}: unknown; use {', '.join(NAMES)}")
+        for name in ("vae_steps", "conv_steps", "smoothness_steps", "emergence_steps"):
+            for step in getattr(self, name):
+                if not 1 <= step <= 15:
+                    raise ValueError(f"experiments.{name}={step}: steps are 1 to 15")
+        if self.smoothness <= 0:
+            raise ValueError(f"experiments.smoothness={self.smoothness}: must be above 0")
+        for name in ("emergence_images", "emergence_shown"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"experiments.{name}={getattr(self, name)}: must be 0 or more")
