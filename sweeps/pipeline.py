@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from cluster import Executor, InProcess, Outcome
+from cluster import Executor, InProcess, Outcome, turns
 from probing import prompts as prompt_files
 from probing.prompts import Prompt
 from storage import budget
@@ -296,7 +296,7 @@ def carry_out(config: Config, stages: Sequence[str] = STAGES) -> Result:
             return result
     run = prepare(config)
     working = [stage for stage in stages if stage in _WORK]
-    with run.store.lease(f"scenesweep {config.name}"):
+    with turns.lease(run.store, f"scenesweep {config.name}", wait=config.ray.address not in ("local", "none")):
         run.store.janitor()
         further.note(run)
         if not complete(run, working):
