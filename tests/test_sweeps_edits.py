@@ -101,7 +101,7 @@ def pictures(
     return Pictures(
         task, tuple(Row(t, c) for t in range(len(goals)) for c in ("edit", "natural")), values,
         np.stack([label] * len(values)), values[0], label, np.stack([label] * len(goals)), goals,
-        Recipe("a sphere", 1, 2.0, spec, goals).to_yaml(), experiment, sample,
+        Recipe("a sphere", 1, 2.0, spec, goals).to_yaml(), experiment, sample, "now",
     )  # fmt: skip
 
 
@@ -122,8 +122,11 @@ def shown() -> list[Pictures]:
         pictures("steps", 0, 10), pictures("steps", 0, 1), pictures("steps", 1, 1),
         pictures("second_object", 0, 3, "depth", series), pictures("animation", 0, 3, goals=(Move(-4, 0), Move(4, 0))),
     ]  # fmt: skip
+    made.append(replace(made[0], stage_hash="before"))
     files = {picture_path(f"{place}"): pack(p) for place, p in enumerate(made)}
-    return edit_gallery.kept(Folder({**files, picture_path("broken"): b"\0" * 20, "interventions/0.yaml": b"x"}))
+    return edit_gallery.kept(
+        Folder({**files, picture_path("broken"): b"\0" * 20, "interventions/0.yaml": b"x"}), {"now"}
+    )
 
 
 def test_kept_pictures_are_chosen_by_what_they_show():
