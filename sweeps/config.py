@@ -304,8 +304,14 @@ def digest(*parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-NOT_SCIENCE = {"model": {"device"}, "sampling": {"retries", "preview"}, "interventions": {"keep_images"}}
-"""fields that change no result and so are in no hash"""
+NOT_SCIENCE = {
+    "model": {"device"},
+    "sampling": {"retries", "preview"},
+    "interventions": {
+        "keep_images", "images", "tasks", "ablation_images", "dose", "step_counts", "sides", "second_objects",
+    },
+}  # fmt: skip
+"""fields that change no result and so are in no hash: those of interventions only say how many edits there are"""
 
 
 def science(config: Config, part: str) -> dict[str, Any]:
