@@ -40,6 +40,10 @@ class Pictures:
     """what the targets came from"""
     recipe: str = ""
     """YAML that replays to the same pixels"""
+    experiment: str = "interventions"
+    """name under which the rows are kept"""
+    sample: int = 0
+    """sample number"""
 
 
 _ARRAYS = ("images", "labels", "before", "label_before", "targets")
@@ -63,6 +67,8 @@ def pack(pictures: Pictures) -> bytes:
         "rows": [[row.trial, row.control] for row in pictures.rows],
         "goals": [goal_values(goal) for goal in pictures.goals],
         "recipe": pictures.recipe,
+        "experiment": pictures.experiment,
+        "sample": pictures.sample,
     }
     return save(tensors, {"about": json.dumps(about)})
 
@@ -82,6 +88,8 @@ def unpack(data: bytes) -> Pictures:
         rows=tuple(Row(trial, control) for trial, control in about["rows"]),
         goals=tuple(goal_from(values) for values in about["goals"]),
         recipe=about["recipe"],
+        experiment=about["experiment"],
+        sample=about["sample"],
         **{name: tensors[name] for name in _ARRAYS},
     )
 

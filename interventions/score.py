@@ -68,6 +68,18 @@ def pearson(left: NDArray, right: NDArray) -> float | None:
     return float((left * right).sum() / size) if size > 1e-12 else None
 
 
+def standardised_rmse(wanted: NDArray, label: NDArray) -> float | None:
+    """RMSE of two depth maps, each standardised over its own pixels; None where one of them is constant."""
+    together = pearson(wanted, label)
+    return None if together is None else float(np.sqrt(max(2 - 2 * together, 0.0)))
+
+
+def aligned_rmse(wanted: NDArray, label: NDArray) -> float:
+    """RMSE to the wanted depth map after the best scale and shift of the other; a constant map fits its mean."""
+    together = pearson(wanted, label) or 0.0
+    return float(wanted.std(dtype=np.float64) * np.sqrt(max(1 - together**2, 0.0)))
+
+
 def centre(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Mean (row, column) of a mask; NaN of an empty one."""
     places = np.argwhere(mask)
@@ -128,6 +140,7 @@ def score_row(case: Case, trial: int, after: Seen) -> dict[str, Any]:
         "outside_label": labels,
         "content_kept": _kept(case.before, after),
         **_object_depths(case, trial, after),
+        **_other_scales(task, wanted, old, new),
     }
 
 
@@ -142,6 +155,18 @@ def _kept(before: Seen, after: Seen) -> float | None:
     if before.content is None or after.content is None:
         return None
     return float(before.content == after.content)
+
+
+def _other_scales(task: str, wanted: NDArray, old: NDArray, new: NDArray) -> dict[str, float | None]:
+    """Depth scores on other scales, as it is not known which one the paper's 1.02 and 0.63 are on."""
+    if task != "depth":
+        return dict.fromkeys(("own_scale_before", "own_scale_after", "aligned_before", "aligned_after"))
+    return {
+        "own_scale_before": standardised_rmse(wanted, old),
+        "own_scale_after": standardised_rmse(wanted, new),
+        "aligned_before": aligned_rmse(wanted, old),
+        "aligned_after": aligned_rmse(wanted, new),
+    }
 
 
 def _object_depths(case: Case, trial: int, after: Seen) -> dict[str, float | None]:

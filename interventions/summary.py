@@ -26,9 +26,14 @@ MEDIANS = (
     "mirror_after", "original_after", "constant_after", "pearson_after", "area_before", "area_target",
     "area_after", "readout_before", "readout_after", "readout_spearman", "outside_change", "edit_norm",
     "others_before", "others_after", "floor", "shift_share", "slope", "outside_label", "departure_before",
-    "departure_after", "content_kept",
+    "departure_after", "content_kept", "readout_least",
+    "own_scale_before", "own_scale_after", "aligned_before", "aligned_after",
 )  # fmt: skip
 """columns that are reported as medians where they have values"""
+
+
+REACHED = {"saliency": ("readout_after", 0.95), "depth": ("readout_spearman", 0.9)}
+"""column and bar of a reading that has reached its target: Dice over cells, or rank correlation"""
 
 
 @dataclass(frozen=True, order=True)
@@ -78,6 +83,8 @@ class Effect:
     """slope over trials of (after - before) on (wanted - before), in the score's units; NaN if undefined"""
     medians: dict[str, float]
     """medians of the other columns"""
+    reached: float
+    """share of trials whose edited activations the true probe reads as asked (REACHED); NaN if nothing was read"""
     against: tuple[Against, ...] = ()
     """of real edits: every control, and the labels that a collapse would match"""
 
@@ -178,8 +185,16 @@ def _effect(series: Series, name: str, tables: dict[str, _Rows], counts: Array) 
         slope=median_interval(rows["slope"], rows.image, counts),
         caused=_caused(before, after, 1.0 if series.task == "saliency" else 0.0),
         medians={n: float(np.nanmedian(v)) for n in MEDIANS if not np.isnan(v := rows[n]).all()},
+        reached=_reached(series.task, rows),
         against=_comparisons(name, tables, sign, counts) if name in EDITS else (),
     )
+
+
+def _reached(task: str, rows: _Rows) -> float:
+    column, bar = REACHED[task]
+    values = rows[column]
+    values = values[~np.isnan(values)]
+    return float((values >= bar).mean()) if len(values) else np.nan
 
 
 def _caused(before: Array, after: Array, perfect: float) -> float:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from probing.hooks import record
 from probing.model import LatentDiffusion
+from probing.offload import Arrival, Offload
 from probing.sampling import Samples, StepEvent, sample
 from probing.sites import SiteSpec
 
@@ -68,24 +69,27 @@ def _halved(values: Tensor, guided: bool) -> Tensor:
     return values[len(values) // 2 :] if guided else values
 
 
-def to_half(site: str, step: int, values: Tensor) -> np.ndarray:
-    """float16 on the CPU. Raises NonFiniteActivation naming site and step."""
-    half = values.to(torch.float16)
-    if not bool(torch.isfinite(half).all()):
+def checked(site: str, step: int, values: np.ndarray) -> np.ndarray:
+    """The values. Raises NonFiniteActivation naming site and step where one is NaN or infinite."""
+    if not np.isfinite(values).all():
         raise NonFiniteActivation(f"site {site} step {step}: activation is not finite in float16")
-    return half.cpu().contiguous().numpy()
+    return values
 
 
 class _Recorder:
-    """Collects what the hooks see and passes it on as finished float16 arrays."""
+    """Turns what the hooks see into float16 and hands it to writer threads, which wait for its arrival."""
 
-    def __init__(self, writers: Writers, write: WriteActivation, guided: bool) -> None:
-        self.writers, self.write, self.guided = writers, write, guided
+    def __init__(self, writers: Writers, offload: Offload, write: WriteActivation, guided: bool) -> None:
+        self.writers, self.offload, self.write, self.guided = writers, offload, write, guided
         self.step = 0
 
     def __call__(self, site: SiteSpec, output: Tensor) -> None:
-        values = to_half(site.name, self.step, _halved(output, self.guided))
-        self.writers.submit(self.write, site.name, self.step, values)
+        arrival = self.offload.start(_halved(output, self.guided).to(torch.float16, copy=True))
+        self.writers.submit(self._write, site.name, self.step, arrival)
+
+    def _write(self, site: str, step: int, arrival: Arrival) -> None:
+        with arrival as values:
+            self.write(site, step, checked(site, step, values))
 
 
 def capture(
@@ -105,7 +109,7 @@ def capture(
     Every write is done when this returns. Raises NonFiniteActivation, and what a write raises.
     """
     with Writers() as writers:
-        recorder = _Recorder(writers, write_activation, guidance > 1)
+        recorder = _Recorder(writers, Offload(model.device), write_activation, guidance > 1)
 
         @contextmanager
         def around(step: int):

@@ -49,6 +49,7 @@ INTERVENTIONS = _schema(
     "area_before area_target area_after readout_before readout_after readout_spearman "
     "readout_least others_before others_after floor shift_share slope outside_label departure_before "
     "departure_after depth_wanted depth_before depth_after content_kept "
+    "own_scale_before own_scale_after aligned_before aligned_after "
     "outside_change guidance seconds status error attempt stage_hash",
     experiment=_TEXT, sample=_INT, trial=_INT, task=_TEXT, control=_TEXT, sites=_TEXT, steps=_TEXT,
     iterations=_INT, status=_TEXT, error=_TEXT, attempt=_INT, stage_hash=_TEXT,

@@ -5,9 +5,12 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from sweeps.config import Config, load
 
 PAIRS = 5
 Rows = list[dict[str, Any]]
@@ -18,9 +21,11 @@ def measure(name: str) -> Rows:
     return {
         "capture": capture,
         "store": store,
+        "codecs": codecs,
         "probes": probes,
         "tune": tune,
         "interventions": interventions,
+        "cluster": cluster,
     }[name]()
 
 
@@ -37,37 +42,35 @@ def _timed(action: Callable[[], Any]) -> float:
     return time.perf_counter() - started
 
 
-def capture() -> Rows:
-    """Sampling one shard of the scenes model with capture and writing, against sampling alone."""
-    from functools import partial
-
-    from probing import capture as capturing
+def _one_shard(count: int) -> tuple[Config, Any, list[str], list[int]]:
+    """Settings, model, prompts and seeds of one shard of the scenes model."""
     from probing import model as models
+    from probing.prompts import read
+
+    config = load("scenes", [f"prompts.count={count}", f"sampling.shard={count}"])
+    prompts = read(config.prompts).prompts
+    return config, models.load(config.model), [p.text for p in prompts], [p.seed for p in prompts]
+
+
+def capture(count: int = 16, pairs: int = PAIRS) -> Rows:
+    """Sampling one shard of the scenes model with capture and writing, against sampling alone."""
+    from probing import capture as capturing
     from probing.sampling import sample
     from storage import Store
     from sweeps import run as runs
-    from sweeps.config import load
 
-    config = load("scenes", ["prompts.count=16"])
-    found = runs.facts(config)
-    model = models.load(config.model)
-    from probing.prompts import read
-
-    prompts = read(config.prompts).prompts
-    words, seeds = [p.text for p in prompts], [p.seed for p in prompts]
-    guidance = config.sampling.guidance
+    config, model, words, seeds = _one_shard(count)
+    found, guidance = runs.facts(config), config.sampling.guidance
     with tempfile.TemporaryDirectory() as folder:
-        target = Store.create(str(Path(folder) / "store"), runs.layout(config, found, len(prompts)))
+        target = Store.create(str(Path(folder) / "store"), runs.layout(config, found, count))
 
         def write(site: str, step: int, values: Any) -> None:
             target.write_activation("trained", site, step, 0, values)
 
         latents = partial(_write_latents, target)
-        with_capture = partial(
-            capturing.capture, model, words, seeds, model.sites(), write, latents, guidance=guidance
-        )
+        with_capture = partial(capturing.capture, model, words, seeds, model.sites(), write, latents, guidance=guidance)
         plain = partial(sample, model, words, seeds, guidance=guidance)
-        one, other = _pairs(lambda: _timed(with_capture), lambda: _timed(plain))
+        one, other = _pairs(lambda: _timed(with_capture), lambda: _timed(plain), pairs)
     return [_row("capture_over_sampling", one, other, "sampling, recording and writing", "sampling")]
 
 
@@ -87,6 +90,38 @@ def store() -> Rows:
         return list(bench_store(folder))
 
 
+def codecs(count: int = 16, steps: Sequence[int] = (1, 8, 15), repeats: int = 3) -> Rows:
+    """What each codec makes of real activations of the scenes model: all sites, three steps, one shard.
+
+    `ratio` is raw bytes over stored bytes; `seconds` are those of writing and of reading back, one thread, disk
+    excluded.
+    """
+    from storage.bench import bench_codecs
+
+    _, model, words, seeds = _one_shard(count)
+    chunks: dict[str, Any] = {}
+
+    def keep(site: str, step: int, values: Any) -> None:
+        if step in steps:
+            chunks[f"{site}/{step}"] = values.copy()
+
+    from probing.capture import capture as sampled
+
+    sampled(model, words, seeds, model.sites(), keep, guidance=load("scenes", []).sampling.guidance)
+    found = bench_codecs(dict(sorted(chunks.items())), repeats)
+    return [_codec_row(name, found, chunks) for name in dict.fromkeys(row["codec"] for row in found)]
+
+
+def _codec_row(codec: str, found: Rows, chunks: dict[str, Any]) -> dict[str, Any]:
+    """One codec over all chunks."""
+    rows = [row for row in found if row["codec"] == codec]
+    raw = {row["what"]: chunks[row["what"]].nbytes for row in rows}
+    total = sum(raw.values())
+    stored = sum(raw[row["what"]] / row["ratio"] for row in rows)
+    seconds = [sum(raw[row["what"]] / row[way] for row in rows) for way in ("write", "read")]
+    return {"what": f"codec_{codec}", "ratio": total / stored, "of": total, "to": round(stored), "seconds": seconds}
+
+
 def probes() -> Rows:
     """Batched pooled fitting against the paper's loop."""
     from probing.bench import bench_probes
@@ -99,6 +134,13 @@ def interventions() -> Rows:
     from interventions.bench import bench_interventions
 
     return list(bench_interventions())
+
+
+def cluster() -> Rows:
+    """A small sweep submitted to a cluster of this machine's cores, against the same run here."""
+    from sweeps import bench_cluster
+
+    return bench_cluster.measure()
 
 
 def tune(output: str = "runs/scenes") -> Rows:

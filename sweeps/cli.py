@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sweeps import verbs
+from sweeps import job_verbs, verbs
 
 Action = Callable[[argparse.Namespace], int]
 
@@ -46,12 +46,21 @@ VERBS = (
     Verb("clean", "drop the activations, keep the results", "scenesweep clean runs/scenes", verbs.clean, "output"),
     Verb("compare", "two runs side by side", "scenesweep compare runs/scenes runs/guided", verbs.compare, "output"),
     Verb("submit", "run on a Ray cluster, from outside",
-         "scenesweep submit --address http://HEAD:8265 paper output=s3://bucket/run", verbs.submit),
+         "scenesweep submit --address http://HEAD:8265 paper output=s3://bucket/run", job_verbs.submit),
+    Verb("logs", "what a job has written", "scenesweep logs --address http://HEAD:8265 s3://bucket/run",
+         job_verbs.logs, "output"),
+    Verb("stop", "end a job, keep what is finished", "scenesweep stop --address http://HEAD:8265 s3://bucket/run",
+         job_verbs.stop, "output"),
+    Verb("resume", "submit the run of an ended job again",
+         "scenesweep resume --address http://HEAD:8265 s3://bucket/run", job_verbs.resume, "output"),
     Verb("sites", "list the sites of a model", "scenesweep sites scenes", verbs.sites, "own"),
     Verb("bench", "measure speed against a baseline", "scenesweep bench probes --json", verbs.bench, "own"),
     Verb("train-scenes", "train the embedded model from nothing",
          "scenesweep train-scenes work/ out/", verbs.train_scenes, "own"),
 )  # fmt: skip
+
+JOB_VERBS = ("submit", "status", "logs", "stop", "resume")
+"""verbs that speak to a cluster from outside"""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -73,22 +82,31 @@ def _arguments(parser: argparse.ArgumentParser, verb: Verb) -> None:
         parser.add_argument("preset", nargs="?", default="scenes", help="preset or YAML file (default: scenes)")
         parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over the preset")
     elif verb.kind == "output":
-        parser.add_argument("output", help="output folder or URL of a run")
+        job = ", or a job's id" if verb.name in JOB_VERBS else ""
+        parser.add_argument("output", help=f"output folder or URL of a run{job}")
     if verb.name == "curate":
         parser.add_argument("--decisions", default="", metavar="CSV", help="decisions by hand, saved from the page")
     if verb.name == "compare":
         parser.add_argument("other", help="output of the second run")
-    if verb.name == "submit":
-        parser.add_argument("--address", required=True, help="the cluster's dashboard, http://HEAD:8265")
+    if verb.name in JOB_VERBS:
+        own = verb.name == "status"
+        dashboard = "the cluster's dashboard, http://HEAD:8265" + ("; the output may be a job's id" if own else "")
+        parser.add_argument("--address", required=not own, default="", help=dashboard)
+    if verb.name in ("submit", "logs", "resume"):
         parser.add_argument("--follow", action="store_true", help="show the job's log until it ends")
     if verb.name == "intervene":
         _play_arguments(parser)
+    if verb.name == "logs":
+        parser.add_argument("--json", action="store_true", help="the structured records alone")
     if verb.name == "verify":
         parser.add_argument("--recompute", type=int, default=1, metavar="N",
                             help="shards at random that the model samples again (default 1, 0: none)")  # fmt: skip
         parser.add_argument("--repair", action="store_true", help="mark bad shards, so that `run` redoes them")
     if verb.name == "plan":
         parser.add_argument("--rate", type=float, default=0.0, help="measured samples per second and worker")
+        parser.add_argument("--gpus", type=int, default=0, help="hours and price on 1, 8 and so many GPUs, simulated")
+        rates = "further measured rates: labelling, probing, editing, storage, start, price"
+        parser.add_argument("--rates", nargs="+", default=[], metavar="NAME=NUMBER", help=rates)
     if verb.name == "sites":
         parser.add_argument("model", nargs="?", default="scenes", help="scenes, a pipeline's directory or a hub id")
         parser.add_argument("--revision", default="", help="commit of a hub id")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,11 +12,10 @@ import torch
 from safetensors.numpy import save
 
 import storage
-from cluster import Executor, Observer, Outcome, WorkerSpec
 from probing import labellers
 from probing import model as models
 from sweeps import curate_stage, experiments, probe_stage
-from sweeps.config import STEPS, Config
+from sweeps.config import Config
 from sweeps.experiments import VARIANT
 from sweeps.run import Run
 
@@ -29,7 +28,7 @@ TASKS = ("saliency", "depth")
 
 @dataclass(frozen=True, order=True)
 class EmergenceTask:
-    """One test image at all steps."""
+    """One test image at the steps of the experiment."""
 
     sample: int
 
@@ -48,6 +47,7 @@ class Shared:
     depth_mean: float
     depth_deviation: float
     shown: tuple[int, ...]
+    steps: tuple[int, ...]
     attempt: int
 
 
@@ -78,7 +78,7 @@ class EmergenceWorker:
     def __call__(self, task: EmergenceTask) -> dict[str, Any]:
         final = {name: self.store.read_labels(name, [task.sample])[0] for name in TASKS}
         rows: list[dict[str, Any]] = []
-        kept: dict[str, np.ndarray] = {}
+        kept = {"steps": np.array(self.shared.steps)}
         for kind in KINDS:
             images = self._decoded(task.sample, kind)
             labels = {name: labeller(images) for name, labeller in self.labellers.items()}
@@ -89,12 +89,12 @@ class EmergenceWorker:
             whole = {name: np.ascontiguousarray(values) for name, values in kept.items()}
             self.store.put(pictures_path(task.sample), save(whole))
         self.store.append("images", rows)
-        return {"images": len(KINDS) * STEPS}
+        return {"images": len(KINDS) * len(self.shared.steps)}
 
     def _decoded(self, sample: int, kind: str) -> np.ndarray:
         """uint8 (steps, H, W, 3)."""
         which = KINDS.index(kind)
-        found = [self.store.read_latents(VARIANT, step, [sample])[which][0] for step in range(1, STEPS + 1)]
+        found = [self.store.read_latents(VARIANT, step, [sample])[which][0] for step in self.shared.steps]
         return self.model.decode(torch.from_numpy(np.stack(found)).to(self.model.device)).numpy()
 
     def _rows(
@@ -109,9 +109,9 @@ class EmergenceWorker:
         dice = mask_dice(labels["saliency"] > threshold, final["saliency"] > threshold)
         scale = [(maps - shared.depth_mean) / shared.depth_deviation for maps in (labels["depth"], final["depth"])]
         rmse = depth_rmse(*scale)
-        for step in range(1, STEPS + 1):
-            yield {**same, "step": step, "task": "saliency", "dice": float(dice[step - 1])}
-            yield {**same, "step": step, "task": "depth", "rmse": float(rmse[step - 1])}
+        for i, step in enumerate(shared.steps):
+            yield {**same, "step": step, "task": "saliency", "dice": float(dice[i])}
+            yield {**same, "step": step, "task": "depth", "rmse": float(rmse[i])}
 
 
 def mask_dice(found: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -138,32 +138,23 @@ def missing(run: Run) -> list[EmergenceTask]:
     if not experiments.wanted(run, NAME) or not curate_stage.done(run):
         return []
     table = run.store.table("images", experiments.stage_hash(run, NAME))
-    have = set(table["sample"].to_pylist())
-    return [EmergenceTask(sample) for sample in samples(run) if sample not in have]
+    have = set(zip(table["sample"].to_pylist(), table["step"].to_pylist(), strict=True))
+    steps = experiments.steps(run, NAME)
+    return [EmergenceTask(i) for i in samples(run) if any((i, step) not in have for step in steps)]
 
 
-def work(
-    run: Run, executor: Executor, observers: Sequence[Observer], tasks: Sequence[EmergenceTask]
-) -> Outcome:
-    """Decodes and labels the given images at every step."""
-    config = run.config
+def worker(run: Run) -> Callable[[], EmergenceWorker]:
+    """Makes the worker in its own process."""
     chosen, split = curate_stage.kept(run)
     mean, deviation = probe_stage.standardisation(run, chosen, split.train)
     attempts = run.store.table("images", current=False)["attempt"].to_pylist()
     shared = Shared(
-        config,
+        run.config,
         experiments.stage_hash(run, NAME),
         mean,
         deviation,
-        tuple(samples(run)[: config.experiments.emergence_shown]),
+        tuple(samples(run)[: run.config.experiments.emergence_shown]),
+        tuple(experiments.steps(run, NAME)),
         1 + max((a for a in attempts if a is not None), default=0),
     )
-    spec = WorkerSpec(
-        factory=partial(EmergenceWorker, shared),
-        num_cpus=config.sampling.threads,
-        num_gpus=config.ray.sampling_gpus,
-        threads=config.sampling.threads,
-        count=config.ray.sampling_actors or None,
-        name=NAME,
-    )
-    return executor.run(tasks, spec, observers)
+    return partial(EmergenceWorker, shared)

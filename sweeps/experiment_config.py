@@ -25,7 +25,9 @@ class ExperimentConfig:
     smoothness_steps: list[int] = field(default_factory=lambda: [15])
     """steps at which depth probes are fitted with it; empty means those of the grid"""
     emergence_images: int = 16
-    """test images that are decoded and labelled after every step; 0 means all"""
+    """test images that are decoded and labelled after each step; 0 means all"""
+    emergence_steps: list[int] = field(default_factory=list)
+    """steps after which they are; empty means those of the grid"""
     emergence_shown: int = 4
     """how many of them keep their pictures for the report"""
     transfer_sites: list[str] = field(default_factory=lambda: ["blocks"])
@@ -35,7 +37,7 @@ class ExperimentConfig:
         for name in self.names:
             if name not in NAMES:
                 raise ValueError(f"experiments.names={name!r}: unknown; use {', '.join(NAMES)}")
-        for name in ("vae_steps", "conv_steps", "smoothness_steps"):
+        for name in ("vae_steps", "conv_steps", "smoothness_steps", "emergence_steps"):
             for step in getattr(self, name):
                 if not 1 <= step <= 15:
                     raise ValueError(f"experiments.{name}={step}: steps are 1 to 15")

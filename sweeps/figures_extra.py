@@ -86,8 +86,8 @@ def emergence_curves(found: Emergence) -> Panel:
         fig, ax = figure(4.1, 3.1)
         ax.set_position((0.12, 0.15, 0.62, 0.75))
         dress(ax, found.steps, f"{measure.label}, {word} is better")
-        top = 1.0 if measure.higher else float(np.nanmax([a.high for a in found.arrivals] + [found.floor])) * 1.05
-        ax.set_ylim(0, top)
+        worst = np.nanmax([*np.concatenate([a.high for a in found.arrivals]), found.floor])
+        ax.set_ylim(0, 1.0 if measure.higher else float(worst) * 1.05)
         draw_bands(ax, found.steps, bands, {"floor": found.floor})
         for band, arrival in zip(bands, found.arrivals, strict=True):
             _mark(ax, band, arrival.step.estimate, found.steps)

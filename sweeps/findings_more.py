@@ -93,48 +93,58 @@ def _emergence(rows: pa.Table, scores: Scores) -> Emergence | None:
     shared = sorted(set(rows["sample"].to_pylist()) & set(scores.samples.tolist()))
     if best is None or len(shared) < 2 or not scores.per_image:
         return None
-    axes = (tuple(LABELLERS), scores.steps, shared)
+    steps = tuple(sorted(set(rows["step"].to_pylist()) & set(scores.steps)))
+    axes = (tuple(LABELLERS), steps, shared)
     cubes = analysis.cube(rows, ("site", "step", "sample"), axes, scores.measure.score)
     place = [int(np.flatnonzero(scores.samples == sample)[0]) for sample in shared]
-    probe = scores.values[scores.at("trained"), best][:, place]
+    at = [scores.steps.index(step) for step in steps]
+    probe = scores.values[scores.at("trained"), best][at][:, place]
     counts = scores.counts[:, place]
     floor = float(scores.floor[best])
     named = [(f"probe at {scores.sites[best].name}", probe), *zip(LABELLERS.values(), cubes, strict=True)]
-    arrivals = tuple(_arrival(name, v, floor, scores, counts) for name, v in named)
-    lead = _lead(probe, cubes[0], floor, scores, counts)
-    return Emergence(scores.measure, scores.sites[best], scores.steps, len(shared), floor, arrivals, lead)
+    rise = _Rise(steps, floor, scores.measure, counts)
+    arrivals = tuple(_arrival(name, values, rise) for name, values in named)
+    lead = _lead(probe, cubes[0], rise)
+    return Emergence(scores.measure, scores.sites[best], steps, len(shared), floor, arrivals, lead)
 
 
-def _arrival(name: str, values: np.ndarray, floor: float, scores: Scores, counts: np.ndarray) -> Arrival:
-    bands = [statistics.mean_interval(row, counts) for row in values]
+@dataclass(frozen=True)
+class _Rise:
+    """What the step of emergence depends on beside the scores."""
+
+    steps: tuple[int, ...]
+    floor: float
+    measure: Measure
+    counts: np.ndarray
+    """float64 (draws, N)"""
+
+
+def _arrival(name: str, values: np.ndarray, rise: _Rise) -> Arrival:
+    bands = [statistics.mean_interval(row, rise.counts) for row in values]
     mean, low, high = np.array([[b.estimate, b.low, b.high] for b in bands]).T
-    return Arrival(name, mean, low, high, _when(values, floor, scores, counts))
+    return Arrival(name, mean, low, high, _when(values, rise))
 
 
-def _when(values: np.ndarray, floor: float, scores: Scores, counts: np.ndarray) -> Interval:
-    found = statistics.emergence(
-        values, floor, scores.steps, scores.measure.higher, SHARE, counts
-    )
+def _when(values: np.ndarray, rise: _Rise) -> Interval:
+    found = statistics.emergence(values, rise.floor, rise.steps, rise.measure.higher, SHARE, rise.counts)
     if found.step is None or found.defined < findings.CLEARLY:
         return Interval(np.nan, np.nan, np.nan)
     return Interval(float(found.step), found.low, found.high)
 
 
-def _lead(
-    probe: np.ndarray, labeller: np.ndarray, floor: float, scores: Scores, counts: np.ndarray
-) -> Interval:
+def _lead(probe: np.ndarray, labeller: np.ndarray, rise: _Rise) -> Interval:
     """Labeller's step minus probe's step, in the same resamples."""
 
     def firsts(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
         means = statistics.resampled_means(values, weights)
-        gain = scores.measure.sign * (means - floor)
+        gain = rise.measure.sign * (means - rise.floor)
         reached = gain >= SHARE * gain[-1]
-        first = np.asarray(scores.steps, float)[np.argmax(reached, axis=0)]
+        first = np.asarray(rise.steps, float)[np.argmax(reached, axis=0)]
         return np.where(gain[-1] > 0, first, np.nan)
 
     whole = np.ones((1, probe.shape[1]))
     lead = float((firsts(labeller, whole) - firsts(probe, whole))[0])
-    return statistics.interval(lead, firsts(labeller, counts) - firsts(probe, counts))
+    return statistics.interval(lead, firsts(labeller, rise.counts) - firsts(probe, rise.counts))
 
 
 @dataclass(frozen=True)

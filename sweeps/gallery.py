@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,17 +10,14 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from interventions.pictures import FOLDER
 from sweeps import findings
 from sweeps.analysis import Scores
-from sweeps.findings import MAIN_EDITS
 from sweeps.report_data import Reader, RunData, Site
 from sweeps.report_floors import depth_scale, in_split, mask_threshold
 
 SHOWN_STEPS = (1, 2, 3, 5, 10, 15)
 PERCENTILES = (90, 65, 35, 10)
 STRIP = 12
-EDITED = 3
 CACHE = "report/predictions.safetensors"
 
 
@@ -213,55 +209,3 @@ def probe_units(run: RunData, task: str, labels: np.ndarray) -> np.ndarray:
         return (labels > mask_threshold(run)).astype(np.float32)
     mean, deviation = depth_scale(run)
     return ((labels - mean) / deviation).astype(np.float32)
-
-
-@dataclass(frozen=True)
-class Edited:
-    """The first move of one edited test image."""
-
-    task: str
-    before: np.ndarray
-    """uint8 (H, W, 3)"""
-    label_before: np.ndarray
-    """float32 (H, W), in the probe's units"""
-    target: np.ndarray
-    """float32 (H, W): the label asked for"""
-    after: np.ndarray
-    """uint8 (H, W, 3)"""
-    label_after: np.ndarray
-    """float32 (H, W)"""
-
-
-def edited(store: Any) -> list[Edited]:
-    """A few kept pictures of the main edits of each task; unreadable files are left out."""
-    found: dict[str, list[Edited]] = {"saliency": [], "depth": []}
-    for path in store.list(f"{FOLDER}/{MAIN_EDITS}."):
-        try:
-            picture = first_move(path, store.get(path))
-        except (KeyError, IndexError, ValueError, SafetensorError):
-            continue
-        mine = found.get(picture.task, [])
-        if len(mine) < EDITED:
-            mine.append(picture)
-    return [picture for pictures in found.values() for picture in pictures]
-
-
-def first_move(path: str, data: bytes) -> Edited:
-    """The first real edit in a file of kept pictures.
-
-    KeyError, IndexError, ValueError or SafetensorError where the file holds none.
-    """
-    tensors = load(data)
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
-    about = json.loads(header["about"]) if "about" in header else {}
-    rows = about.get("rows") or json.loads(header["rows"])
-    place = [control for _, control in rows].index("edit")
-    maps = {n: tensors[n].astype(np.float32) for n in ("label_before", "targets", "labels")}
-    return Edited(
-        about.get("task") or path.split(".")[-3],
-        tensors["before"],
-        maps["label_before"],
-        maps["targets"][rows[place][0]],
-        tensors["images"][place],
-        maps["labels"][place],
-    )

@@ -90,11 +90,18 @@ def _emerging(
     finished = run.reader.images("trained", [sample])
     if finished is None:
         return None
-    images = {k: {s: kept[f"{k}.image"][s - 1] for s in SHOWN_STEPS} for k in KINDS}
+    places = _places(kept)
+    images = {k: {s: kept[f"{k}.image"][i] for s, i in places.items()} for k in KINDS}
     strips: list[Strip] = []
     for task, found in scores.items():
         strips += _strips(run, found, memory, task, sample, kept)
     return Emerging(sample, run.captions.get(sample, ""), finished[0], images, tuple(strips))
+
+
+def _places(kept: dict[str, np.ndarray]) -> dict[int, int]:
+    """Where the steps that are shown stand along the first axis."""
+    steps = kept["steps"].tolist()
+    return {step: steps.index(step) for step in SHOWN_STEPS if step in steps}
 
 
 def _strips(
@@ -113,7 +120,7 @@ def _strips(
     rows = [Strip(task, f"probe at {site.name}", probed, label, *ends)]
     for kind, words in (("x0", "labeller on the clean estimate"), ("xt", "labeller on the noisy latent")):
         maps = probe_units(run, task, kept[f"{kind}.{task}"].astype(np.float32))
-        rows.append(Strip(task, words, {s: maps[s - 1] for s in SHOWN_STEPS}, label, *ends))
+        rows.append(Strip(task, words, {s: maps[i] for s, i in _places(kept).items()}, label, *ends))
     return [row for row in rows if row.maps]
 
 

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
-import storage
 from cluster import Executor, InProcess, Outcome
 from probing import labellers
 from probing import prompts as prompt_files
@@ -19,14 +18,14 @@ from probing.prompts import Prompt
 from storage import budget
 from sweeps import (
     curate_stage,
-    emergence_stage,
+    experiments_stage,
     families,
     label_stage,
+    plan_view,
     preview_stage,
     probe_stage,
     safety_stage,
     sample_stage,
-    transfer_stage,
 )
 from sweeps import experiments as further
 from sweeps import run as runs
@@ -62,7 +61,7 @@ def prepare(config: Config, write: bool = True) -> Run:
     found, prompts = _checked(config, tell=not previews(config))
     if previews(config):
         prompts = preview_stage.kept(config, prompts)
-    _check_space(config, runs.layout(config, found, len(prompts)))
+    plan_view.check_fits(config, budget.price(runs.layout(config, found, len(prompts))))
     return runs.begin(config, found, prompts)
 
 
@@ -93,9 +92,8 @@ def preview(config: Config, result: Result) -> None:
     """Makes and curates an image of every raw prompt; prices both passes before anything is written."""
     found, prompts = _checked(config)
     _check_labellers(config, found)
-    own = preview_stage.settings(config)
-    first = budget.price(runs.layout(own, found, len(prompts))).total
-    _check_space(config, runs.layout(config, found, preview_stage.fewest(config, len(prompts))), first)
+    _, then, first = plan_view.with_preview(config, found, len(prompts))
+    plan_view.check_fits(config, then, first)
     run = preview_stage.begin(config, found, prompts)
     if preview_stage.complete(run):
         return
@@ -121,14 +119,6 @@ def _check_writable(config: Config) -> None:
         parent = parent.parent
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise ValueError(f"output: cannot write to {parent}; give output=ANOTHER folder")
-
-
-def _check_space(config: Config, layout: storage.Layout, more: int = 0) -> None:
-    """Refuses a plan, and `more` bytes, that do not fit the disk beside what is there already."""
-    folder = runs.local_path(config.output)
-    chunks = (p for p in folder.rglob("c/**/*") if p.is_file()) if folder else ()
-    present = sum(p.stat().st_size for p in chunks)
-    budget.check_disk(config.output, budget.price(layout).total + more, present)
 
 
 @contextmanager
@@ -230,14 +220,13 @@ def _probe(run: Run, executor: Executor, result: Result) -> None:
 
 
 def _experiments(run: Run, executor: Executor, result: Result) -> None:
-    for stage in (emergence_stage, transfer_stage):
-        if tasks := stage.missing(run):
-            meter = Meter(stage.NAME, "tasks")
-            with _timed(run, stage.NAME):
-                outcome = stage.work(run, executor, [StageObserver(meter)], tasks)
-            meter.close()
-            result.failed |= outcome.failed
-            result.lines.append(f"{stage.NAME}: {len(outcome.done)} done, {len(outcome.failed)} failed")
+    if tasks := experiments_stage.missing(run):
+        meter = Meter("experiments", "tasks")
+        with _timed(run, "experiments"):
+            outcome = experiments_stage.work(run, executor, [StageObserver(meter)], tasks)
+        meter.close()
+        result.failed |= outcome.failed
+        result.lines.append(f"experiments: {len(outcome.done)} tasks done, {len(outcome.failed)} failed")
 
 
 def _intervene(run: Run, executor: Executor, result: Result) -> None:
@@ -300,7 +289,7 @@ def complete(run: Run, stages: Sequence[str]) -> bool:
         return False
     if "probe" in stages and (probe_stage.missing(run) or further.missing(run)):
         return False
-    if "experiments" in stages and (emergence_stage.missing(run) or transfer_stage.missing(run)):
+    if "experiments" in stages and experiments_stage.missing(run):
         return False
     if "intervene" in stages:
         from sweeps import intervene_stage

@@ -11,8 +11,9 @@ from probing.model import ModelConfig
 from probing.sites import SiteSpec
 from storage import budget
 from storage.format import Layout
-from sweeps import grid, preview_stage
+from sweeps import cluster_plan, grid, preview_stage
 from sweeps import run as runs
+from sweeps.cluster_plan import Rates
 from sweeps.config import STEPS, Config, previews
 
 RATE = {"scenes": 3.0, "": 0.25}
@@ -55,6 +56,18 @@ def site_table(model: ModelConfig, family: str) -> str:
     return "\n".join(lines)
 
 
+def on_gpus(config: Config, gpus: int, rates: Rates) -> str:
+    """Hours and price of a run on 1, 8 and so many GPUs. Raises ValueError where a number makes no sense."""
+    if gpus < 1 or min(vars(rates).values()) < 0:
+        raise ValueError(f"--gpus={gpus} and all rates: give numbers above 0")
+    samples, found = _sample_count(config), runs.facts(config)
+    layout, whole = runs.layout(config, found, samples), rates.filled()
+    cells = grid.cells(config.sweep, config.sampling.variants, site_rules.choose(found.sites, config.sampling.sites))
+    trials = grid.pack(cells, config.sweep.trial_axes)
+    work = cluster_plan.stages(config, budget.price(layout), samples, len(trials), len(cells), whole)
+    return "\n".join([*cluster_plan.table(work, cluster_plan.counts(gpus), whole), f"rates: {rates.told()}"])
+
+
 def describe(config: Config, rate: float) -> str:
     """The plan of a run in words and numbers. Raises ValueError where it does not fit."""
     found = runs.facts(config)
@@ -65,26 +78,43 @@ def describe(config: Config, rate: float) -> str:
     lines += [f"  {name:16} {human(size)}" for name, size in price.families().items()]
     lines += ["sites, all variants and steps:"]
     lines += [f"  {name:16} {human(size)}" for name, size in price.sites().items()]
-    needed = price.total
     if previews(config):
-        preview, needed = _preview(config, found, samples)
-        lines = [*preview, "then, priced as if the preview kept every sample:", *lines]
-    budget.check_disk(config.output, needed)
-    budget.check_memory(price, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+        preview, then, first = with_preview(config, found, samples)
+        check_fits(config, then, first)
+        return "\n".join([*preview, "then, priced as if the preview kept every sample:", *lines])
+    check_fits(config, price)
     return "\n".join(lines)
 
 
-def _preview(config: Config, found: runs.Facts, samples: int) -> tuple[list[str], int]:
-    """What the preview costs in words, and the bytes that it and the fewest samples to record need."""
+def with_preview(config: Config, found: runs.Facts, samples: int) -> tuple[list[str], budget.Budget, int]:
+    """What a preview costs in words, the price of the fewest samples to record after it, and its own bytes."""
     first = budget.price(runs.layout(preview_stage.settings(config), found, samples))
     fewest = preview_stage.fewest(config, samples)
-    then = budget.price(runs.layout(config, found, fewest)).total
+    then = budget.price(runs.layout(config, found, fewest))
     lines = [
         f"preview           {samples} images of the trained model, nothing recorded: {first.unet_calls} UNet calls, "
         f"{human(first.total)}",
-        f"at least          {human(first.total + then)} on the disk, were only {fewest} samples kept",
+        f"at least          {human(first.total + then.total)} on the disk, were only {fewest} samples kept",
     ]
-    return lines, first.total + then
+    return lines, then, first.total
+
+
+def check_fits(config: Config, price: budget.Budget, more: int = 0) -> None:
+    """Raises ValueError where a plan, and `more` bytes, fit neither disk nor memory beside what is there already.
+
+    The memory is this machine's, so it is looked at only where the workers run here.
+    """
+    folder = runs.local_path(config.output)
+    chunks = (p for p in folder.rglob("c/**/*") if p.is_file()) if folder else ()
+    present = sum(p.stat().st_size for p in chunks)
+    budget.check_disk(config.output, price.total + more, present)
+    if config.ray.address in ("none", "local"):
+        budget.check_memory(price, memory(), max(1, config.ray.sampling_actors))
+
+
+def memory() -> int:
+    """Bytes of this machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _sample_count(config: Config) -> int:

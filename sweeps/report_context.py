@@ -9,13 +9,25 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from sweeps import analysis, figures_extra, figures_more, figures_probes, findings, findings_more, gallery, gallery_more
+from interventions.pictures import Pictures
+from sweeps import (
+    analysis,
+    edit_gallery,
+    figures_edits,
+    figures_extra,
+    figures_more,
+    figures_probes,
+    findings,
+    findings_more,
+    gallery,
+    gallery_more,
+)
 from sweeps.analysis import Scores
 from sweeps.claims import Claim, Material, judge
 from sweeps.figures import Panel
 from sweeps.findings import Edits
 from sweeps.findings_more import Emergence, Selective, Transfer
-from sweeps.gallery import Contact, Edited, Example
+from sweeps.gallery import Contact, Example
 from sweeps.gallery_more import Emerging, Smoothed
 from sweeps.report_data import RunData
 from sweeps.report_floors import named_floors
@@ -32,8 +44,8 @@ class Context:
     edits: list[Edits] = field(default_factory=list)
     examples: list[Example] = field(default_factory=list)
     contacts: list[Contact] = field(default_factory=list)
-    edited: list[Edited] = field(default_factory=list)
-    """pictures of edits, a few of each task"""
+    edited: list[Pictures] = field(default_factory=list)
+    """kept pictures of edits"""
     families: dict[str, dict[str, Scores]] = field(default_factory=dict)
     """scores by experiment and task, of the experiments beside the grid that consist of probes"""
     emergence: list[Emergence] = field(default_factory=list)
@@ -81,8 +93,9 @@ class Context:
 
     @cached_property
     def edit_panels(self) -> list[Panel]:
-        """Interventions, two panels per task."""
-        return figures_more.edit_panels(self.edits)
+        """Interventions: two panels per task, then ablations and second objects."""
+        more = figures_edits.panels(self.run.table("interventions"))
+        return [*figures_more.edit_panels(self.edits), *more]
 
     @cached_property
     def emergence_panels(self) -> list[Panel]:
@@ -186,7 +199,7 @@ def build(run: RunData, store: Any) -> Context:
     more["emerging"] = gallery_more.emerging(run, store, scores, memory)
     more["smoothed"] = gallery_more.smoothed(run, families, memory)
     memory.save()
-    edited = gallery.edited(store) if edits else []
+    edited = edit_gallery.kept(store) if edits else []
     return Context(run, scores, edits, examples, gallery.contacts(run), edited, **more)
 
 

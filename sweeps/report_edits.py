@@ -1,20 +1,23 @@
-"""The report's interventions: distributions, controls, edited pictures."""
+"""The report's interventions: verdicts, distributions, controls, ablations, edited pictures."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 
 import numpy as np
 
-from sweeps import thumbnails
+from interventions.config import ANIMATION, SECOND_OBJECT
+from interventions.controls import EDIT
+from interventions.summary import REACHED
+from probing.statistics import holm
+from sweeps.edit_findings import ABLATIONS, second_objects, setting
 from sweeps.figures_more import CONTROL_TITLES
 from sweeps.figures_probes import TASK_TITLES
 from sweeps.findings import Edits
-from sweeps.gallery import Edited
 from sweeps.report_context import Context
-from sweeps.report_html import Section, downloads, panels, paragraph, picture
-from sweeps.tables_view import p_value, table
+from sweeps.report_edit_pictures import pictures
+from sweeps.report_html import Section, downloads, panels, paragraph
+from sweeps.tables_view import interval, number, p_value, table
 
 COMPARED = {
     "mirror": "the opposite move’s label",
@@ -26,15 +29,40 @@ EXTRAS = {
     "area_before": "Area before",
     "area_target": "Area asked",
     "area_after": "Area after",
+    "floor": "Constant map",
+    "slope": "Slope",
+    "shift_share": "Shift reached",
+    "pearson_after": "Pearson after",
+    "own_scale_before": "Own scale, before",
+    "own_scale_after": "Own scale, after",
+    "aligned_before": "Aligned, before",
+    "aligned_after": "Aligned, after",
     "readout_before": "Readout before",
     "readout_after": "Readout after",
-    "outside_change": "Change outside",
+    "readout_spearman": "Readout rank corr.",
+    "readout_least": "Worst readout",
+    "edit_norm": "Edit size",
+    "departure_after": "Departure",
+    "outside_change": "Pixels outside",
+    "outside_label": "Label outside",
+    "content_kept": "Content kept",
 }
+
+BARS = {"saliency": "0.20", "depth": "30 %"}
+LEGEND = (
+    "Areas are shares of the image. Slope: of the change that came on the change asked for, over pixels; 1 is all of "
+    "it, and no flat or full map can feign it. Shift reached: of the object’s centre. Readout: what the true probe "
+    "reads at the edited sites against the wanted label (Dice over cells, or RMSE to the map scaled for the "
+    "optimiser); worst: at the worst site and step (Dice, or rank correlation). Edit size and departure are in units "
+    "of what is normal at the site; 1 is a normal departure. Outside: mean change where neither the old nor the "
+    "wanted object is. Own scale: RMSE with each map standardised over its own pixels; aligned: after the best scale "
+    "and shift."
+)
 
 
 def interventions(context: Context) -> Section:
     """Edited activations: does the picture follow?"""
-    edits = context.edits
+    edits = [e for e in context.edits if e.effect.series.experiment not in (SECOND_OBJECT, ANIMATION)]
     if not edits:
         return Section("interventions", "", "", "")
     text = paragraph(
@@ -43,12 +71,48 @@ def interventions(context: Context) -> Section:
         "are 95 % intervals from resampling images with all their trials."
     )
     found = context.edit_panels
-    body = text + panels(found) + _edited_strips(context.edited)
+    body = text + _verdicts(edits) + panels(found) + _slopes(context) + pictures(context.edited)
     body += "".join(_edit_table(edits, task) for task in TASK_TITLES)
     body += "".join(_against_table(e) for e in edits if e.main and e.effect.against)
+    body += paragraph(LEGEND, "note")
     body += downloads([p for p in found if p.name.endswith("controls")], "edits-and-controls")
     body += downloads([p for p in found if p.name.endswith("after")], "edits-before-after")
+    for name in ABLATIONS:
+        body += downloads([p for p in found if p.name.endswith(f"-{name}")], f"edits-{name}")
     return Section("interventions", "Does the model use it?", "Interventions", body)
+
+
+def _verdicts(edits: Sequence[Edits]) -> str:
+    """One paragraph per task: what the real edit did, against the bar and every comparison."""
+    real = [e for e in edits if e.main and e.effect.control == EDIT]
+    return "".join(paragraph(_verdict(e)) for e in real)
+
+
+def _verdict(edit: Edits) -> str:
+    effect, task = edit.effect, edit.measure.task
+    beaten = [a for a in effect.against if a.gain.low > 0]
+    gain = interval(effect.gain) if task == "saliency" else f"{interval(effect.gain)}, {effect.relative:.0%}"
+    column, bar = REACHED[task]
+    read = "Dice" if task == "saliency" else "rank correlation"
+    return (
+        f"<strong>{TASK_TITLES[task]}.</strong> The median {edit.measure.label} improves by {gain} "
+        f"(bar: {BARS[task]}); the edit beats {len(beaten)} of {len(effect.against)} comparisons with an interval "
+        f"above 0. At the edited sites the probe reads the target with a median {read} of "
+        f"{number(effect.medians.get(column, np.nan))}; {effect.reached:.0%} of the edits reach {bar:g}."
+    )
+
+
+def _slopes(context: Context) -> str:
+    """Appendix E in one line per way of editing."""
+    table_ = context.run.table("interventions")
+    found = second_objects(table_.to_pylist() if table_ is not None else [])
+    return "".join(
+        paragraph(
+            f"Second objects, {CONTROL_TITLES.get(way, way)}: slope of the depth that came on the depth asked for "
+            f"{interval(slope.slope)}, correlation {number(slope.correlation)}, {slope.edits} edits."
+        )
+        for way, (slope, _) in found.items()
+    )
 
 
 def _edit_table(edits: Sequence[Edits], task: str) -> str:
@@ -79,54 +143,19 @@ def edit_name(edit: Edits) -> str:
     title = CONTROL_TITLES.get(control, control)
     if edit.main:
         return title
-    varied = {
-        "dose": f"{series.iterations} iterations",
-        "steps": f"steps {series.steps}",
-        "sides": f"sites {series.sites}",
-    }
-    return f"{series.experiment}: {varied.get(series.experiment, title)}"
+    if series.experiment not in ABLATIONS:
+        return f"{series.experiment}: {title}"
+    return f"{series.experiment}: {setting(series.experiment, series)[0]}"
 
 
 def _against_table(edit: Edits) -> str:
+    against = edit.effect.against
     rows = [
-        [COMPARED.get(a.other, CONTROL_TITLES.get(a.other, a.other)), a.gain, p_value(a.test.p)]
-        for a in edit.effect.against
+        [COMPARED.get(a.other, CONTROL_TITLES.get(a.other, a.other)), a.gain, p_value(p)]
+        for a, p in zip(against, holm([a.test.p for a in against]).tolist(), strict=True)
     ]
     caption = (
         f"{TASK_TITLES[edit.measure.task]}: median advantage of the edit, trial by trial "
-        "(above 0: the edit is better; p: Wilcoxon signed ranks over images)"
+        "(above 0: the edit is better; p: Wilcoxon signed ranks over images, by Holm)"
     )
     return table(caption, ["Compared with", edit.measure.label, "p"], rows)
-
-
-def _edited_strips(found: Sequence[Edited]) -> str:
-    strips = "".join(_edited_strip(p) for p in found)
-    if not strips:
-        return ""
-    return (
-        "<h3>Edited pictures</h3>"
-        + paragraph(
-            "The first edited test images and their first move: what was painted, what was asked, "
-            "what came."
-        )
-        + strips
-    )
-
-
-def _edited_strip(found: Edited) -> str:
-    task, label = found.task, found.label_before
-    low, high = (0.0, 1.0) if task == "saliency" else tuple(np.percentile(label, (1, 99)))
-
-    def cell(values: np.ndarray, words: str) -> str:
-        address = thumbnails.map_picture(values, task, low, high)
-        return picture(address, f"{TASK_TITLES[task]}: {words}", escape(words), map_like=True)
-
-    cells = [
-        picture(thumbnails.photo(found.before, 192), "Image before the edit", "before"),
-        cell(label, "its label"),
-        cell(found.target, "asked for"),
-        picture(thumbnails.photo(found.after, 192), "Image after the edit", "after"),
-        cell(found.label_after, "its label"),
-    ]
-    name = f'<p class="strip-name">{TASK_TITLES[task]}</p>'
-    return f'{name}<div class="strip">{"".join(cells)}</div>'

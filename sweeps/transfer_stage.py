@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,7 +11,6 @@ import numpy as np
 from safetensors.numpy import load
 
 import storage
-from cluster import Executor, Observer, Outcome, WorkerSpec
 from probing.sites import SiteSpec, choose
 from probing.transfer import transfer
 from sweeps import experiments, probe_stage
@@ -117,14 +116,7 @@ def missing(run: Run) -> list[TransferTask]:
     ]
 
 
-def work(
-    run: Run, executor: Executor, observers: Sequence[Observer], tasks: Sequence[TransferTask]
-) -> Outcome:
-    """Fills the given matrices."""
+def worker(run: Run) -> Callable[[], TransferWorker]:
+    """Makes the worker in its own process."""
     job = probe_stage.experiment_job(run, probe_stage.job(run), NAME)
-    spec = WorkerSpec(
-        factory=partial(TransferWorker, job, sorted(set(run.config.sweep.steps))),
-        count=None,
-        name=NAME,
-    )
-    return executor.run(tasks, spec, observers)
+    return partial(TransferWorker, job, sorted(set(run.config.sweep.steps)))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import storage
 
-BENCHES = ("capture", "store", "probes", "tune", "interventions")
+BENCHES = ("capture", "store", "codecs", "probes", "tune", "interventions", "cluster")
 
 
 def version() -> str:
@@ -102,8 +102,14 @@ def _play(parsed: argparse.Namespace) -> int:
 def plan(parsed: argparse.Namespace) -> int:
     """Prints the price of a run; refuses what does not fit."""
     from sweeps import config, plan_view
+    from sweeps.cluster_plan import Rates
 
-    print(plan_view.describe(config.load(parsed.preset, parsed.overrides), parsed.rate))
+    made = config.load(parsed.preset, parsed.overrides)
+    if parsed.gpus:
+        given = dict(pair.partition("=")[::2] for pair in parsed.rates)
+        print(plan_view.on_gpus(made, parsed.gpus, Rates.read({"sampling": parsed.rate, **given})))
+    else:
+        print(plan_view.describe(made, parsed.rate))
     return 0
 
 
@@ -133,7 +139,11 @@ def dashboards(parsed: argparse.Namespace) -> int:
 
 
 def status(parsed: argparse.Namespace) -> int:
-    """Prints what is done, failed and left; 1 where something failed."""
+    """Prints what is done, failed and left; 1 where something failed. Of a cluster's job with --address."""
+    if parsed.address:
+        from sweeps import job_verbs
+
+        return job_verbs.status(parsed)
     from sweeps import status_view
 
     text, failed = status_view.describe(parsed.output)
@@ -184,21 +194,6 @@ def compare(parsed: argparse.Namespace) -> int:
 
     print(compare_view.describe(stored_config(parsed.output), stored_config(parsed.other)))
     return 0
-
-
-def submit(parsed: argparse.Namespace) -> int:
-    """Submits the run as a Ray job; the same command resumes it."""
-    from cluster import submit as jobs
-    from sweeps import config
-
-    made = config.load(parsed.preset, parsed.overrides)
-    job = jobs.submit(parsed.address, [parsed.preset, *parsed.overrides], output=made.output)
-    print(f"job {job.id}\ndashboard {job.dashboard}\noutput {job.output}")
-    if not parsed.follow:
-        return 0
-    ended = jobs.follow(parsed.address, job.id, lambda text: print(text, end=""))
-    return 0 if ended.status == "SUCCEEDED" else 1
-
 
 def sites(parsed: argparse.Namespace) -> int:
     """Lists the sites of a model from its configuration, without weights."""

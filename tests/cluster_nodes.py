@@ -30,6 +30,7 @@ BRIDGE = f"{PREFIX}{os.getpid()}"
 """Names of bridge and namespaces tell whose they are; an interface's has at most 15 letters."""
 NETWORK = f"10.231.{os.getpid() % 250}"
 BIN = Path(sys.executable).parent
+PATIENCE_S = 300
 STORE_BYTES = 100 * 2**20
 MOUNTED = 'mkdir -p /tmp/ray && mount --bind "$0" /tmp/ray && exec "$@"'
 """Shell that gives a node its own /tmp/ray; `ip netns exec` has made a mount namespace for it."""
@@ -143,25 +144,25 @@ class Machines:
         port, dashboard, metrics = map(str, self.ports)
         words = ["--head", f"--port={port}", f"--dashboard-host={place}", f"--dashboard-port={dashboard}"]
         self._start("head", place, [*words, f"--metrics-export-port={metrics}", "--num-cpus=0", "--num-gpus=0"])
-        until(lambda: self.alive() == 1, 120, "the head answers")
+        until(self.alive, PATIENCE_S, "the head answers")
 
     def add(self, name: str, cpus: int, gpus: int = 0, **resources: float) -> Node:
         """Start a node and wait until the head counts it."""
-        before = self.alive()
+        before = self.alive()  # one that was just killed may be among them for a while
         head = self.nodes["head"].address
         words = [f"--address={head}:{self.ports[0]}", f"--num-cpus={cpus}", f"--num-gpus={gpus}"]
         node = self._start(name, self._place(), [*words, f"--resources={json.dumps(resources)}"])
-        until(lambda: self.alive() > before, 120, f"node {name} joins")
+        until(lambda: self.alive() - before, PATIENCE_S, f"node {name} joins")
         return node
 
     def kill(self, name: str) -> None:
         self.nodes.pop(name).kill()
 
-    def alive(self) -> int:
-        """Nodes that the head counts as alive."""
+    def alive(self) -> set[str]:
+        """Ids of the nodes that the head counts as alive; none while it does not answer."""
         with suppress(OSError, ValueError, KeyError):
-            return sum(node["state"] == "ALIVE" for node in self.listed("nodes"))
-        return 0
+            return {node["node_id"] for node in self.listed("nodes", state="ALIVE")}
+        return set()
 
     def listed(self, kind: str, **filters: str) -> list[dict[str, Any]]:
         """Rows of the dashboard's state API: nodes, actors, tasks, ... as anybody over HTTP gets."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,13 +28,56 @@ def tiny_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def finished(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An undisturbed run of the tiny model, all stages."""
+def sampled(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An undisturbed run of the tiny model, sampling alone, in this process."""
+    import pipeline_runs
+
+    from sweeps import pipeline
+
+    output = tmp_path_factory.mktemp("runs") / "sampled"
+    result = pipeline.carry_out(pipeline_runs.configured(tiny_pipeline, output), ("sample",))
+    assert result.failed == {}
+    return output
+
+
+@pytest.fixture(scope="session")
+def finished(sampled: Path, tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with all other stages."""
     import pipeline_runs
 
     from sweeps import pipeline
 
     output = tmp_path_factory.mktemp("runs") / "whole"
+    shutil.copytree(sampled, output)
     result = pipeline.carry_out(pipeline_runs.configured(tiny_pipeline, output))
     assert result.failed == {}
     return output
+
+
+@pytest.fixture
+def flaky_s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """A real S3 server on loopback; yields a list of HTTP errors that it still has to answer."""
+    pytest.importorskip("moto.server")
+    from moto.server import DomainDispatcherApplication, create_backend_app
+    from werkzeug.serving import make_server
+
+    app = DomainDispatcherApplication(create_backend_app)
+    errors: list[int] = []
+
+    def flaky(environ: dict, start_response) -> list[bytes]:  # noqa: ANN001 - WSGI
+        if errors:
+            start_response(f"{errors.pop()} Unavailable", [("Content-Length", "0")])
+            return [b""]
+        return app(environ, start_response)
+
+    server = make_server("127.0.0.1", 0, flaky, threaded=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    for name, value in {
+        "AWS_ENDPOINT": f"http://127.0.0.1:{server.port}", "AWS_ALLOW_HTTP": "true",
+        "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "us-east-1",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    yield errors
+    server.shutdown()
+    thread.join()

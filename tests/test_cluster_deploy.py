@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import shlex
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -49,12 +51,39 @@ def test_ray_up_files_meet_rays_own_schema(name: str) -> None:
         jsonschema.validate(broken, ray_schema())
 
 
+@pytest.mark.parametrize("name", KUBERAY)
+def test_pods_meet_the_schema_of_kubernetes(name: str) -> None:
+    validator = pytest.importorskip("kubernetes_validate")
+    for spec in pods(name):
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, "spec": spec}
+        validator.validate(pod, "1.30", strict=True)
+        broken = copy.deepcopy(pod)
+        broken["spec"]["containers"][0]["resuorces"] = {}
+        with pytest.raises(validator.ValidationError, match="resuorces"):
+            validator.validate(broken, "1.30", strict=True)
+
+
+@pytest.mark.parametrize("name", KUBERAY)
+def test_spot_workers_announce_their_end_in_time(name: str) -> None:
+    """The hook's time is shorter than what Kubernetes leaves a pod."""
+    from cluster import drain
+
+    head, worker = pods(name)
+    assert "lifecycle" not in head["containers"][0]
+    command = worker["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+    assert command[:3] == ["python", "-m", "cluster.drain"]
+    assert Path(drain.__file__).name == "drain.py"
+    assert float(command[command.index("--seconds") + 1]) < worker["terminationGracePeriodSeconds"]
+    assert {"key": "spot", "operator": "Exists", "effect": "NoSchedule"} in worker["tolerations"]
+    assert "cluster.drain" in load("aws.yaml")["worker_start_ray_commands"][-1]
+
+
 @pytest.mark.parametrize("name", LAUNCHER)
 def test_ray_up_files_start_heads_safely(name: str) -> None:
     config = load(name)
     head, workers = config["head_start_ray_commands"], config["worker_start_ray_commands"]
     assert "--dashboard-host=127.0.0.1" in head[-1]
-    for command in (head[-1], workers[-1]):
+    for command in (head[-1], *workers[1:]):
         assert command.startswith("RAY_AUTH_MODE=token ")
         assert shlex.split(command)
     assert any(path.endswith(".ray/auth_token") for path in config["file_mounts"])
@@ -91,10 +120,25 @@ def test_kuberay_files_authenticate_and_reserve_what_they_use(name: str) -> None
     for pod in pods(name):
         (container,) = pod["containers"]
         assert container["resources"]["requests"] == container["resources"]["limits"]
-        assert container["envFrom"] == [
-            {"secretRef": {"name": "scenesweep-keys", "optional": True}}
-        ]
+        assert container["envFrom"] == [{"secretRef": {"name": "scenesweep-keys", "optional": True}}]
         assert "env" not in container
+
+
+def test_the_slurm_script_starts_ray_with_what_it_knows() -> None:
+    from ray.scripts.scripts import start
+    from ray.scripts.symmetric_run import symmetric_run
+
+    text = (DEPLOY / "slurm.sh").read_text()
+    subprocess.run(["bash", "-n"], input=text, text=True, check=True)
+    words = shlex.split(text.partition("ray symmetric-run ")[2])
+    split = words.index("--")
+    own = {option for parameter in symmetric_run.params for option in parameter.opts}
+    known = {option for parameter in start.params for option in [*parameter.opts, *parameter.secondary_opts]}
+    given = {word.partition("=")[0] for word in words[:split] if word.startswith("--")}
+    assert given <= own | known
+    assert not given & {"--head", "--block", "--port", "--node-ip-address"}
+    assert words[split + 1 :] == ["python", "-m", "sweeps", "run", "$@", "ray.address=auto"]
+    assert "RAY_AUTH_MODE=token" in text
 
 
 def test_one_image_and_one_ray_everywhere() -> None:
@@ -120,7 +164,7 @@ def test_a_retried_job_is_the_command_that_resumes() -> None:
     assert spec["shutdownAfterJobFinishes"]
 
 
-@pytest.mark.parametrize("name", [*LAUNCHER, *KUBERAY, "Dockerfile"])
+@pytest.mark.parametrize("name", [*LAUNCHER, *KUBERAY, "Dockerfile", "slurm.sh", "grafana.json"])
 def test_no_secret_is_written_down(name: str) -> None:
     text = (DEPLOY / name).read_text()
     for line in text.splitlines():

@@ -111,3 +111,24 @@ def test_lost_content_is_noticed():
     assert score.score_row(case, 0, after)["content_kept"] == 0
     blind = Seen(before.image, before.mask, before.depth)
     assert score.score_row(case, 0, blind)["content_kept"] is None
+
+
+def test_depth_is_also_scored_on_other_scales():
+    before = seen(8, 10)
+    case = make_case("depth", before, MOVES)
+    wanted = case.targets[0].astype(np.float64)
+    stretched = Seen(before.image, before.mask, (3 * wanted - 2).astype(np.float32))
+    row = score.score_row(case, 0, stretched)
+    assert row["own_scale_after"] == pytest.approx(0, abs=1e-3)
+    assert row["aligned_after"] == pytest.approx(0, abs=1e-3)
+    assert row["score_after"] > 0.5
+    old = before.depth.astype(np.float64)
+    own = [(a - a.mean()) / a.std() for a in (wanted, old)]
+    assert row["own_scale_before"] == pytest.approx(np.sqrt(np.mean((own[0] - own[1]) ** 2)))
+    columns = np.stack([old.ravel(), np.ones(old.size)], axis=1)
+    fitted = columns @ np.linalg.lstsq(columns, wanted.ravel(), rcond=None)[0]
+    assert row["aligned_before"] == pytest.approx(np.sqrt(np.mean((fitted - wanted.ravel()) ** 2)))
+    flat = score.score_row(case, 0, Seen(before.image, before.mask, np.zeros(SHAPE, np.float32)))
+    assert flat["own_scale_after"] is None
+    assert flat["aligned_after"] == pytest.approx(wanted.std())
+    assert score.score_row(make_case("saliency", before, MOVES), 0, before)["aligned_after"] is None

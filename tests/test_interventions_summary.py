@@ -114,3 +114,13 @@ def test_the_slope_of_measured_on_requested_depth():
     assert found.correlation > 0.99
     assert found.edits == 40
     assert summary.depth_slope(rows()).edits == 0
+
+
+@pytest.mark.parametrize(
+    ("task", "column", "bar"), [("saliency", "readout_after", 0.95), ("depth", "readout_spearman", 0.9)]
+)
+def test_readings_that_reached_their_target_are_counted(task: str, column: str, bar: float):
+    read = [{**row, column: bar if row["trial"] < 4 else bar - 0.01} for row in rows(task)]
+    edit, none, _ = summary.summarise([{**r, column: None} if r["control"] == "none" else r for r in read])
+    assert edit.reached == pytest.approx(0.8)
+    assert np.isnan(none.reached)

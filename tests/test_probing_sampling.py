@@ -11,7 +11,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from probing import model as models
-from probing.capture import NonFiniteActivation, Writers, capture, to_half
+from probing.capture import NonFiniteActivation, Writers, capture, checked
 from probing.sampling import initial_noise, sample
 from probing.scenes import diffusion
 
@@ -134,9 +134,19 @@ def test_the_clean_estimate_at_the_last_step_is_nearly_the_result(model):
     assert np.abs(after - clean).mean() < 0.5 * np.abs(after).mean()
 
 
-def test_non_finite_activations_are_named():
+def test_non_finite_activations_are_named(model):
     with pytest.raises(NonFiniteActivation, match="site up.1.0 step 4"):
-        to_half("up.1.0", 4, torch.tensor([1.0, 7e4]))
+        checked("up.1.0", 4, torch.tensor([1.0, 7e4]).half().numpy())
+    site = next(site for site in model.sites() if site.name == "up.3.2")
+    bias, written = model.unet.get_submodule(site.module).bias.data, []
+    before = bias.clone()
+    try:
+        bias.fill_(1e5)
+        with pytest.raises(NonFiniteActivation, match="site up.3.2 step 1"):
+            capture(model, PROMPTS, SEEDS, [site], lambda *a: written.append(a), steps=2, guidance=2.0)
+    finally:
+        bias.copy_(before)
+    assert not written
 
 
 def test_what_a_write_raises_reaches_the_caller(model):

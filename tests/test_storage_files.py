@@ -7,7 +7,6 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import google_crc32c
@@ -255,35 +254,6 @@ def test_a_read_only_store_is_an_error(tmp_path: Path):
     out, err = child(code, store.url).communicate()
     assert out.strip() == "13", err
     assert contents(store) == before
-
-
-@pytest.fixture
-def flaky_s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """A real S3 server on loopback; yields a list of HTTP errors that it still has to answer."""
-    pytest.importorskip("moto.server")
-    from moto.server import DomainDispatcherApplication, create_backend_app
-    from werkzeug.serving import make_server
-
-    app = DomainDispatcherApplication(create_backend_app)
-    errors: list[int] = []
-
-    def flaky(environ: dict, start_response) -> list[bytes]:  # noqa: ANN001 - WSGI
-        if errors:
-            start_response(f"{errors.pop()} Unavailable", [("Content-Length", "0")])
-            return [b""]
-        return app(environ, start_response)
-
-    server = make_server("127.0.0.1", 0, flaky, threaded=True)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    for name, value in {
-        "AWS_ENDPOINT": f"http://127.0.0.1:{server.port}", "AWS_ALLOW_HTTP": "true",
-        "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "us-east-1",
-    }.items():  # fmt: skip
-        monkeypatch.setenv(name, value)
-    yield errors
-    server.shutdown()
-    thread.join()
 
 
 @pytest.mark.slow

@@ -1,0 +1,66 @@
+"""Which kept pictures of edits the report shows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from safetensors import SafetensorError
+
+from interventions.config import ANIMATION, MAIN, SECOND_OBJECT
+from interventions.controls import EDIT
+from interventions.pictures import FOLDER, Pictures, unpack
+from interventions.recipe import from_yaml
+
+SHOWN = 3
+"""images of each task whose edits are shown"""
+SERIES = 2
+"""images whose second objects are shown"""
+
+
+def kept(store: Any) -> list[Pictures]:
+    """All kept pictures, by experiment, task and sample; unreadable files are left out."""
+    found = []
+    for path in store.list(f"{FOLDER}/"):
+        if path.endswith(".safetensors"):
+            try:
+                found.append(unpack(store.get(path)))
+            except (KeyError, ValueError, SafetensorError):
+                continue
+    return sorted(found, key=lambda p: (p.experiment, p.task != "saliency", p.sample, step_count(p)))
+
+
+def step_count(shown: Pictures) -> int:
+    """How many steps were edited; 0 where no recipe tells."""
+    return len(from_yaml(shown.recipe).spec.steps) if shown.recipe else 0
+
+
+def of(found: Sequence[Pictures], experiment: str, task: str = "") -> list[Pictures]:
+    """Pictures of an experiment that hold real edits, of one task where one is named."""
+    mine = [p for p in found if p.experiment == experiment and task in ("", p.task)]
+    return [p for p in mine if any(row.control == EDIT for row in p.rows)]
+
+
+def pairs(found: Sequence[Pictures], task: str) -> list[Pictures]:
+    """The first images of the main edits (Figures 7, 8)."""
+    return of(found, MAIN, task)[:SHOWN]
+
+
+def by_steps(found: Sequence[Pictures], task: str) -> list[Pictures]:
+    """One image under more and more edited steps (Figure 11); empty without that ablation."""
+    ablated = of(found, "steps", task)
+    if not ablated:
+        return []
+    sample = ablated[0].sample
+    same = [p for p in [*ablated, *of(found, MAIN, task)] if p.sample == sample]
+    return sorted(same, key=step_count)
+
+
+def series(found: Sequence[Pictures]) -> list[Pictures]:
+    """Second objects that move away (Figure 12)."""
+    return of(found, SECOND_OBJECT)[:SERIES]
+
+
+def moving(found: Sequence[Pictures]) -> list[Pictures]:
+    """One object on its way across the image."""
+    return of(found, ANIMATION)

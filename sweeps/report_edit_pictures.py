@@ -1,0 +1,126 @@
+"""The report's edited pictures: pairs with their labels, numbers of steps, second objects, an animation."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from html import escape
+
+import numpy as np
+from numpy.typing import NDArray
+
+from interventions.controls import EDIT, VARIATIONS
+from interventions.counterfactual import Goal, Move, SecondObject
+from interventions.edit import Row
+from interventions.pictures import Pictures, animation
+from sweeps import edit_gallery, thumbnails
+from sweeps.figures_more import CONTROL_TITLES
+from sweeps.figures_probes import TASK_TITLES
+from sweeps.report_html import paragraph, picture
+
+PHOTO = 192
+"""longest side of a picture in pixels"""
+
+
+def pictures(found: Sequence[Pictures]) -> str:
+    """All parts that have pictures."""
+    parts = [
+        ("Edited pictures", "The first edited test images and their first move: what was painted, what was asked, what "
+         "came, and what an edit of the same size in a random direction gave.", _pairs(found)),
+        ("More and more edited steps", "One image and its first move, with the first steps of denoising edited "
+         "(Figure 11 of the paper).", _steps(found)),
+        ("A second object", "A copy of the object is asked for beside it, ever farther away and smaller (Figure 12 of "
+         "the paper).", _objects(found)),
+        ("An object on its way", "One prompt, one seed: the object is asked for at places across the image.",
+         _moving(found)),
+    ]  # fmt: skip
+    return "".join(f"<h3>{title}</h3>{paragraph(text)}{body}" for title, text, body in parts if body)
+
+
+def _pairs(found: Sequence[Pictures]) -> str:
+    return "".join(_pair(p) for task in TASK_TITLES for p in edit_gallery.pairs(found, task))
+
+
+def _pair(shown: Pictures) -> str:
+    cells = _start(shown) + [_label(shown, shown.targets[0], "asked for")]
+    for control in (EDIT, *VARIATIONS, "random_direction"):
+        words = "after" if control == EDIT else CONTROL_TITLES[control]
+        cells += _after(shown, Row(0, control), words)
+    return _strip(f"{TASK_TITLES[shown.task]}, {_goal(shown.goals[0])}", cells)
+
+
+def _steps(found: Sequence[Pictures]) -> str:
+    strips = []
+    for task, title in TASK_TITLES.items():
+        series = edit_gallery.by_steps(found, task)
+        if series:
+            cells = _start(series[0])[:1] + [_label(series[0], series[0].targets[0], "asked for")]
+            for shown in series:
+                cells += _after(shown, Row(0), f"{edit_gallery.step_count(shown)} steps")[:1]
+            strips.append(_strip(f"{title}, {_goal(series[0].goals[0])}", cells))
+    return "".join(strips)
+
+
+def _objects(found: Sequence[Pictures]) -> str:
+    return "".join(
+        _strip(f"{CONTROL_TITLES[way].capitalize()}", _object_cells(shown, way))
+        for shown in edit_gallery.series(found)
+        for way in _ways(shown)
+    )
+
+
+def _object_cells(shown: Pictures, way: str) -> list[str]:
+    cells = _start(shown)
+    for trial, goal in enumerate(shown.goals):
+        cells.append(_label(shown, shown.targets[trial], f"asked: {_goal(goal)}"))
+        cells += _after(shown, Row(trial, way), "after")
+    return cells
+
+
+def _moving(found: Sequence[Pictures]) -> str:
+    cells = []
+    for shown in edit_gallery.moving(found):
+        for way in _ways(shown):
+            frames = [shown.images[shown.rows.index(Row(trial, way))] for trial in range(len(shown.goals))]
+            address = "data:image/gif;base64," + base64.b64encode(animation(frames)).decode()
+            words = f"{TASK_TITLES[shown.task]}, {CONTROL_TITLES[way]}"
+            cells.append(picture(address, f"Animation: an object asked for across the image. {words}", escape(words)))
+    return _strip("", cells) if cells else ""
+
+
+def _ways(shown: Pictures) -> list[str]:
+    return [way for way in (EDIT, *VARIATIONS) if any(row.control == way for row in shown.rows)]
+
+
+def _start(shown: Pictures) -> list[str]:
+    before = picture(thumbnails.photo(shown.before, PHOTO), "Image before the edit", "before")
+    return [before, _label(shown, shown.label_before, "its label")]
+
+
+def _after(shown: Pictures, row: Row, words: str) -> list[str]:
+    """The picture of a row with its label; nothing where the row is not there."""
+    if row not in shown.rows:
+        return []
+    place = shown.rows.index(row)
+    alt = "Image after the edit" if words == "after" else f"Image after the edit: {words}"
+    photo = picture(thumbnails.photo(shown.images[place], PHOTO), alt, escape(words))
+    return [photo, _label(shown, shown.labels[place], "its label")]
+
+
+def _label(shown: Pictures, label: NDArray, words: str) -> str:
+    low, high = (0.0, 1.0) if shown.task == "saliency" else np.percentile(shown.label_before, (1, 99))
+    address = thumbnails.map_picture(label.astype(np.float32), shown.task, float(low), float(high))
+    return picture(address, f"{TASK_TITLES[shown.task]}: {words}", escape(words), map_like=True)
+
+
+def _goal(goal: Goal) -> str:
+    if isinstance(goal, Move):
+        return f"moved {goal.dx} right, {goal.dy} down"
+    if isinstance(goal, SecondObject):
+        return f"size {goal.scale:g}, {goal.back:g} farther"
+    return "a label from a file"
+
+
+def _strip(name: str, cells: Sequence[str]) -> str:
+    head = f'<p class="strip-name">{escape(name)}</p>' if name else ""
+    return f'{head}<div class="strip">{"".join(cells)}</div>'

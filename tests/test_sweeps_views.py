@@ -1,0 +1,133 @@
+"""Status, plan and benches of sampling: what is at work, at which pace, what is refused, what is measured."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from pipeline_runs import configured, settings, stored
+
+import storage
+from cluster import Progress, TaskDone, TaskFailed, TaskStarted
+from sweeps import benches, pipeline, plan_view, progress_note, status_view
+from sweeps.cli import main
+from sweeps.progress_note import ProgressNote
+
+
+@pytest.fixture
+def half_way(sampled: Path, tmp_path: Path) -> Path:
+    """A run of which two shards of the random model are left."""
+    output = tmp_path / "half"
+    shutil.copytree(sampled, output)
+    for shard in (1, 2):
+        (output / "shards" / "sample" / "random" / f"{shard:05d}.json").unlink()
+    return output
+
+
+def line(text: str, start: str) -> str:
+    (found,) = [line for line in text.splitlines() if line.startswith(start)]
+    return " ".join(found.split())
+
+
+def test_status_tells_what_is_at_work_and_for_how_long(half_way):
+    store = storage.open(str(half_way))
+    with store.lease("somebody"):
+        note = ProgressNote(store, "sample")
+        note.started -= 60
+        note(TaskStarted("sample/trained/00000", 1, "sample.0"))
+        note(TaskDone("sample/trained/00000", 1, 1.0, {}))
+        note(TaskStarted("sample/random/00001", 1, "sample.0"))
+        note(Progress(4, 0, 1, 6))
+        text, failed = status_view.describe(str(half_way))
+    assert failed == {}
+    assert line(text, "sampling trained") == "sampling trained 3 done 0 running 0 failed 0 to do of 3 shards"
+    random = line(text, "sampling random")
+    assert random.startswith("sampling random 1 done 1 running 0 failed 1 to do of 3 shards; 4 a minute, 0 min 30 s")
+    assert "left" in random
+
+
+def test_what_a_dead_run_noted_is_not_at_work(half_way):
+    store = storage.open(str(half_way))
+    note = ProgressNote(store, "sample")
+    note(TaskStarted("sample/random/00001", 1, "sample.0"))
+    note(Progress(4, 0, 1, 6))
+    assert json.loads(store.get(progress_note.PATH))["running"] == {"sample/random/00001": "sample.0"}
+    text, _ = status_view.describe(str(half_way))
+    assert line(text, "sampling random") == "sampling random 1 done 0 running 0 failed 2 to do of 3 shards"
+
+
+def test_status_tells_failed_shards_with_their_reason(half_way, capsys):
+    storage.open(str(half_way)).fail("sample", "random", 2, "site mid.0 step 3: activation is not finite")
+    assert main(["status", str(half_way)]) == 1
+    told = capsys.readouterr()
+    assert "1 done 0 running 1 failed 1 to do" in line(told.out, "sampling random")
+    assert "sample/random/00002 site mid.0 step 3" in " ".join(told.err.split())
+
+
+def test_notes_are_seldom_but_the_last_is_written(half_way, monkeypatch):
+    store = storage.open(str(half_way))
+    written = []
+    monkeypatch.setattr(type(store), "put", lambda self, path, data: written.append(json.loads(data)))
+    note = ProgressNote(store, "sample")
+    for done in range(50):
+        note(Progress(done, 0, 1, 50))
+    assert len(written) == 1
+    note(TaskFailed("sample/random/00002", 3, 1.0, "poison", final=True))
+    note(Progress(49, 1, 0, 50))
+    assert [(n["done"], n["failed"], n["seconds_left"]) for n in written[1:]] == [(49, 1, 0.0)]
+
+
+def test_a_full_disk_takes_no_note_and_stops_no_run(half_way, monkeypatch):
+    store = storage.open(str(half_way))
+
+    def full(self, path, data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(type(store), "put", full)
+    ProgressNote(store, "sample")(Progress(1, 0, 1, 2))
+
+
+@pytest.mark.parametrize(("address", "refused"), [("none", True), ("local", True), ("auto", False)])
+def test_a_plan_that_needs_more_memory_than_there_is(address, refused, tiny_pipeline, tmp_path, monkeypatch):
+    """On a cluster the driver's memory says nothing about the workers'."""
+    output = tmp_path / "out"
+    config = configured(tiny_pipeline, output, f"ray.address={address}", "ray.sampling_actors=3")
+    monkeypatch.setattr(plan_view, "memory", lambda: 1000)
+    if refused:
+        for what in (lambda: plan_view.describe(config, 0), lambda: pipeline.prepare(config)):
+            with pytest.raises(ValueError, match="buffers of 3 workers need .* smaller sampling.shard"):
+                what()
+        assert not output.exists()
+    else:
+        assert "UNet calls" in plan_view.describe(config, 0)
+
+
+def test_a_plan_tells_calls_bytes_files_memory_and_hours(sampled, tiny_pipeline, tmp_path, capsys):
+    assert main(["plan", "scenes", *settings(tiny_pipeline, tmp_path / "out"), "--rate", "2"]) == 0
+    out = capsys.readouterr().out
+    layout = storage.open(str(sampled)).layout
+    price = storage.budget.price(layout)
+    assert f"UNet calls        {12 * 15 * 2} " in out
+    assert f"files             {price.files}, " in out
+    assert f"{plan_view.human(price.peak_writer_bytes)} of buffers" in out
+    assert "at 2 samples/s each (as given)" in out
+    for site in layout.sites:
+        assert f"  {site.name:16} " in out
+    chunks = {
+        path: len(data) for path, data in stored(sampled).items() if path.startswith("activations") and "/c/" in path
+    }
+    assert sum(chunks.values()) == price.families()["activations.zarr"]
+
+
+@pytest.mark.slow
+def test_the_benches_of_sampling_measure_the_scenes_model():
+    (row,) = benches.capture(count=1, pairs=1)
+    assert row["what"] == "capture_over_sampling"
+    assert row["ratio"] == pytest.approx(row["seconds"][0] / row["seconds"][1])
+    assert 0.3 < row["ratio"] < 10
+    rows = {row["what"]: row for row in benches.codecs(count=1, steps=(15,), repeats=1)}
+    assert {"codec_none", "codec_zstd", "codec_blosc-lz4", "codec_blosc-zstd"} <= set(rows)
+    assert rows["codec_none"]["ratio"] == pytest.approx(1, abs=0.01)
+    assert all(0.9 < row["ratio"] < 3 for row in rows.values())
