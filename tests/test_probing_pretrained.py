@@ -188,11 +188,10 @@ def hub_error(name: str) -> Exception:
     ],
 )
 def test_the_hubs_refusals_name_the_cure(name, said):
+    wrapped = OSError("We couldn't connect\nto the hub\nfor reasons")
+    wrapped.__cause__ = hub_error(name)
     with pytest.raises(ValueError, match="model.name: o/m: ") as caught, pretrained.one_line("o/m"):
-        try:
-            raise hub_error(name)
-        except Exception as error:
-            raise OSError("We couldn't connect\nto the hub\nfor reasons") from error
+        raise wrapped
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -14,7 +14,8 @@ from sweeps.cli import main
 
 AWKWARD = [
     b'a "quoted", odd thing', b"two\nlines", b"windows\r\nlines", b"caf\xc3\xa9 by Monet", b"caf\xe9 in one byte",
-    b"x" * 300, b" spaces kept ", b"NA", b"null", b"'single', #hash; semicolon", b'"', b"a,b,,c", b"\xc2\xa0 hard space",
+    b"x" * 300, b" spaces kept ", b"NA", b"null", b"'single', #hash; semicolon", b'"', b"a,b,,c",
+    b"\xc2\xa0 hard space",
     b"back\\slash \\n", b"tab\there", b"line\xe2\x80\xa8separator", b"next\x85line", b"-1", b"1e5", b"<b>&amp;</b>",
 ]  # fmt: skip
 

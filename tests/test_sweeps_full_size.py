@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-import storage
 import tiny_families
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
+import storage
 from probing.scenes import text
 from sweeps.cli import main
 
@@ -71,7 +71,8 @@ def test_full_size_random_weights_reach_a_store_that_verifies(tmp_path, monkeypa
         "sample", "paper", f"model.name={tmp_path / 'model'}", "model.autocast=", "model.device=cpu",
         f"prompts.source={tmp_path / 'one.txt'}", "prompts.test=", "sampling.preview=false", "sampling.shard=1",
         "sampling.variants=[trained,random]", "sampling.guidance=1", "sampling.threads=2", "sweep.steps=[1,2]",
-        f"output={tmp_path / 'run'}", "ray.address=none", "ray.sampling_gpus=0", "interventions.saliency_steps=[1,2]", "interventions.depth_steps=[1,2]",
+        f"output={tmp_path / 'run'}", "ray.address=none", "ray.sampling_gpus=0",
+        "interventions.saliency_steps=[1,2]", "interventions.depth_steps=[1,2]",
         "tracking.mode=disabled",
     ]  # fmt: skip
     try:
