@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from probing.capture import to_half
+from probing.capture import checked
 from probing.hooks import record
 from probing.model import LatentDiffusion
 from probing.sampling import initial_noise, schedule
@@ -47,7 +47,7 @@ def replay_unet(
     batch = scheduler.scale_model_input(latents.to(model.device), time).to(model.unet.dtype)
 
     def sink(site: SiteSpec, output: Tensor) -> None:
-        write(site.name, to_half(site.name, step, output))
+        write(site.name, checked(site.name, step, output.half().cpu().numpy()))
 
     mixed = torch.autocast(model.device.type, model.autocast, enabled=model.autocast is not None)
     with record(model.unet, sites, sink), mixed:
@@ -65,7 +65,7 @@ def replay_vae(model: LatentDiffusion, latents: Tensor, step: int, site: SiteSpe
     raw = latents.to(model.device, vae.dtype) / vae.config.scaling_factor
 
     def sink(_: SiteSpec, output: Tensor) -> None:
-        write(site.name, to_half(site.name, step, output))
+        write(site.name, checked(site.name, step, output.half().cpu().numpy()))
 
     if getattr(vae, "post_quant_conv", None) is not None:
         raw = vae.post_quant_conv(raw)
