@@ -65,8 +65,9 @@ def shard_advice(shard: int, weights: int, sample: int, device: torch.device) ->
     room = free(device)
     most = max(0, int((room - MARGIN * weights) / (MARGIN * sample)))
     need = MARGIN * (weights + shard * sample)
+    held = f"{weights / 1e9:.2g} of weights" if weights else "weights not here and not counted"
     verdict = "" if shard <= most else "; lower sampling.shard, or run where more is free"
     return (
-        f"about {need / 1e9:.2g} GB on the device by estimate ({weights / 1e9:.2g} of weights, {sample / 1e9:.2g} a "
-        f"sample); {room / 1e9:.3g} GB are free on this {device.type}, enough for {most} together{verdict}"
+        f"about {need / 1e9:.2g} GB on the device by estimate ({held}, {sample / 1e9:.2g} a sample); "
+        f"{room / 1e9:.3g} GB are free on this {device.type}, enough for {most} together{verdict}"
     )
