@@ -320,6 +320,10 @@ def science(config: Config, part: str) -> dict[str, Any]:
     return {k: v for k, v in values.items() if k not in NOT_SCIENCE.get(part, set())}
 
 
+PREVIEW = "preview"
+"""folder of a preview's own store, inside the run's output"""
+
+
 def previews(config: Config) -> bool:
     """Whether samples are chosen by a preview: not where the prompts are curated already."""
     return config.sampling.preview and config.prompts.source != "scenes" and not config.prompts.test
@@ -357,11 +361,12 @@ class Hashes:
     intervene: str
 
 
-def hashes(config: Config, revision: str, decisions: str = "") -> Hashes:
-    """Hashes of all stages; `revision` names the model's exact weights, `decisions` those by hand."""
+def hashes(config: Config, revision: str, decisions: str = "", previewed: str = "") -> Hashes:
+    """Hashes of all stages; `revision` names the model's exact weights, `decisions` those by hand over
+    recorded samples, `previewed` those over the preview's."""
     parts = [science(config, part) for part in ("model", "prompts", "sampling")]
     chosen = chosen_by(config)
-    sample = digest(*parts, revision, *([chosen] if chosen else []))
+    sample = digest(*parts, revision, *([chosen] if chosen else []), *([previewed] if previewed else []))
     label = digest(sample, science(config, "labels"))
     curate = digest(label, science(config, "curation"), *([decisions] if decisions else []))
     probe = digest(curate, science(config, "probe"))
