@@ -87,6 +87,8 @@ def _arguments(parser: argparse.ArgumentParser, verb: Verb) -> None:
     elif verb.kind == "output":
         job = ", or a job's id" if verb.name in JOB_VERBS else ""
         parser.add_argument("output", help=f"output folder or URL of a run{job}")
+    if verb.name == "run":
+        parser.add_argument("--all", action="store_true", help="every experiment at full size: the preset NAME-full")
     if verb.name == "curate":
         parser.add_argument("--decisions", default="", metavar="CSV", help="decisions by hand, saved from the page")
     if verb.name == "compare":

@@ -5,29 +5,23 @@ It fills a store of its own, OUT/preview, through the same stages: sample (no si
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
-
-import numpy as np
 
 import storage
-from probing.curation import drop_reason, measure
+from probing.curation import Decision, all_reasons
 from probing.prompts import Prompt
 from sweeps import curate_stage, label_stage, safety_stage, sample_stage
 from sweeps import run as runs
-from sweeps.config import Config
+from sweeps.config import PREVIEW, Config
 from sweeps.run import Facts, Run
-
-FOLDER = "preview"
 
 
 def settings(config: Config) -> Config:
     """The settings of the preview's own store: the trained model alone, nothing recorded."""
     sampling = replace(config.sampling, variants=["trained"], sites=[], preview=False)
-    return replace(config, output=f"{config.output}/{FOLDER}", sampling=sampling)
+    return replace(config, output=f"{config.output}/{PREVIEW}", sampling=sampling)
 
 
 def begin(config: Config, found: Facts, prompts: tuple[Prompt, ...]) -> Run:
@@ -44,25 +38,11 @@ def complete(run: Run) -> bool:
 
 
 def curate(run: Run) -> Counter[str]:
-    """Decides over all previewed samples; how many were dropped for each reason."""
-    rows = [row for shard in range(run.store.layout.shards) for row in _decisions(run, shard)]
-    run.store.write_curation(rows)
-    run.store.put(curate_stage.HASH_FILE, json.dumps({"stage_hash": run.hashes.curate}).encode())
-    return Counter(row["reason"] for row in rows if not row["keep"])
-
-
-def _decisions(run: Run, shard: int) -> list[dict[str, Any]]:
-    samples = list(run.store.layout.shard_samples(shard))
-    images = run.store.read_images("trained", samples)
-    masks = run.store.read_labels("saliency", samples) > run.config.labels.threshold
-    flags = safety_stage.read(run, shard) if run.config.curation.safety else [False] * len(samples)
-    assert flags is not None, "the preview is curated before its images are flagged"
-    no_depth = np.zeros((len(samples), 1, 1), np.float32)  # depth is labelled once, on what is recorded
-    reasons = [drop_reason(found, run.config.curation) for found in measure(images, masks, no_depth, flags)]
-    return [
-        {"sample": sample, "keep": not reason, "reason": reason, "split": ""}
-        for sample, reason in zip(samples, reasons, strict=True)
-    ]
+    """Decides over all previewed samples, by rules and by hand; how many were dropped for each reason."""
+    choices = curate_stage.by_hand(run)
+    reasons = all_reasons(curate_stage.measures(run), run.store.layout.samples, run.config.curation, choices)
+    curate_stage.record(run, [Decision(i, not reason, reason, "") for i, reason in enumerate(reasons)], choices)
+    return Counter(filter(None, reasons))
 
 
 def kept(config: Config, prompts: Sequence[Prompt]) -> tuple[Prompt, ...]:
