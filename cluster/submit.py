@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 PACKAGE_BYTES = 400 * 2**20
 """Most that the code of a job may weigh; Ray's own limit is 512 MiB."""
 
-AGENT_S = 90.0
+AGENT_S = 180.0
 """How long a cluster may take until its job agent is up."""
 
 NO_AGENT = "No available agent"

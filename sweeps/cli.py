@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import shlex
 import sys
@@ -12,6 +13,8 @@ from dataclasses import dataclass
 
 from sweeps import job_verbs, verbs
 
+OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+"""errors that are no fault of ours: full, read-only or broken; the same command carries on when it is mended"""
 Action = Callable[[argparse.Namespace], int]
 
 
@@ -168,6 +171,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         line = " ".join(str(error).split())
         print(f"scenesweep {parsed.verb}: {line}", file=sys.stderr)
         return 2
+    except OSError as error:
+        if error.errno not in OF_THE_DISK:
+            raise
+        print(f"scenesweep {parsed.verb}: {error}", file=sys.stderr)
+        code = 1
     except KeyboardInterrupt:
         again = " ".join(["scenesweep", *map(shlex.quote, words)])
         print(f"\nstopped; `{again}` carries on", file=sys.stderr)

@@ -12,6 +12,7 @@ import torch
 import storage
 from cluster import Executor, Observer, Outcome, WorkerSpec
 from probing import model as models
+from probing.conditioning import conditions
 from probing.replay import entering, replay_unet, replay_vae
 from storage import Layout, SiteShape, Store
 from sweeps import experiments
@@ -108,11 +109,11 @@ class FamilyWorker:
 
     def _conv(self, task: FamilyTask, rows: range) -> None:
         sites = self.model.sites("conv")
-        states = self.model.encode([self.prompts[i] for i in rows])
+        told = conditions(self.model, [self.prompts[i] for i in rows], guided=False)
         for step in task.steps:
             latents = self._before(step, rows)
             write = partial(self._write, step, task.shard)
-            replay_unet(self.model, states, latents, step, STEPS, sites, write)
+            replay_unet(self.model, told, latents, step, STEPS, sites, write)
             self._complete(task, step)
 
     def _vae(self, task: FamilyTask, rows: range) -> None:

@@ -199,7 +199,8 @@ def build(run: RunData, store: Any) -> Context:
     more["emerging"] = gallery_more.emerging(run, store, scores, memory)
     more["smoothed"] = gallery_more.smoothed(run, families, memory)
     memory.save()
-    edited = edit_gallery.kept(store) if edits else []
+    table = run.table("interventions")
+    edited = edit_gallery.kept(store, set(table["stage_hash"].to_pylist())) if edits and table is not None else []
     return Context(run, scores, edits, examples, gallery.contacts(run), edited, **more)
 
 

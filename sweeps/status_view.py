@@ -11,13 +11,12 @@ from sweeps import (
     experiments,
     experiments_stage,
     label_stage,
-    preview_stage,
     probe_stage,
     progress_note,
     sample_stage,
 )
 from sweeps import run as runs
-from sweeps.config import Config
+from sweeps.config import PREVIEW, Config
 from sweeps.grid import cells
 from sweeps.run import Run
 
@@ -59,7 +58,7 @@ def describe(output: str) -> tuple[str, dict[str, str]]:
 
     Raises ValueError where there is no run.
     """
-    preview = f"{output}/{preview_stage.FOLDER}"
+    preview = f"{output}/{PREVIEW}"
     lines, failed = _shards(preview, "preview ") if _is_store(preview) else ([], {})
     if lines and not _is_store(output):
         return "\n".join([*lines, "recording              to do, once the preview is curated"]), failed

@@ -165,15 +165,16 @@ def status(parsed: argparse.Namespace) -> int:
 
 def verify(parsed: argparse.Namespace) -> int:
     """Rereads every byte and computes random shards again; 1 where something disagrees."""
-    from sweeps import families, preview_stage, recompute
+    from sweeps import families, recompute
+    from sweeps.config import PREVIEW
 
     store = storage.open(parsed.output)
     found = storage.audit.verify(store, deep=True)
     if parsed.recompute:
         found += recompute.live(parsed.output, parsed.recompute, print)
     total = _told(store, found, parsed.repair)
-    if store.list(f"{preview_stage.FOLDER}/{storage.keys.LAYOUT}"):
-        preview = storage.open(f"{parsed.output}/{preview_stage.FOLDER}")
+    if store.list(f"{PREVIEW}/{storage.keys.LAYOUT}"):
+        preview = storage.open(f"{parsed.output}/{PREVIEW}")
         total += _told(preview, storage.audit.verify(preview, deep=True), parsed.repair)
     if further := families.opened(parsed.output):
         total += _told(further, storage.audit.verify(further, deep=True), parsed.repair)

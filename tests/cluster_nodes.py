@@ -158,6 +158,17 @@ class Machines:
     def kill(self, name: str) -> None:
         self.nodes.pop(name).kill()
 
+    def run_on(self, name: str, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run Python with these words on a node, as its owner would."""
+        node = self.nodes[name]
+        command = [sys.executable, *words]
+        if self.apart:
+            number = int(node.address.rpartition(".")[2]) - 1
+            own = str(self.folder / f"node{number}")
+            command = ["ip", "netns", "exec", f"{BRIDGE}-{number}", "sh", "-c", MOUNTED, own, *command]
+        environment = self._environment() | {"PYTHONPATH": str(Path(__file__).parents[1])}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE_S)
+
     def alive(self) -> set[str]:
         """Ids of the nodes that the head counts as alive; none while it does not answer."""
         with suppress(OSError, ValueError, KeyError):

@@ -219,6 +219,7 @@ def write_edits(store: storage.Store, made: Made) -> None:
             label_before=label,
             targets=moved[None],
             goals=(Move(4, 0),),
+            stage_hash="e55b7a10",
         )
         key = f"interventions.{made.train:05d}.{task}.0badcafe"
         store.put(picture_path(key), pack(pictures))

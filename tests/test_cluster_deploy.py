@@ -130,7 +130,7 @@ def test_the_slurm_script_starts_ray_with_what_it_knows() -> None:
 
     text = (DEPLOY / "slurm.sh").read_text()
     subprocess.run(["bash", "-n"], input=text, text=True, check=True)
-    words = shlex.split(text.partition("ray symmetric-run ")[2])
+    words = shlex.split(text.partition("ray symmetric-run ")[2].replace("\\\n", " "))
     split = words.index("--")
     own = {option for parameter in symmetric_run.params for option in parameter.opts}
     known = {option for parameter in start.params for option in [*parameter.opts, *parameter.secondary_opts]}

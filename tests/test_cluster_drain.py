@@ -5,8 +5,10 @@ from __future__ import annotations
 import http.server
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import cluster_nodes as nodes
 import pytest
 
 from cluster import drain
@@ -74,3 +76,21 @@ def test_this_node_is_the_live_one_at_our_address() -> None:
     assert drain.this_node(nodes, {"10.0.0.1", "127.0.0.1"}) == "mine"
     with pytest.raises(ValueError, match="no live node of the cluster is at 10.0.0.7"):
         drain.this_node(nodes, {"10.0.0.7"})
+
+
+@pytest.mark.slow
+def test_a_node_that_leaves_takes_no_part_any_more(tmp_path: Path) -> None:
+    why = nodes.no_namespaces()
+    if why:
+        pytest.skip(why)
+    with nodes.Machines(tmp_path / "nodes", {}, apart=True) as machines:
+        head = f"{machines.nodes['head'].address}:{machines.ports[0]}"
+        machines.add("leaves", cpus=1)
+        (stays,) = machines.alive() - {
+            place["node_id"] for place in machines.listed("nodes") if not place["is_head_node"]
+        }
+        done = machines.run_on("leaves", "-m", "cluster.drain", "--address", head, "--seconds", "60")
+        assert done.returncode == 0, done.stderr
+        assert "is drained, 60 s are left" in done.stdout
+        assert "it is idle" in done.stdout
+        nodes.until(lambda: machines.alive() == {stays}, nodes.PATIENCE_S, "the idle node is let go")

@@ -164,3 +164,39 @@ def test_watchers_travel_to_the_callbacks_of_tune() -> None:
     import ray.cloudpickle as pickle
 
     assert pickle.loads(pickle.dumps(watchers("mine", "probe"))) == watchers("mine", "probe")
+
+
+class Trial:
+    """What Tune tells of a trial."""
+
+    def __init__(self, number: int) -> None:
+        self.config: dict[str, Any] = {"trial": number}
+        self.last_result = {"cells": 30, "fit_seconds": 2.0}
+
+    def __str__(self) -> str:
+        return f"probe-{self.config['trial']:03d}"
+
+
+def test_trials_of_tune_are_told_like_tasks() -> None:
+    from sweeps import grid, probe_stage
+
+    heard: list[events.Event] = []
+    noticed: list[tuple[int, int]] = []
+    trials = [grid.Trial("trained", ()), grid.Trial("random", ())]
+    counter = probe_stage._counter(trials, lambda *counts: noticed.append(counts), [heard.append])
+    first, second = Trial(0), Trial(1)
+    told: dict[str, Any] = {"iteration": 1, "trials": [first, second]}
+    for trial in (first, second):
+        counter.on_trial_start(trial=trial, **told)
+    counter.on_trial_recover(trial=first, **told)
+    assert first.config["again"] == 1
+    counter.on_trial_start(trial=first, **told)
+    counter.on_trial_complete(trial=first, **told)
+    counter.on_trial_error(trial=second, **told)
+    assert noticed == [(1, 2), (2, 2)]
+    assert [e for e in heard if isinstance(e, events.TaskDone)] == [events.TaskDone("trained", 2, 2.0, {"cells": 30})]
+    failures = [(e.key, e.attempt, e.final) for e in heard if isinstance(e, events.TaskFailed)]
+    assert failures == [("trained", 1, False), ("random", 1, True)]
+    assert heard[-1] == events.Progress(done=1, failed=1, running=0, total=2)
+    starts = [e.attempt for e in heard if isinstance(e, events.TaskStarted) and e.key == "trained"]
+    assert starts == [1, 2]

@@ -47,6 +47,13 @@ def test_workers_that_make_no_sense_are_refused(settings: dict[str, Any], told: 
         spec(**settings)
 
 
+@pytest.mark.parametrize(("held", "embedded", "asked"), [(3, True, 3), (3, False, 64), (100, False, 100)])
+def test_a_cluster_that_may_grow_is_asked_for_more(held: int, embedded: bool, asked: int, monkeypatch: Any) -> None:
+    monkeypatch.setattr(resources, "nodes", lambda: [{"Resources": {"CPU": held}}])
+    monkeypatch.setattr(resources, "is_embedded", lambda: embedded)
+    assert resources.room(spec()) == asked
+
+
 def test_versions_are_compared_and_both_are_named() -> None:
     ours = resources.versions()
     resources.check_versions(ours, "here")

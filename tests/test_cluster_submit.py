@@ -89,15 +89,14 @@ def address() -> Iterator[str]:
     assert head.stdout
     assert head.stdout.readline() == "up\n"
     try:
-        if not answers(f"http://127.0.0.1:{port}"):
-            pytest.skip("Ray runs no submitted job here within 90 s: the machine is too busy")
+        assert answers(f"http://127.0.0.1:{port}"), "Ray runs no submitted job here"
         yield f"http://127.0.0.1:{port}"
     finally:
         head.stdin.close()
         head.wait(timeout=60)
 
 
-def answers(address: str, seconds: float = 90) -> bool:
+def answers(address: str, seconds: float = 300) -> bool:
     """Whether a job that only imports Ray succeeds on the cluster in time."""
     from ray.job_submission import JobSubmissionClient
 
@@ -117,7 +116,7 @@ def answers(address: str, seconds: float = 90) -> bool:
     return False
 
 
-def until(true: Callable[[], Any], seconds: float = 120) -> None:
+def until(true: Callable[[], Any], seconds: float = 300) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, "not in time"

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import cluster_nodes as nodes
@@ -22,8 +23,9 @@ from test_sweeps_pipeline import STORED
 
 import storage
 from cluster import logs, metrics, submit
-from sweeps import pipeline
+from sweeps import pipeline, probe_stage
 from sweeps.config import load
+from sweeps.grid import cells, pack
 
 pytestmark = [
     pytest.mark.slow,
@@ -189,6 +191,16 @@ def check_told(log: str, measured: str) -> None:
     assert {record["cell"] for record in done if record["stage"] == "probe"} == {"trained", "random"}
     assert all(record["job_id"] for record in records if record["name"] == "scenesweep")
     assert {name for name in metrics.names() if name not in measured} <= {"ray_scenesweep_given_up"}
+
+
+def test_a_probe_trial_that_is_tried_again_leaves_out_finished_cells(undisturbed, model):
+    config = load("scenes", settings(model, undisturbed, "ray.address=none"))
+    run = pipeline.prepare(config)
+    every = cells(config.sweep, config.sampling.variants, run.sites)
+    trials = pack(every, config.sweep.trial_axes)
+    shared = {"job": replace(probe_stage.job(run), dry=True), "trials": trials, "trial": 0}
+    assert probe_stage._trainable(shared | {"again": 1})["cells"] == 0
+    assert probe_stage._trainable(shared)["cells"] == len(trials[0].cells) > 0
 
 
 def test_the_finished_run_submitted_again_does_nothing(machines, model, tmp_path_factory):

@@ -1,0 +1,49 @@
+"""Workers that wait for room are demand that Ray sees; when no task is left for them they are withdrawn."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from cluster import Session, TaskDone, WorkerSpec, resources
+
+
+@dataclass(frozen=True)
+class Nap:
+    key: str
+
+
+def build() -> Any:
+    def work(task: Nap) -> dict[str, Any]:
+        time.sleep(0.5)
+        return {}
+
+    return work
+
+
+def waiting() -> int:
+    """Actors of ours that Ray holds in its queue for lack of room."""
+    from ray._private.state import state
+
+    rows = state.actor_table(None, None, "PENDING_CREATION").values()
+    return sum(str(row["Name"]).startswith("grow.") for row in rows)
+
+
+def test_demand_is_visible_while_tasks_wait_and_gone_after(ray_local: Session, monkeypatch: Any) -> None:
+    from cluster.actors import OnRay
+
+    monkeypatch.setattr(resources, "is_embedded", lambda: False)
+    seen: list[int] = []
+
+    def look(event: Any) -> None:
+        if isinstance(event, TaskDone):
+            seen.append(waiting())
+
+    outcome = OnRay(0).run([Nap(f"n{i}") for i in range(6)], WorkerSpec(build, count=None, name="grow"), [look])
+    assert len(outcome.done) == 6
+    assert seen[0] >= 3, "six workers are asked for, two have room"
+    end = time.monotonic() + 60
+    while waiting():
+        assert time.monotonic() < end, "workers wait though nothing is left to do"
+        time.sleep(0.1)
