@@ -162,9 +162,7 @@ def _done(run: Run, store: Store | None, family: str, step: int) -> set[int]:
     return store.completed(record_stage(family, step), VARIANT, stage_hash=run.hashes.sample)
 
 
-def work(
-    run: Run, executor: Executor, observers: Sequence[Observer], tasks: Sequence[FamilyTask]
-) -> Outcome:
+def work(run: Run, executor: Executor, observers: Sequence[Observer], tasks: Sequence[FamilyTask]) -> Outcome:
     """Fills the given parts of the families' store."""
     config = run.config
     Store.create(url(config.output), layout(run)).janitor()
