@@ -18,7 +18,7 @@ from storage import Layout, SiteShape, Store
 from sweeps import experiments
 from sweeps.config import STEPS, Config
 from sweeps.experiments import VARIANT
-from sweeps.run import Run
+from sweeps.run import Facts, Run
 
 STAGE = "family"
 FOLDER = "families"
@@ -65,6 +65,16 @@ def layout(run: Run) -> Layout:
         tasks={},
         codec=main.codec,
     )
+
+
+def space(config: Config, found: Facts, samples: int) -> int:
+    """Bytes of the families' activations that a run of so many samples records."""
+    total = 0
+    for family in FAMILIES:
+        if family in config.experiments.names:
+            steps = set(getattr(config.experiments, f"{family}_steps") or config.sweep.steps)
+            total += 2 * samples * len(steps) * sum(site.values for site in found.families[family])
+    return total
 
 
 def opened(output: str) -> Store | None:
@@ -152,9 +162,7 @@ def _done(run: Run, store: Store | None, family: str, step: int) -> set[int]:
     return store.completed(record_stage(family, step), VARIANT, stage_hash=run.hashes.sample)
 
 
-def work(
-    run: Run, executor: Executor, observers: Sequence[Observer], tasks: Sequence[FamilyTask]
-) -> Outcome:
+def work(run: Run, executor: Executor, observers: Sequence[Observer], tasks: Sequence[FamilyTask]) -> Outcome:
     """Fills the given parts of the families' store."""
     config = run.config
     Store.create(url(config.output), layout(run)).janitor()

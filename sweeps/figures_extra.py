@@ -165,11 +165,7 @@ def _off(matrix: np.ndarray) -> float:
 
 
 def _cells(task: str, score: str, site: str, steps: tuple[int, ...], matrix: np.ndarray) -> list[tuple]:
-    return [
-        (task, score, site, a, b, float(matrix[i, j]))
-        for i, a in enumerate(steps)
-        for j, b in enumerate(steps)
-    ]
+    return [(task, score, site, a, b, float(matrix[i, j])) for i, a in enumerate(steps) for j, b in enumerate(steps)]
 
 
 def _square(

@@ -31,9 +31,7 @@ def family_sites(run: RunData, experiment: str) -> tuple[Site, ...]:
     if rows is None:
         return ()
     unique: dict[str, Site] = {}
-    for name, tokens, channels in zip(
-        *(rows[c].to_pylist() for c in ("site", "tokens", "channels")), strict=True
-    ):
+    for name, tokens, channels in zip(*(rows[c].to_pylist() for c in ("site", "tokens", "channels")), strict=True):
         side = round((tokens or 0) ** 0.5)
         unique.setdefault(name, Site(name, tokens or 0, channels or 0, (side, side)))
     return tuple(sorted(unique.values(), key=lambda s: site_order(s.name)))

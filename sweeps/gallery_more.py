@@ -138,8 +138,7 @@ def smoothed(run: RunData, families: dict[str, dict[str, Scores]], memory: Predi
         return []
     units = probe_units(run, "depth", labels)
     return [
-        Smoothed(sample, images[i], site, step, units[i], without[i], smooth[i])
-        for i, sample in enumerate(samples)
+        Smoothed(sample, images[i], site, step, units[i], without[i], smooth[i]) for i, sample in enumerate(samples)
     ]
 
 

@@ -61,7 +61,8 @@ def prepare(config: Config, write: bool = True) -> Run:
     found, prompts = _checked(config, tell=not previews(config))
     if previews(config):
         prompts = preview_stage.kept(config, prompts)
-    plan_view.check_fits(config, budget.price(runs.layout(config, found, len(prompts))))
+    extra = families.space(config, found, len(prompts))
+    plan_view.check_fits(config, budget.price(runs.layout(config, found, len(prompts))), extra)
     return runs.begin(config, found, prompts)
 
 

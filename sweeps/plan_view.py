@@ -11,7 +11,7 @@ from probing.model import ModelConfig
 from probing.sites import SiteSpec
 from storage import budget
 from storage.format import Layout
-from sweeps import cluster_plan, grid, preview_stage
+from sweeps import cluster_plan, families, grid, preview_stage
 from sweeps import run as runs
 from sweeps.cluster_plan import Rates
 from sweeps.config import STEPS, Config, previews
@@ -78,11 +78,13 @@ def describe(config: Config, rate: float) -> str:
     lines += [f"  {name:16} {human(size)}" for name, size in price.families().items()]
     lines += ["sites, all variants and steps:"]
     lines += [f"  {name:16} {human(size)}" for name, size in price.sites().items()]
+    further = families.space(config, found, samples)
+    lines.append(f"further families   {human(further)} of activations beside these")
     if previews(config):
         preview, then, first = with_preview(config, found, samples)
-        check_fits(config, then, first)
+        check_fits(config, then, first + further)
         return "\n".join([*preview, "then, priced as if the preview kept every sample:", *lines])
-    check_fits(config, price)
+    check_fits(config, price, further)
     return "\n".join(lines)
 
 

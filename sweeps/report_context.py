@@ -80,11 +80,7 @@ class Context:
     @cached_property
     def heatmaps(self) -> list[Panel]:
         """Site by step, one panel per task and variant."""
-        return [
-            figures_probes.heatmap(s, v)
-            for s in self.scores.values()
-            for v in ("trained", *findings.contrasts(s))
-        ]
+        return [figures_probes.heatmap(s, v) for s in self.scores.values() for v in ("trained", *findings.contrasts(s))]
 
     @cached_property
     def last_step(self) -> list[Panel]:

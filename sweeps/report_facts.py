@@ -111,11 +111,7 @@ def _failures(run: RunData) -> str:
     failed = probes.filter(pc.equal(probes["status"], "failed"))
     if not failed.num_rows:
         return ""
-    columns = [
-        c
-        for c in ("variant", "site", "step", "task", "control", "error")
-        if c in failed.column_names
-    ]
+    columns = [c for c in ("variant", "site", "step", "task", "control", "error") if c in failed.column_names]
     rows = [list(r.values()) for r in _head(failed.select(columns)).to_pylist()]
     caption = f"Failed probes ({failed.num_rows}); the same command runs them again"
     return table(caption, [c.capitalize() for c in columns], rows)
@@ -160,9 +156,7 @@ def _sites_table(context: Context) -> str:
     if probes is None:
         return ""
     mine = probes.filter(pc.and_(pc.equal(probes["experiment"], run.experiment), pc.equal(probes["status"], "done")))
-    counts = dict(
-        (row["values"], row["counts"]) for row in pc.value_counts(mine["site"]).to_pylist()
-    )
+    counts = dict((row["values"], row["counts"]) for row in pc.value_counts(mine["site"]).to_pylist())
     split = [context.count(f"n_{part}") for part in ("train", "val", "test")]
     images = " / ".join("–" if n is None else str(n) for n in split)
     rows = [

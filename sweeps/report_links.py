@@ -25,6 +25,4 @@ def site_link(site: str, label: str = "") -> Raw:
 
 def cells_link(experiment: str) -> str:
     """A line under a table that leads to the experiment's hash, cells and samples."""
-    return (
-        f'<p class="note download"><a href="#{experiment_anchor(experiment)}">Where these numbers come from</a></p>'
-    )
+    return f'<p class="note download"><a href="#{experiment_anchor(experiment)}">Where these numbers come from</a></p>'

@@ -109,11 +109,7 @@ def missing(run: Run) -> list[TransferTask]:
         TransferTask(site.name, task)
         for site in sites(run)
         for task in run.config.sweep.tasks
-        if any(
-            Cell(VARIANT, site.name, step, task, control(origin)) not in have
-            for step in steps
-            for origin in steps
-        )
+        if any(Cell(VARIANT, site.name, step, task, control(origin)) not in have for step in steps for origin in steps)
     ]
 
 
