@@ -44,6 +44,8 @@ class Pictures:
     """name under which the rows are kept"""
     sample: int = 0
     """sample number"""
+    stage_hash: str = ""
+    """settings that it was made under"""
 
 
 _ARRAYS = ("images", "labels", "before", "label_before", "targets")
@@ -69,6 +71,7 @@ def pack(pictures: Pictures) -> bytes:
         "recipe": pictures.recipe,
         "experiment": pictures.experiment,
         "sample": pictures.sample,
+        "stage_hash": pictures.stage_hash,
     }
     return save(tensors, {"about": json.dumps(about)})
 
@@ -90,6 +93,7 @@ def unpack(data: bytes) -> Pictures:
         recipe=about["recipe"],
         experiment=about["experiment"],
         sample=about["sample"],
+        stage_hash=about["stage_hash"],
         **{name: tensors[name] for name in _ARRAYS},
     )
 

@@ -180,7 +180,7 @@ class Intervener:
             task.task, tuple(rows), np.stack([s.image for s in seen]),
             np.stack([s.label(task.task) for s in seen]), case.before.image,
             case.before.label(task.task), case.targets, recipe.goals, recipe.to_yaml(),
-            task.experiment, task.sample,
+            task.experiment, task.sample, self.common.get("stage_hash", ""),
         )  # fmt: skip
         return Outcome(table, pictures)
 

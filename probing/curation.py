@@ -73,8 +73,8 @@ class Measures:
     """whether the safety checker flags the image"""
 
 
-def measure(images: np.ndarray, masks: np.ndarray, depth: np.ndarray, flagged: Sequence[bool]) -> list[Measures]:
-    """Measures of uint8 images (n, H, W, 3), bool masks (n, H, W), depth (n, H, W) and flags."""
+def measure(images: np.ndarray, masks: np.ndarray, depth: np.ndarray | None, flagged: Sequence[bool]) -> list[Measures]:
+    """Measures of uint8 images (n, H, W, 3), bool masks (n, H, W), depth (n, H, W), where there is any, and flags."""
     return [
         Measures(
             float(image.std()),
@@ -84,7 +84,7 @@ def measure(images: np.ndarray, masks: np.ndarray, depth: np.ndarray, flagged: S
             bool(np.isfinite(far).all()),
             bool(flag),
         )
-        for image, mask, far, flag in zip(images, masks, depth, flagged, strict=True)
+        for image, mask, far, flag in zip(images, masks, masks if depth is None else depth, flagged, strict=True)
     ]
 
 
@@ -157,6 +157,18 @@ def split_by_prompt(prompts: Sequence[str], config: CurationConfig) -> list[str]
     return [parts.get(prompt, "") for prompt in prompts]
 
 
+def all_reasons(
+    measures: Mapping[int, Measures], samples: int, config: CurationConfig, by_hand: Mapping[int, Choice]
+) -> list[str]:
+    """Why each of `samples` samples is dropped, or an empty string; those without measures failed."""
+    reasons = []
+    for sample in range(samples):
+        found = measures.get(sample)
+        rule = drop_reason(found, config) if found else FAILED
+        reasons.append(with_hand(rule, found, by_hand.get(sample)))
+    return reasons
+
+
 def curate(
     measures: Mapping[int, Measures],
     prompts: Sequence[str],
@@ -169,12 +181,7 @@ def curate(
     `prompts` and `given` have an entry per sample; `given` holds splits that come with the prompts,
     or "" each. `by_hand` holds decisions of a person, by sample.
     """
-    choices = by_hand or {}
-    reasons = []
-    for sample in range(len(prompts)):
-        found = measures.get(sample)
-        rule = drop_reason(found, config) if found else FAILED
-        reasons.append(with_hand(rule, found, choices.get(sample)))
+    reasons = all_reasons(measures, len(prompts), config, by_hand or {})
     kept = [i for i, reason in enumerate(reasons) if not reason]
     if any(given):
         parts = {i: given[i] for i in kept}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -57,12 +58,28 @@ def build(task: str, name: str, weights: str, device: torch.device) -> Labeller:
     Packages add theirs through the entry point group `scenesweep.labellers`, whose entries are
     called once and are to call `register`.
     """
+    return _maker(task, name)(weights, device)
+
+
+def _maker(task: str, name: str) -> Callable[[str, torch.device], Labeller]:
     for entry in entry_points(group="scenesweep.labellers"):
         entry.load()()
     if (task, name) not in _REGISTRY:
         known = sorted(n for t, n in _REGISTRY if t == task)
         raise ValueError(f"labels.{task}: no labeller {name!r}; known: {', '.join(known)}")
-    return _REGISTRY[task, name](weights, device)
+    return _REGISTRY[task, name]
+
+
+def check(config: LabelConfig) -> None:
+    """Loads what is on this disk once and forgets it, so that a wrong checkpoint is told before any work.
+
+    What a hub or another package fetches by itself is left to the workers. Raises ValueError as `build` does.
+    """
+    for task in ("saliency", "depth"):
+        name, weights = getattr(config, task), getattr(config, f"{task}_weights")
+        make = _maker(task, name)
+        if name.startswith(("tracer", "midas")) or (weights and Path(weights).expanduser().exists()):
+            make(weights, torch.device("cpu"))
 
 
 class ScenesLabeller:

@@ -12,8 +12,8 @@ from probing.sites import SiteSpec
 
 MARGIN = 1.1
 """weights and buffers are counted; what the libraries themselves take is this much more"""
-IN_FLIGHT = 2
-"""steps of a shard that wait to be written"""
+ALIVE = 24
+"""arrays of the widest block's size that a UNet call holds at once, counted in its layers"""
 
 
 def free(device: torch.device) -> int:
@@ -50,25 +50,24 @@ def check(weights: Mapping[str, int], device: torch.device, variants: int, name:
         )
 
 
-def shard_bytes(sites: Sequence[SiteSpec], latent: tuple[int, int, int], guided: bool, itemsize: int) -> tuple[int, int]:
-    """Bytes that one sample of a shard takes: (on the device, of the host's buffers for writing).
+def sample_bytes(sites: Sequence[SiteSpec], guided: bool, itemsize: int) -> int:
+    """Bytes that one more sample of a shard takes on the device, by counting.
 
-    On the device, by counting: the widest block's activations of both halves, of which about 24 are alive at
-    once (skips, ResNet and attention intermediates), and no attention matrix, since SDPA makes none. On the
-    host: the recorded float16 activations of the steps that wait to be written.
+    About 24 arrays as large as the widest recorded one are alive at once in both halves of guidance: 6 skips,
+    12 of a feed-forward layer and 6 of a ResNet. Attention makes no matrix (SDPA), the autoencoder decodes few
+    pixels at a time.
     """
-    halves = 2 if guided else 1
-    widest = max(site.values for site in sites)
-    host = IN_FLIGHT * 2 * sum(site.values for site in sites)
-    return 24 * halves * widest * itemsize + latent[0] * latent[1] * latent[2] * 4, host
+    return ALIVE * (2 if guided else 1) * max(site.values for site in sites) * itemsize
 
 
-def shard_advice(
-    free_device: int, weights: int, per_sample: tuple[int, int], free_host: int, shard: int, where: str
-) -> str:
-    """A line about the shard size: what fits beside the weights; it never changes the setting."""
-    device, host = per_sample
-    room = max(0, free_device - int(MARGIN * weights)) // max(1, int(MARGIN * device))
-    most = min(room, free_host // max(1, int(MARGIN * host)))
-    verdict = "fits" if shard <= most else "does NOT fit, lower sampling.shard"
-    return f"shard             {shard} {verdict}: by estimate at most {most} samples go together on this machine's {where}"
+def shard_advice(shard: int, weights: int, sample: int, device: torch.device) -> str:
+    """A line about the shard size: what it takes and what fits here; it never changes the setting."""
+    room = free(device)
+    most = max(0, int((room - MARGIN * weights) / (MARGIN * sample)))
+    need = MARGIN * (weights + shard * sample)
+    held = f"{weights / 1e9:.2g} of weights" if weights else "weights not here and not counted"
+    verdict = "" if shard <= most else "; lower sampling.shard, or run where more is free"
+    return (
+        f"about {need / 1e9:.2g} GB on the device by estimate ({held}, {sample / 1e9:.2g} a sample); "
+        f"{room / 1e9:.3g} GB are free on this {device.type}, enough for {most} together{verdict}"
+    )

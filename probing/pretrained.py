@@ -89,8 +89,10 @@ def _scheduler(path: Path | str, where: dict[str, Any]) -> dict[str, Any]:
 def _network(kind: Any, path: Path | str, part: str, where: dict[str, Any], dtype: torch.dtype) -> nn.Module:
     """A network with every tensor from the file. An autoencoder that overflows in half stays in float32."""
     named = "dtype" if kind.__module__.startswith("transformers") else "torch_dtype"
-    if part == "vae" and dtype == torch.float16 and kind.load_config(str(path), subfolder=part, **where).get(
-        "force_upcast"
+    if (
+        part == "vae"
+        and dtype == torch.float16
+        and kind.load_config(str(path), subfolder=part, **where).get("force_upcast")
     ):
         dtype = torch.float32
     network, report = kind.from_pretrained(

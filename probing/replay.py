@@ -6,7 +6,8 @@ module gives there can be had later without sampling again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +31,7 @@ def entering(model: LatentDiffusion, seeds: Sequence[int], steps: int) -> Tensor
 @torch.inference_mode()
 def replay_unet(
     model: LatentDiffusion,
-    states: Tensor,
+    told: Mapping[str, Any],
     latents: Tensor,
     step: int,
     steps: int,
@@ -39,7 +40,7 @@ def replay_unet(
 ) -> None:
     """Hands on what UNet sites give at one step, for the conditional half alone.
 
-    states: (n, positions, width) of the prompts. latents: (n, C, h, w) that enter the step.
+    told: what `conditions` gives for the prompts, unguided. latents: (n, C, h, w) that enter the step.
     Raises NonFiniteActivation naming site and step.
     """
     scheduler = schedule(model, steps)
@@ -51,7 +52,7 @@ def replay_unet(
 
     mixed = torch.autocast(model.device.type, model.autocast, enabled=model.autocast is not None)
     with record(model.unet, sites, sink), mixed:
-        model.unet(batch, time.to(model.device), states)
+        model.unet(batch, time.to(model.device), **told)
 
 
 @torch.inference_mode()

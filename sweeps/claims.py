@@ -79,7 +79,7 @@ def _linear(found: Material, task: str, name: str) -> Claim:
     gains = {v: g for v, g in gains.items() if np.isfinite(g.estimate)}
     better = all(g.low > 0 for g in gains.values()) and scores.measure.sign * (value - floor) > 0
     verdict = CONTRADICTED if not better else SUPPORTED if share >= HALFWAY else PARTLY
-    text = f"{site}: {scores.measure.label} {value:.2f}, {100 * share:.0f} % of the way from "
+    text = f"{site}: {scores.measure.label} {value:.2f}, {_percent(share)} of the way from "
     text += f"{floor:.2f} to {oracle:.2f}; "
     text += "; ".join(f"gain over {v} {_span(g)}" for v, g in gains.items())
     return Claim(key, name, LINEAR_RULE, verdict, text)
@@ -95,7 +95,13 @@ def _over(scores: Scores, control: Scores, site: str) -> Interval:
 
 
 def _span(found: Interval) -> str:
+    if not np.isfinite(found.estimate):
+        return "unknown"
     return f"{found.estimate:.2f} ({found.low:.2f} to {found.high:.2f})".replace("-", "−")
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %".replace("-", "−") if np.isfinite(share) else "an unknown share"
 
 
 EARLY_RULE = (
@@ -145,7 +151,7 @@ def _not_vae(found: Material) -> Claim:
         leads.append(len(steps) == 2 and all(gap.low > 0 for gap in gaps))
         small.append(bool(share < HALFWAY))
         seen = ", ".join(f"step {s} {_span(g)}" for s, g in zip(steps, gaps, strict=True))
-        rise = f"at step {steps[0]} the VAE has {100 * share:.0f} % of the rise" if steps else "no shared step"
+        rise = f"at step {steps[0]} the VAE has {_percent(share)} of the decoder’s rise" if steps else "no shared step"
         words.append(f"{task}: lead {seen}; {rise}")
     verdict = CONTRADICTED if not all(leads) else SUPPORTED if all(small) else PARTLY
     return Claim("not-vae", name, VAE_RULE, verdict, "; ".join(words))

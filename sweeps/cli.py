@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import shlex
 import sys
@@ -12,6 +13,8 @@ from dataclasses import dataclass
 
 from sweeps import job_verbs, verbs
 
+OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+"""errors that are no fault of ours: full, read-only or broken; the same command carries on when it is mended"""
 Action = Callable[[argparse.Namespace], int]
 
 
@@ -84,6 +87,8 @@ def _arguments(parser: argparse.ArgumentParser, verb: Verb) -> None:
     elif verb.kind == "output":
         job = ", or a job's id" if verb.name in JOB_VERBS else ""
         parser.add_argument("output", help=f"output folder or URL of a run{job}")
+    if verb.name == "run":
+        parser.add_argument("--all", action="store_true", help="every experiment at full size: the preset NAME-full")
     if verb.name == "curate":
         parser.add_argument("--decisions", default="", metavar="CSV", help="decisions by hand, saved from the page")
     if verb.name == "compare":
@@ -166,6 +171,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         line = " ".join(str(error).split())
         print(f"scenesweep {parsed.verb}: {line}", file=sys.stderr)
         return 2
+    except OSError as error:
+        if error.errno not in OF_THE_DISK:
+            raise
+        print(f"scenesweep {parsed.verb}: {error}", file=sys.stderr)
+        code = 1
     except KeyboardInterrupt:
         again = " ".join(["scenesweep", *map(shlex.quote, words)])
         print(f"\nstopped; `{again}` carries on", file=sys.stderr)

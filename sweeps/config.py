@@ -304,14 +304,24 @@ def digest(*parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-NOT_SCIENCE = {"model": {"device"}, "sampling": {"retries", "preview"}, "interventions": {"keep_images"}}
-"""fields that change no result and so are in no hash"""
+NOT_SCIENCE = {
+    "model": {"device"},
+    "sampling": {"retries", "preview"},
+    "interventions": {
+        "keep_images", "images", "tasks", "ablation_images", "dose", "step_counts", "sides", "second_objects",
+    },
+}  # fmt: skip
+"""fields that change no result and so are in no hash: those of interventions only say how many edits there are"""
 
 
 def science(config: Config, part: str) -> dict[str, Any]:
     """The fields of one part that results depend on."""
     values = dataclasses.asdict(getattr(config, part))
     return {k: v for k, v in values.items() if k not in NOT_SCIENCE.get(part, set())}
+
+
+PREVIEW = "preview"
+"""folder of a preview's own store, inside the run's output"""
 
 
 def previews(config: Config) -> bool:
@@ -321,7 +331,15 @@ def previews(config: Config) -> bool:
 
 _CHOOSING = {
     "labels": ("saliency", "saliency_weights", "threshold"),
-    "curation": ("min_foreground", "max_foreground", "min_contrast", "min_saturation"),
+    "curation": (
+        "min_foreground",
+        "max_foreground",
+        "min_contrast",
+        "min_saturation",
+        "max_plain",
+        "safety",
+        "safety_weights",
+    ),
 }
 
 
@@ -343,11 +361,12 @@ class Hashes:
     intervene: str
 
 
-def hashes(config: Config, revision: str, decisions: str = "") -> Hashes:
-    """Hashes of all stages; `revision` names the model's exact weights, `decisions` those by hand."""
+def hashes(config: Config, revision: str, decisions: str = "", previewed: str = "") -> Hashes:
+    """Hashes of all stages; `revision` names the model's exact weights, `decisions` those by hand over
+    recorded samples, `previewed` those over the preview's."""
     parts = [science(config, part) for part in ("model", "prompts", "sampling")]
     chosen = chosen_by(config)
-    sample = digest(*parts, revision, *([chosen] if chosen else []))
+    sample = digest(*parts, revision, *([chosen] if chosen else []), *([previewed] if previewed else []))
     label = digest(sample, science(config, "labels"))
     curate = digest(label, science(config, "curation"), *([decisions] if decisions else []))
     probe = digest(curate, science(config, "probe"))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from probing import decisions
 from probing.controls import Split
-from probing.curation import Measures, curate, measure
+from probing.curation import Decision, Measures, curate, measure
 from probing.decisions import Choice
 from sweeps import safety_stage
 from sweeps.run import DECISIONS, Run
@@ -36,10 +37,15 @@ def measures(run: Run) -> dict[int, Measures]:
         flags = safety_stage.read(run, shard) if config.curation.safety else [False] * len(samples)
         if flags is None:
             raise ValueError(f"curation.safety: shard {shard} has no flags yet; run `scenesweep curate`")
-        images, depth = store.read_images("trained", samples), store.read_labels("depth", samples)
+        images = store.read_images("trained", samples)
         masks = store.read_labels("saliency", samples) > config.labels.threshold
-        found |= zip(samples, measure(images, masks, depth, flags), strict=True)
+        found |= zip(samples, measure(images, masks, depth_labels(run, samples), flags), strict=True)
     return found
+
+
+def depth_labels(run: Run, samples: list[int]) -> np.ndarray | None:
+    """Depth (n, H, W), or None in a store that has none (a preview's)."""
+    return run.store.read_labels("depth", samples) if "depth" in run.store.layout.tasks else None
 
 
 def by_hand(run: Run) -> dict[int, Choice]:
@@ -72,17 +78,22 @@ def work(run: Run) -> None:
     found = curate(
         measured,
         store.samples()["prompt"].to_pylist(),
-        json.loads(store.get("prompts.json")),
+        [prompt["split"] for prompt in json.loads(store.get("prompts.json"))],
         run.config.curation,
         choices,
     )
-    store.write_curation(vars(decision) for decision in found)
+    record(run, found, choices)
+
+
+def record(run: Run, found: Sequence[Decision], choices: Mapping[int, Choice]) -> None:
+    """Writes what became of every sample, and the summary that makes the stage done."""
+    run.store.write_curation(vars(decision) for decision in found)
     note = {
         "stage_hash": run.hashes.curate,
         "by_hand": {"keep": sum(c.keep for c in choices.values()), "drop": sum(not c.keep for c in choices.values())},
         "dropped": dict(sorted(Counter(d.reason for d in found if not d.keep).items())),
     }
-    store.put(HASH_FILE, json.dumps(note, indent=1).encode())
+    run.store.put(HASH_FILE, json.dumps(note, indent=1).encode())
 
 
 def dropped(run: Run) -> dict[str, int]:

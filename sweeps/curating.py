@@ -5,29 +5,47 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
-from sweeps import curate_stage, curation_page, pipeline
+import storage
+from sweeps import curate_stage, curation_page, pipeline, preview_stage
 from sweeps import run as runs
-from sweeps.config import Config
+from sweeps.config import Config, previews
 from sweeps.pipeline import Result
 
 
 def carry_out(config: Config, decisions: str = "") -> Result:
     """Curates what is sampled and labelled. Raises ValueError for decisions that do not fit the run.
 
-    `decisions` is the path of a CSV from the page; it takes the place of decisions applied earlier.
-    The page is written also where too few samples are kept, so that they can be looked at.
+    With a preview that is not recorded yet, it is the preview's samples that are curated, and made where
+    they are missing. `decisions` is the path of a CSV from the page; it takes the place of decisions
+    applied earlier. The page is written also where too few samples are kept.
     """
-    lines = [_apply(config, decisions)] if decisions else []
+    own = preview_stage.settings(config) if _before_recording(config) else config
+    lines = [_apply(own, decisions)] if decisions else []
+    result = Result()
     try:
-        result = pipeline.carry_out(config, ("curate",))
+        if own is config:
+            result = pipeline.carry_out(config, ("curate",))
+        else:
+            pipeline.preview(config, result)
     except ValueError:
         with suppress(ValueError):
-            _page(config)
+            _page(own)
         raise
     result.lines = lines + result.lines
     if not result.failed:
-        result.lines.append(f"page for decisions by hand: {_page(config)}")
+        result.lines.append(f"page for decisions by hand: {_page(own)}")
     return result
+
+
+def _before_recording(config: Config) -> bool:
+    """Whether a preview is to choose the samples, and has not yet."""
+    if not previews(config):
+        return False
+    try:
+        storage.open(config.output)
+    except ValueError:
+        return True
+    return False
 
 
 def _apply(config: Config, decisions: str) -> str:

@@ -44,8 +44,8 @@ class Shown:
     """(H, W, 3)"""
     mask: NDArray[np.bool_]
     """(H, W)"""
-    depth: NDArray[np.float32]
-    """(H, W), any units"""
+    depth: NDArray[np.float32] | None
+    """(H, W), any units; None where depth is not labelled yet"""
 
 
 def build(title: str, identity: str, samples: Iterable[Shown], choices: Mapping[int, Choice]) -> str:
@@ -71,7 +71,7 @@ def _entry(shown: Shown) -> dict[str, Any]:
         "foreground": round(shown.foreground, 4),
         "image": _uri(image, "jpeg", quality=QUALITY),
         "mask": _uri(_mask(shown.mask), "png", transparency=0),
-        "depth": _uri(_depth(shown.depth), "jpeg", quality=QUALITY),
+        "depth": "" if shown.depth is None else _uri(_depth(shown.depth), "jpeg", quality=QUALITY),
     }
 
 
@@ -121,10 +121,11 @@ def _shown(run: Run, measures: Mapping[int, Measures]) -> Iterator[Shown]:
     shards = sorted({sample // store.layout.shard for sample in measures})
     for shard in shards:
         samples = list(store.layout.shard_samples(shard))
-        images, depth = store.read_images("trained", samples), store.read_labels("depth", samples)
+        images, depth = store.read_images("trained", samples), curate_stage.depth_labels(run, samples)
         masks = store.read_labels("saliency", samples) > run.config.labels.threshold
-        for i, image, mask, far in zip(samples, images, masks, depth, strict=True):
+        for k, i in enumerate(samples):
             found = measures.get(i)
             rule = drop_reason(found, run.config.curation) if found else FAILED
             share = found.foreground if found else 0.0
-            yield Shown(i, table["seed"][i], table["prompt"][i], rule, share, image, mask, far)
+            far = None if depth is None else depth[k]
+            yield Shown(i, table["seed"][i], table["prompt"][i], rule, share, images[k], masks[k], far)

@@ -66,6 +66,7 @@ function why(s) {
 }
 function picture(box, s) {
   for (const layer of ['image', 'depth', 'mask']) {
+    if (!s[layer]) continue;
     const img = document.createElement('img');
     img.className = layer; img.alt = layer === 'image' ? s.prompt : ''; img.decoding = 'async';
     img.src = s[layer]; box.append(img);

@@ -13,6 +13,7 @@ from probing.statistics import Interval
 
 ABLATIONS = ("steps", "sides", "dose")
 """experiments that vary the real edit: number of steps, group of sites, iterations"""
+GROUPS = ("encoder", "bottleneck", "decoder", "all")
 Row = Mapping[str, Any]
 
 
@@ -22,7 +23,7 @@ class Point:
 
     label: str
     place: float
-    """number of steps or of iterations; NaN for a group of sites"""
+    """number of steps or of iterations, or the group's place in GROUPS"""
     before: Interval
     """median score against the wanted label without an edit"""
     after: Interval
@@ -73,9 +74,10 @@ def _point(experiment: str, effect: Effect) -> Point:
 
 
 def setting(experiment: str, series: Series) -> tuple[str, float]:
-    """What an ablation varies in a series: in words, and as a number (NaN where it is none)."""
+    """What an ablation varies in a series: in words, and as a number to order it by."""
     if experiment == "sides":
-        return side(series.sites), float("nan")
+        name = side(series.sites)
+        return name, float(GROUPS.index(name) if name in GROUPS else len(GROUPS))
     count = series.iterations if experiment == "dose" else len(series.steps.split(","))
     return str(count), float(count)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from safetensors import SafetensorError
@@ -18,8 +18,8 @@ SERIES = 2
 """images whose second objects are shown"""
 
 
-def kept(store: Any) -> list[Pictures]:
-    """All kept pictures, by experiment, task and sample; unreadable files are left out."""
+def kept(store: Any, hashes: Collection[str]) -> list[Pictures]:
+    """Kept pictures of the given stage hashes, by experiment, task and sample; unreadable files are left out."""
     found = []
     for path in store.list(f"{FOLDER}/"):
         if path.endswith(".safetensors"):
@@ -27,6 +27,7 @@ def kept(store: Any) -> list[Pictures]:
                 found.append(unpack(store.get(path)))
             except (KeyError, ValueError, SafetensorError):
                 continue
+    found = [p for p in found if p.stage_hash in hashes]
     return sorted(found, key=lambda p: (p.experiment, p.task != "saliency", p.sample, step_count(p)))
 
 

@@ -12,6 +12,7 @@ import torch
 import storage
 from cluster import Executor, Observer, Outcome, WorkerSpec
 from probing import model as models
+from probing.conditioning import conditions
 from probing.replay import entering, replay_unet, replay_vae
 from storage import Layout, SiteShape, Store
 from sweeps import experiments
@@ -74,6 +75,12 @@ def opened(output: str) -> Store | None:
         return None
 
 
+def clean(output: str) -> int:
+    """Drops the families' activations; the bytes freed."""
+    store = opened(output)
+    return 0 if store is None else store.drop_activations()
+
+
 class FamilyWorker:
     """Holds the model; runs the missing steps of one shard again."""
 
@@ -92,11 +99,11 @@ class FamilyWorker:
 
     def _conv(self, task: FamilyTask, rows: range) -> None:
         sites = self.model.sites("conv")
-        states = self.model.encode([self.prompts[i] for i in rows])
+        told = conditions(self.model, [self.prompts[i] for i in rows], guided=False)
         for step in task.steps:
             latents = self._before(step, rows)
             write = partial(self._write, step, task.shard)
-            replay_unet(self.model, states, latents, step, STEPS, sites, write)
+            replay_unet(self.model, told, latents, step, STEPS, sites, write)
             self._complete(task, step)
 
     def _vae(self, task: FamilyTask, rows: range) -> None:

@@ -36,12 +36,12 @@ def ablation_panel(ablation: Ablation) -> Panel:
     task, points, label = ablation.task, ablation.points, _LABELS[ablation.task]
     what, axis = TITLES[ablation.experiment]
     name, x = f"edits-{task}-{ablation.experiment}", np.arange(len(points))
-    after = [p.after for p in points]
+    after, mark = [p.after for p in points], "o" if ablation.experiment == "sides" else "o-"
     with style(name):
         fig = Figure(figsize=(4.1, 2.7))
         ax = fig.add_axes((0.14, 0.18, 0.83, 0.7))
         reach = np.array([[a.estimate - a.low, a.high - a.estimate] for a in after]).T
-        ax.errorbar(x, [a.estimate for a in after], yerr=np.maximum(np.nan_to_num(reach), 0), fmt="o-", ms=5,
+        ax.errorbar(x, [a.estimate for a in after], yerr=np.maximum(np.nan_to_num(reach), 0), fmt=mark, ms=5,
                     color=ink("first"), label="edited")  # fmt: skip
         before = points[0].before.estimate
         ax.axhline(before, color=ink("random"), lw=1.2, ls=(0, (4, 2)), label="not edited")

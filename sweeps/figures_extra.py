@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -20,43 +22,50 @@ def vae_curves(main: Scores, vae: Scores) -> Panel:
     task = main.measure.task
     bands = [
         _band(main, "decoder", "UNet decoder", "up.2"),
-        _band(vae, "all", "VAE", "first"),
+        _band(vae, "all", "VAE", "first", marker="o"),
     ]
     floor = float(np.mean(main.floor[main.which("decoder")]))
-    panel = _curves(f"vae-{task}", f"{TASK_TITLES[task]} – VAE and UNet", main, bands, {"floor": floor})
-    return panel
+    return _curves(f"vae-{task}", f"{TASK_TITLES[task]} – VAE and UNet", main, bands, {"floor": floor})
 
 
-def conv_curves(main: Scores, conv: Scores) -> Panel:
-    """Appendix A: block means of convolutional sites (dashed) beside those of self-attention (solid)."""
+def conv_curves(main: Scores, conv: Scores) -> list[Panel]:
+    """Appendix A: for each block, the mean of its convolutional sites beside that of its self-attention sites."""
+    return [_conv_block(main, conv, b) for b in BLOCKS if main.which(b) and conv.which(f"conv.{b}")]
+
+
+def _conv_block(main: Scores, conv: Scores, block: str) -> Panel:
     task = main.measure.task
-    blocks = [b for b in BLOCKS if main.which(b) and conv.which(f"conv.{b}")]
-    bands = [_band(main, b, b, b) for b in blocks]
-    bands += [_band(conv, f"conv.{b}", "", b, dashed=True, marker="o") for b in blocks]
-    title = f"{TASK_TITLES[task]} – attention (solid), convolution (dashed)"
-    return _curves(f"conv-{task}", title, main, bands, {})
+    bands = [
+        _band(main, block, "attention", "first"),
+        _band(conv, f"conv.{block}", "convolution", "second", marker="o"),
+    ]
+    return _curves(f"conv-{task}-{block.replace('.', '-')}", block, main, bands, {}, small=True)
 
 
-def _band(
-    scores: Scores, part: str, label: str, role: str, dashed: bool = False, marker: str = ""
-) -> tuple[Band, tuple[int, ...]]:
+def _band(scores: Scores, part: str, label: str, role: str, marker: str = "") -> tuple[Band, tuple[int, ...]]:
     bands = findings.curve(scores, "trained", part)
-    return Band(label, role, *bands, dashed, marker, key=(part, "trained")), scores.steps
+    return Band(label, role, *bands, marker=marker, key=(part, "trained")), scores.steps
 
 
 def _curves(
-    name: str, title: str, main: Scores, bands: list[tuple[Band, tuple[int, ...]]], levels: dict[str, float]
+    name: str,
+    title: str,
+    main: Scores,
+    bands: list[tuple[Band, tuple[int, ...]]],
+    levels: dict[str, float],
+    small: bool = False,
 ) -> Panel:
     measure = main.measure
     with style(name):
-        fig, ax = figure(4.1, 3.1)
-        dress(ax, main.steps, direction(main))
+        fig, ax = figure(2.9, 2.1) if small else figure(4.1, 3.1)
+        if small:
+            ax.set_position((0.13, 0.21, 0.6, 0.65))
+        dress(ax, main.steps, "" if small else direction(main))
         ax.set_ylim(*y_limits(main))
-        named = [b for b, steps in bands if steps == main.steps]
-        draw_bands(ax, main.steps, named, levels)
+        draw_bands(ax, main.steps, [_spread(b, steps, main.steps) for b, steps in bands], levels)
         for band, steps in bands:
-            if steps != main.steps:
-                draw_bands(ax, steps, [band], {})
+            if band.marker:
+                ax.plot(steps, band.mean, band.marker, ms=3.5, color=ink(band.role), zorder=4)
         ax.set_title(title)
     text = f"{direction(main)}, by denoising step, trained network. At the last step: "
     text += "; ".join(f"{b.key[0]} {b.mean[-1]:.2f}" for b, _ in bands) + "."
@@ -66,6 +75,12 @@ def _curves(
         for step, *values in zip(steps, band.mean, band.low, band.high, strict=True)
     ]
     return Panel(name, title, text, fig, CURVE_HEADER, rows)
+
+
+def _spread(band: Band, steps: tuple[int, ...], onto: tuple[int, ...]) -> Band:
+    """A band on all steps: straight between those that it has, absent outside them."""
+    lines = [np.interp(onto, steps, v, left=np.nan, right=np.nan) for v in (band.mean, band.low, band.high)]
+    return replace(band, mean=lines[0], low=lines[1], high=lines[2], marker="")
 
 
 EMERGENCE_ROLES = ("first", "second", "random")

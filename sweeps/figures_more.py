@@ -21,8 +21,8 @@ CONTROL_TITLES = {
     "random_probe": "probe of randomised net",
     "shuffled_probe": "probe of shuffled labels",
     "late_steps": "late steps only",
-    "rank_one": "same size, along the probe",
-    "natural": "same size, along the covariance",
+    "rank_one": "along the probe",
+    "natural": "along the covariance",
 }
 
 

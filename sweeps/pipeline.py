@@ -8,10 +8,11 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 from cluster import Executor, InProcess, Outcome, turns
+from probing import labellers
 from probing import prompts as prompt_files
 from probing.prompts import Prompt
 from storage import budget
@@ -77,9 +78,20 @@ def _checked(config: Config, tell: bool = True) -> tuple[Facts, tuple[Prompt, ..
     return found, reading.prompts
 
 
-def _preview(config: Config, result: Result) -> None:
+def _check_labellers(config: Config, found: Facts) -> None:
+    """Refuses labellers that can't be had, as long as they are needed."""
+    with suppress(ValueError):  # nothing there yet
+        run = runs.reopen(config, found)
+        done = run.store.completed(label_stage.STAGE, label_stage.VARIANT, stage_hash=run.hashes.label)
+        if len(done) == run.store.layout.shards:
+            return
+    labellers.check(config.labels)
+
+
+def preview(config: Config, result: Result) -> None:
     """Makes and curates an image of every raw prompt; prices both passes before anything is written."""
     found, prompts = _checked(config)
+    _check_labellers(config, found)
     _, then, first = plan_view.with_preview(config, found, len(prompts))
     plan_view.check_fits(config, then, first)
     run = preview_stage.begin(config, found, prompts)
@@ -87,7 +99,7 @@ def _preview(config: Config, result: Result) -> None:
         return
     with run.store.lease(f"scenesweep {config.name} preview"), executor(run.config) as engine:
         run.store.janitor()
-        for stage in (_sample, _label):
+        for stage in (_sample, _label, _flag):
             stage(run, engine, result, "preview ")
             if result.failed:
                 return
@@ -164,12 +176,12 @@ def _label(run: Run, executor: Executor, result: Result, which: str = "") -> Non
         meter.close()
 
 
-def _flag(run: Run, executor: Executor, result: Result) -> None:
+def _flag(run: Run, executor: Executor, result: Result, which: str = "") -> None:
     tasks = safety_stage.missing(run)
     if tasks:
-        meter = Meter("safety checker", "shards")
+        meter = Meter(f"{which}safety checker", "shards")
         with _timed(run, "curate"):
-            _note(result, "safety", safety_stage.work(run, executor, [StageObserver(meter)], tasks))
+            _note(result, f"{which}safety", safety_stage.work(run, executor, [StageObserver(meter)], tasks))
         meter.close()
 
 
@@ -291,9 +303,11 @@ def carry_out(config: Config, stages: Sequence[str] = STAGES) -> Result:
     """Runs the given stages to the end, leaving out what is finished."""
     result = Result()
     if previews(config):
-        _preview(config, result)
+        preview(config, result)
         if result.failed:
             return result
+    elif "label" in stages:
+        _check_labellers(config, runs.facts(config))
     run = prepare(config)
     working = [stage for stage in stages if stage in _WORK]
     with turns.lease(run.store, f"scenesweep {config.name}", wait=config.ray.address not in ("local", "none")):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from pathlib import Path
 
 from probing import sites as site_rules
 from probing.model import ModelConfig
@@ -123,6 +125,21 @@ def _sample_count(config: Config) -> int:
     return len(read(config.prompts).prompts)
 
 
+def _shard(config: Config, sites: Sequence[SiteSpec]) -> str:
+    """What a shard takes on this machine's device, and how many samples fit."""
+    import torch
+
+    from probing import memory, pretrained
+    from probing import model as models
+
+    path, dtype = models.model_path(config.model), getattr(torch, config.model.dtype)
+    weights = pretrained.weight_bytes(path, dtype) if isinstance(path, Path) else {}
+    total = sum(weights.values()) + (weights.get("unet", 0) if len(config.sampling.variants) > 1 else 0)
+    computed = getattr(torch, config.model.autocast or config.model.dtype)
+    sample = memory.sample_bytes(sites, config.sampling.guidance > 1, computed.itemsize)
+    return memory.shard_advice(config.sampling.shard, total, sample, models.pick_device(config.model.device))
+
+
 def _costs(config: Config, layout: Layout, price: budget.Budget, rate: float) -> list[str]:
     variants = config.sampling.variants
     sites = site_rules.choose(runs.facts(config).sites, config.sampling.sites)
@@ -137,8 +154,10 @@ def _costs(config: Config, layout: Layout, price: budget.Budget, rate: float) ->
         f"{STEPS} steps, shards of {layout.shard}",
         f"UNet calls        {price.unet_calls} (two halves of guidance counted as one)",
         f"probes            {len(cells)} in {len(trials)} trials",
+        f"experiments       {', '.join(config.experiments.names) or 'none'}",
         f"files             {price.files}, the largest {human(price.chunk_bytes)}",
         f"memory            {human(price.peak_writer_bytes)} of buffers per sampling worker",
+        f"shard of {layout.shard:<8} {_shard(config, sites)}",
         f"sampling          {hours / workers:.2f} h on {workers} worker(s) at {rate:g} samples/s each ({how})",
         f"disk              {human(price.total)}, of it:",
     ]

@@ -5,27 +5,23 @@ It fills a store of its own, OUT/preview, through the same stages: sample (no si
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import storage
-from probing.curation import drop_reason
+from probing.curation import Decision, all_reasons
 from probing.prompts import Prompt
-from sweeps import curate_stage, label_stage, sample_stage
+from sweeps import curate_stage, label_stage, safety_stage, sample_stage
 from sweeps import run as runs
-from sweeps.config import Config
+from sweeps.config import PREVIEW, Config
 from sweeps.run import Facts, Run
-
-FOLDER = "preview"
 
 
 def settings(config: Config) -> Config:
     """The settings of the preview's own store: the trained model alone, nothing recorded."""
     sampling = replace(config.sampling, variants=["trained"], sites=[], preview=False)
-    return replace(config, output=f"{config.output}/{FOLDER}", sampling=sampling)
+    return replace(config, output=f"{config.output}/{PREVIEW}", sampling=sampling)
 
 
 def begin(config: Config, found: Facts, prompts: tuple[Prompt, ...]) -> Run:
@@ -37,28 +33,16 @@ def begin(config: Config, found: Facts, prompts: tuple[Prompt, ...]) -> Run:
 
 def complete(run: Run) -> bool:
     """Whether every prompt has been looked at and decided over with the present settings."""
-    return not sample_stage.missing(run) and not label_stage.missing(run) and curate_stage.done(run)
+    stages = (sample_stage, label_stage, safety_stage)
+    return not any(stage.missing(run) for stage in stages) and curate_stage.done(run)
 
 
 def curate(run: Run) -> Counter[str]:
-    """Decides over all previewed samples; how many were dropped for each reason."""
-    rows = [row for shard in range(run.store.layout.shards) for row in _decisions(run, shard)]
-    run.store.write_curation(rows)
-    run.store.put(curate_stage.HASH_FILE, json.dumps({"stage_hash": run.hashes.curate}).encode())
-    return Counter(row["reason"] for row in rows if not row["keep"])
-
-
-def _decisions(run: Run, shard: int) -> list[dict[str, Any]]:
-    samples = list(run.store.layout.shard_samples(shard))
-    images = run.store.read_images("trained", samples)
-    masks = run.store.read_labels("saliency", samples) > run.config.labels.threshold
-    reasons = [
-        drop_reason(image, float(mask.mean()), run.config.curation) for image, mask in zip(images, masks, strict=True)
-    ]
-    return [
-        {"sample": sample, "keep": not reason, "reason": reason, "split": ""}
-        for sample, reason in zip(samples, reasons, strict=True)
-    ]
+    """Decides over all previewed samples, by rules and by hand; how many were dropped for each reason."""
+    choices = curate_stage.by_hand(run)
+    reasons = all_reasons(curate_stage.measures(run), run.store.layout.samples, run.config.curation, choices)
+    curate_stage.record(run, [Decision(i, not reason, reason, "") for i, reason in enumerate(reasons)], choices)
+    return Counter(filter(None, reasons))
 
 
 def kept(config: Config, prompts: Sequence[Prompt]) -> tuple[Prompt, ...]:

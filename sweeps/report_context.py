@@ -109,8 +109,8 @@ class Context:
 
     @cached_property
     def conv_panels(self) -> list[Panel]:
-        """Convolution and attention by step and block, one panel per task."""
-        return [figures_extra.conv_curves(main, other) for main, other in self._beside("conv")]
+        """Convolution and attention by step, one small panel per task and block."""
+        return [p for main, other in self._beside("conv") for p in figures_extra.conv_curves(main, other)]
 
     def _beside(self, experiment: str) -> list[tuple[Scores, Scores]]:
         """(main grid, experiment) of the tasks that both have."""
@@ -199,7 +199,8 @@ def build(run: RunData, store: Any) -> Context:
     more["emerging"] = gallery_more.emerging(run, store, scores, memory)
     more["smoothed"] = gallery_more.smoothed(run, families, memory)
     memory.save()
-    edited = edit_gallery.kept(store) if edits else []
+    table = run.table("interventions")
+    edited = edit_gallery.kept(store, set(table["stage_hash"].to_pylist())) if edits and table is not None else []
     return Context(run, scores, edits, examples, gallery.contacts(run), edited, **more)
 
 

@@ -26,7 +26,7 @@ def pictures(found: Sequence[Pictures]) -> str:
     """All parts that have pictures."""
     parts = [
         ("Edited pictures", "The first edited test images and their first move: what was painted, what was asked, what "
-         "came, and what an edit of the same size in a random direction gave.", _pairs(found)),
+         "came, and what edits of the same size in other directions gave.", _pairs(found)),
         ("More and more edited steps", "One image and its first move, with the first steps of denoising edited "
          "(Figure 11 of the paper).", _steps(found)),
         ("A second object", "A copy of the object is asked for beside it, ever farther away and smaller (Figure 12 of "
@@ -45,7 +45,7 @@ def _pair(shown: Pictures) -> str:
     cells = _start(shown) + [_label(shown, shown.targets[0], "asked for")]
     for control in (EDIT, *VARIATIONS, "random_direction"):
         words = "after" if control == EDIT else CONTROL_TITLES[control]
-        cells += _after(shown, Row(0, control), words)
+        cells += _after(shown, Row(0, control), words)[: 1 if control == "random_direction" else 2]
     return _strip(f"{TASK_TITLES[shown.task]}, {_goal(shown.goals[0])}", cells)
 
 
@@ -56,7 +56,7 @@ def _steps(found: Sequence[Pictures]) -> str:
         if series:
             cells = _start(series[0])[:1] + [_label(series[0], series[0].targets[0], "asked for")]
             for shown in series:
-                cells += _after(shown, Row(0), f"{edit_gallery.step_count(shown)} steps")[:1]
+                cells += _after(shown, Row(0), _count(edit_gallery.step_count(shown)))[:1]
             strips.append(_strip(f"{title}, {_goal(series[0].goals[0])}", cells))
     return "".join(strips)
 
@@ -113,9 +113,14 @@ def _label(shown: Pictures, label: NDArray, words: str) -> str:
     return picture(address, f"{TASK_TITLES[shown.task]}: {words}", escape(words), map_like=True)
 
 
+def _count(steps: int) -> str:
+    return "1 step" if steps == 1 else f"{steps} steps"
+
+
 def _goal(goal: Goal) -> str:
     if isinstance(goal, Move):
-        return f"moved {goal.dx} right, {goal.dy} down"
+        across, along = ("left" if goal.dx < 0 else "right"), ("up" if goal.dy < 0 else "down")
+        return f"moved {abs(goal.dx)} {across}, {abs(goal.dy)} {along}"
     if isinstance(goal, SecondObject):
         return f"size {goal.scale:g}, {goal.back:g} farther"
     return "a label from a file"

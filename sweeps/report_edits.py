@@ -8,7 +8,7 @@ import numpy as np
 
 from interventions.config import ANIMATION, SECOND_OBJECT
 from interventions.controls import EDIT
-from interventions.summary import REACHED
+from interventions.summary import EDITS, REACHED
 from probing.statistics import holm
 from sweeps.edit_findings import ABLATIONS, second_objects, setting
 from sweeps.figures_more import CONTROL_TITLES
@@ -37,6 +37,8 @@ EXTRAS = {
     "own_scale_after": "Own scale, after",
     "aligned_before": "Aligned, before",
     "aligned_after": "Aligned, after",
+}
+INSIDE = {
     "readout_before": "Readout before",
     "readout_after": "Readout after",
     "readout_spearman": "Readout rank corr.",
@@ -72,7 +74,7 @@ def interventions(context: Context) -> Section:
     )
     found = context.edit_panels
     body = text + _verdicts(edits) + panels(found) + _slopes(context) + pictures(context.edited)
-    body += "".join(_edit_table(edits, task) for task in TASK_TITLES)
+    body += "".join(_edit_table(edits, task) + _inside_table(edits, task) for task in TASK_TITLES)
     body += "".join(_against_table(e) for e in edits if e.main and e.effect.against)
     body += paragraph(LEGEND, "note")
     body += downloads([p for p in found if p.name.endswith("controls")], "edits-and-controls")
@@ -83,22 +85,24 @@ def interventions(context: Context) -> Section:
 
 
 def _verdicts(edits: Sequence[Edits]) -> str:
-    """One paragraph per task: what the real edit did, against the bar and every comparison."""
-    real = [e for e in edits if e.main and e.effect.control == EDIT]
+    """One paragraph per task and way of editing: what it did, against the bar and every comparison."""
+    real = [e for e in edits if e.main and e.effect.control in EDITS]
     return "".join(paragraph(_verdict(e)) for e in real)
 
 
 def _verdict(edit: Edits) -> str:
     effect, task = edit.effect, edit.measure.task
     beaten = [a for a in effect.against if a.gain.low > 0]
-    gain = interval(effect.gain) if task == "saliency" else f"{interval(effect.gain)}, {effect.relative:.0%}"
+    gain, way = interval(effect.gain), "" if effect.control == EDIT else f", {CONTROL_TITLES[effect.control]}"
+    if task == "depth":
+        gain += f", {number(100 * effect.relative, 0)} %"
     column, bar = REACHED[task]
     read = "Dice" if task == "saliency" else "rank correlation"
     return (
-        f"<strong>{TASK_TITLES[task]}.</strong> The median {edit.measure.label} improves by {gain} "
+        f"<strong>{TASK_TITLES[task]}{way}.</strong> The median {edit.measure.label} improves by {gain} "
         f"(bar: {BARS[task]}); the edit beats {len(beaten)} of {len(effect.against)} comparisons with an interval "
         f"above 0. At the edited sites the probe reads the target with a median {read} of "
-        f"{number(effect.medians.get(column, np.nan))}; {effect.reached:.0%} of the edits reach {bar:g}."
+        f"{number(effect.medians.get(column, np.nan))}; {number(100 * effect.reached, 0)} % of the edits reach {bar:g}."
     )
 
 
@@ -135,6 +139,17 @@ def _edit_table(edits: Sequence[Edits], task: str) -> str:
     caption = f"{TASK_TITLES[task]}, {mine[0].measure.label}; an improvement above 0 is better"
     marked = [i for i, e in enumerate(mine) if e.main and e.effect.control == "edit"]
     return table(caption, [*columns, *(EXTRAS[n] for n in extras)], rows, marked=marked)
+
+
+def _inside_table(edits: Sequence[Edits], task: str) -> str:
+    """What was read inside, how big the edits were, and what they changed elsewhere."""
+    mine = [e for e in edits if e.measure.task == task]
+    shown = [n for n in INSIDE if any(n in e.effect.medians for e in mine)]
+    if not shown:
+        return ""
+    rows = [[edit_name(e), *(e.effect.medians.get(n, np.nan) for n in shown)] for e in mine]
+    caption = f"{TASK_TITLES[task]}: inside the network, and elsewhere in the image (medians)"
+    return table(caption, ["Edit or control", *(INSIDE[n] for n in shown)], rows)
 
 
 def edit_name(edit: Edits) -> str:

@@ -132,8 +132,12 @@ def conv(context: Context) -> Section:
         "Outputs of the second convolution of each ResNet block, before the residual (appendix A of the paper), beside "
         "the self-attention outputs of the same blocks."
     )
-    body = text + panels(context.conv_panels)
-    body += "".join(_conv_table(context.scores[t], s) for t, s in found.items() if t in context.scores)
+    body = text
+    for task, scores in found.items():
+        if task in context.scores:
+            mine = [p for p in context.conv_panels if p.name.startswith(f"conv-{task}-")]
+            body += f"<h3>{TASK_TITLES[task]}</h3>" + panels(mine, small=True)
+            body += _conv_table(context.scores[task], scores)
     body += folded("Every convolutional site", "".join(_all_sites(s) for s in found.values()))
     body += cells_link("conv") + downloads(context.conv_panels, "conv-by-step")
     return Section("conv", "Convolution against self-attention", "Convolution", body)

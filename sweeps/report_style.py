@@ -91,7 +91,8 @@ img.map{image-rendering:pixelated}
 .strip.seven{grid-template-columns:repeat(7,minmax(0,1fr));max-width:54rem}
 a.from{color:inherit;text-decoration:underline dotted var(--muted) .06em}
 a.from:hover{color:var(--accent)}
-table.claims td:nth-child(n+3){min-width:13rem;font-size:.8125rem}
+table.claims td{max-width:44rem}
+table.claims th,table.claims td{min-width:0}
 :target{background:var(--mark)}
 section:target{background:none}
 .strip figcaption{font-size:.75rem;line-height:1.35}

@@ -18,7 +18,7 @@ from probing import sites as site_rules
 from probing.prompts import Prompt
 from probing.sites import SiteSpec
 from storage import Layout, SiteShape, Store
-from sweeps.config import STEPS, Config, Hashes, chosen_by, hashes, science, to_dict, to_yaml
+from sweeps.config import PREVIEW, STEPS, Config, Hashes, chosen_by, hashes, previews, science, to_dict, to_yaml
 
 DECISIONS = "curation/decisions.csv"
 """the decisions by hand that were applied to a run"""
@@ -97,7 +97,9 @@ def _manifest(config: Config, found: Facts, stages: Hashes) -> dict[str, Any]:
     return {
         "format_version": storage.FORMAT_VERSION,
         "model": {"name": config.model.name, "revision": found.revision},
-        "sampling": {part: science(config, part) for part in ("model", "prompts", "sampling")} | chosen_by(config),
+        "sampling": {part: science(config, part) for part in ("model", "prompts", "sampling")}
+        | chosen_by(config)
+        | ({"decisions": previewed} if (previewed := previewed_digest(config)) else {}),
         "stages": vars(stages),
         "versions": versions(),
     }
@@ -132,7 +134,7 @@ def check_other(config: Config, found: Facts) -> None:
         store = storage.open(config.output)
     except ValueError:
         return
-    stages = hashes(config, found.revision)
+    stages = hashes(config, found.revision, previewed=previewed_digest(config))
     plain = json.loads(json.dumps(_manifest(config, found, stages)))
     _refuse_other(store, plain, config.output)
 
@@ -141,14 +143,15 @@ def begin(config: Config, found: Facts, prompts: tuple[Prompt, ...]) -> Run:
     """Creates the store of a run, or takes up the one that is there."""
     store = Store.create(config.output, layout(config, found, len(prompts)))
     decided = decisions_digest(store)
-    stages = hashes(config, found.revision, decided)
+    stages = hashes(config, found.revision, decided, previewed_digest(config))
     manifest = json.loads(json.dumps(_manifest(config, found, stages) | {"decisions": decided}))
     if not store.exists(storage.keys.SAMPLES):
         store.write_samples(
             {"sample": i, "prompt": p.text, "seed": p.seed, "shard": i // config.sampling.shard}
             for i, p in enumerate(prompts)
         )
-    _put_if_new(store, "prompts.json", json.dumps([p.split for p in prompts]).encode())
+    told = [{"split": p.split, "name": p.name} for p in prompts]
+    _put_if_new(store, "prompts.json", json.dumps(told).encode())
     _put_if_new(store, "config.yaml", to_yaml(config).encode())
     _put_if_new(store, "manifest.json", json.dumps(manifest, indent=1, sort_keys=True).encode())
     return Run(config, found, store, stages)
@@ -162,12 +165,23 @@ def _put_if_new(store: Store, path: str, data: bytes) -> None:
 def reopen(config: Config, found: Facts) -> Run:
     """The run of an existing output. Raises ValueError where there is none."""
     store = storage.open(config.output)
-    return Run(config, found, store, hashes(config, found.revision, decisions_digest(store)))
+    stages = hashes(config, found.revision, decisions_digest(store), previewed_digest(config))
+    return Run(config, found, store, stages)
 
 
 def decisions_digest(store: Store) -> str:
     """Checksum of the decisions by hand that belong to a run; empty where there are none."""
     return hashlib.sha256(store.get(DECISIONS)).hexdigest()[:16] if store.exists(DECISIONS) else ""
+
+
+def previewed_digest(config: Config) -> str:
+    """Checksum of the decisions by hand over a run's preview; empty where there is none."""
+    if not previews(config):
+        return ""
+    try:
+        return decisions_digest(storage.open(f"{config.output}/{PREVIEW}"))
+    except ValueError:
+        return ""
 
 
 def stored_config(output: str) -> Config:

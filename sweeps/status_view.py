@@ -6,9 +6,17 @@ from typing import Any
 
 import storage
 from storage import Store
-from sweeps import curate_stage, label_stage, preview_stage, probe_stage, progress_note, sample_stage
+from sweeps import (
+    curate_stage,
+    experiments,
+    experiments_stage,
+    label_stage,
+    probe_stage,
+    progress_note,
+    sample_stage,
+)
 from sweeps import run as runs
-from sweeps.config import Config
+from sweeps.config import PREVIEW, Config
 from sweeps.grid import cells
 from sweeps.run import Run
 
@@ -17,6 +25,15 @@ def _line(name: str, done: int, total: int, failed: int, unit: str, running: int
     left = max(0, total - done - failed - running)
     counts = f"{done:>6} done {running:>3} running {failed:>4} failed {left:>6} to do"
     return f"{name:22} {counts}  of {total} {unit}"
+
+
+def _experiments(run: Run) -> list[str]:
+    """One line for each experiment of probes, and one for the tasks that follow them."""
+    wanted, left = experiments.cells(run), experiments.missing(run)
+    lines = [_line(f"  {n}", len(c) - len(left.get(n, ())), len(c), 0, "probes") for n, c in wanted.items()]
+    if curate_stage.done(run):
+        lines.append(f"emergence, transfer    {len(experiments_stage.missing(run))} tasks to do")
+    return lines
 
 
 def _pace(note: dict[str, Any], stage: str) -> str:
@@ -41,7 +58,7 @@ def describe(output: str) -> tuple[str, dict[str, str]]:
 
     Raises ValueError where there is no run.
     """
-    preview = f"{output}/{preview_stage.FOLDER}"
+    preview = f"{output}/{PREVIEW}"
     lines, failed = _shards(preview, "preview ") if _is_store(preview) else ([], {})
     if lines and not _is_store(output):
         return "\n".join([*lines, "recording              to do, once the preview is curated"]), failed
@@ -97,4 +114,4 @@ def _later(config: Config) -> list[str]:
     bad = sum(r["status"] == "failed" and r["experiment"] == config.sweep.experiment for r in rows)
     done = len(wanted) - len(probe_stage.missing(run))
     dropped = ["activations were dropped by `scenesweep clean`"] if run.store.cleaned else []
-    return [_line("probing", done, len(wanted), bad, "probes"), *dropped]
+    return [_line("probing", done, len(wanted), bad, "probes"), *_experiments(run), *dropped]

@@ -188,6 +188,9 @@ def _losses_of(row: dict[str, Any]) -> dict[str, float]:
 
 
 def summary_digest(run: RunData) -> str:
-    """Hash of what the summary run shows: probe and intervention rows, configuration, manifest."""
+    """Hash of what the summary run shows: rows of probes, emergence and interventions, configuration, manifest."""
     tables = [[] if (t := run.table(name)) is None else t.to_pydict() for name in ("probes", "interventions")]
+    images = run.table("images")
+    if images is not None:
+        tables.append(images.filter(pc.equal(images["experiment"], "emergence")).to_pydict())
     return digest(json.dumps((VERSION, tables, run.config, run.manifest), sort_keys=True, default=str))

@@ -85,12 +85,13 @@ class TransferWorker:
 
 
 def sites(run: Run) -> tuple[SiteSpec, ...]:
-    """The sites of the configuration; ValueError names an unknown one."""
+    """The recorded ones among the sites of the configuration; ValueError names one that the model has not."""
     names = run.config.experiments.transfer_sites
     if "blocks" in names:
         last = {site.block: site.name for site in run.sites}
         names = [*(n for n in names if n != "blocks"), *last.values()]
-    return choose(run.sites, names)
+    chosen = choose(run.facts.sites, names) if names else ()
+    return tuple(site for site in chosen if site in run.sites)
 
 
 def _seeds_allow(run: Run) -> bool:

@@ -19,10 +19,22 @@ def version() -> str:
     return importlib.metadata.version("scenesweep")
 
 
+def _preset(parsed: argparse.Namespace) -> str:
+    """The preset; with --all its full-size form. ValueError where it has none."""
+    from sweeps import config
+
+    if not getattr(parsed, "all", False):
+        return parsed.preset
+    full = f"{parsed.preset}-full"
+    if full not in config.presets():
+        raise ValueError(f"--all: there is no preset {full!r}; leave --all out and set experiments.* instead")
+    return full
+
+
 def _stages(parsed: argparse.Namespace, stages: Sequence[str]) -> int:
     from sweeps import config, pipeline
 
-    result = pipeline.carry_out(config.load(parsed.preset, parsed.overrides), stages)
+    result = pipeline.carry_out(config.load(_preset(parsed), parsed.overrides), stages)
     for line in result.lines:
         print(line)
     if not result.lines and not result.failed:
@@ -153,16 +165,19 @@ def status(parsed: argparse.Namespace) -> int:
 
 def verify(parsed: argparse.Namespace) -> int:
     """Rereads every byte and computes random shards again; 1 where something disagrees."""
-    from sweeps import preview_stage, recompute
+    from sweeps import families, recompute
+    from sweeps.config import PREVIEW
 
     store = storage.open(parsed.output)
     found = storage.audit.verify(store, deep=True)
     if parsed.recompute:
         found += recompute.live(parsed.output, parsed.recompute, print)
     total = _told(store, found, parsed.repair)
-    if store.list(f"{preview_stage.FOLDER}/{storage.keys.LAYOUT}"):
-        preview = storage.open(f"{parsed.output}/{preview_stage.FOLDER}")
+    if store.list(f"{PREVIEW}/{storage.keys.LAYOUT}"):
+        preview = storage.open(f"{parsed.output}/{PREVIEW}")
         total += _told(preview, storage.audit.verify(preview, deep=True), parsed.repair)
+    if further := families.opened(parsed.output):
+        total += _told(further, storage.audit.verify(further, deep=True), parsed.repair)
     print(f"{total} disagreements")
     return 1 if total else 0
 
@@ -179,9 +194,11 @@ def _told(store: storage.Store, found: list[storage.audit.Disagreement], repair:
 
 def clean(parsed: argparse.Namespace) -> int:
     """Drops the activations."""
+    from sweeps import families
+
     store = storage.open(parsed.output)
     with store.lease("scenesweep clean"):
-        freed = store.drop_activations()
+        freed = store.drop_activations() + families.clean(parsed.output)
     print(f"{freed / 1e9:.2f} GB freed; results, images and labels are kept")
     return 0
 

@@ -27,7 +27,9 @@ SITES = {  # name: (cells a side, channels) of the scenes model
 }  # fmt: skip
 OTHER = {"vae.mid": (16, 32), "conv.up.3.0": (16, 64), "conv.mid.0": (2, 192)}
 """sites of the further families"""
-SHAPES = SITES | OTHER
+LABELLERS = {"labeller.x0": (16, 1), "labeller.xt": (16, 1)}
+"""what stands for a site where a labeller reads the decoded partial image"""
+SHAPES = SITES | OTHER | LABELLERS
 STEPS = tuple(range(1, 16))
 VARIANTS = ("trained", "random")
 ORACLES = {16: (0.93, 0.15), 8: (0.84, 0.22), 4: (0.66, 0.38), 2: (0.48, 0.60)}
@@ -115,6 +117,8 @@ def make_store(root: Path, made: Made = Made()) -> storage.Store:
         write_pictures(store, made)
         write_probes(store, made)
         write_edits(store, made)
+        if made.extras:
+            write_emergence(store, made)
     return store
 
 
@@ -143,9 +147,12 @@ def write_results(store: storage.Store, made: Made) -> None:
         put_table(store, "interventions", interventions(made.test, made.train))
     images = pa.concat_tables(parts)
     if made.images:
-        put_table(store, "images", images)
+        seen = [image_rows(made, "none", ("trained",), "emergence", tuple(LABELLERS))] if made.extras else []
+        put_table(store, "images", pa.concat_tables([images, *seen]))
     probes = probe_rows(images)
     put_table(store, "probes", probes)
+    if made.extras:
+        put_table(store, "probes", transfer_rows(made))
     put_table(store, "epochs", epoch_rows(probes))
 
 
@@ -186,6 +193,17 @@ def write_probes(store: storage.Store, made: Made) -> None:
                     store.put(path, save(weights))
 
 
+def write_emergence(store: storage.Store, made: Made) -> None:
+    """Partial images of the first test image, with their labels."""
+    image, mask, depth, _ = scene(made.train, made.size)
+    kept = {"steps": np.array(STEPS)}
+    for kind in ("xt", "x0"):
+        kept[f"{kind}.image"] = np.stack([image] * len(STEPS))
+        kept[f"{kind}.saliency"] = np.stack([mask * 255] * len(STEPS))
+        kept[f"{kind}.depth"] = np.stack([depth.astype(np.float16)] * len(STEPS))
+    store.put(f"experiments/emergence/{made.train:05d}.safetensors", save(kept))
+
+
 def write_edits(store: storage.Store, made: Made) -> None:
     """Pictures of one edit of each task."""
     for task in ("saliency", "depth"):
@@ -201,6 +219,7 @@ def write_edits(store: storage.Store, made: Made) -> None:
             label_before=label,
             targets=moved[None],
             goals=(Move(4, 0),),
+            stage_hash="e55b7a10",
         )
         key = f"interventions.{made.train:05d}.{task}.0badcafe"
         store.put(picture_path(key), pack(pictures))
@@ -287,6 +306,22 @@ def probe_rows(images: pa.Table) -> pa.Table:
     for name, values in columns.items():
         means = means.append_column(name, pa.array(values))
     return means
+
+
+def transfer_rows(made: Made) -> pa.Table:
+    """results/probes of the transfer experiment at one site: the farther the steps, the worse."""
+    rows = [
+        {
+            "experiment": "transfer", "variant": "trained", "site": "up.3.0", "step": step, "task": task,
+            "control": f"from_{origin:02d}", "seed": 0, "stage_hash": "7a45fe12", "status": "done", "attempt": 1,
+            "tokens": 256, "channels": 3, "dice": 0.9 - 0.04 * abs(step - origin) if task == "saliency" else None,
+            "rmse": 0.3 + 0.03 * abs(step - origin) if task == "depth" else None,
+        }
+        for task in ("saliency", "depth")
+        for origin in made.steps
+        for step in made.steps
+    ]  # fmt: skip
+    return pa.Table.from_pylist(rows)
 
 
 def epoch_rows(probes: pa.Table) -> pa.Table:

@@ -113,13 +113,14 @@ def weights(folder: Path, part: str) -> Path:
 @pytest.mark.parametrize("part", ["unet", "vae", "text_encoder", "text_encoder_2"])
 def test_weights_that_are_missing_cut_short_or_incomplete(broken, part):
     path = weights(broken, part)
-    tensors = load_file(path)
+    tensors = {name: value.clone() for name, value in load_file(path).items()}
     whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2])
-    assert "cut short" in refusal(broken)
-    path.write_bytes(whole[:5])
-    assert "cut short" in refusal(broken)
+    for length in (len(whole) // 2, 5):
+        path.unlink()  # the old file may still be mapped
+        path.write_bytes(whole[:length])
+        assert "cut short" in refusal(broken)
     name = sorted(n for n in tensors if n.endswith("weight"))[0]
+    path.unlink()
     save_file({n: v for n, v in tensors.items() if n != name}, path, metadata={"format": "pt"})
     assert f"its {part} lacks 1 tensors" in refusal(broken)
     path.unlink()
@@ -187,11 +188,10 @@ def hub_error(name: str) -> Exception:
     ],
 )
 def test_the_hubs_refusals_name_the_cure(name, said):
+    wrapped = OSError("We couldn't connect\nto the hub\nfor reasons")
+    wrapped.__cause__ = hub_error(name)
     with pytest.raises(ValueError, match="model.name: o/m: ") as caught, pretrained.one_line("o/m"):
-        try:
-            raise hub_error(name)
-        except Exception as error:
-            raise OSError("We couldn't connect\nto the hub\nfor reasons") from error
+        raise wrapped
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -262,3 +262,22 @@ def test_decoding_is_the_same_alone_and_together(folders):
     together = model.decode(latents).numpy().astype(int)
     alone = np.concatenate([model.decode(x[None]).numpy() for x in latents]).astype(int)
     assert np.abs(together - alone).max() <= 1
+
+
+def test_shard_advice_follows_free_memory(monkeypatch):
+    from probing.sites import attention_sites
+
+    sample = memory.sample_bytes(attention_sites(tiny_families.V14, (64, 64)), True, 2)
+    assert sample == 24 * 2 * 4096 * 320 * 2
+    monkeypatch.setattr(memory, "free", lambda device: int(1.1 * (3e9 + 10.5 * sample)))
+    fits = memory.shard_advice(10, int(3e9), sample, torch.device("cpu"))
+    assert "enough for 10 together" in fits
+    assert "lower sampling.shard" not in fits
+    assert "lower sampling.shard" in memory.shard_advice(11, int(3e9), sample, torch.device("cpu"))
+
+
+def test_the_plan_tells_what_a_shard_takes(capsys):
+    assert main(["plan", "scenes"]) == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("shard of 16"))
+    assert "of weights" in line
+    assert "are free on this" in line

@@ -25,7 +25,12 @@ from sweeps import pipeline, sample_stage
 pytestmark = [pytest.mark.slow, pytest.mark.chaos]
 
 MOMENTS = int(os.environ.get("CHAOS_MOMENTS", "3"))
-ENVIRONMENT = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
+ENVIRONMENT = {
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_worker_niceness": "0",  # a busy machine would starve the workers
+    "OMP_NUM_THREADS": "1",
+}
 
 
 @pytest.fixture(scope="module")

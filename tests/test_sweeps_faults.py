@@ -142,3 +142,18 @@ def test_a_disk_that_takes_no_note_of_a_failure_does_not_hide_it(sampled, tiny_p
     monkeypatch.setattr(sample_stage.SampleWorker, "__call__", full)
     outcome = sample_stage.work(run, InProcess(retries=0), [], sample_stage.missing(run))
     assert outcome.failed == {"sample/random/00001": "OSError: [Errno 28] No space left on device"}
+
+
+def test_a_disk_that_fails_the_driver_itself_is_one_line_and_code_1(monkeypatch, capsys):
+    def full(*_):
+        raise OSError(28, "No space left on device", "out/costs.json")
+
+    monkeypatch.setattr(pipeline, "carry_out", full)
+    assert main(["sample", "scenes"]) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        "scenesweep sample: [Errno 28] No space left on device: 'out/costs.json'",
+        "resume with: scenesweep sample scenes",
+    ]
+    monkeypatch.setattr(pipeline, "carry_out", lambda *_: {}["a mistake of ours"])
+    with pytest.raises(KeyError):
+        main(["sample", "scenes"])

@@ -35,7 +35,7 @@ def previewed(tiny_pipeline: Path, captions: Path, tmp_path_factory: pytest.Temp
     """A finished preview of all prompts, all kept."""
     output = tmp_path_factory.mktemp("all") / "run"
     result = pipeline.Result()
-    pipeline._preview(configured(tiny_pipeline, output, *words(captions, 0)), result)
+    pipeline.preview(configured(tiny_pipeline, output, *words(captions, 0)), result)
     assert result.lines[-1] == f"preview: {COUNT} of {COUNT} samples kept"
     return output
 

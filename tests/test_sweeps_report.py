@@ -24,11 +24,14 @@ from report_fixture import CONFIG, Made, make_store
 
 import storage
 from probing.statistics import Interval
-from sweeps import analysis, findings, report, report_data
+from sweeps import analysis, findings, report, report_context, report_data
 from sweeps.report_data import apply_probe, current
 from sweeps.tables_view import interval, number, table
+from sweeps.tracking_plan import run_id
 
-EXTRA = ("controls", "interventions", "examples", "images", "families")
+EXTRA = (
+    "controls", "interventions", "examples", "images", "emergence", "vae", "conv", "smoothness", "transfer",
+)  # fmt: skip
 FEW = ("mid.0", "up.2.1", "up.3.0")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -110,8 +113,9 @@ def test_ids_are_unique_and_links_inside_the_page_resolve(page: Page) -> None:
 
 def test_all_parts_are_there_in_order(page: Page) -> None:
     assert sections(page) == [
-        "findings", "images", "steps", "heatmaps", "examples", "sites", "controls",
-        "families", "interventions", "paper", "network", "costs", "provenance",
+        "findings", "claims", "images", "steps", "heatmaps", "examples", "sites", "controls",
+        "emergence", "vae", "conv", "smoothness", "selectivity", "transfer",
+        "interventions", "paper", "network", "costs", "provenance",
     ]  # fmt: skip
     contents = [a["href"][1:] for a in page.all("a") if a["href"][1:] in sections(page)]
     assert contents == sections(page)
@@ -168,7 +172,9 @@ def test_a_run_of_few_sites_and_steps_is_reported(tmp_path: Path) -> None:
     made = Made(test=3, sites=("down.0.0", "mid.0"), steps=(2, 7), extras=False, pictures=False)
     page = Page(Path(report.build(make_store(tmp_path, made), CONFIG)).read_text())
     assert "The salient object is read best at down.0.0" in page.text
-    assert "decoder" not in page.text.partition("Score by denoising step")[0].partition("Prov")[2]
+    head = page.text.partition("Provenance")[2].partition("Which of the paper’s claims")[0]
+    assert "read best" in head
+    assert "decoder" not in head
     assert not re.search(r"\bnan\b", page.text)
 
 
@@ -299,14 +305,39 @@ def test_floors_and_oracle_stand_beside_every_score(page: Page) -> None:
 
 
 def test_other_families_stand_beside_the_decoder(store: storage.Store, page: Page) -> None:
-    text = page.text[page.text.index("Beside the main grid") :]
-    assert text.index("Convolutional sites") < text.index("VAE self-attention The VAE")
     rows = store.table("images").to_pylist()
     vae = [r for r in rows if (r["experiment"], r["step"], r["task"]) == ("vae", 15, "depth")]
     rmse = np.mean([r["rmse"] for r in vae])
     assert f"RMSE, VAE self-attention, step 15 Table 1 0.84 {rmse:.2f} (" in page.text
-    smooth = text[text.index("Smoothness loss") :]
-    assert re.search(r"mid\.0 \d\.\d\d \d\.\d\d (< )?\d\.\d{3}", smooth)
+    text = page.text[page.text.index("Is it in the VAE?", 3000) :]
+    assert "Step Dice, VAE Dice, UNet decoder RMSE, VAE RMSE, UNet decoder" in text
+    conv = text[text.index("Convolution against self-attention") :]
+    assert re.search(r"step 1 step 5 step 10 step 15 Block Convolution Attention", conv)
+    assert re.search(r"mid (\d\.\d\d \(\S+\) ){7}", conv)
+    smooth = conv[conv.index("Does a smoothness loss help") :]
+    assert re.search(r"mid\.0 2 × 2 \d\.\d{3} \d\.\d{3} \S+ \([^)]*\) (< )?\d\.\d{3} (< )?\d\.\d{3}", smooth)
+
+
+def test_a_transferred_probe_stands_where_it_was_trained_and_applied(store: storage.Store) -> None:
+    context = report_context.build(report_data.load(store, CONFIG), store)
+    panel = next(p for p in context.panels if p.name == "transfer-saliency-up-3-0")
+    found = {(a, b): v for _, _, _, a, b, v in panel.rows}
+    assert found[2, 5] == pytest.approx(0.9 - 0.12)
+    assert found[15, 15] == pytest.approx(0.9)
+    assert all(found[i, j] == pytest.approx(found[j, i]) for i, j in found)
+
+
+def test_numbers_link_to_their_provenance(page: Page) -> None:
+    links = {a["href"][1:] for a in page.all("a")}
+    assert {"from-site-up-2-1", "from-vae", "from-emergence", "from-transfer"} <= links
+
+
+def test_provenance_names_hash_cells_and_run_of_every_experiment(store: storage.Store, page: Page) -> None:
+    text = page.text[page.text.index("Where the numbers come from") :]
+    summary = run_id(report_data.load(store, CONFIG), "summary")
+    assert re.search(rf"vae c7d9e0f2 30 10 {summary}", text)
+    assert re.search(rf"transfer 7a45fe12 450 0 {summary}", text)
+    assert re.search(r"up\.2\.1 \d+ 64 / 32 / 96 c7d9e0f2 \w+ \w+", text)
 
 
 # -- parts

@@ -124,6 +124,10 @@ def test_the_summary_run_has_table_figures_examples_and_reference(
     assert summary["tables/examples"]["nrows"] == 4
     assert "figures/heatmap-saliency-trained" in summary
     assert "figures/edits-depth-controls" in summary
+    for name in ("emergence-depth", "vae-saliency", "transfer-depth-up-3-0", "selectivity-saliency"):
+        assert f"figures/{name}" in summary
+    assert summary["claims/linear-depth"] == "supported"
+    assert summary["tables/claims"]["nrows"] == 5
     assert summary["saliency/best_site"] == "up.3.0"
     assert summary["depth/gap_random"] > 0
     (directory,) = Path(store.url).glob(f"wandb/offline-run-*-{run['run_id']}")
