@@ -18,7 +18,7 @@ from typing import Any
 SWEEP = (
     "scenes", "prompts.count=48", "sampling.shard=8", "curation.train=20", "curation.val=8", "curation.test=20",
     "curation.min_foreground=0", "curation.min_contrast=0", "interventions.images=2", "interventions.moves=1",
-    "interventions.iterations=8", "tracking.mode=disabled",
+    "interventions.iterations=8", "tracking.mode=disabled", "experiments.names=[]",
 )  # fmt: skip
 TURNS = 2
 START_S = 180.0

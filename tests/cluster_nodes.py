@@ -31,6 +31,7 @@ BRIDGE = f"{PREFIX}{os.getpid()}"
 NETWORK = f"10.231.{os.getpid() % 250}"
 BIN = Path(sys.executable).parent
 PATIENCE_S = 300
+STARTS = 3
 STORE_BYTES = 100 * 2**20
 MOUNTED = 'mkdir -p /tmp/ray && mount --bind "$0" /tmp/ray && exec "$@"'
 """Shell that gives a node its own /tmp/ray; `ip netns exec` has made a mount namespace for it."""
@@ -151,9 +152,13 @@ class Machines:
         before = self.alive()  # one that was just killed may be among them for a while
         head = self.nodes["head"].address
         words = [f"--address={head}:{self.ports[0]}", f"--num-cpus={cpus}", f"--num-gpus={gpus}"]
-        node = self._start(name, self._place(), [*words, f"--resources={json.dumps(resources)}"])
-        until(lambda: self.alive() - before, PATIENCE_S, f"node {name} joins")
-        return node
+        words.append(f"--resources={json.dumps(resources)}")
+        for _ in range(STARTS):  # on a busy machine Ray may give a node up before it has started
+            node = self._start(name, self._place(), words)
+            until(lambda now=node: self.alive() - before or now.process.poll() is not None, PATIENCE_S, f"{name} joins")
+            if self.alive() - before:
+                return node
+        raise AssertionError(f"node {name} does not start, see {self.folder}/node*/start.log")
 
     def kill(self, name: str) -> None:
         self.nodes.pop(name).kill()

@@ -42,7 +42,7 @@ SMALL = [
     "interventions.images=1", "interventions.moves=1", "interventions.iterations=2",
     "interventions.tasks=[depth]", "interventions.depth_steps=[1]", "interventions.controls=[none]",
     "interventions.depth_sites=[mid.0]",
-    "tracking.mode=offline", "ray.sampling_gpus=1", "ray.label_gpus=0.5", "ray.probe_gpus=0.25",
+    "tracking.mode=offline", "experiments.names=[]", "ray.sampling_gpus=1", "ray.label_gpus=0.5", "ray.probe_gpus=0.25",
 ]  # fmt: skip
 CELLS = 2 * len(SITES) * 2 * 2
 
