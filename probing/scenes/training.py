@@ -19,7 +19,7 @@ from probing.scenes import dataset, diffusion, teacher, text, vae
 from probing.scenes.optimise import Schedule
 
 Progress = Callable[[str], None]
-GUIDANCE = 4.0
+GUIDANCE = 1.75
 """guidance scale of the card's images and of the preset; chosen on prompts of the validation split"""
 
 
