@@ -19,7 +19,7 @@ from pathlib import Path
 import cluster_nodes as nodes
 import pytest
 import tiny
-from test_sweeps_pipeline import STORED
+from pipeline_runs import stored
 
 import storage
 from cluster import logs, metrics, submit
@@ -71,12 +71,6 @@ def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[nodes.Machine
 
 def settings(model: Path, output: Path, *more: str) -> list[str]:
     return [*SMALL, f"model.name={model}", f"output={output}", *more]
-
-
-def stored(output: Path) -> dict[str, bytes]:
-    """What must be the same to the byte."""
-    files = (p for name in STORED for p in [output / name, *(output / name).rglob("*")])
-    return {str(p.relative_to(output)): p.read_bytes() for p in files if p.is_file()}
 
 
 def scores(output: Path) -> dict[tuple, tuple]:
