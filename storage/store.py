@@ -357,7 +357,7 @@ def _rebuild(files: Files, layout: Layout, durable: bool) -> Store:
 def _stored_layout(files: Files) -> Layout | None:
     try:
         return Layout.from_json(files.get(keys.LAYOUT), files.url)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import select
@@ -18,6 +19,13 @@ FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-u
 KEYS = {"Enter": 13, "ArrowRight": 39, "ArrowLeft": 37, "ArrowDown": 40, "ArrowUp": 38, "Escape": 27}
 
 
+def _moved(end: int) -> int:
+    """The same end of a pipe under a high number."""
+    high = fcntl.fcntl(end, fcntl.F_DUPFD, 100)
+    os.close(end)
+    return high
+
+
 class Browser:
     """One tab. `downloads` is where files that the page saves arrive."""
 
@@ -25,9 +33,11 @@ class Browser:
         self.patience, self.number, self.rest, self.errors = patience, 0, b"", []
         read_end, self.writer = os.pipe()
         self.reader, write_end = os.pipe()
+        # Far from 3 and 4, the numbers that Chromium reads and writes.
+        read_end, write_end = _moved(read_end), _moved(write_end)
         command = shlex.join([str(CHROMIUM), *FLAGS, f"--user-data-dir={profile}", "about:blank"])
         self.process = subprocess.Popen(
-            ["sh", "-c", f"exec {command} 3<&{read_end} 4>&{write_end}"],
+            ["bash", "-c", f"exec {command} 3<&{read_end} 4>&{write_end}"],
             pass_fds=(read_end, write_end), stderr=subprocess.DEVNULL,
         )  # fmt: skip
         os.close(read_end)

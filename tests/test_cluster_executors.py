@@ -279,6 +279,7 @@ def test_each_worker_builds_once_and_holds_one_task(make_ray: Make, tmp_path: Pa
 
 
 def test_interrupting_kills_the_actors_and_their_work(make_ray: Make, tmp_path: Path) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started us with it ignored
     def interrupt(event: Any) -> None:
         if isinstance(event, TaskStarted):
             threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()

@@ -67,10 +67,10 @@ def test_the_bench_measures_equal_work():
     assert row["ratio"] == pytest.approx(row["to"] / row["of"])
 
 
-def test_the_inner_optimisation_is_ten_times_faster_than_the_plain_way_and_the_same():
-    """At the widest site of the scenes model; about 80 times on a CPU."""
+def test_the_inner_optimisation_is_faster_than_the_plain_way_and_the_same():
+    """At the widest site of the scenes model; how much faster is for the bench, on a quiet machine."""
     (row,) = bench_interventions(iterations=16, pairs=1)
-    assert row["ratio"] > 10
+    assert row["ratio"] > 2
     assert row["difference"] < 1e-4
 
 

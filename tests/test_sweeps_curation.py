@@ -132,7 +132,7 @@ def save_checker(folder: Path, picture: np.ndarray) -> Path:
         network.concept_embeds.copy_(-seen.expand_as(network.concept_embeds))
         network.concept_embeds[3] = seen
         network.concept_embeds_weights.fill_(2.0)
-        network.concept_embeds_weights[3] = 0.9995
+        network.concept_embeds_weights[3] = 0.998  # scores are rounded to three digits
         network.special_care_embeds_weights.fill_(2.0)
     network.save_pretrained(folder / "safety_checker")
     return folder

@@ -12,6 +12,7 @@ import tiny
 import torch
 
 import storage
+from probing.conditioning import conditions
 from probing.replay import entering, replay_unet
 from probing.sampling import sample
 from sweeps import emergence_stage, experiments, experiments_stage, families, pipeline, transfer_stage
@@ -160,7 +161,7 @@ def test_a_replayed_step_gives_what_sampling_recorded(finished: Path, pipe: Path
     model = models.load(configured(pipe, finished).model)
     store = storage.open(str(finished))
     table = store.samples().to_pydict()
-    states = model.encode(table["prompt"][:4])
+    told = conditions(model, table["prompt"][:4], False)
     sites = model.sites()[-3:]
     for step in (1, 15):
         latents = (
@@ -169,7 +170,7 @@ def test_a_replayed_step_gives_what_sampling_recorded(finished: Path, pipe: Path
             else torch.from_numpy(store.read_latents("trained", step - 1, [0, 1, 2, 3])[0])
         )
         seen: dict[str, np.ndarray] = {}
-        replay_unet(model, states, latents, step, 15, sites, seen.__setitem__)
+        replay_unet(model, told, latents, step, 15, sites, seen.__setitem__)
         for site in sites:
             recorded = store.read_activations("trained", site.name, step, [0, 1, 2, 3]).astype(np.float32)
             np.testing.assert_allclose(seen[site.name].astype(np.float32), recorded, rtol=4e-3, atol=4e-3)
@@ -194,7 +195,7 @@ def test_replay_reads_convolutions_as_a_hook_in_the_loop_does() -> None:
 
     sample(model, ["a red box"], [3], steps=3, guidance=2.0, around=around, on_step=note, decode=False)
     again: dict[str, np.ndarray] = {}
-    replay_unet(model, model.encode(["a red box"]), before[2], 2, 3, sites, again.__setitem__)
+    replay_unet(model, conditions(model, ["a red box"], False), before[2], 2, 3, sites, again.__setitem__)
     assert len(again) == 17
     for name, values in again.items():
         np.testing.assert_allclose(values, seen[2, name].numpy(), rtol=2e-3, atol=2e-3)

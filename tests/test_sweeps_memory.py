@@ -22,7 +22,7 @@ from sweeps.sample_stage import SampleTask
 
 SHARDS = int(os.environ.get("MEMORY_SHARDS", "500"))
 STEPS = 2
-ROOM = 12_000_000
+ROOM = 32_000_000
 """bytes that allocators may swing by; what one shard records is more than a hundredth of it"""
 
 
