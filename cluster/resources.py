@@ -137,8 +137,15 @@ def _read_everywhere(url: str, marker: str) -> list[tuple[dict[str, Any], str]]:
         place = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         read = ray.remote(_read_marker).options(num_cpus=0, scheduling_strategy=place, name="look for the output")
         asked.append((node, read.remote(url, marker)))
-    answers = [(node, ray.get(ref, timeout=60)) for node, ref in asked]
-    return [(node, said) for node, said in answers if said is not None]
+    return [(node, said) for node, ref in asked if (said := _answer(ref)) is not None]
+
+
+def _answer(ref: Any) -> str | None:
+    """What a node said; None also where it has left the cluster since it was asked."""
+    try:
+        return ray.get(ref, timeout=60)
+    except (ray.exceptions.TaskUnschedulableError, ray.exceptions.NodeDiedError):
+        return None
 
 
 def _read_marker(url: str, marker: str) -> str | None:
