@@ -23,7 +23,7 @@ from sweeps.sample_stage import SampleTask
 SHARDS = int(os.environ.get("MEMORY_SHARDS", "500"))
 STEPS = 2
 ROOM = 25_000_000
-"""bytes that allocators may swing by; what one shard records is more than a hundredth of it"""
+"""bytes that allocators may swing by; less than half of what is recorded in all"""
 
 
 def resident() -> int:
