@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 import storage
-from cluster import Executor, Observer, Outcome, WorkerSpec
+from cluster import Executor, Observer, Outcome
 from probing import model as models
 from probing.conditioning import conditions
 from probing.replay import entering, replay_unet, replay_vae
@@ -19,6 +19,7 @@ from sweeps import experiments
 from sweeps.config import STEPS, Config
 from sweeps.experiments import VARIANT
 from sweeps.run import Facts, Run
+from sweeps.sample_stage import network_workers
 
 STAGE = "family"
 FOLDER = "families"
@@ -164,14 +165,6 @@ def _done(run: Run, store: Store | None, family: str, step: int) -> set[int]:
 
 def work(run: Run, executor: Executor, observers: Sequence[Observer], tasks: Sequence[FamilyTask]) -> Outcome:
     """Fills the given parts of the families' store."""
-    config = run.config
-    Store.create(url(config.output), layout(run)).janitor()
-    spec = WorkerSpec(
-        factory=partial(FamilyWorker, config, run.hashes.sample),
-        num_cpus=config.sampling.threads,
-        num_gpus=config.ray.sampling_gpus,
-        threads=config.sampling.threads,
-        count=config.ray.sampling_actors or None,
-        name=STAGE,
-    )
-    return executor.run(tasks, spec, observers)
+    Store.create(url(run.config.output), layout(run)).janitor()
+    factory = partial(FamilyWorker, run.config, run.hashes.sample)
+    return executor.run(tasks, network_workers(run.config, factory, STAGE), observers)

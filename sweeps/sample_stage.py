@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -122,16 +122,20 @@ def work(run: Run, executor: Executor, observers: Sequence[Observer], tasks: Seq
 
 
 def _run(run: Run, executor: Executor, observers: Sequence[Observer], tasks: Sequence[SampleTask]) -> Outcome:
-    config = run.config
-    spec = WorkerSpec(
-        factory=partial(SampleWorker, config, run.hashes.sample),
+    factory = partial(SampleWorker, run.config, run.hashes.sample)
+    return executor.run(tasks, network_workers(run.config, factory, STAGE), observers)
+
+
+def network_workers(config: Config, factory: Callable[[], Any], name: str) -> WorkerSpec:
+    """Workers that hold the diffusion network, with the resources that the configuration gives to sampling."""
+    return WorkerSpec(
+        factory=factory,
         num_cpus=config.sampling.threads,
         num_gpus=config.ray.sampling_gpus,
         threads=config.sampling.threads,
         count=config.ray.sampling_actors or None,
-        name=STAGE,
+        name=name,
     )
-    return executor.run(tasks, spec, observers)
 
 
 def failed(store: Store, variants: Sequence[str]) -> dict[str, str]:
