@@ -151,7 +151,7 @@ def _not_vae(found: Material) -> Claim:
         leads.append(len(steps) == 2 and all(gap.low > 0 for gap in gaps))
         small.append(bool(share < HALFWAY))
         seen = ", ".join(f"step {s} {_span(g)}" for s, g in zip(steps, gaps, strict=True))
-        rise = f"at step {steps[0]} the VAE has {_percent(share)} of the decoder’s rise" if steps else "no shared step"
+        rise = f"at step {steps[0]} {_rise(share)}" if steps else "no shared step"
         words.append(f"{task}: lead {seen}; {rise}")
     verdict = CONTRADICTED if not all(leads) else SUPPORTED if all(small) else PARTLY
     return Claim("not-vae", name, VAE_RULE, verdict, "; ".join(words))
@@ -171,6 +171,13 @@ def _share(main: Scores, vae: Scores, step: int) -> float:
     ours = findings.curve(main, "trained", "decoder")[0][main.steps.index(step)] - floor
     theirs = findings.curve(vae, "trained", "all")[0][vae.steps.index(step)] - floor
     return float(theirs / ours) if main.measure.sign * ours > 0 else float("nan")
+
+
+def _rise(share: float) -> str:
+    """What the VAE has of the decoder's rise above the floor, in words; below the floor a share says nothing."""
+    if not np.isfinite(share):
+        return "the decoder is not above the floor"
+    return f"the VAE has {_percent(share)} of the decoder’s rise" if share > 0 else "the VAE is not above the floor"
 
 
 CAUSAL_RULE = (

@@ -92,6 +92,18 @@ def test_a_vae_that_reads_as_well_refutes_its_absence(material: Material) -> Non
     assert verdicts(replace(material, families={"vae": vae}))["not-vae"] == CONTRADICTED
 
 
+@pytest.mark.parametrize(
+    ("share", "words"),
+    [
+        (0.25, "the VAE has 25 % of the decoder’s rise"),
+        (-18.0, "the VAE is not above the floor"),
+        (float("nan"), "the decoder is not above the floor"),
+    ],
+)
+def test_a_share_is_told_only_where_both_rise(share: float, words: str) -> None:
+    assert claims._rise(share) == words
+
+
 def test_edits_must_beat_every_control(material: Material) -> None:
     def weaker(edit: findings.Edits) -> findings.Edits:
         against = tuple(replace(a, gain=Interval(0.0, -0.1, 0.1)) for a in edit.effect.against)
