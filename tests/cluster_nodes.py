@@ -119,7 +119,7 @@ class Machines:
             _ip("link", "add", BRIDGE, "type", "bridge")
             _ip("address", "add", f"{NETWORK}.254/24", "dev", BRIDGE)
             _ip("link", "set", BRIDGE, "up")
-        self.ports = (6379, 8265, 8080) if self.apart else (_free_port(), _free_port(), _free_port())
+        self.ports = (6379, 8265, 8080) if self.apart else (free_port(), free_port(), free_port())
         try:
             self._start_head()
         except BaseException:
@@ -233,6 +233,8 @@ class Machines:
         own.mkdir(parents=True)
         command = [str(BIN / "ray"), "start", "--block", "--disable-usage-stats", f"--node-ip-address={address}"]
         command += [f"--object-store-memory={STORE_BYTES}", *words]
+        if not self.apart:  # all agents would listen on the same port, and only the first would take jobs
+            command.append(f"--dashboard-agent-listen-port={free_port()}")
         if self.apart:
             command = ["ip", "netns", "exec", f"{BRIDGE}-{self.made - 1}", "sh", "-c", MOUNTED, str(own), *command]
         with (own / "start.log").open("w") as log:
@@ -262,7 +264,8 @@ def _command(pid: int) -> str:
     return ""
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """One that nothing listens on now."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return free.getsockname()[1]
