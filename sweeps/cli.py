@@ -123,6 +123,8 @@ def _arguments(parser: argparse.ArgumentParser, verb: Verb) -> None:
         parser.add_argument("work", help="folder for renders and checkpoints; the same folder resumes")
         parser.add_argument("target", help="folder that the weights are written to")
         parser.add_argument("--steps", type=int, default=0, help="steps of the denoiser (default: as shipped)")
+        parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"),
+                            help="where to train; cuda trains longer, in larger batches (default: cpu)")
         parser.add_argument("--start", default="", help="folder of finished weights to carry on from")
 
 

@@ -240,7 +240,7 @@ def train_scenes(parsed: argparse.Namespace) -> int:
 
     from probing.scenes import training
 
-    config = training.TrainingConfig()
+    config = training.on_gpu() if parsed.device == "cuda" else training.TrainingConfig()
     if parsed.steps:
         config = replace(config, denoiser=replace(config.denoiser, steps=parsed.steps))
     if parsed.start:

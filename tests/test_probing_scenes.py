@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from probing.scenes import dataset, diffusion, evaluate, teacher, text, vae
-from probing.scenes.grammar import MAX_WORDS, PALETTE, WORDS, Thing, caption, relation
+from probing.scenes.grammar import MAX_WORDS, PALETTE, WORDS, Thing, caption, relation, view, wall_distance
 from probing.scenes.optimise import Loop, Schedule
 from probing.scenes.render import INVERSE_DEPTH_LIMIT, draw_scene, render
 from probing.scenes.world import Camera, Plane, Scene, Solid, Surface
@@ -103,9 +103,26 @@ def test_relation_prefers_depth_then_side():
 def test_caption_reads_as_a_sentence():
     one = Thing("sphere", "red", True, False, False, 0.2, 2.0)
     two = Thing("box", "blue", False, True, True, 0.5, 4.0)
-    assert caption([one, two], ("white", True), ("green", False), None) == (
+    assert caption([one, two], ("white", True), ("green", False, ""), None) == (
         "a large red sphere in front of a small floating checkered blue box on a checkered white floor and a green wall"
     )
+    assert caption([one], ("white", False), ("green", True, "far"), "cyan", "seen from above") == (
+        "a large red sphere on a white floor and a far checkered green wall with a cyan picture seen from above"
+    )
+    assert caption([one], ("white", False), None, None) == "a large red sphere on a white floor under a sky"
+
+
+def test_captions_tell_the_view_and_the_distance_of_the_wall():
+    assert [view(pitch) for pitch in (-4, 0, 20, 21)] == ["seen from below", "", "", "seen from above"]
+    assert [wall_distance(inverse) for inverse in (0.9, 0.8, 0.45, 0.4)] == ["near", "", "", "far"]
+
+
+def test_the_longest_caption_fits_the_text_encoder():
+    things = [Thing("cylinder", name, True, True, True, 0.1 * place, 2.0**place) for place, name in
+              enumerate(("red", "green", "blue"))]  # fmt: skip
+    text_of = caption(things, ("cyan", True), ("white", True, "near"), "yellow", view(25))
+    assert len(text_of.split()) <= MAX_WORDS
+    assert set(text_of.split()) <= set(WORDS)
 
 
 def test_tokenizer_gives_one_token_a_word():

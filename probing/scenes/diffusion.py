@@ -69,14 +69,15 @@ class Denoiser(nn.Module):
 def _times(count: int, generator: torch.Generator) -> Tensor:
     """Times (count,) in 0..999: half spread evenly over all, half over those that sampling visits."""
     anywhere = _spread(count - count // 2, generator) * 1000
-    visited = torch.linspace(0, 999, VISITED).round()
+    visited = torch.linspace(0, 999, VISITED, device=generator.device).round()
     steps = (_spread(count // 2, generator) * VISITED).long().clamp_max(VISITED - 1)
     return torch.cat([anywhere.long().clamp_max(999), visited[steps].long()])
 
 
 def _spread(count: int, generator: torch.Generator) -> Tensor:
     """One number from each of `count` equal parts of 0 to 1, so that each batch sees all noise."""
-    return (torch.arange(count) + torch.rand(count, generator=generator)) / max(1, count)
+    device = generator.device
+    return (torch.arange(count, device=device) + torch.rand(count, generator=generator, device=device)) / max(1, count)
 
 
 def velocity_loss(
@@ -88,10 +89,10 @@ def velocity_loss(
 ) -> Tensor:
     """Squared error of the velocity, weighted by min(SNR, limit) / (SNR + 1), but not below the least weight.
 
-    `signal` is the schedule's cumulative alpha product (1000,).
+    `signal` is the schedule's cumulative alpha product (1000,); everything lies on the generator's device.
     """
     times = _times(len(latents), generator)
-    noise = torch.randn(latents.shape, generator=generator)
+    noise = torch.randn(latents.shape, generator=generator, device=latents.device)
     alpha = signal[times].sqrt()[:, None, None, None]
     sigma = (1 - signal[times]).sqrt()[:, None, None, None]
     target = alpha * noise - sigma * latents
@@ -112,15 +113,17 @@ def train(
     batch: int = 32,
     seed: int = 2,
     start: dict[str, Tensor] | None = None,
+    device: str = "cpu",
 ) -> Denoiser:
     """Trains on scaled latents (N, 4, h, w); returns the averaged weights."""
     torch.manual_seed(seed)
-    model = Denoiser()
+    model = Denoiser().to(device)
     tokenizer = text.build_tokenizer()
-    tokens = text.tokenize(tokenizer, captions)
-    empty = text.tokenize(tokenizer, [""])
-    signal = build_scheduler().alphas_cumprod
-    if latents.device.type == "cpu":
+    tokens = text.tokenize(tokenizer, captions).to(device)
+    empty = text.tokenize(tokenizer, [""]).to(device)
+    signal = build_scheduler().alphas_cumprod.to(device)
+    latents = latents.to(device)
+    if device == "cpu":
         # With heads this narrow the fused kernel's backward pass costs a third of a step on CPU.
         model.unet.set_attn_processor(AttnProcessor())
     if start:
@@ -129,8 +132,8 @@ def train(
     loop.resume()
 
     def loss(step: int, generator: torch.Generator) -> Tensor:
-        which = torch.randint(len(latents), (batch,), generator=generator)
-        dropped = torch.rand(batch, generator=generator) < CAPTION_DROPOUT
+        which = torch.randint(len(latents), (batch,), generator=generator, device=device)
+        dropped = torch.rand(batch, generator=generator, device=device) < CAPTION_DROPOUT
         words = torch.where(dropped[:, None], empty, tokens[which])
         clean = latents[which].contiguous(memory_format=torch.channels_last)
         return velocity_loss(model, clean, words, signal, generator)

@@ -19,15 +19,17 @@ PALETTE: dict[str, tuple[float, float, float]] = {
 
 SHAPES = ("sphere", "box", "cylinder")
 RELATIONS = ("in front of", "behind", "left of", "right of")
+VIEWS = ("seen from below", "seen from above")
+WALL_DISTANCES = ("near", "far")
 _GLUE = "a an large small floating checkered on and floor wall under sky with picture".split()
 
 WORDS: tuple[str, ...] = tuple(
-    sorted({*_GLUE, *PALETTE, *SHAPES, *(w for r in RELATIONS for w in r.split())})
+    sorted({*_GLUE, *PALETTE, *SHAPES, *WALL_DISTANCES, *(w for p in (*RELATIONS, *VIEWS) for w in p.split())})
 )
 """Every word that a caption may contain."""
 
-MAX_WORDS = 38
-"""No caption is longer; with start and end marks it fits the text encoder's 40 positions."""
+MAX_WORDS = 42
+"""No caption is longer; with start and end marks it fits the text encoder's 44 positions."""
 
 
 @dataclass(frozen=True)
@@ -63,19 +65,30 @@ def relation(first: Thing, second: Thing) -> str:
     return "left of" if first.column < second.column else "right of"
 
 
-def _surface(name: str, colour: str, checkered: bool) -> str:
-    return f"a {'checkered ' if checkered else ''}{colour} {name}"
+def wall_distance(inverse: float) -> str:
+    """`near`, `far` or nothing, for a wall's relative inverse depth (see `render.relative_inverse`)."""
+    return "near" if inverse > 0.8 else "far" if inverse < 0.45 else ""
+
+
+def view(pitch: float) -> str:
+    """How the camera looks at the scene: its pitch in degrees, positive down, as a phrase or nothing."""
+    return VIEWS[0] if pitch < 0 else VIEWS[1] if pitch > 20 else ""
+
+
+def _surface(name: str, colour: str, checkered: bool, place: str = "") -> str:
+    return " ".join(word for word in ("a", place, "checkered" if checkered else "", colour, name) if word)
 
 
 def caption(
     things: Sequence[Thing],
     floor: tuple[str, bool],
-    wall: tuple[str, bool] | None,
+    wall: tuple[str, bool, str] | None,
     picture: str | None,
+    seen: str = "",
 ) -> str:
-    """The sentence of a scene: its objects, their relations, the floor, and wall or sky.
+    """The sentence of a scene: its objects, their relations, the floor, wall or sky, and the view.
 
-    `floor` and `wall` are (colour, checkered); no wall means open ground under a sky.
+    `floor` is (colour, checkered), `wall` has its `wall_distance` as well; no wall means open ground under a sky.
     """
     parts = [describe_thing(things[0])]
     for before, after in zip(things, things[1:], strict=False):
@@ -83,4 +96,5 @@ def caption(
     parts += ["on", _surface("floor", *floor)]
     parts += ["and", _surface("wall", *wall)] if wall else ["under a sky"]
     parts += [f"with a {picture} picture"] if picture else []
+    parts += [seen] if seen else []
     return " ".join(parts)

@@ -58,20 +58,21 @@ class Loop:
             model.parameters(), lr=schedule.rate, betas=(0.9, 0.99), weight_decay=schedule.decay, fused=True
         )
         self.averaged = {k: v.detach().clone() for k, v in model.state_dict().items()}
+        self.device = next(model.parameters()).device
         spread = distributed.is_available() and distributed.is_initialized()
         self.rank, self.processes = (distributed.get_rank(), distributed.get_world_size()) if spread else (0, 1)
         self.step = 0
         self.history: list[tuple[int, float]] = []
 
     def generator(self, step: int) -> torch.Generator:
-        """The CPU generator of a step."""
-        return torch.Generator().manual_seed((self.seed * 1_000_003 + step) * 64 + self.rank)
+        """The generator of a step, on the device of the network."""
+        return torch.Generator(self.device).manual_seed((self.seed * 1_000_003 + step) * 64 + self.rank)
 
     def resume(self) -> None:
         """Takes up the last checkpoint, if there is one."""
         if not self.path.exists():
             return
-        tensors = load_file(self.path)
+        tensors = load_file(self.path, device=str(self.device))
         self.step = int(tensors.pop("step"))
         names = [name for name, _ in self.model.named_parameters()]
         self.model.load_state_dict(_part(tensors, "model."))
@@ -111,7 +112,7 @@ class Loop:
             recent.append(self._advance(loss))
             now = time.monotonic()
             if len(recent) == 50 or self.step == self.schedule.steps:
-                self.history.append((self.step, sum(recent) / len(recent)))
+                self.history.append((self.step, float(torch.stack(recent).mean())))
                 pace = (now - started) / (self.step - first)
                 left = pace * (self.schedule.steps - self.step)
                 progress(
@@ -124,7 +125,7 @@ class Loop:
                 saved = now
         self.save()
 
-    def _advance(self, loss: Callable[[int, torch.Generator], Tensor]) -> float:
+    def _advance(self, loss: Callable[[int, torch.Generator], Tensor]) -> Tensor:
         for group in self.optimiser.param_groups:
             group["lr"] = self.schedule.rate_at(self.step)
         value = loss(self.step, self.generator(self.step))
@@ -135,7 +136,7 @@ class Loop:
         self.optimiser.zero_grad(set_to_none=True)
         self.step += 1
         self._average()
-        return float(value.detach())
+        return value.detach()
 
     def _share_gradients(self) -> None:
         """Averages the gradients of all processes, in one message."""
@@ -150,11 +151,12 @@ class Loop:
 
     def _average(self) -> None:
         keep = min(self.schedule.average, (1 + self.step) / (10 + self.step))
-        for name, value in self.model.state_dict().items():
-            if self.schedule.average and value.is_floating_point():
-                self.averaged[name].lerp_(value.detach(), 1 - keep)
-            else:
-                self.averaged[name].copy_(value)
+        state = self.model.state_dict()
+        moving = [name for name, value in state.items() if self.schedule.average and value.is_floating_point()]
+        for name in state.keys() - moving:
+            self.averaged[name].copy_(state[name])
+        if moving:
+            torch._foreach_lerp_([self.averaged[n] for n in moving], [state[n] for n in moving], 1 - keep)
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -17,7 +17,9 @@ from probing.scenes.vae import to_signed
 
 DEPTH_MEAN, DEPTH_DEVIATION = 0.87, 0.52
 """mean and standard deviation of relative inverse depth over renders; heads work in these units"""
-WIDTHS = (24, 48, 96, 128)
+WIDTHS = (24, 48, 96, 160)
+MIXERS = 4
+"""transformer layers over the coarsest cells"""
 
 
 class Block(nn.Module):
@@ -63,7 +65,7 @@ class Teacher(nn.Module):
         self.down = nn.ModuleList(
             [Block(3, a, 2), Block(a, b, 2), Block(b, c, 2), Block(c, d, 2)]
         )
-        self.mix = nn.Sequential(Mixer(d, 64), Mixer(d, 64))
+        self.mix = nn.Sequential(*(Mixer(d, 64) for _ in range(MIXERS)))
         self.up = nn.ModuleList([Block(d + c, c), Block(c + b, b), Block(b + a, a)])
         self.last = nn.Sequential(nn.Conv2d(a + 8, 16, 1), nn.SiLU(), nn.Conv2d(16, 2, 3, 1, 1))
 
@@ -90,7 +92,7 @@ class Truth:
 
 
 def _blur(images: Tensor, sigma: float) -> Tensor:
-    reach = torch.arange(-3, 4).float()
+    reach = torch.arange(-3, 4, device=images.device).float()
     kernel = torch.exp(-0.5 * (reach / sigma) ** 2)
     kernel = (kernel / kernel.sum()).view(1, 1, 1, 7).expand(3, 1, 1, 7)
     padded = F.pad(images, (3, 3, 3, 3), mode="replicate")
@@ -99,13 +101,15 @@ def _blur(images: Tensor, sigma: float) -> Tensor:
 
 def roughen(images: Tensor, generator: torch.Generator) -> Tensor:
     """What generated images suffer from: blur, noise, shifted brightness."""
-    draw = torch.rand(4, generator=generator).tolist()
+    device = images.device
+    draw = torch.rand(4, generator=generator, device=device).tolist()
     if draw[0] < 0.5:
         half = len(images) // 2
         images = torch.cat([_blur(images[:half], 0.4 + 1.2 * draw[1]), images[half:]])
-    scale = 0.06 * torch.rand(len(images), 1, 1, 1, generator=generator)
-    tint = 0.04 * torch.randn(len(images), 3, 1, 1, generator=generator)
-    return (images + scale * torch.randn(images.shape, generator=generator) + tint).clamp(-1, 1)
+    scale = 0.06 * torch.rand(len(images), 1, 1, 1, generator=generator, device=device)
+    tint = 0.04 * torch.randn(len(images), 3, 1, 1, generator=generator, device=device)
+    noise = torch.randn(images.shape, generator=generator, device=device)
+    return (images + scale * noise + tint).clamp(-1, 1)
 
 
 def teacher_loss(model: Teacher, images: Tensor, truth: Truth) -> Tensor:
@@ -130,28 +134,26 @@ def train(
     batch: int = 16,
     seed: int = 3,
     start: dict[str, Tensor] | None = None,
+    device: str = "cpu",
 ) -> Teacher:
     """Trains on renders; `decoded` holds the autoencoder's version of the first of them."""
     torch.manual_seed(seed)
-    model = Teacher()  # plain layout: channels-last backward crashes in torch 2.13 on CPU
+    model = Teacher().to(device)  # plain layout: channels-last backward crashes in torch 2.13 on CPU
+    pixels, again = (torch.from_numpy(images).to(device) for images in (renders.images, decoded))
+    depths, masks = (torch.from_numpy(labels).to(device) for labels in (renders.depths, renders.masks))
     if start:
         model.load_state_dict(start)
     loop = Loop(model, schedule, folder, seed)
     loop.resume()
 
     def loss(step: int, generator: torch.Generator) -> Tensor:
-        plain = torch.randint(len(renders), (batch - batch // 3,), generator=generator)
-        twice = torch.randint(len(decoded), (batch // 3,), generator=generator)
-        which = torch.cat([plain, twice]).numpy()
-        pixels = np.concatenate([renders.images[plain.numpy()], decoded[twice.numpy()]])
-        depth = torch.from_numpy(renders.depths[which].astype(np.float32))
-        truth = Truth(
-            (depth - DEPTH_MEAN) / DEPTH_DEVIATION,
-            torch.from_numpy(renders.masks[which]).float() / 255,
-        )
-        order = torch.randperm(batch, generator=generator)
-        images = to_signed(pixels)
-        if torch.rand(1, generator=generator) < 0.5:
+        plain = torch.randint(len(pixels), (batch - batch // 3,), generator=generator, device=device)
+        twice = torch.randint(len(again), (batch // 3,), generator=generator, device=device)
+        which = torch.cat([plain, twice])
+        truth = Truth((depths[which].float() - DEPTH_MEAN) / DEPTH_DEVIATION, masks[which].float() / 255)
+        order = torch.randperm(batch, generator=generator, device=device)
+        images = to_signed(torch.cat([pixels[plain], again[twice]]))
+        if torch.rand(1, generator=generator, device=device) < 0.5:
             images, truth = images.flip(-1), Truth(truth.depth.flip(-1), truth.mask.flip(-1))
         truth = Truth(truth.depth[order], truth.mask[order])
         images = roughen(images[order].contiguous(), generator)
@@ -170,8 +172,9 @@ def _batches(images: np.ndarray, size: int = 32) -> Iterator[Tensor]:
 @torch.inference_mode()
 def label(model: Teacher, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Labels uint8 images (N, H, W, 3): relative inverse depth and mask probability, float32 (N, H, W)."""
-    parts = [model(batch) for batch in _batches(images)]
-    depth, mask = (torch.cat(part) for part in zip(*parts, strict=True))
+    device = next(model.parameters()).device
+    parts = [model(batch.to(device)) for batch in _batches(images)]
+    depth, mask = (torch.cat(part).cpu() for part in zip(*parts, strict=True))
     return (depth * DEPTH_DEVIATION + DEPTH_MEAN).numpy(), mask.sigmoid().numpy()
 
 

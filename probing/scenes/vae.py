@@ -33,17 +33,18 @@ def build(channels: Sequence[int] = (24, 48, 64, 64)) -> AutoencoderKL:
     ).to(memory_format=torch.channels_last)
 
 
-def to_signed(images: np.ndarray) -> Tensor:
+def to_signed(images: np.ndarray | Tensor) -> Tensor:
     """uint8 (n, H, W, 3) to float32 (n, 3, H, W) in -1..1."""
-    return torch.from_numpy(images).permute(0, 3, 1, 2).float().div(127.5).sub(1)
+    return torch.as_tensor(images).permute(0, 3, 1, 2).float().div(127.5).sub(1)
 
 
-def _crops(images: np.ndarray, count: int, size: int, generator: torch.Generator) -> Tensor:
-    which = torch.randint(len(images), (count,), generator=generator).tolist()
+def _crops(images: Tensor, count: int, size: int, generator: torch.Generator) -> Tensor:
+    device = generator.device
+    which = torch.randint(len(images), (count,), generator=generator, device=device).tolist()
     high = images.shape[1] - size + 1
-    corners = torch.randint(high, (count, 2), generator=generator).tolist()
+    corners = torch.randint(high, (count, 2), generator=generator, device=device).tolist()
     crops = [images[i, r : r + size, c : c + size] for i, (r, c) in zip(which, corners, strict=True)]
-    return to_signed(np.stack(crops)).contiguous(memory_format=torch.channels_last)
+    return to_signed(torch.stack(crops)).contiguous(memory_format=torch.channels_last)
 
 
 def _edges(images: Tensor) -> tuple[Tensor, Tensor]:
@@ -60,19 +61,26 @@ def reconstruction_loss(output: Tensor, target: Tensor) -> Tensor:
 
 
 def train(
-    renders: Renders, folder: Path, schedule: Schedule, progress: Callable[[str], None], seed: int = 1
+    renders: Renders,
+    folder: Path,
+    schedule: Schedule,
+    progress: Callable[[str], None],
+    batch: int = 12,
+    seed: int = 1,
+    device: str = "cpu",
 ) -> AutoencoderKL:
-    """Trains on random crops for 80 % of the steps, on whole images after that."""
+    """Trains on `batch` random crops for 80 % of the steps, on 5 whole images for every 12 crops after that."""
     torch.manual_seed(seed)
-    model = build()
+    model = build().to(device)
+    images = torch.from_numpy(renders.images).to(device)
     loop = Loop(model, schedule, folder, seed)
     loop.resume()
 
     def loss(step: int, generator: torch.Generator) -> Tensor:
         whole = step >= 0.8 * schedule.steps
-        x = _crops(renders.images, 5 if whole else 12, 128 if whole else 64, generator)
+        x = _crops(images, max(1, batch * 5 // 12) if whole else batch, 128 if whole else 64, generator)
         mode = model.encode(x).latent_dist.mode()
-        noise = LATENT_NOISE * torch.randn(mode.shape, generator=generator)
+        noise = LATENT_NOISE * torch.randn(mode.shape, generator=generator, device=device)
         output = model.decode(mode + noise).sample
         return reconstruction_loss(output, x) + 1e-4 * mode.square().mean()
 
@@ -83,15 +91,17 @@ def train(
 
 @torch.inference_mode()
 def encode(model: AutoencoderKL, images: np.ndarray, batch: int = 50) -> Tensor:
-    """Modes of the posterior, float32 (N, 4, h, w), not scaled."""
+    """Modes of the posterior, float32 (N, 4, h, w) on the CPU, not scaled."""
     parts = [to_signed(images[i : i + batch]) for i in range(0, len(images), batch)]
-    return torch.cat([model.encode(part).latent_dist.mode() for part in parts])
+    return torch.cat([model.encode(part.to(model.device)).latent_dist.mode().cpu() for part in parts])
 
 
 @torch.inference_mode()
 def decode(model: AutoencoderKL, latents: Tensor, batch: int = 50) -> np.ndarray:
     """uint8 (N, H, W, 3) from latents that are not scaled."""
-    parts = [model.decode(latents[i : i + batch]).sample for i in range(0, len(latents), batch)]
+    parts = [
+        model.decode(latents[i : i + batch].to(model.device)).sample.cpu() for i in range(0, len(latents), batch)
+    ]
     images = torch.cat(parts).add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
     return images.permute(0, 2, 3, 1).contiguous().numpy()
 

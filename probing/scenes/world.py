@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from probing.scenes import grammar
 from probing.scenes.grammar import PALETTE, SHAPES, Thing, caption
 
 
@@ -96,7 +97,7 @@ class Scene:
 def _camera(rng: np.random.Generator) -> Camera:
     return Camera(
         height=float(np.exp(rng.uniform(math.log(0.9), math.log(3.6)))),
-        pitch=math.radians(rng.uniform(-10, 34)),
+        pitch=math.radians(rng.uniform(-8, 30)),
         roll=math.radians(rng.uniform(-20, 20)),
         tangent=math.tan(math.radians(rng.uniform(45, 70)) / 2),
     )
@@ -108,10 +109,10 @@ def _surface(rng: np.random.Generator, colour: str, chance: float, low: float, h
 
 
 def _ground(rng: np.random.Generator, colour: str, height: float) -> Plane:
-    tilt = math.radians(rng.uniform(4, 16)) if rng.random() < 0.35 else 0.0
+    tilt = math.radians(rng.uniform(4, 16)) if rng.random() < 0.25 else 0.0
     around = rng.uniform(0, 2 * math.pi)
     normal = (math.sin(tilt) * math.cos(around), math.cos(tilt), math.sin(tilt) * math.sin(around))
-    return Plane(normal, 0.0, _surface(rng, colour, 0.5, 0.55 * height, 1.3 * height))
+    return Plane(normal, 0.0, _surface(rng, colour, 0.85, 0.5 * height, 1.1 * height))
 
 
 def _walls(rng: np.random.Generator, surface: Surface, camera: Camera) -> list[Plane]:
@@ -150,14 +151,14 @@ def _solid(
     distance = float(np.exp(rng.uniform(math.log(2.0), math.log(8.0))))
     apparent = rng.uniform(0.42, 0.66) if large else rng.uniform(0.23, 0.36)
     half = _half(rng, shape, float(apparent * distance * camera.tangent))
-    floating = bool(rng.random() < 0.25)
+    floating = bool(rng.random() < 0.18)
     right, up, forward = camera.axes()
     column, row = rng.uniform(-0.65, 0.65), rng.uniform(-0.6, 0.6)
     place = distance * (forward + camera.tangent * (column * right + row * up))
     x, y, z = place + np.array([0, camera.height, 0])
     base = _ground_height(ground, x, z) + half[1]
     y = max(y, base + 0.15 * half[1]) if floating else base
-    surface = _surface(rng, colour, 0.25, 0.6, 1.0)
+    surface = _surface(rng, colour, 0.35, 0.6, 1.0)
     return Solid(shape, (x, y, z), half, float(rng.uniform(0, math.pi)), surface, True), floating
 
 
@@ -198,12 +199,16 @@ def _fits(camera: Camera, planes: list[Plane], solids: list[Solid]) -> bool:
     return True
 
 
+def _wall_distance(camera: Camera, wall: Plane) -> str:
+    return grammar.wall_distance(camera.height / camera.tangent / -wall.offset)
+
+
 def propose(rng: np.random.Generator) -> Scene | None:
     """One random scene, or None where its objects collide; visibility is not checked here."""
     names = list(rng.permutation(list(PALETTE)))
     camera = _camera(rng)
     ground = _ground(rng, names.pop(), camera.height)
-    wall = _surface(rng, names.pop(), 0.25, 0.8, 2.4) if rng.random() < 0.75 else None
+    wall = _surface(rng, names.pop(), 0.6, 0.8, 2.4) if rng.random() < 0.75 else None
     planes = [ground, *(_walls(rng, wall, camera) if wall else [])]
     picture = None
     if wall and rng.random() < 0.15:
@@ -225,8 +230,9 @@ def propose(rng: np.random.Generator) -> Scene | None:
     text = caption(
         things,
         (ground.surface.colour, ground.surface.checker > 0),
-        (wall.colour, wall.checker > 0) if wall else None,
+        (wall.colour, wall.checker > 0, _wall_distance(camera, planes[1])) if wall else None,
         picture.colour if picture else None,
+        grammar.view(math.degrees(camera.pitch)),
     )
     sky = tuple(np.array((0.62, 0.76, 0.92)) * rng.uniform(0.75, 1.05))
     return Scene(
