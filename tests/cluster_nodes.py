@@ -196,10 +196,11 @@ class Machines:
             return answer.read().decode()
 
     def holding(self, actor: str) -> str | None:
-        """Name of the node that holds a living actor whose name or class starts like this."""
+        """Name of the node that holds a living actor that is called like this, or begins so."""
         places = {node["node_id"]: node["node_ip"] for node in self.listed("nodes")}
         for row in self.listed("actors", state="ALIVE"):
-            if str(row["name"] or row["class_name"]).startswith(actor) and row["node_id"] in places:
+            # Tune's actors have no name and all the same class; their repr is the trainable's name.
+            if str(row["name"] or row["repr_name"]).startswith(actor) and row["node_id"] in places:
                 return self.named(row["node_id"], places[row["node_id"]])
         return None
 

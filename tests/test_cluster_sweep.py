@@ -6,15 +6,17 @@ The machines are network namespaces where those are to be had; see cluster_nodes
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cluster_nodes as nodes
 import pytest
@@ -36,10 +38,12 @@ pytestmark = [
 SECRET = "planted-5f1d0c9a7be2"
 PATIENCE_S = 900
 SITES = ("down.1.0", "mid.0", "up.2.1")
+EPOCHS = 3000
+"""Probing takes many seconds, so that an actor is still seen at it after its first rows."""
 SMALL = [
     "prompts.count=6", "sampling.shard=2", f"sampling.sites=[{','.join(SITES)}]", "sweep.steps=[1,15]",
     "curation.train=3", "curation.val=1", "curation.test=2", "curation.min_foreground=0",
-    "curation.min_contrast=0", "probe.epochs=3", "sweep.trial_axes=[variant]", "sweep.controls=[none]",
+    "curation.min_contrast=0", f"probe.epochs={EPOCHS}", "sweep.trial_axes=[variant]", "sweep.controls=[none]",
     "interventions.images=1", "interventions.moves=1", "interventions.iterations=2",
     "interventions.tasks=[depth]", "interventions.depth_steps=[1]", "interventions.controls=[none]",
     "interventions.depth_sites=[mid.0]",
@@ -77,8 +81,11 @@ def settings(model: Path, output: Path, *more: str) -> list[str]:
 def scores(output: Path) -> dict[tuple, tuple]:
     """All probe rows by key, every attempt; without what may differ between runs."""
     rows = storage.open(str(output)).table("probes", current=False).to_pylist()
-    keys, values = ("variant", "site", "step", "task"), ("train_loss", "test_loss", "dice", "rmse", "status")
-    found = {tuple(row[key] for key in keys): tuple(row[value] for value in values) for row in rows}
+    assert {row["status"] for row in rows} == {"done"}
+    keys, values = ("variant", "site", "step", "task"), ("train_loss", "test_loss", "dice", "rmse")
+    # A task has no score of the other's: NaN, as what is compared within bounds must be numbers.
+    scored = [tuple(math.nan if row[value] is None else row[value] for value in values) for row in rows]
+    found = {tuple(row[key] for key in keys): score for row, score in zip(rows, scored, strict=True)}
     assert len(found) == len(rows), "a finished probe was fitted again"
     return found
 
@@ -96,26 +103,34 @@ class Sabotage:
         self.machines, self.job, self.output = machines, job, output
         self.number = 0
 
+    def until(self, true: Callable[[], Any], what: str) -> Any:
+        """Wait for something to come true while the job runs, and return what it was."""
+
+        def looked() -> Any:
+            job = submit.status(self.machines.address, self.job.id)
+            found = true()  # after the status: a job that had ended by then brings no more
+            log = submit.logs(self.machines.address, self.job.id) if job.ended and not found else ""
+            assert found or not job.ended, f"{what}: not before the job {job.status}\n{log}"
+            return found
+
+        return nodes.until(looked, PATIENCE_S, what)
+
     def wait(self, pattern: str, count: int = 1) -> None:
         """Until that many files are there."""
+        self.until(lambda: len(list(self.output.glob(pattern))) >= count, f"{count} of {pattern}")
 
-        def there() -> bool:
-            found = len(list(self.output.glob(pattern)))
-            job = submit.status(self.machines.address, self.job.id)
-            assert found or not job.ended, submit.logs(self.machines.address, self.job.id)
-            return found >= count
-
-        nodes.until(there, PATIENCE_S, f"{count} of {pattern}")
-
-    def lose_node(self, actor: str, gpus: int = 1) -> dict[Path, int]:
-        """Kill the node that holds such an actor and start another; what was finished by then."""
-        name = nodes.until(lambda: self.machines.holding(actor), PATIENCE_S, f"an actor {actor}")
+    def lose_node(self, actor: str) -> dict[Path, int]:
+        """Kill the node that holds such an actor; what was finished by then."""
+        name = self.until(lambda: self.machines.holding(actor), f"an actor {actor} at work")
         assert name.startswith("gpu"), f"{actor} works on {name}, which has no GPU"
         kept = records(self.output)
         self.machines.kill(name)
-        self.number += 1
-        self.machines.add(f"gpu-new{self.number}", cpus=1, gpus=gpus)
         return kept
+
+    def replace_node(self) -> None:
+        """Start another node with a GPU."""
+        self.number += 1
+        self.machines.add(f"gpu-new{self.number}", cpus=1, gpus=1)
 
 
 def kill_driver(machines: nodes.Machines, job: submit.Job) -> None:
@@ -144,6 +159,7 @@ def test_nodes_and_driver_are_lost_and_the_store_is_the_same(machines, model, un
     losses = Sabotage(machines, first, output)
     losses.wait("shards/sample/*/*.json")
     kept = losses.lose_node("sample.")
+    losses.replace_node()
     losses.wait("shards/sample/*/*.json", len(kept) + 1)
     kept |= records(output)
     kill_driver(machines, first)
@@ -151,10 +167,14 @@ def test_nodes_and_driver_are_lost_and_the_store_is_the_same(machines, model, un
     again = submit.submit(machines.address, arguments, output=str(output))
     losses.job = again
     kept |= losses.lose_node("label.")
+    losses.replace_node()
     losses.wait("results/probes/*.parquet")
     kept |= losses.lose_node("probe")
-    measured = nodes.until(lambda: exported(machines), PATIENCE_S, "metrics of the probe stage")
+    # Without a GPU nothing goes on, so the driver is still there when its metrics are next collected.
+    measured = losses.until(lambda: exported(machines), "the loss in the probe stage among the metrics")
+    losses.replace_node()
     kept |= losses.lose_node("intervene.")
+    losses.replace_node()
     assert ended(machines, again).status == "SUCCEEDED", submit.logs(machines.address, again.id)
 
     assert stored(output) == stored(undisturbed)
