@@ -170,10 +170,10 @@ def test_nodes_and_driver_are_lost_and_the_store_is_the_same(machines, model, un
     losses.replace_node()
     losses.wait("results/probes/*.parquet")
     kept |= losses.lose_node("probe")
-    # Without a GPU nothing goes on, so the driver is still there when its metrics are next collected.
-    measured = losses.until(lambda: exported(machines), "the loss in the probe stage among the metrics")
     losses.replace_node()
     kept |= losses.lose_node("intervene.")
+    # Without a GPU nothing goes on, so the driver is still there when its metrics are next collected.
+    measured = losses.until(lambda: exported(machines), "the probe stage among the metrics")
     losses.replace_node()
     assert ended(machines, again).status == "SUCCEEDED", submit.logs(machines.address, again.id)
 
@@ -191,10 +191,13 @@ def test_nodes_and_driver_are_lost_and_the_store_is_the_same(machines, model, un
 
 
 def exported(machines: nodes.Machines) -> str:
-    """The metrics once the loss in the probe stage is among them."""
+    """The metrics once the loss in the probe stage, and its cells, are among them."""
     found = machines.metrics()
-    lost = re.search(r'^ray_scenesweep_failures_total\{.*stage="probe".*\} [1-9]', found, re.MULTILINE)
-    return found if lost else ""
+    told = [
+        re.search(rf'^ray_scenesweep_{name}\{{.*stage="probe".*\}} [1-9]', found, re.MULTILINE)
+        for name in ("failures_total", "cells_total")
+    ]
+    return found if all(told) else ""
 
 
 def check_told(log: str, measured: str) -> None:
