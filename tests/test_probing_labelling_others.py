@@ -200,3 +200,20 @@ def test_safety_checker_errors_are_one_line(checker):
     with pytest.raises(ValueError, match="curation.safety_weights: .*cut short") as caught:
         safety.load(str(checker), CPU)
     assert "\n" not in str(caught.value)
+
+
+def test_the_scenes_network_runs_once_for_both_tasks(monkeypatch: pytest.MonkeyPatch):
+    from probing.scenes import teacher, weights
+
+    images = np.random.default_rng(0).integers(0, 256, (3, 128, 128, 3), dtype=np.uint8)
+    depth, mask = teacher.label(weights.load_labeller()[0], images)
+    runs = []
+    plain = teacher.label
+    monkeypatch.setattr(teacher, "label", lambda network, given: runs.append(1) or plain(network, given))
+    saliency_of, depth_of = (labellers.build(task, "scenes", "", CPU) for task in ("saliency", "depth"))
+    np.testing.assert_array_equal(saliency_of(images), (mask * 255).round().astype(np.uint8))
+    np.testing.assert_array_equal(depth_of(images.copy()), depth.clip(min=0))
+    assert len(runs) == 1
+    images[0, 5, 5] ^= 1
+    assert (depth_of(images) != depth.clip(min=0)).any()
+    assert len(runs) == 2
