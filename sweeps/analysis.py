@@ -88,17 +88,18 @@ def collect(
     experiment: str | None = None,
     control: str = "none",
     sites: tuple[Site, ...] | None = None,
+    measures: Sequence[Measure] = MEASURES,
 ) -> dict[str, Scores]:
     """Scores by task of one experiment and control; tasks without a finished probe are left out.
 
-    By default of the main grid's experiment, over the main sites.
+    By default of the main grid's experiment, over the main sites, in the measures that lead.
     """
     experiment = experiment or run.experiment
     probes = chosen(run.table("probes"), experiment, control)
     if probes is None:
         return {}
     images = chosen(run.table("images"), experiment, control)
-    found = {m.task: _scores(run, m, sites or run.sites, probes, images) for m in MEASURES}
+    found = {m.task: _scores(run, m, sites or run.sites, probes, images) for m in measures}
     return {task: s for task, s in found.items() if np.isfinite(s.values).any()}
 
 

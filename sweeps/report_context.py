@@ -21,6 +21,7 @@ from sweeps import (
     findings_more,
     gallery,
     gallery_more,
+    measures,
 )
 from sweeps.analysis import Scores
 from sweeps.claims import Claim, Material, judge
@@ -61,6 +62,11 @@ class Context:
         names = [c for c in findings.controls(self.run) if c in findings_more.RIVALS]
         controls = {c: analysis.collect(self.run, control=c) for c in names}
         return judge(Material(self.scores, self.families, self.emergence, self.edits, controls))
+
+    @cached_property
+    def precision(self) -> Scores | None:
+        """Average precision of the saliency probes, beside their Dice."""
+        return measures.precision(self.run) if "saliency" in self.scores else None
 
     @cached_property
     def floors(self) -> dict[str, dict[str, np.ndarray]]:

@@ -15,6 +15,7 @@ from sweeps.report_context import Context
 from sweeps.report_data import Site
 from sweeps.report_html import Section, downloads, folded, panels, paragraph
 from sweeps.report_links import site_link
+from sweeps.report_measures import other_measures
 from sweeps.report_pictures import NOUNS
 from sweeps.tables_view import MISSING, Raw, interval, markup, number, p_value, steps, table
 
@@ -25,9 +26,9 @@ def headline(context: Context) -> Section:
     if not scores:
         body = paragraph("No probe has finished yet: run the sweep, then build this page again.")
         return Section("findings", "No result yet", "Findings", body)
-    lead = " ".join(filter(None, (_best_sentence(s, s is scores[0]) for s in scores)))
+    lead = " ".join(filter(None, (_best_sentence(context, s, s is scores[0]) for s in scores)))
     more = " ".join(filter(None, (_gap_sentence(scores), _when_sentence(scores))))
-    tiles = "".join(_tiles(s) for s in scores)
+    tiles = "".join(_tiles(context, s) for s in scores)
     body = paragraph(lead, "lead") + paragraph(more) + f'<ul class="facts">{tiles}</ul>'
     return Section("findings", "What was found", "Findings", body + paragraph(_READING, "note"))
 
@@ -40,7 +41,15 @@ _READING = (
 )
 
 
-def _best_sentence(scores: Scores, first: bool) -> str:
+def _precision(context: Context, scores: Scores, part: str) -> Interval | None:
+    """Average precision of the trained network's saliency probes at the last step, where it was stored."""
+    found = context.precision
+    if scores.measure.task != "saliency" or found is None or not found.which(part):
+        return None
+    return findings.final(found, "trained", part)
+
+
+def _best_sentence(context: Context, scores: Scores, first: bool) -> str:
     index = findings.best_site(scores)
     if index is None:
         return ""
@@ -53,6 +62,8 @@ def _best_sentence(scores: Scores, first: bool) -> str:
         f"{measure.label} {interval(value)}{when}, where {number(floor)} needs no activations and "
         f"{number(scores.oracle_means[index])} is the best that its {_grid(site)} grid allows."
     )
+    if (precision := _precision(context, scores, site.name)) is not None:
+        text += f" Its average precision, which needs no threshold, is {interval(precision)}."
     if measure.sign * (value.estimate - floor) <= 0:
         text += " That is no better than the floor."
     return text
@@ -99,8 +110,8 @@ def _when_sentence(scores: Sequence[Scores]) -> str:
     return f"95 % {rise} {' and '.join(parts)}."
 
 
-def _tiles(scores: Scores) -> str:
-    found = [_best_tile(scores), _gap_tile(scores), _when_tile(scores)]
+def _tiles(context: Context, scores: Scores) -> str:
+    found = [_best_tile(context, scores), _gap_tile(scores), _when_tile(scores)]
     return "".join(f"<li>{tile}</li>" for tile in found if tile)
 
 
@@ -111,7 +122,7 @@ def _tile(what: str, value: str, aside: str, gauge: str = "") -> str:
     )
 
 
-def _best_tile(scores: Scores) -> str:
+def _best_tile(context: Context, scores: Scores) -> str:
     index = findings.best_site(scores)
     if index is None:
         return ""
@@ -122,6 +133,8 @@ def _best_tile(scores: Scores) -> str:
     aside = f"floor {number(floor)}, grid oracle {number(oracle)}"
     if np.isfinite(share):
         aside += f": {100 * share:.0f} % of the way" if share > 0 else ": not above the floor"
+    if (precision := _precision(context, scores, site.name)) is not None:
+        aside += f"; average precision {interval(precision)}"
     what = f"{TASK_TITLES[measure.task]}, best site {site.name}: {measure.label}"
     return _tile(what, interval(value), aside, gauge(share))
 
@@ -213,24 +226,28 @@ def sites(context: Context) -> Section:
         "score stands beside its grid oracle; marked rows are the best sites on validation images."
     )
     body = text + panels(context.last_step)
-    body += "".join(_score_table(s, context.floors[t]) for t, s in context.scores.items())
+    body += "".join(_score_table(context, s) for s in context.scores.values())
+    others = "".join(other_measures(context.run, s) for s in context.scores.values())
+    body += folded("Other measures at the last step", others)
     body += _emergence_table(context.scores) + downloads(context.last_step, "sites-last-step")
     return Section("sites", "Where it is, and when it arrives", "Sites", body)
 
 
-def _score_table(scores: Scores, floors: dict[str, np.ndarray]) -> str:
-    others, best = findings.contrasts(scores), findings.best_site(scores)
-    columns = ["Site", "Trained", *(variant_title(v).capitalize() for v in others)]
+def _score_table(context: Context, scores: Scores) -> str:
+    others, best, floors = findings.contrasts(scores), findings.best_site(scores), context.floors[scores.measure.task]
+    precise = _precision(context, scores, "all") is not None
+    columns = ["Site", "Trained", *(["Trained, average precision"] if precise else [])]
+    columns += [variant_title(v).capitalize() for v in others]
     for v in others[:1]:
         columns += [f"Gain over {variant_title(v)}", "p"]
     columns += ["Grid oracle", *(name.capitalize() for name in floors)]
     p = findings.gap_tests(scores, others[0]) if others else np.full(len(scores.sites), np.nan)
     rows = [
-        _score_row(scores, s.name, s.name, floors, float(p[i])) for i, s in enumerate(scores.sites)
+        _score_row(context, scores, s.name, s.name, float(p[i])) for i, s in enumerate(scores.sites)
     ]
     for side in ("encoder", "decoder"):
         if scores.which(side):
-            rows.append(_score_row(scores, side, f"{side} mean", floors, np.nan))
+            rows.append(_score_row(context, scores, side, f"{side} mean", np.nan))
     return table(_score_caption(scores), columns, rows, marked=[] if best is None else [best])
 
 
@@ -244,12 +261,13 @@ def _score_caption(scores: Scores) -> str:
     return text
 
 
-def _score_row(
-    scores: Scores, part: str, label: str, floors: dict[str, np.ndarray], p: float
-) -> list:
+def _score_row(context: Context, scores: Scores, part: str, label: str, p: float) -> list:
+    floors = context.floors[scores.measure.task]
     where, others = scores.which(part), findings.contrasts(scores)
     named = site_link(part) if part == label else label
     row: list = [named, findings.final(scores, "trained", part)]
+    if (precision := _precision(context, scores, part)) is not None:
+        row.append(precision)
     row += [findings.final(scores, v, part) for v in others]
     for v in others[:1]:
         row += [findings.gap(scores, part, v), p_value(p)]

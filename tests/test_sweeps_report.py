@@ -221,6 +221,37 @@ def test_headline_states_the_best_site_with_test_score_oracle_and_floor(
     assert "where 0.34 needs no activations and 0.93 is the best" in text
 
 
+def test_average_precision_stands_beside_dice(store: storage.Store, page: Page) -> None:
+    rows = store.table("images").to_pylist()
+    mine = [r for r in rows if (r["experiment"], r["variant"], r["control"]) == ("grid", "trained", "none")]
+    found = [r["ap"] for r in mine if (r["site"], r["step"], r["task"]) == ("up.3.0", 15, "saliency")]
+    score = f"{np.mean(found):.2f}"
+    assert f"Its average precision, which needs no threshold, is {score} (" in page.text
+    sites = page.text[page.text.index("Where it is, and when it arrives", 3000) :]
+    assert "Site Trained Trained, average precision Randomised" in sites
+    assert re.search(rf"up\.3\.0 \d\.\d\d \(\S+\) {score} \(", sites)
+
+
+def test_other_measures_are_told_site_by_site(store: storage.Store, page: Page) -> None:
+    text = page.text[page.text.index("Other measures at the last step") :]
+    assert "Site Average precision Dice Dice, threshold of train Cross-entropy" in text
+    assert "Site RMSE Spearman" in text
+    probes = store.table("probes").to_pylist()
+    row = next(
+        r for r in probes
+        if (r["experiment"], r["variant"], r["control"], r["site"], r["step"], r["task"])
+        == ("grid", "trained", "none", "up.2.1", 15, "saliency")
+    )  # fmt: skip
+    told = " ".join(f"{row[c]:.2f}" for c in ("ap", "dice", "dice_threshold", "crossentropy"))
+    assert f"up.2.1 {told}" in text
+
+
+def test_crossentropy_stands_beside_the_dice_of_shuffled_labels(page: Page) -> None:
+    text = page.text[page.text.index("Controls and selectivity", 3000) :]
+    dice, loss = re.search(r"permuted over its cells (\d\.\d\d) \(\S+\) (\d\.\d\d)", text).groups()
+    assert float(loss) == pytest.approx(0.7 - float(dice) / 2, abs=0.011)
+
+
 def test_best_site_is_chosen_on_validation_and_scored_on_test(tmp_path: Path) -> None:
     store = make_store(tmp_path, Made(test=4, sites=FEW, extras=False, pictures=False))
     row = next(

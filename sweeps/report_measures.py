@@ -1,0 +1,26 @@
+"""The report's further measures: all that is stored of the trained network's probes at the last step."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sweeps import measures
+from sweeps.analysis import Scores
+from sweeps.figures_probes import TASK_TITLES
+from sweeps.report_data import RunData
+from sweeps.report_links import site_link
+from sweeps.tables_view import table
+
+
+def other_measures(run: RunData, scores: Scores) -> str:
+    """Every stored measure of the trained network, site by site."""
+    task, found = scores.measure.task, measures.last_step(run, scores)
+    if not found:
+        return ""
+    rows = [[site_link(s.name), *(float(v[i]) for v in found.values())] for i, s in enumerate(scores.sites)]
+    for side in ("encoder", "decoder"):
+        if where := scores.which(side):
+            rows.append([f"{side} mean", *(float(np.mean(v[where])) for v in found.values())])
+    meanings = " ".join(measures.MEANINGS[c] for c in found if c in measures.MEANINGS)
+    caption = f"{TASK_TITLES[task]}, other measures at step {scores.steps[-1]}, trained network. {meanings}"
+    return table(caption, ["Site", *(measures.OTHERS[task][c] for c in found)], rows)
