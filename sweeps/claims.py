@@ -58,9 +58,10 @@ def judge(found: Material) -> list[Claim]:
 
 
 LINEAR_RULE = (
-    "At the last step the best site (chosen on validation images) goes at least half of the way from the floor to "
-    "its grid oracle, and the interval of its gain over every other network and every fitted control that knows no "
-    "activations (position, other image, surface) is above zero; partly: only the second."
+    "At the last step the best site (chosen on validation images) goes at least half of the way from the floor "
+    "(the best answer without activations: mean mask, all foreground or mean depth map, and position alone where it "
+    "was fitted) to its grid oracle, and the interval of its gain over every other network and every fitted control "
+    "that knows no activations (position, other image, surface) is above zero; partly: only the second."
 )
 
 
@@ -80,7 +81,7 @@ def _linear(found: Material, task: str, name: str) -> Claim:
     better = all(g.low > 0 for g in gains.values()) and scores.measure.sign * (value - floor) > 0
     verdict = CONTRADICTED if not better else SUPPORTED if share >= HALFWAY else PARTLY
     text = f"{site}: {scores.measure.label} {value:.2f}, {_percent(share)} of the way from "
-    text += f"{floor:.2f} to {oracle:.2f}; "
+    text += f"{floor:.2f} ({scores.floor_word(site)}) to {oracle:.2f}; "
     text += "; ".join(f"gain over {v} {_span(g)}" for v, g in gains.items())
     return Claim(key, name, LINEAR_RULE, verdict, text)
 

@@ -71,7 +71,7 @@ class Context:
     @cached_property
     def floors(self) -> dict[str, dict[str, np.ndarray]]:
         """Mean test scores (S,) by task and floor."""
-        return {t: named_floors(self.run, t, s.sites, s.floor) for t, s in self.scores.items()}
+        return {t: named_floors(self.run, s) for t, s in self.scores.items()}
 
     @cached_property
     def curves(self) -> list[Panel]:

@@ -18,7 +18,7 @@ from sweeps.gallery_more import Emerging, Smoothed, Strip
 from sweeps.report_context import Context
 from sweeps.report_html import Section, downloads, folded, panels, paragraph, picture
 from sweeps.report_links import cells_link, site_link
-from sweeps.tables_view import MISSING, Num, interval, p_value, steps, table
+from sweeps.tables_view import MISSING, Num, interval, number, p_value, steps, table
 
 NAN = Interval(np.nan, np.nan, np.nan)
 KIND_WORDS = {"x0": "clean estimate, decoded", "xt": "noisy latent, decoded"}
@@ -59,7 +59,9 @@ def _arrivals(found: Sequence[Emergence]) -> str:
         [f"{TASK_TITLES[e.measure.task]}: lead of the probe over the clean estimate", _steps(e.lead), np.nan, np.nan]
         for e in found
     ]
-    caption = f"First step with 90 % of the way from floor to final score, {found[0].images} test images"
+    caption = f"First step with 90 % of the way from floor to final score, {found[0].images} test images. "
+    floors = (f"{TASK_TITLES[e.measure.task].lower()} {number(e.floor)} ({e.floor_word})" for e in found)
+    caption += f"Floors: {', '.join(floors)}"
     return table(caption, ["What", "Step", "Score at step 1", "Score at the end"], rows)
 
 

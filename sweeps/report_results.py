@@ -30,7 +30,18 @@ def headline(context: Context) -> Section:
     more = " ".join(filter(None, (_gap_sentence(scores), _when_sentence(scores))))
     tiles = "".join(_tiles(context, s) for s in scores)
     body = paragraph(lead, "lead") + paragraph(more) + f'<ul class="facts">{tiles}</ul>'
-    return Section("findings", "What was found", "Findings", body + paragraph(_READING, "note"))
+    return Section("findings", "What was found", "Findings", body + paragraph(_READING + _floors_read(scores), "note"))
+
+
+def _floors_read(scores: Sequence[Scores]) -> str:
+    """What the floors were chosen from."""
+    lacking = [NOUNS[s.measure.task] for s in scores if s.position is None]
+    if not lacking:
+        return " The floor is the best of mean mask and all foreground, or mean depth map, and of the position alone."
+    return (
+        f" No probe of the position alone was fitted for {' and '.join(lacking)}: "
+        "a floor that includes it could be higher. <code>sweep.controls</code> adds it."
+    )
 
 
 _READING = (
@@ -59,7 +70,8 @@ def _best_sentence(context: Context, scores: Scores, first: bool) -> str:
     when = f" at the last of {scores.steps[-1]} denoising steps" if first else ""
     text = (
         f"{NOUNS[measure.task].capitalize()} is read best at <code>{site.name}</code>: "
-        f"{measure.label} {interval(value)}{when}, where {number(floor)} needs no activations and "
+        f"{measure.label} {interval(value)}{when}, where {number(floor)} needs no activations "
+        f"({scores.floor_word(site.name)}) and "
         f"{number(scores.oracle_means[index])} is the best that its {_grid(site)} grid allows."
     )
     if (precision := _precision(context, scores, site.name)) is not None:
@@ -130,7 +142,7 @@ def _best_tile(context: Context, scores: Scores) -> str:
     value = findings.final(scores, "trained", site.name)
     floor, oracle = float(scores.floor[index]), float(scores.oracle_means[index])
     share = (value.estimate - floor) / (oracle - floor)
-    aside = f"floor {number(floor)}, grid oracle {number(oracle)}"
+    aside = f"floor {number(floor)} ({scores.floor_word(site.name)}), grid oracle {number(oracle)}"
     if np.isfinite(share):
         aside += f": {100 * share:.0f} % of the way" if share > 0 else ": not above the floor"
     if (precision := _precision(context, scores, site.name)) is not None:
@@ -289,8 +301,9 @@ def _emergence_table(scores: dict[str, Scores]) -> str:
     columns = ["Part", *(TASK_TITLES[t] for t in scores)]
     caption = (
         "First step with 95 % of the rise from the floor to the last step, trained network; "
-        "no entry where the last step does not clearly beat the floor"
+        "no entry where the last step does not clearly beat the floor. The floor is "
     )
+    caption += "; ".join(f"for {NOUNS[t]} {s.floor_word('all')}" for t, s in scores.items())
     return table(caption, columns, rows)
 
 

@@ -218,7 +218,7 @@ def test_headline_states_the_best_site_with_test_score_oracle_and_floor(
     score = np.mean([d for d in dice if d is not None])
     text = page.text.partition("What the model paints")[0]
     assert f"The salient object is read best at up.3.0 : Dice {score:.2f} (" in text
-    assert "where 0.34 needs no activations and 0.93 is the best" in text
+    assert "where 0.34 needs no activations (mean mask or all foreground) and 0.93 is the best" in text
 
 
 def test_average_precision_stands_beside_dice(store: storage.Store, page: Page) -> None:
@@ -331,8 +331,39 @@ def test_the_papers_values_stand_under_the_papers_model_alone(page: Page) -> Non
 
 def test_floors_and_oracle_stand_beside_every_score(page: Page) -> None:
     heads = page.text[page.text.index("Where it is, and when") :]
-    assert "Grid oracle Mean mask All foreground" in heads
-    assert "Grid oracle Mean depth map" in heads
+    assert "Grid oracle Mean mask All foreground Position alone" in heads
+    assert "Grid oracle Mean depth map Position alone" in heads
+
+
+@pytest.mark.parametrize("task", ["saliency", "depth"])
+def test_a_position_control_raises_the_floor_where_it_is_better(tmp_path: Path, task: str) -> None:
+    store = make_store(tmp_path, Made(test=4, sites=FEW, pictures=False))
+    plain = analysis.collect(report_data.load(store, CONFIG))[task]
+    rows = [
+        {**r, "dice": 0.5, "rmse": 0.6, "attempt": 2}
+        for r in store.table("probes").to_pylist()
+        if (r["control"], r["site"]) == ("position", "up.2.1")
+    ]
+    store.append("probes", rows)
+    run = report_data.load(store, CONFIG)
+    found = analysis.collect(run)[task]
+    place = [s.name for s in found.sites].index("up.2.1")
+    expected = plain.floor.copy()
+    expected[place] = 0.5 if task == "saliency" else 0.6
+    np.testing.assert_allclose(found.floor, expected)
+    assert found.floor_word("up.2.1") == "position alone"
+    assert found.floor_word("mid.0") in ("mean mask or all foreground", "mean depth map")
+    context = report_context.build(run, store)
+    assert context.floors[task]["position alone"][place] == expected[place]
+    claim = next(c for c in context.claims if c.key == f"linear-{task}")
+    best = found.sites[findings.best_site(found)].name
+    assert f"({found.floor_word(best)}) to" in claim.evidence
+
+
+def test_a_run_without_a_position_control_says_so(tmp_path: Path) -> None:
+    store = make_store(tmp_path, Made(test=3, sites=FEW, extras=False, pictures=False))
+    page = Page(Path(report.build(store, CONFIG)).read_text())
+    assert "No probe of the position alone was fitted for the salient object and depth" in page.text
 
 
 def test_other_families_stand_beside_the_decoder(store: storage.Store, page: Page) -> None:
