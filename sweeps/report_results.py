@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from probing.statistics import Interval
-from sweeps import findings
+from sweeps import contrasts, findings
 from sweeps.analysis import Scores
+from sweeps.contrasts import Headline, Rival
 from sweeps.figures import BLOCKS
 from sweeps.figures_probes import TASK_TITLES, variant_title
 from sweeps.report_context import Context
@@ -27,7 +28,7 @@ def headline(context: Context) -> Section:
         body = paragraph("No probe has finished yet: run the sweep, then build this page again.")
         return Section("findings", "No result yet", "Findings", body)
     lead = " ".join(filter(None, (_best_sentence(context, s, s is scores[0]) for s in scores)))
-    more = " ".join(filter(None, (_gap_sentence(scores), _when_sentence(scores))))
+    more = " ".join(filter(None, (_gap_sentence(context), _when_sentence(scores))))
     tiles = "".join(_tiles(context, s) for s in scores)
     body = paragraph(lead, "lead") + paragraph(more) + f'<ul class="facts">{tiles}</ul>'
     return Section("findings", "What was found", "Findings", body + paragraph(_READING + _floors_read(scores), "note"))
@@ -86,27 +87,29 @@ def _grid(site: Site) -> str:
     return f"{rows}\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}{columns}"
 
 
-def _rival(scores: Scores) -> str | None:
-    """The network that the headline compares with, where there is one and a decoder side."""
-    others = findings.contrasts(scores) if scores.which("decoder") else ()
-    return others[0] if others else None
-
-
-def _gap_sentence(scores: Sequence[Scores]) -> str:
-    found = [(s, findings.gap(s, "decoder", other)) for s in scores if (other := _rival(s))]
-    found = [(s, gap) for s, gap in found if np.isfinite(gap.estimate)]
+def _gap_sentence(context: Context) -> str:
+    found = {t: h for t, h in context.headlines.items() if np.isfinite(h.gain.estimate)}
     if not found:
         return ""
-    name = variant_title(_rival(found[0][0]) or "")
-    parts = [f"{interval(gap)} in {s.measure.label}" for s, gap in found]
-    unsure = [s.measure.label for s, gap in found if gap.low <= 0]
+    parts = [_gap_part(context, task, one) for task, one in found.items()]
+    unsure = [context.scores[t].measure.label for t, one in found.items() if one.gain.low <= 0]
     start = "Averaged over the decoder, the trained network is"
-    if len(unsure) == len(found):
-        return f"{start} not shown to be better than the {name} one: {' and '.join(parts)}."
-    text = f"{start} better than the {name} one by {' and by '.join(parts)}."
-    if unsure:
+    sure = "not shown to be better than" if len(unsure) == len(found) else "better than"
+    text = f"{start} {sure} its best rival: {'; '.join(parts)}. The rival is chosen on validation images."
+    if unsure and len(unsure) < len(found):
         text += f" In {' and '.join(unsure)} the interval does not exclude zero."
+    missing = dict.fromkeys(m for one in found.values() for m in one.missing)
+    if missing:
+        text += f" Not among the rivals, as this run does not hold them: {'; '.join(map(contrasts.title, missing))}. "
+        text += f"<code>{contrasts.CURE}</code> fits all of them."
     return text
+
+
+def _gap_part(context: Context, task: str, one: Headline) -> str:
+    text = f"by {interval(one.gain)} in {context.scores[task].measure.label}"
+    if task == "saliency" and context.precision_gain is not None:
+        text += f" and {interval(context.precision_gain)} in average precision"
+    return f"{text} over {contrasts.title(one.rival.name)}"
 
 
 def _when_sentence(scores: Sequence[Scores]) -> str:
@@ -123,7 +126,7 @@ def _when_sentence(scores: Sequence[Scores]) -> str:
 
 
 def _tiles(context: Context, scores: Scores) -> str:
-    found = [_best_tile(context, scores), _gap_tile(scores), _when_tile(scores)]
+    found = [_best_tile(context, scores), _gap_tile(context, scores), _when_tile(scores)]
     return "".join(f"<li>{tile}</li>" for tile in found if tile)
 
 
@@ -163,15 +166,15 @@ def gauge(share: float) -> str:
     )
 
 
-def _gap_tile(scores: Scores) -> str:
-    other = _rival(scores)
-    if other is None:
+def _gap_tile(context: Context, scores: Scores) -> str:
+    found = context.headlines.get(scores.measure.task)
+    if found is None:
         return ""
-    found = findings.gap(scores, "decoder", other)
-    means = [findings.final(scores, v, "decoder").estimate for v in ("trained", other)]
-    what = f"{TASK_TITLES[scores.measure.task]}, decoder gain over {variant_title(other)}"
-    aside = f"{scores.measure.label} {number(means[0])} trained, {number(means[1])} "
-    return _tile(what, interval(found), aside + f"{variant_title(other)}, step {scores.steps[-1]}")
+    rival = contrasts.title(found.rival.name)
+    what = f"{TASK_TITLES[scores.measure.task]}, decoder gain over the best rival: {rival}"
+    aside = f"{scores.measure.label} {number(found.ours)} trained, {number(found.theirs)} rival, "
+    aside += f"step {scores.steps[-1]}"
+    return _tile(what, interval(found.gain), aside)
 
 
 def _when_tile(scores: Scores) -> str:
@@ -250,24 +253,35 @@ def _score_table(context: Context, scores: Scores) -> str:
     precise = _precision(context, scores, "all") is not None
     columns = ["Site", "Trained", *(["Trained, average precision"] if precise else [])]
     columns += [variant_title(v).capitalize() for v in others]
-    for v in others[:1]:
-        columns += [f"Gain over {variant_title(v)}", "p"]
+    rival = _site_rival(context, scores)
+    if rival is not None:
+        named = variant_title(rival.name)
+        columns += [] if rival.name in others else [named.capitalize()]
+        columns += [f"Gain over {named}", "p"]
     columns += ["Grid oracle", *(name.capitalize() for name in floors)]
-    p = findings.gap_tests(scores, others[0]) if others else np.full(len(scores.sites), np.nan)
+    p = np.full(len(scores.sites), np.nan) if rival is None else contrasts.site_tests(scores, rival)
     rows = [
         _score_row(context, scores, s.name, s.name, float(p[i])) for i, s in enumerate(scores.sites)
     ]
     for side in ("encoder", "decoder"):
         if scores.which(side):
             rows.append(_score_row(context, scores, side, f"{side} mean", np.nan))
-    return table(_score_caption(scores), columns, rows, marked=[] if best is None else [best])
+    return table(_score_caption(scores, rival is not None), columns, rows, marked=[] if best is None else [best])
 
 
-def _score_caption(scores: Scores) -> str:
+def _site_rival(context: Context, scores: Scores) -> Rival | None:
+    """The headline's rival, site by site; without a decoder side the first other network."""
+    found = context.headlines.get(scores.measure.task)
+    if found is not None:
+        return found.rival
+    return next(iter(contrasts.rivals(scores, {}, "all")), None)
+
+
+def _score_caption(scores: Scores, rival: bool) -> str:
     measure = scores.measure
     text = f"{TASK_TITLES[measure.task]}, {measure.label} at step {scores.steps[-1]} "
     text += f"({'higher' if measure.higher else 'lower'} is better)."
-    if findings.contrasts(scores):
+    if rival:
         text += " A gain above 0 favours the trained network; p: Wilcoxon signed ranks over test"
         text += " images, by Holm over the sites."
     return text
@@ -281,8 +295,10 @@ def _score_row(context: Context, scores: Scores, part: str, label: str, p: float
     if (precision := _precision(context, scores, part)) is not None:
         row.append(precision)
     row += [findings.final(scores, v, part) for v in others]
-    for v in others[:1]:
-        row += [findings.gap(scores, part, v), p_value(p)]
+    rival = _site_rival(context, scores)
+    if rival is not None:
+        row += [] if rival.name in others else [findings.mean_of(rival.scores, rival.final(part))]
+        row += [contrasts.gap(scores, rival, part), p_value(p)]
     row += [float(np.mean(scores.oracle_means[where]))]
     return row + [float(np.mean(values[where])) for values in floors.values()]
 
