@@ -23,4 +23,6 @@ def other_measures(run: RunData, scores: Scores) -> str:
             rows.append([f"{side} mean", *(float(np.mean(v[where])) for v in found.values())])
     meanings = " ".join(measures.MEANINGS[c] for c in found if c in measures.MEANINGS)
     caption = f"{TASK_TITLES[task]}, other measures at step {scores.steps[-1]}, trained network. {meanings}"
+    if left_out := measures.dropped(run, scores):
+        caption += f" Images on which a measure is undefined are left out of its mean: at most {left_out} at a site."
     return table(caption, ["Site", *(measures.OTHERS[task][c] for c in found)], rows)
