@@ -25,6 +25,7 @@ TITLES = {
     "surface": "the surface (the latents alone, 5 x 5 cells)",
     "surface_point": "the surface (the latents alone, one cell)",
     "position": "position alone",
+    "vae": "the VAE’s self-attention",
     "random": "the randomised network",
     "random_forced": "the randomised network on the trained one’s inputs",
     "reinit": "the freshly initialised network",
@@ -102,6 +103,58 @@ def site_tests(scores: Scores, rival: Rival) -> np.ndarray:
     """Wilcoxon signed-rank p of trained against a rival at each site's last step, (S,), by Holm."""
     pairs = [(scores.part("trained", s.name)[-1], rival.final(s.name)) for s in scores.sites]
     return statistics.holm([statistics.paired_test(*pair).p for pair in pairs])
+
+
+TEN = tuple((task, name) for task in ("saliency", "depth") for name in ("vae", "random", *NAMED))
+"""the contrasts that were named before any number was seen: task and rival, decoder mean at the last step"""
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """One of the ten; NaN throughout where the run does not hold the rival."""
+
+    task: str
+    rival: str
+    gain: Interval
+    p: float
+    """two-sided Wilcoxon signed ranks over test images"""
+    holm: float
+    """corrected over those of the ten that the run holds"""
+
+
+def ten(
+    scores: Mapping[str, Scores], controls: Mapping[str, Mapping[str, Scores]], vae: Mapping[str, Scores]
+) -> list[Contrast]:
+    """The ten contrasts; `controls`: scores by control and task, `vae`: the VAE's scores by task."""
+    pairs = [_pair(name, scores.get(task), _of(controls, task), vae.get(task)) for task, name in TEN]
+    p = [np.nan if pair is None else statistics.paired_test(*pair).p for pair in pairs]
+    corrected = statistics.holm(p)
+    gains = [_gain(scores.get(task), pair) for (task, _), pair in zip(TEN, pairs, strict=True)]
+    rows = zip(TEN, gains, p, corrected, strict=True)
+    return [Contrast(*named, gain, float(one), float(adjusted)) for named, gain, one, adjusted in rows]
+
+
+def _of(controls: Mapping[str, Mapping[str, Scores]], task: str) -> dict[str, Scores]:
+    return {name: by_task[task] for name, by_task in controls.items() if task in by_task}
+
+
+def _pair(
+    name: str, scores: Scores | None, controls: Mapping[str, Scores], vae: Scores | None
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Per-image scores of the trained decoder and of a rival at the last step, None where one is absent."""
+    if scores is None or not scores.which("decoder") or not scores.per_image:
+        return None
+    ours = scores.part("trained", "decoder")[-1]
+    if name == "vae":
+        same = vae is not None and vae.steps[-1] == scores.steps[-1] and np.array_equal(vae.samples, scores.samples)
+        return (ours, vae.part("trained", "all")[-1]) if same and vae is not None else None
+    return next(((ours, r.final("decoder")) for r in rivals(scores, controls) if r.name == name), None)
+
+
+def _gain(scores: Scores | None, pair: tuple[np.ndarray, np.ndarray] | None) -> Interval:
+    if scores is None or pair is None:
+        return Interval(np.nan, np.nan, np.nan)
+    return findings.mean_of(scores, scores.measure.sign * (pair[0] - pair[1]))
 
 
 def lacking(names: set[str]) -> list[str]:

@@ -70,6 +70,23 @@ def emergence(scores: Scores, variant: str, part: str) -> Interval:
     return Interval(float(found.step), *ends)
 
 
+FALSE_DISCOVERIES = 0.05
+"""share of wrong ones accepted among the cells of a heatmap that are said to beat the floor"""
+
+
+def not_above(scores: Scores, variant: str) -> np.ndarray:
+    """Bool (S, T): cells not shown to beat the floor and, of the trained network, every other network.
+
+    By one-sided t-tests over test images, the largest p of a cell, and Benjamini and Hochberg over the cells."""
+    sign, ours = scores.measure.sign, scores.values[scores.at(variant)]
+    if not scores.per_image:
+        return np.zeros(ours.shape[:2], bool)
+    p = statistics.above_zero(sign * (ours - scores.floor[:, None, None]))
+    for other in contrasts(scores) if variant == "trained" else ():
+        p = np.fmax(p, statistics.above_zero(sign * (ours - scores.values[scores.at(other)])))
+    return statistics.benjamini_hochberg(p) > FALSE_DISCOVERIES
+
+
 def best_site(scores: Scores, part: str = "all", variant: str = "trained") -> int | None:
     """Index of the site with the best *validation* score at the last step."""
     sites = scores.which(part)

@@ -16,7 +16,7 @@ from sweeps.report_context import Context
 from sweeps.report_data import Site
 from sweeps.report_html import Section, downloads, folded, panels, paragraph
 from sweeps.report_links import site_link
-from sweeps.report_measures import other_measures
+from sweeps.report_measures import other_measures, ten_contrasts
 from sweeps.report_pictures import NOUNS
 from sweeps.tables_view import MISSING, Raw, interval, markup, number, p_value, steps, table
 
@@ -209,7 +209,9 @@ def heatmaps(context: Context) -> Section:
         return Section("heatmaps", "", "", "")
     text = paragraph(
         "Rows are sites in the order in which the network runs them: encoder, bottleneck, decoder. "
-        "Bright is good in both tasks; variants of a task share one colour scale."
+        "Bright is good in both tasks; variants of a task share one colour scale. A dot marks a cell that is not shown "
+        "to beat the floor and, for the trained network, every other network too (one-sided t-tests over test images; "
+        "by Benjamini and Hochberg, at most 5 % of the cells without a dot are expected to be wrong)."
     )
     numbers = "".join(
         _grid_table(s, v)
@@ -243,6 +245,7 @@ def sites(context: Context) -> Section:
     body = text + panels(context.last_step)
     body += "".join(_score_table(context, s) for s in context.scores.values())
     others = "".join(other_measures(context.run, s) for s in context.scores.values())
+    body += ten_contrasts(context)
     body += folded("Other measures at the last step", others)
     body += _emergence_table(context.scores) + downloads(context.last_step, "sites-last-step")
     return Section("sites", "Where it is, and when it arrives", "Sites", body)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from report_fixture import CONFIG, Made, make_store
 
-from sweeps import analysis, contrasts, report_context, report_data
+from sweeps import analysis, contrasts, findings, report_context, report_data
 from sweeps.analysis import Scores
 
 FEW = ("mid.0", "up.2.1", "up.3.0")
@@ -64,3 +64,28 @@ def test_the_report_names_the_rival_and_what_is_missing(tmp_path: Path) -> None:
     assert "over the randomised network" in html
     assert "Not among the rivals, as this run does not hold them: the surface" in html
     assert "<code>scenesweep run scenes --all</code> fits all of them" in html
+
+
+def test_ten_contrasts_are_corrected_over_those_held(found: Found) -> None:
+    scores, controls = found
+    ten = contrasts.ten(scores, controls, {})
+    assert len(ten) == 10
+    held = {(c.task, c.rival) for c in ten if np.isfinite(c.p)}
+    assert held == {(t, r) for t in ("saliency", "depth") for r in ("random", "random_forced", "position")}
+    smallest = min((c for c in ten if np.isfinite(c.p)), key=lambda c: c.p)
+    assert smallest.holm == pytest.approx(min(1.0, 6 * smallest.p))
+    assert all(np.isnan(c.holm) for c in ten if np.isnan(c.p))
+
+
+@pytest.mark.parametrize("task", ["saliency", "depth"])
+def test_cells_at_the_floor_are_marked_and_good_ones_are_not(found: Found, task: str) -> None:
+    scores = found[0][task]
+    rng = np.random.default_rng(0)
+    values = scores.floor[:, None, None] + rng.normal(0, 0.1, scores.values.shape)
+    values[0, 1] += 0.6 * scores.measure.sign
+    made = replace(scores, values=values)
+    weak = findings.not_above(made, "trained")
+    assert not weak[1].any()
+    assert weak[[0, 2]].mean() > 0.9
+    values[1, 1] = values[0, 1]
+    assert findings.not_above(replace(made, values=values), "trained")[1].all()
