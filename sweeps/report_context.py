@@ -91,6 +91,22 @@ class Context:
         return None if theirs is None else contrasts.gap(ours, replace(lead.rival, scores=theirs), "decoder")
 
     @cached_property
+    def sigmas(self) -> dict[int, float]:
+        """Noise level that the network sees at each denoising step; empty where the model is not at hand."""
+        from probing.model import ModelConfig
+        from probing.sampling import noise_levels
+        from sweeps.config import STEPS
+
+        name, revision = (str(self.run.setting(f"model.{key}") or "") for key in ("name", "revision"))
+        return dict(enumerate(noise_levels(ModelConfig(name=name, revision=revision), STEPS), 1)) if name else {}
+
+    def sigma(self, step: Interval) -> Interval:
+        """The noise levels of a step and of its interval's ends; NaN where there is no such step."""
+        nan = float("nan")
+        ends = (step.estimate, np.ceil(step.high), np.floor(step.low))
+        return Interval(*(self.sigmas.get(int(end), nan) if np.isfinite(end) else nan for end in ends))
+
+    @cached_property
     def precision(self) -> Scores | None:
         """Average precision of the saliency probes, beside their Dice."""
         return measures.precision(self.run) if "saliency" in self.scores else None

@@ -98,11 +98,19 @@ def _gap_sentence(context: Context) -> str:
     text = f"{start} {sure} its best rival: {'; '.join(parts)}. The rival is chosen on validation images."
     if unsure and len(unsure) < len(found):
         text += f" In {' and '.join(unsure)} the interval does not exclude zero."
+    low = [context.scores[t].measure.label for t, one in found.items() if _below_floor(context.scores[t], one)]
+    if low:
+        text += f" In {' and '.join(low)} the decoder’s mean is no better than its floor, which needs no network."
     missing = dict.fromkeys(m for one in found.values() for m in one.missing)
     if missing:
         text += f" Not among the rivals, as this run does not hold them: {'; '.join(map(contrasts.title, missing))}. "
         text += f"<code>{contrasts.CURE}</code> fits all of them."
     return text
+
+
+def _below_floor(scores: Scores, one: Headline) -> bool:
+    floor = float(np.mean(scores.floor[scores.which("decoder")]))
+    return scores.measure.sign * (one.ours - floor) <= 0
 
 
 def _gap_part(context: Context, task: str, one: Headline) -> str:
@@ -247,7 +255,7 @@ def sites(context: Context) -> Section:
     others = "".join(other_measures(context.run, s) for s in context.scores.values())
     body += ten_contrasts(context)
     body += folded("Other measures at the last step", others)
-    body += _emergence_table(context.scores) + downloads(context.last_step, "sites-last-step")
+    body += _emergence_table(context) + downloads(context.last_step, "sites-last-step")
     return Section("sites", "Where it is, and when it arrives", "Sites", body)
 
 
@@ -306,7 +314,8 @@ def _score_row(context: Context, scores: Scores, part: str, label: str, p: float
     return row + [float(np.mean(values[where])) for values in floors.values()]
 
 
-def _emergence_table(scores: dict[str, Scores]) -> str:
+def _emergence_table(context: Context) -> str:
+    scores = context.scores
     any_scores = next(iter(scores.values()))
     parts = [("decoder", "Decoder mean"), ("encoder", "Encoder mean")]
     parts += [(b, f"Block {b}") for b in BLOCKS]
@@ -314,22 +323,24 @@ def _emergence_table(scores: dict[str, Scores]) -> str:
     for part, label in parts:
         if any_scores.which(part):
             found = [findings.emergence(s, "trained", part) for s in scores.values()]
-            rows.append([label, *(Raw(steps(e)) for e in found)])
+            rows.append([label, *(cell for e in found for cell in (Raw(steps(e)), context.sigma(e)))])
     best = [_best_emergence(s) for s in scores.values()]
-    rows.insert(0, ["Best site", *(Raw(b) for b in best)])
-    columns = ["Part", *(TASK_TITLES[t] for t in scores)]
+    rows.insert(0, ["Best site", *(cell for e, where in best for cell in (Raw(where), context.sigma(e)))])
+    columns = ["Part", *(name for t in scores for name in (f"{TASK_TITLES[t]}, step", "Sigma"))]
     caption = (
         "First step with 95 % of the rise from the floor to the last step, trained network; "
         "no entry where the last step does not clearly beat the floor. The floor is "
     )
     caption += "; ".join(f"for {NOUNS[t]} {s.floor_word('all')}" for t, s in scores.items())
+    caption += ". Sigma: the noise level, in units of the latent’s deviation, that the network sees at that step"
     return table(caption, columns, rows)
 
 
-def _best_emergence(scores: Scores) -> str:
+def _best_emergence(scores: Scores) -> tuple[Interval, str]:
+    """The step of the best site, and its markup with the site's name."""
     index = findings.best_site(scores)
     if index is None:
-        return markup(None)
+        return Interval(np.nan, np.nan, np.nan), markup(None)
     name = scores.sites[index].name
     found: Interval = findings.emergence(scores, "trained", name)
-    return f"{steps(found)} <code>{name}</code>"
+    return found, f"{steps(found)} <code>{name}</code>"

@@ -287,6 +287,19 @@ def test_emergence_is_the_first_step_with_95_percent_of_the_rise(store: storage.
     assert found.low <= found.estimate <= found.high
 
 
+def test_emergence_is_told_against_the_noise_level_too(store: storage.Store, page: Page) -> None:
+    context = report_context.build(report_data.load(store, CONFIG), store)
+    assert list(context.sigmas) == list(range(1, 16))
+    levels = np.array(list(context.sigmas.values()))
+    assert (np.diff(levels) < 0).all()
+    found = context.sigma(Interval(3.0, 2.0, 4.0))
+    assert (found.estimate, found.low, found.high) == (levels[2], levels[3], levels[1])
+    step = findings.emergence(context.scores["depth"], "trained", "decoder")
+    told = f"Decoder mean .*?{step.estimate:.0f} \\(\\d+–\\d+\\) {context.sigma(step).estimate:.2f} "
+    assert re.search(told, page.text[page.text.index("First step with 95 %") :])
+    assert "What Step Sigma Score at step 1" in page.text
+
+
 def test_interventions_show_edit_controls_and_pictures(store: storage.Store, page: Page) -> None:
     rows = store.table("interventions").to_pylist()
     mine = [r for r in rows if (r["task"], r["control"]) == ("saliency", "edit")]
