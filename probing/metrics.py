@@ -104,6 +104,16 @@ def squared_error(prediction: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
     return ((prediction.double() - mean).square() + variance).mean(-1)
 
 
+def squared_error_inside(prediction: Tensor, pixels: Tensor, total: Tensor, squares: Tensor) -> Tensor:
+    """Mean squared error over the pixels of a region; NaN where it is empty.
+
+    pixels, total, squares: (..., T) the region's pixels in each cell, the sum of their labels and of its squares."""
+    prediction = prediction.double()
+    error = (prediction.square() * pixels - 2 * prediction * total + squares).sum(-1).clamp(min=0)
+    size = pixels.sum(-1)
+    return torch.where(size > 0, error / size.clamp(min=1), torch.nan)
+
+
 def moments(prediction: Tensor, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Pixel variance of the prediction, of the label, and their covariance, per image."""
     prediction = prediction.double()

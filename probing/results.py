@@ -22,6 +22,9 @@ IMAGE_COLUMNS = (
     "rmse_aligned",
     "spearman",
     "pearson",
+    "rmse_object",
+    "rmse_background",
+    "spearman_residual",
 )
 """scores that results/images keeps of every test image"""
 
@@ -138,8 +141,9 @@ class Fitted:
         if cell.task == "saliency":
             losses["crossentropy"] = test_loss
         end = {"seconds": seconds, "status": "done", "error": None}
-        row = {**_key(cell), **self.sizes.columns(), **losses, **tables.cell(s, k), **end}
         images, dropped = tables.images(s, k, cell)
+        end["dropped"] = max(dropped.values(), default=0)
+        row = {**_key(cell), **self.sizes.columns(), **losses, **tables.cell(s, k), **end}
         return CellResult(cell, weights, hidden, self.scale[s], row, images, epochs, dropped)
 
     def _reason(self, s: int, k: int, weights: NDArray) -> str | None:

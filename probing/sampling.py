@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import LMSDiscreteScheduler
 from torch import Tensor
 
 from probing.conditioning import conditions
-from probing.model import LatentDiffusion
+from probing.model import LatentDiffusion, ModelConfig, model_path
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,25 @@ def initial_noise(model: LatentDiffusion, seeds: Sequence[int]) -> Tensor:
 
 def schedule(model: LatentDiffusion, steps: int) -> LMSDiscreteScheduler:
     """A fresh linear multistep scheduler (section 3.1); it keeps state, so one for each batch."""
+    return _schedule(model.scheduler_config, steps)
+
+
+def noise_levels(config: ModelConfig, steps: int = 15) -> tuple[float, ...]:
+    """The sigma that the UNet sees at each step, from the scheduler's file alone, without weights.
+
+    Empty where the model is not on this machine: nothing is fetched."""
+    try:
+        path = model_path(config)
+        where = {} if isinstance(path, Path) else {"revision": config.revision, "local_files_only": True}
+        found = LMSDiscreteScheduler.load_config(str(path), subfolder="scheduler", **where)
+    except (ValueError, OSError):
+        return ()
+    return tuple(float(sigma) for sigma in _schedule(dict(found), steps).sigmas[:steps])
+
+
+def _schedule(config: Mapping[str, Any], steps: int) -> LMSDiscreteScheduler:
     names = ("beta_start", "beta_end", "beta_schedule", "num_train_timesteps", "prediction_type")
-    known = {name: model.scheduler_config[name] for name in names if name in model.scheduler_config}
+    known = {name: config[name] for name in names if name in config}
     scheduler = LMSDiscreteScheduler(**known, steps_offset=1)
     scheduler.set_timesteps(steps)
     return scheduler

@@ -149,6 +149,19 @@ _TESTS: dict[str, Callable[[Array, int], tuple[float, float]]] = {
 }
 
 
+def above_zero(gaps: ArrayLike) -> Array:
+    """One-sided t-test p (...) that the mean of gaps (..., images) is above zero, undefined ones left out.
+
+    NaN with fewer than two images; where all gaps are equal, 0 if they are above zero and else 1."""
+    gaps = np.asarray(gaps, dtype=np.float64)
+    count, mean = (~np.isnan(gaps)).sum(-1), mean_defined(gaps)
+    squares = np.where(np.isnan(gaps), 0.0, np.square(gaps - mean[..., None])).sum(-1)
+    error = np.sqrt(squares / np.maximum(count - 1, 1) / np.maximum(count, 1))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        p = np.where(error > 0, stats.t.sf(mean / error, np.maximum(count - 1, 1)), np.where(mean > 0, 0.0, 1.0))
+    return np.where(count > 1, p, np.nan)
+
+
 def holm(p: ArrayLike) -> Array:
     """Holm's adjusted p values (family-wise error), any shape; NaN entries are no comparisons and stay NaN."""
     return _adjusted(p, lambda ordered: np.maximum.accumulate(ordered * np.arange(len(ordered), 0, -1)))

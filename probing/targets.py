@@ -51,6 +51,8 @@ class DepthTargets:
     """(N, T) sum over the cell of the pixels' tie-averaged ranks (1 to H*W) within the image"""
     rank_squares: NDArray[np.float64]
     """(N,) sum over the image of the squared centred ranks"""
+    inside: NDArray[np.float64] | None = None
+    """(3, N, T) pixels of the object in each cell, the sum of their depths and of its squares; None without masks"""
     task: str = "depth"
     """name in the task registry"""
     cache: dict[object, object] = field(default_factory=dict, repr=False)
@@ -108,10 +110,18 @@ def pixel_ranks(depth: NDArray[np.float32]) -> NDArray[np.float32]:
     return ranks.reshape(depth.shape)
 
 
-def pool_depth(depth: NDArray[np.float32], grid: Grid, ranks: NDArray[np.float32] | None = None) -> DepthTargets:
+def pool_depth(
+    depth: NDArray[np.float32],
+    grid: Grid,
+    ranks: NDArray[np.float32] | None = None,
+    masks: NDArray[np.bool_] | None = None,
+) -> DepthTargets:
     """Pools standardised depth maps (N, H, W); `ranks` as pixel_ranks(depth) gives them, to save time.
 
-    Raises ValueError where a label is not finite."""
+    masks: (N, H, W) the salient objects, for the scores of object and background alone.
+    Raises ValueError where a label is not finite or the masks are of another shape."""
+    if masks is not None and masks.shape != depth.shape:
+        raise ValueError(f"masks of {masks.shape} do not fit depth labels of {depth.shape}: give one mask per label")
     depth = np.ascontiguousarray(depth, dtype=np.float32)
     bad = np.flatnonzero(~np.isfinite(depth).all(axis=(1, 2)))
     if len(bad):
@@ -127,7 +137,17 @@ def pool_depth(depth: NDArray[np.float32], grid: Grid, ranks: NDArray[np.float32
         variance=_variance(cells),
         rank_sums=split_cells(ranks, grid).sum(axis=2, dtype=np.float64),
         rank_squares=np.square(ranks - middle, dtype=np.float64).sum(axis=(1, 2)),
+        inside=None if masks is None else _inside(cells, split_cells(masks, grid)),
     )
+
+
+def _inside(cells: NDArray[np.float32], masks: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Pixels, sum and sum of squares of what the masks choose in each cell, image by image to stay small in memory."""
+    found = np.empty((3, *cells.shape[:2]))
+    for image, (depth, mask) in enumerate(zip(cells, masks, strict=True)):
+        chosen = np.where(mask, depth, 0).astype(np.float64)
+        found[:, image] = mask.sum(axis=1), chosen.sum(axis=1), np.square(chosen).sum(axis=1)
+    return found
 
 
 def _variance(cells: NDArray[np.float32]) -> NDArray[np.float64]:

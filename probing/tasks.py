@@ -16,7 +16,7 @@ from torch import Tensor
 
 from probing import floors, losses, metrics
 from probing.probes import DTYPES, ProbeConfig
-from probing.targets import DepthTargets, Edges, SaliencyTargets, Targets
+from probing.targets import DepthTargets, Edges, SaliencyTargets, Targets, pixel_ranks
 
 
 @dataclass(frozen=True)
@@ -147,6 +147,8 @@ class DepthHeads:
             "spearman": metrics.spearman(test, self.targets.pixels, sums, squares),
             "pearson": metrics.pearson(test, mean, variance),
             "oracle_rmse": variance.mean(-1).sqrt().expand(error.shape),
+            **self._regions(test, parts["test"], mean, variance),
+            "spearman_residual": self._residual_spearman(test, parts),
         }
         cells = {name: images[name].nanmean(2) for name in images}
         train_mean = self._truth(parts["train"])[0].mean(1, keepdim=True)
@@ -157,6 +159,46 @@ class DepthHeads:
             val = metrics.squared_error(predictions["val"], *self._truth(parts["val"]))
             cells["val_rmse"] = val.sqrt().mean(2)
         return Scores(images, cells)
+
+
+    def _regions(self, test: Tensor, samples: Tensor, mean: Tensor, variance: Tensor) -> dict[str, Tensor]:
+        """RMSE (S, H, test samples) over the salient object's pixels and over the others, where masks were given."""
+        if self.targets.inside is None:
+            return {}
+        rows = self.rows.index_select(1, samples).cpu()
+        inside = torch.from_numpy(self.targets.inside).flatten(1)[:, rows].to(test.device)
+        pixels = self.targets.pixels
+        whole = torch.stack([torch.full_like(mean, pixels), mean * pixels, (variance + mean.square()) * pixels])
+        parts = {"rmse_object": inside, "rmse_background": whole - inside}
+        return {name: metrics.squared_error_inside(test, *part).sqrt() for name, part in parts.items()}
+
+    def _residual_spearman(self, test: Tensor, parts: dict[str, Tensor]) -> Tensor:
+        """Spearman (S, H, test samples) of prediction and label, both minus the training samples' mean depth map.
+
+        Only of heads with the images' own labels; NaN for those whose labels were moved about."""
+        train, chosen = (parts[name].cpu().numpy() for name in ("train", "test"))
+        own = torch.arange(self.rows[0].numel(), device=self.rows.device).view_as(self.rows[0])
+        heads = [h for h, rows in enumerate(self.rows) if torch.equal(rows, own)]
+        found = torch.full(test.shape[:-1], torch.nan, dtype=torch.float64, device=test.device)
+        if heads:
+            mean, sums, squares = (a.to(test.device) for a in residual_ranks(self.targets, train, chosen))
+            found[:, heads] = metrics.spearman(test[:, heads].double() - mean, self.targets.pixels, sums, squares)
+        return found
+
+
+def residual_ranks(
+    targets: DepthTargets, train: NDArray[np.int64], test: NDArray[np.int64]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean depth map (T) of the training samples; rank sums (test, T) and centred squares (test) of labels minus it."""
+    key = ("residual_ranks", train.tobytes(), test.tobytes())
+    if key not in targets.cache:
+        mean = targets.mean[train].mean(axis=0)
+        ranks = pixel_ranks(targets.values[test] - mean[:, None])
+        middle = (ranks[0].size + 1) / 2
+        squares = np.square(ranks - middle, dtype=np.float64).sum(axis=(1, 2))
+        sums = ranks.sum(axis=2, dtype=np.float64)
+        targets.cache[key] = tuple(torch.from_numpy(a) for a in (mean, sums, squares))
+    return targets.cache[key]  # type: ignore[return-value]
 
 
 TASKS: dict[str, Task] = {}

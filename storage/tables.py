@@ -30,13 +30,15 @@ PROBES = _schema(
     "n_train n_val n_test train_loss val_loss test_loss val_dice val_rmse dice rmse "
     "oracle_dice oracle_rmse spearman pearson crossentropy ap ap_val dice_threshold "
     "dice_background skill rmse_aligned floor_dice floor_rmse "
+    "rmse_object rmse_background spearman_residual dropped "
     "seconds status error attempt stage_hash",
     **_IDENTITY, block=_TEXT, index=_INT, tokens=_INT, channels=_INT,
-    n_train=_INT, n_val=_INT, n_test=_INT, status=_TEXT, error=_TEXT,
+    n_train=_INT, n_val=_INT, n_test=_INT, dropped=_INT, status=_TEXT, error=_TEXT,
 )  # fmt: skip
 IMAGES = _schema(
     "experiment variant site step task control seed sample dice oracle_dice ap "
-    "rmse oracle_rmse rmse_aligned spearman pearson attempt stage_hash",
+    "rmse oracle_rmse rmse_aligned spearman pearson "
+    "rmse_object rmse_background spearman_residual attempt stage_hash",
     **_IDENTITY, sample=_INT,
 )  # fmt: skip
 EPOCHS = _schema(

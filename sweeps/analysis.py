@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -37,6 +37,11 @@ MEASURES = (
 )
 
 
+FLOOR_WORDS = {"saliency": "mean mask or all foreground", "depth": "mean depth map"}
+"""what the stored floor of a task is, the better one of the test images"""
+POSITION_WORD = "position alone"
+
+
 @dataclass(frozen=True)
 class Scores:
     """Test scores of one task on the axes variant, site, step, image."""
@@ -52,13 +57,30 @@ class Scores:
     oracle: np.ndarray
     """float64 (S, N)"""
     floor: np.ndarray
-    """float64 (S,): the best floor's mean score"""
+    """float64 (S,): the mean score of the best answer without activations, a fitted position control among them"""
     val: np.ndarray
     """float64 (V, S, T): mean validation score, for choices"""
     counts: np.ndarray
     """float64 (draws, N): how often each image occurs in each resample, the same for all cells"""
     per_image: bool
     """whether N counts images; False where only means were stored and there are no intervals"""
+    position: np.ndarray | None = None
+    """float64 (S,): mean score of the position control, NaN where it was not fitted; None where nowhere"""
+    before_position: np.ndarray | None = None
+    """float64 (S,): the floor without the position control, where that was fitted"""
+
+    @property
+    def stored_floor(self) -> np.ndarray:
+        """float64 (S,): the floor as results/probes has it, without the position control."""
+        return self.floor if self.before_position is None else self.before_position
+
+    def floor_word(self, part: str) -> str:
+        """Which answer the floor of a part's sites is."""
+        plain = FLOOR_WORDS[self.measure.task]
+        by_position = [self.position is not None and self.floor[i] == self.position[i] for i in self.which(part)]
+        if not any(by_position):
+            return plain
+        return POSITION_WORD if all(by_position) else f"{POSITION_WORD} or {plain}, by site"
 
     @cached_property
     def means(self) -> np.ndarray:
@@ -88,18 +110,39 @@ def collect(
     experiment: str | None = None,
     control: str = "none",
     sites: tuple[Site, ...] | None = None,
+    measures: Sequence[Measure] = MEASURES,
 ) -> dict[str, Scores]:
     """Scores by task of one experiment and control; tasks without a finished probe are left out.
 
-    By default of the main grid's experiment, over the main sites.
+    By default of the main grid's experiment, over the main sites, in the measures that lead.
     """
     experiment = experiment or run.experiment
     probes = chosen(run.table("probes"), experiment, control)
     if probes is None:
         return {}
     images = chosen(run.table("images"), experiment, control)
-    found = {m.task: _scores(run, m, sites or run.sites, probes, images) for m in MEASURES}
-    return {task: s for task, s in found.items() if np.isfinite(s.values).any()}
+    found = {m.task: _scores(run, m, sites or run.sites, probes, images) for m in measures}
+    kept = {task: s for task, s in found.items() if np.isfinite(s.values).any()}
+    return kept if control == POSITION else {task: _with_position(run, s) for task, s in kept.items()}
+
+
+POSITION = "position"
+"""control that learns one value per cell and reads no activations"""
+
+
+def _with_position(run: RunData, scores: Scores) -> Scores:
+    """The position control of the main grid raises the floor of the sites where it is the better answer."""
+    rows = chosen(run.table("probes"), run.experiment, POSITION)
+    if rows is None:
+        return scores
+    rows = rows.filter(pc.equal(rows["task"], scores.measure.task))
+    steps = pc.unique(rows["step"]).to_pylist()
+    axes = (run.variants, [s.name for s in scores.sites], steps)
+    position = _mean_over(cube(rows, _CELL, axes, scores.measure.score), (0, 2))
+    if not np.isfinite(position).any():
+        return scores
+    better = np.fmax if scores.measure.higher else np.fmin
+    return replace(scores, floor=better(scores.floor, position), position=position, before_position=scores.floor)
 
 
 def chosen(table: pa.Table | None, experiment: str, control: str) -> pa.Table | None:

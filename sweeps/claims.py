@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from probing.statistics import Interval, difference_interval
-from sweeps import findings
+from sweeps import contrasts, findings
 from sweeps.analysis import Scores
 from sweeps.findings import Edits
 from sweeps.findings_more import Emergence
@@ -58,9 +58,11 @@ def judge(found: Material) -> list[Claim]:
 
 
 LINEAR_RULE = (
-    "At the last step the best site (chosen on validation images) goes at least half of the way from the floor to "
-    "its grid oracle, and the interval of its gain over every other network and every fitted control that knows no "
-    "activations (position, other image, surface) is above zero; partly: only the second."
+    "At the last step the best site (chosen on validation images) goes at least half of the way from the floor "
+    "(the best answer without activations: mean mask, all foreground or mean depth map, and position alone where it "
+    "was fitted) to its grid oracle, and the interval of its gain over every other network and every fitted control "
+    "that knows no activations (position, other image, surface) is above zero, with random_forced and one "
+    "of surface and position among them; partly: only the gains over those that the run holds."
 )
 
 
@@ -78,10 +80,13 @@ def _linear(found: Material, task: str, name: str) -> Claim:
     gains |= {c: _over(scores, by_task[task], site) for c, by_task in found.controls.items() if task in by_task}
     gains = {v: g for v, g in gains.items() if np.isfinite(g.estimate)}
     better = all(g.low > 0 for g in gains.values()) and scores.measure.sign * (value - floor) > 0
-    verdict = CONTRADICTED if not better else SUPPORTED if share >= HALFWAY else PARTLY
+    lacking = contrasts.lacking(set(gains))
+    verdict = CONTRADICTED if not better else SUPPORTED if share >= HALFWAY and not lacking else PARTLY
     text = f"{site}: {scores.measure.label} {value:.2f}, {_percent(share)} of the way from "
-    text += f"{floor:.2f} to {oracle:.2f}; "
+    text += f"{floor:.2f} ({scores.floor_word(site)}) to {oracle:.2f}; "
     text += "; ".join(f"gain over {v} {_span(g)}" for v, g in gains.items())
+    if lacking:
+        text += f"; not among the rivals: {', '.join(lacking)}; to fit them run {contrasts.CURE}"
     return Claim(key, name, LINEAR_RULE, verdict, text)
 
 

@@ -173,6 +173,8 @@ def heatmap(scores: Scores, variant: str) -> Panel:
         fig = Figure(figsize=(4.1, 3.9))
         ax = fig.add_axes((0.15, 0.225, 0.82, 0.7))
         mesh = _mesh(ax, scores, values)
+        weak = findings.not_above(scores, variant)
+        _dots(ax, weak)
         _site_axis(ax, scores)
         ax.set_title(f"{TASK_TITLES[task]} – {variant_title(variant)}")
         _colour_bar(fig, mesh, scores)
@@ -182,12 +184,14 @@ def heatmap(scores: Scores, variant: str) -> Panel:
     if best is not None:
         text += f" Best site on validation at the last step: {scores.sites[best].name}, "
         text += f"test {scores.measure.label} {values[best, -1]:.2f}."
+    text += f" {weak.sum()} of {weak.size} cells, with a dot, are not shown to beat the floor"
+    text += " and every other network." if variant == "trained" else "."
     rows = [
-        (task, scores.measure.score, variant, site.name, step, values[s, t])
+        (task, scores.measure.score, variant, site.name, step, values[s, t], int(weak[s, t]))
         for s, site in enumerate(scores.sites)
         for t, step in enumerate(scores.steps)
     ]
-    header = ("task", "score", "variant", "site", "step", "mean")
+    header = ("task", "score", "variant", "site", "step", "mean", "not_above")
     return Panel(
         name, f"{TASK_TITLES[task]}, {variant}: every site and step", text, fig, header, rows
     )
@@ -210,6 +214,12 @@ def _mesh(ax: Axes, scores: Scores, values: np.ndarray) -> matplotlib.collection
     ax.spines[:].set_visible(False)
     ax.tick_params(length=0)
     return mesh
+
+
+def _dots(ax: Axes, weak: np.ndarray) -> None:
+    """A small dot, seen on bright and dark cells alike, where a cell is not shown to beat the floor."""
+    rows, columns = np.nonzero(weak)
+    ax.plot(columns + 0.5, rows + 0.5, "o", ms=2.6, mew=0.5, color=ink("paper"), mec=ink("ink"), ls="none")
 
 
 def _site_axis(ax: Axes, scores: Scores) -> None:

@@ -27,12 +27,12 @@ CONTROL_ORDER = ("edit", "none", "random_direction", "random_probe", "shuffled_p
 
 def curve(scores: Scores, variant: str, part: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean over the sites of a part by step, with interval bounds: three float64 (T,)."""
-    found = [_interval(scores, step) for step in scores.part(variant, part)]
+    found = [mean_of(scores, step) for step in scores.part(variant, part)]
     mean, low, high = np.array([[i.estimate, i.low, i.high] for i in found]).T
     return mean, low, high
 
 
-def _interval(scores: Scores, values: np.ndarray) -> Interval:
+def mean_of(scores: Scores, values: np.ndarray) -> Interval:
     """Mean of per-image values (N,) with its interval; without images no interval."""
     if scores.per_image:
         return statistics.mean_interval(values, scores.counts)
@@ -41,20 +41,13 @@ def _interval(scores: Scores, values: np.ndarray) -> Interval:
 
 def final(scores: Scores, variant: str, part: str) -> Interval:
     """Last-step score, mean over the sites of a part."""
-    return _interval(scores, scores.part(variant, part)[-1])
+    return mean_of(scores, scores.part(variant, part)[-1])
 
 
 def gap(scores: Scores, part: str, other: str, variant: str = "trained") -> Interval:
     """How much better `variant` scores than `other` at the last step; positive is better."""
     ours, theirs = (scores.part(v, part)[-1] for v in (variant, other))
-    return _interval(scores, scores.measure.sign * (ours - theirs))
-
-
-def gap_tests(scores: Scores, other: str) -> np.ndarray:
-    """Wilcoxon signed-rank p of trained against `other` at each site's last step, (S,), by Holm."""
-    sites = [s.name for s in scores.sites]
-    pairs = [[scores.part(v, s)[-1] for v in ("trained", other)] for s in sites]
-    return statistics.holm([statistics.paired_test(*pair).p for pair in pairs])
+    return mean_of(scores, scores.measure.sign * (ours - theirs))
 
 
 def emergence(scores: Scores, variant: str, part: str) -> Interval:
@@ -75,6 +68,23 @@ def emergence(scores: Scores, variant: str, part: str) -> Interval:
         return Interval(np.nan, np.nan, np.nan)
     ends = (found.low, found.high) if scores.per_image else (np.nan, np.nan)
     return Interval(float(found.step), *ends)
+
+
+FALSE_DISCOVERIES = 0.05
+"""share of wrong ones accepted among the cells of a heatmap that are said to beat the floor"""
+
+
+def not_above(scores: Scores, variant: str) -> np.ndarray:
+    """Bool (S, T): cells not shown to beat the floor and, of the trained network, every other network.
+
+    By one-sided t-tests over test images, the largest p of a cell, and Benjamini and Hochberg over the cells."""
+    sign, ours = scores.measure.sign, scores.values[scores.at(variant)]
+    if not scores.per_image:
+        return np.zeros(ours.shape[:2], bool)
+    p = statistics.above_zero(sign * (ours - scores.floor[:, None, None]))
+    for other in contrasts(scores) if variant == "trained" else ():
+        p = np.fmax(p, statistics.above_zero(sign * (ours - scores.values[scores.at(other)])))
+    return statistics.benjamini_hochberg(p) > FALSE_DISCOVERIES
 
 
 def best_site(scores: Scores, part: str = "all", variant: str = "trained") -> int | None:

@@ -74,6 +74,8 @@ class Emergence:
     """the probe first"""
     lead: Interval
     """steps by which the probe is there before the labeller on the clean estimate"""
+    floor_word: str = ""
+    """which answer the floor is"""
 
 
 def emergence(run: RunData, scores: dict[str, Scores]) -> list[Emergence]:
@@ -103,7 +105,8 @@ def _emergence(rows: pa.Table, scores: Scores) -> Emergence | None:
     rise = _Rise(steps, floor, scores.measure, counts)
     arrivals = tuple(_arrival(name, values, rise) for name, values in named)
     lead = _lead(probe, cubes[0], rise)
-    return Emergence(scores.measure, scores.sites[best], steps, len(shared), floor, arrivals, lead)
+    site = scores.sites[best]
+    return Emergence(scores.measure, site, steps, len(shared), floor, arrivals, lead, scores.floor_word(site.name))
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,7 @@ def _targets(
     masks, depth, ranks = _labels(output, curate_hash, samples, mean, deviation)
     return {
         "saliency": pool_saliency(masks, grid, threshold),
-        "depth": pool_depth(depth, grid, ranks),
+        "depth": pool_depth(depth, grid, ranks, masks > threshold),
     }
 
 

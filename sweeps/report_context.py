@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -10,8 +10,10 @@ import numpy as np
 import pyarrow.compute as pc
 
 from interventions.pictures import Pictures
+from probing.statistics import Interval
 from sweeps import (
     analysis,
+    contrasts,
     edit_gallery,
     figures_edits,
     figures_extra,
@@ -21,9 +23,11 @@ from sweeps import (
     findings_more,
     gallery,
     gallery_more,
+    measures,
 )
 from sweeps.analysis import Scores
 from sweeps.claims import Claim, Material, judge
+from sweeps.contrasts import Headline, headline
 from sweeps.figures import Panel
 from sweeps.findings import Edits
 from sweeps.findings_more import Emergence, Selective, Transfer
@@ -58,14 +62,59 @@ class Context:
     @cached_property
     def claims(self) -> list[Claim]:
         """Verdicts on the paper's five claims."""
+        return judge(Material(self.scores, self.families, self.emergence, self.edits, self.controls))
+
+    @cached_property
+    def controls(self) -> dict[str, dict[str, Scores]]:
+        """Scores by fitted control and task, of controls that do not know the image's content."""
         names = [c for c in findings.controls(self.run) if c in findings_more.RIVALS]
-        controls = {c: analysis.collect(self.run, control=c) for c in names}
-        return judge(Material(self.scores, self.families, self.emergence, self.edits, controls))
+        return {c: analysis.collect(self.run, control=c) for c in names}
+
+    @cached_property
+    def headlines(self) -> dict[str, Headline]:
+        """Trained minus its best rival by task, where the run holds a rival."""
+        found = {t: headline(s, self.of_controls(t)) for t, s in self.scores.items()}
+        return {task: one for task, one in found.items() if one is not None}
+
+    def of_controls(self, task: str) -> dict[str, Scores]:
+        """Scores of one task by fitted control."""
+        return {c: by_task[task] for c, by_task in self.controls.items() if task in by_task}
+
+    @cached_property
+    def precision_gain(self) -> Interval | None:
+        """The saliency headline in average precision, over the same rival."""
+        lead, ours = self.headlines.get("saliency"), self.precision
+        if lead is None or ours is None:
+            return None
+        is_control = lead.rival.name in contrasts.CONTROLS
+        theirs = measures.precision(self.run, lead.rival.name) if is_control else ours
+        return None if theirs is None else contrasts.gap(ours, replace(lead.rival, scores=theirs), "decoder")
+
+    @cached_property
+    def sigmas(self) -> dict[int, float]:
+        """Noise level that the network sees at each denoising step; empty where the model is not at hand."""
+        from probing.model import ModelConfig
+        from probing.sampling import noise_levels
+        from sweeps.config import STEPS
+
+        name, revision = (str(self.run.setting(f"model.{key}") or "") for key in ("name", "revision"))
+        return dict(enumerate(noise_levels(ModelConfig(name=name, revision=revision), STEPS), 1)) if name else {}
+
+    def sigma(self, step: Interval) -> Interval:
+        """The noise levels of a step and of its interval's ends; NaN where there is no such step."""
+        nan = float("nan")
+        ends = (step.estimate, np.ceil(step.high), np.floor(step.low))
+        return Interval(*(self.sigmas.get(int(end), nan) if np.isfinite(end) else nan for end in ends))
+
+    @cached_property
+    def precision(self) -> Scores | None:
+        """Average precision of the saliency probes, beside their Dice."""
+        return measures.precision(self.run) if "saliency" in self.scores else None
 
     @cached_property
     def floors(self) -> dict[str, dict[str, np.ndarray]]:
         """Mean test scores (S,) by task and floor."""
-        return {t: named_floors(self.run, t, s.sites, s.floor) for t, s in self.scores.items()}
+        return {t: named_floors(self.run, s) for t, s in self.scores.items()}
 
     @cached_property
     def curves(self) -> list[Panel]:

@@ -18,7 +18,7 @@ from sweeps.gallery_more import Emerging, Smoothed, Strip
 from sweeps.report_context import Context
 from sweeps.report_html import Section, downloads, folded, panels, paragraph, picture
 from sweeps.report_links import cells_link, site_link
-from sweeps.tables_view import MISSING, Num, interval, p_value, steps, table
+from sweeps.tables_view import MISSING, Num, interval, number, p_value, steps, table
 
 NAN = Interval(np.nan, np.nan, np.nan)
 KIND_WORDS = {"x0": "clean estimate, decoded", "xt": "noisy latent, decoded"}
@@ -43,24 +43,26 @@ def emergence(context: Context) -> Section:
         "which is the fairer rival. The probe reads the activations of the same call. All are scored against the label "
         "of the finished image; dots mark 90 % of the way from the floor to the own final score."
     )
-    body = text + panels(context.emergence_panels) + _arrivals(found) + cells_link("emergence")
+    body = text + panels(context.emergence_panels) + _arrivals(context, found) + cells_link("emergence")
     body += "".join(_emerging(e) for e in context.emerging)
     body += downloads(context.emergence_panels, "emergence")
     return Section("emergence", "Who sees it first", "Emergence", body)
 
 
-def _arrivals(found: Sequence[Emergence]) -> str:
-    rows = [
-        [f"{TASK_TITLES[e.measure.task]}: {a.name}", Num(steps(a.step)), float(a.mean[0]), float(a.mean[-1])]
-        for e in found
-        for a in e.arrivals
-    ]
-    rows += [
-        [f"{TASK_TITLES[e.measure.task]}: lead of the probe over the clean estimate", _steps(e.lead), np.nan, np.nan]
-        for e in found
-    ]
-    caption = f"First step with 90 % of the way from floor to final score, {found[0].images} test images"
-    return table(caption, ["What", "Step", "Score at step 1", "Score at the end"], rows)
+def _arrivals(context: Context, found: Sequence[Emergence]) -> str:
+    rows: list[list] = []
+    for e in found:
+        for a in e.arrivals:
+            ends = [float(a.mean[0]), float(a.mean[-1])]
+            rows.append([f"{TASK_TITLES[e.measure.task]}: {a.name}", Num(steps(a.step)), context.sigma(a.step), *ends])
+    for e in found:
+        what = f"{TASK_TITLES[e.measure.task]}: lead of the probe over the clean estimate"
+        rows.append([what, _steps(e.lead), np.nan, np.nan, np.nan])
+    caption = f"First step with 90 % of the way from floor to final score, {found[0].images} test images. "
+    floors = (f"{TASK_TITLES[e.measure.task].lower()} {number(e.floor)} ({e.floor_word})" for e in found)
+    caption += f"Floors: {', '.join(floors)}"
+    caption += ". Sigma: the noise level, in units of the latent’s deviation, that the network sees at that step"
+    return table(caption, ["What", "Step", "Sigma", "Score at step 1", "Score at the end"], rows)
 
 
 def _steps(found: Interval) -> Num:

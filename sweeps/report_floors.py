@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow.compute as pc
 
+from sweeps.analysis import POSITION_WORD, Scores
 from sweeps.report_data import RunData, Site
 
 
@@ -17,17 +18,17 @@ def in_split(run: RunData, part: str) -> list[int]:
     return sorted(table.filter(mine)["sample"].to_pylist())
 
 
-def named_floors(
-    run: RunData, task: str, sites: tuple[Site, ...], best: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Mean test scores (S,) by floor. Depth: the mean depth map, `best` of results/probes.
+def named_floors(run: RunData, scores: Scores) -> dict[str, np.ndarray]:
+    """Mean test scores (S,) by floor, with the position control where it was fitted.
 
-    Saliency: mean mask and all-foreground from the stored masks; without them, `best` (S,) alone.
+    Depth: the mean depth map of results/probes. Saliency: mean mask and all foreground from the stored masks;
+    without them the best floor alone.
     """
-    if task == "depth":
-        return {"mean depth map": best}
-    found = _mask_floors(run, sites)
-    return found or {"best floor": best}
+    task = scores.measure.task
+    found = _mask_floors(run, scores.sites) if task == "saliency" else {}
+    if not found:
+        found = {"mean depth map" if task == "depth" else "best floor": scores.stored_floor}
+    return found if scores.position is None else {**found, POSITION_WORD: scores.position}
 
 
 def _mask_floors(run: RunData, sites: tuple[Site, ...]) -> dict[str, np.ndarray]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from probing import statistics
 from probing.statistics import Selectivity
-from sweeps import analysis, findings
+from sweeps import analysis, findings, measures
 from sweeps.analysis import Scores
 from sweeps.figures_probes import TASK_TITLES
 from sweeps.findings import Edits
@@ -21,6 +21,7 @@ from sweeps.report_html import Section, paragraph
 from sweeps.tables_view import Num, number, table
 
 PROBE_CONTROLS = {
+    "none": "Task",
     "shuffled": "shuffled: each image’s labels permuted over its cells",
     "other_image": "other image: labels of another image",
     "position": "position: a learned map, no activations",
@@ -39,7 +40,8 @@ def controls(context: Context) -> Section:
                 "The same probe and budget, trained on something other than the image’s labels or "
                 "activations. <em>Selectivity</em> is what the trained network gains over the best "
                 "of floor, position, other image and surface; shuffled labels cannot be learned "
-                "and only check the pipeline."
+                "and only check the pipeline. A shuffled probe’s Dice may be 0 or high by its threshold alone; its "
+                "cross-entropy says whether it learned anything."
             )
             + body
         )
@@ -54,16 +56,25 @@ def _control_table(run: RunData, scores: Scores) -> str:
     found = {c: scores_[task] for c, scores_ in collected.items() if task in scores_}
     if not found:
         return ""
-    rows: list[list] = [["Task", findings.final(scores, "trained", "decoder")]]
-    rows += [
-        [PROBE_CONTROLS.get(c, c), findings.final(s, "trained", "decoder")]
-        for c, s in found.items()
+    shown = {"none": scores, **found}
+    losses = {c: _crossentropy(run, s, c) for c, s in shown.items()}
+    more = any(np.isfinite(loss) for loss in losses.values())
+    rows: list[list] = [
+        [PROBE_CONTROLS.get(c, c), findings.final(s, "trained", "decoder"), losses[c]] for c, s in shown.items()
     ]
-    rows.append(["Floor", float(np.mean(scores.floor[scores.which("decoder")]))])
+    rows.append(["Floor", float(np.mean(scores.floor[scores.which("decoder")])), np.nan])
     chosen = selectivity(scores, found)
-    rows.append([f"Selectivity, over {chosen.control.replace('_', ' ')}", chosen.gain])
+    rows.append([f"Selectivity, over {chosen.control.replace('_', ' ')}", chosen.gain, np.nan])
+    columns = ["Probe trained on", measure.label, "Cross-entropy"]
     caption = f"{TASK_TITLES[task]}, {measure.label} at step {scores.steps[-1]}, decoder mean"
-    return table(caption, ["Probe trained on", measure.label], rows, marked=[len(rows) - 1])
+    kept = len(columns) if more else len(columns) - 1
+    return table(caption, columns[:kept], [row[:kept] for row in rows], marked=[len(rows) - 1])
+
+
+def _crossentropy(run: RunData, scores: Scores, control: str) -> float:
+    """Mean over the decoder at the last step; NaN where it was not stored."""
+    values = measures.last_step(run, scores, control).get("crossentropy")
+    return float(np.mean(values[scores.which("decoder")])) if values is not None else float("nan")
 
 
 def selectivity(scores: Scores, found: dict[str, Scores]) -> Selectivity:

@@ -7,14 +7,16 @@ from collections.abc import Sequence
 import numpy as np
 
 from probing.statistics import Interval
-from sweeps import findings
+from sweeps import contrasts, findings
 from sweeps.analysis import Scores
+from sweeps.contrasts import Headline, Rival
 from sweeps.figures import BLOCKS
 from sweeps.figures_probes import TASK_TITLES, variant_title
 from sweeps.report_context import Context
 from sweeps.report_data import Site
 from sweeps.report_html import Section, downloads, folded, panels, paragraph
 from sweeps.report_links import site_link
+from sweeps.report_measures import other_measures, ten_contrasts
 from sweeps.report_pictures import NOUNS
 from sweeps.tables_view import MISSING, Raw, interval, markup, number, p_value, steps, table
 
@@ -25,11 +27,22 @@ def headline(context: Context) -> Section:
     if not scores:
         body = paragraph("No probe has finished yet: run the sweep, then build this page again.")
         return Section("findings", "No result yet", "Findings", body)
-    lead = " ".join(filter(None, (_best_sentence(s, s is scores[0]) for s in scores)))
-    more = " ".join(filter(None, (_gap_sentence(scores), _when_sentence(scores))))
-    tiles = "".join(_tiles(s) for s in scores)
+    lead = " ".join(filter(None, (_best_sentence(context, s, s is scores[0]) for s in scores)))
+    more = " ".join(filter(None, (_gap_sentence(context), _when_sentence(scores))))
+    tiles = "".join(_tiles(context, s) for s in scores)
     body = paragraph(lead, "lead") + paragraph(more) + f'<ul class="facts">{tiles}</ul>'
-    return Section("findings", "What was found", "Findings", body + paragraph(_READING, "note"))
+    return Section("findings", "What was found", "Findings", body + paragraph(_READING + _floors_read(scores), "note"))
+
+
+def _floors_read(scores: Sequence[Scores]) -> str:
+    """What the floors were chosen from."""
+    lacking = [NOUNS[s.measure.task] for s in scores if s.position is None]
+    if not lacking:
+        return " The floor is the best of mean mask and all foreground, or mean depth map, and of the position alone."
+    return (
+        f" No probe of the position alone was fitted for {' and '.join(lacking)}: "
+        "a floor that includes it could be higher. <code>sweep.controls</code> adds it."
+    )
 
 
 _READING = (
@@ -40,7 +53,15 @@ _READING = (
 )
 
 
-def _best_sentence(scores: Scores, first: bool) -> str:
+def _precision(context: Context, scores: Scores, part: str) -> Interval | None:
+    """Average precision of the trained network's saliency probes at the last step, where it was stored."""
+    found = context.precision
+    if scores.measure.task != "saliency" or found is None or not found.which(part):
+        return None
+    return findings.final(found, "trained", part)
+
+
+def _best_sentence(context: Context, scores: Scores, first: bool) -> str:
     index = findings.best_site(scores)
     if index is None:
         return ""
@@ -50,9 +71,12 @@ def _best_sentence(scores: Scores, first: bool) -> str:
     when = f" at the last of {scores.steps[-1]} denoising steps" if first else ""
     text = (
         f"{NOUNS[measure.task].capitalize()} is read best at <code>{site.name}</code>: "
-        f"{measure.label} {interval(value)}{when}, where {number(floor)} needs no activations and "
+        f"{measure.label} {interval(value)}{when}, where {number(floor)} needs no activations "
+        f"({scores.floor_word(site.name)}) and "
         f"{number(scores.oracle_means[index])} is the best that its {_grid(site)} grid allows."
     )
+    if (precision := _precision(context, scores, site.name)) is not None:
+        text += f" Its average precision, which needs no threshold, is {interval(precision)}."
     if measure.sign * (value.estimate - floor) <= 0:
         text += " That is no better than the floor."
     return text
@@ -63,27 +87,37 @@ def _grid(site: Site) -> str:
     return f"{rows}\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}{columns}"
 
 
-def _rival(scores: Scores) -> str | None:
-    """The network that the headline compares with, where there is one and a decoder side."""
-    others = findings.contrasts(scores) if scores.which("decoder") else ()
-    return others[0] if others else None
-
-
-def _gap_sentence(scores: Sequence[Scores]) -> str:
-    found = [(s, findings.gap(s, "decoder", other)) for s in scores if (other := _rival(s))]
-    found = [(s, gap) for s, gap in found if np.isfinite(gap.estimate)]
+def _gap_sentence(context: Context) -> str:
+    found = {t: h for t, h in context.headlines.items() if np.isfinite(h.gain.estimate)}
     if not found:
         return ""
-    name = variant_title(_rival(found[0][0]) or "")
-    parts = [f"{interval(gap)} in {s.measure.label}" for s, gap in found]
-    unsure = [s.measure.label for s, gap in found if gap.low <= 0]
+    parts = [_gap_part(context, task, one) for task, one in found.items()]
+    unsure = [context.scores[t].measure.label for t, one in found.items() if one.gain.low <= 0]
     start = "Averaged over the decoder, the trained network is"
-    if len(unsure) == len(found):
-        return f"{start} not shown to be better than the {name} one: {' and '.join(parts)}."
-    text = f"{start} better than the {name} one by {' and by '.join(parts)}."
-    if unsure:
+    sure = "not shown to be better than" if len(unsure) == len(found) else "better than"
+    text = f"{start} {sure} its best rival: {'; '.join(parts)}. The rival is chosen on validation images."
+    if unsure and len(unsure) < len(found):
         text += f" In {' and '.join(unsure)} the interval does not exclude zero."
+    low = [context.scores[t].measure.label for t, one in found.items() if _below_floor(context.scores[t], one)]
+    if low:
+        text += f" In {' and '.join(low)} the decoder’s mean is no better than its floor, which needs no network."
+    missing = dict.fromkeys(m for one in found.values() for m in one.missing)
+    if missing:
+        text += f" Not among the rivals, as this run does not hold them: {'; '.join(map(contrasts.title, missing))}. "
+        text += f"<code>{contrasts.CURE}</code> fits all of them."
     return text
+
+
+def _below_floor(scores: Scores, one: Headline) -> bool:
+    floor = float(np.mean(scores.floor[scores.which("decoder")]))
+    return scores.measure.sign * (one.ours - floor) <= 0
+
+
+def _gap_part(context: Context, task: str, one: Headline) -> str:
+    text = f"by {interval(one.gain)} in {context.scores[task].measure.label}"
+    if task == "saliency" and context.precision_gain is not None:
+        text += f" and {interval(context.precision_gain)} in average precision"
+    return f"{text} over {contrasts.title(one.rival.name)}"
 
 
 def _when_sentence(scores: Sequence[Scores]) -> str:
@@ -99,8 +133,8 @@ def _when_sentence(scores: Sequence[Scores]) -> str:
     return f"95 % {rise} {' and '.join(parts)}."
 
 
-def _tiles(scores: Scores) -> str:
-    found = [_best_tile(scores), _gap_tile(scores), _when_tile(scores)]
+def _tiles(context: Context, scores: Scores) -> str:
+    found = [_best_tile(context, scores), _gap_tile(context, scores), _when_tile(scores)]
     return "".join(f"<li>{tile}</li>" for tile in found if tile)
 
 
@@ -111,7 +145,7 @@ def _tile(what: str, value: str, aside: str, gauge: str = "") -> str:
     )
 
 
-def _best_tile(scores: Scores) -> str:
+def _best_tile(context: Context, scores: Scores) -> str:
     index = findings.best_site(scores)
     if index is None:
         return ""
@@ -119,9 +153,11 @@ def _best_tile(scores: Scores) -> str:
     value = findings.final(scores, "trained", site.name)
     floor, oracle = float(scores.floor[index]), float(scores.oracle_means[index])
     share = (value.estimate - floor) / (oracle - floor)
-    aside = f"floor {number(floor)}, grid oracle {number(oracle)}"
+    aside = f"floor {number(floor)} ({scores.floor_word(site.name)}), grid oracle {number(oracle)}"
     if np.isfinite(share):
         aside += f": {100 * share:.0f} % of the way" if share > 0 else ": not above the floor"
+    if (precision := _precision(context, scores, site.name)) is not None:
+        aside += f"; average precision {interval(precision)}"
     what = f"{TASK_TITLES[measure.task]}, best site {site.name}: {measure.label}"
     return _tile(what, interval(value), aside, gauge(share))
 
@@ -138,15 +174,15 @@ def gauge(share: float) -> str:
     )
 
 
-def _gap_tile(scores: Scores) -> str:
-    other = _rival(scores)
-    if other is None:
+def _gap_tile(context: Context, scores: Scores) -> str:
+    found = context.headlines.get(scores.measure.task)
+    if found is None:
         return ""
-    found = findings.gap(scores, "decoder", other)
-    means = [findings.final(scores, v, "decoder").estimate for v in ("trained", other)]
-    what = f"{TASK_TITLES[scores.measure.task]}, decoder gain over {variant_title(other)}"
-    aside = f"{scores.measure.label} {number(means[0])} trained, {number(means[1])} "
-    return _tile(what, interval(found), aside + f"{variant_title(other)}, step {scores.steps[-1]}")
+    rival = contrasts.title(found.rival.name)
+    what = f"{TASK_TITLES[scores.measure.task]}, decoder gain over the best rival: {rival}"
+    aside = f"{scores.measure.label} {number(found.ours)} trained, {number(found.theirs)} rival, "
+    aside += f"step {scores.steps[-1]}"
+    return _tile(what, interval(found.gain), aside)
 
 
 def _when_tile(scores: Scores) -> str:
@@ -181,7 +217,9 @@ def heatmaps(context: Context) -> Section:
         return Section("heatmaps", "", "", "")
     text = paragraph(
         "Rows are sites in the order in which the network runs them: encoder, bottleneck, decoder. "
-        "Bright is good in both tasks; variants of a task share one colour scale."
+        "Bright is good in both tasks; variants of a task share one colour scale. A dot marks a cell that is not shown "
+        "to beat the floor and, for the trained network, every other network too (one-sided t-tests over test images; "
+        "by Benjamini and Hochberg, at most 5 % of the cells without a dot are expected to be wrong)."
     )
     numbers = "".join(
         _grid_table(s, v)
@@ -213,51 +251,71 @@ def sites(context: Context) -> Section:
         "score stands beside its grid oracle; marked rows are the best sites on validation images."
     )
     body = text + panels(context.last_step)
-    body += "".join(_score_table(s, context.floors[t]) for t, s in context.scores.items())
-    body += _emergence_table(context.scores) + downloads(context.last_step, "sites-last-step")
+    body += "".join(_score_table(context, s) for s in context.scores.values())
+    others = "".join(other_measures(context.run, s) for s in context.scores.values())
+    body += ten_contrasts(context)
+    body += folded("Other measures at the last step", others)
+    body += _emergence_table(context) + downloads(context.last_step, "sites-last-step")
     return Section("sites", "Where it is, and when it arrives", "Sites", body)
 
 
-def _score_table(scores: Scores, floors: dict[str, np.ndarray]) -> str:
-    others, best = findings.contrasts(scores), findings.best_site(scores)
-    columns = ["Site", "Trained", *(variant_title(v).capitalize() for v in others)]
-    for v in others[:1]:
-        columns += [f"Gain over {variant_title(v)}", "p"]
+def _score_table(context: Context, scores: Scores) -> str:
+    others, best, floors = findings.contrasts(scores), findings.best_site(scores), context.floors[scores.measure.task]
+    precise = _precision(context, scores, "all") is not None
+    columns = ["Site", "Trained", *(["Trained, average precision"] if precise else [])]
+    columns += [variant_title(v).capitalize() for v in others]
+    rival = _site_rival(context, scores)
+    if rival is not None:
+        named = variant_title(rival.name)
+        columns += [] if rival.name in others else [named.capitalize()]
+        columns += [f"Gain over {named}", "p"]
     columns += ["Grid oracle", *(name.capitalize() for name in floors)]
-    p = findings.gap_tests(scores, others[0]) if others else np.full(len(scores.sites), np.nan)
+    p = np.full(len(scores.sites), np.nan) if rival is None else contrasts.site_tests(scores, rival)
     rows = [
-        _score_row(scores, s.name, s.name, floors, float(p[i])) for i, s in enumerate(scores.sites)
+        _score_row(context, scores, s.name, s.name, float(p[i])) for i, s in enumerate(scores.sites)
     ]
     for side in ("encoder", "decoder"):
         if scores.which(side):
-            rows.append(_score_row(scores, side, f"{side} mean", floors, np.nan))
-    return table(_score_caption(scores), columns, rows, marked=[] if best is None else [best])
+            rows.append(_score_row(context, scores, side, f"{side} mean", np.nan))
+    return table(_score_caption(scores, rival is not None), columns, rows, marked=[] if best is None else [best])
 
 
-def _score_caption(scores: Scores) -> str:
+def _site_rival(context: Context, scores: Scores) -> Rival | None:
+    """The headline's rival, site by site; without a decoder side the first other network."""
+    found = context.headlines.get(scores.measure.task)
+    if found is not None:
+        return found.rival
+    return next(iter(contrasts.rivals(scores, {}, "all")), None)
+
+
+def _score_caption(scores: Scores, rival: bool) -> str:
     measure = scores.measure
     text = f"{TASK_TITLES[measure.task]}, {measure.label} at step {scores.steps[-1]} "
     text += f"({'higher' if measure.higher else 'lower'} is better)."
-    if findings.contrasts(scores):
+    if rival:
         text += " A gain above 0 favours the trained network; p: Wilcoxon signed ranks over test"
         text += " images, by Holm over the sites."
     return text
 
 
-def _score_row(
-    scores: Scores, part: str, label: str, floors: dict[str, np.ndarray], p: float
-) -> list:
+def _score_row(context: Context, scores: Scores, part: str, label: str, p: float) -> list:
+    floors = context.floors[scores.measure.task]
     where, others = scores.which(part), findings.contrasts(scores)
     named = site_link(part) if part == label else label
     row: list = [named, findings.final(scores, "trained", part)]
+    if (precision := _precision(context, scores, part)) is not None:
+        row.append(precision)
     row += [findings.final(scores, v, part) for v in others]
-    for v in others[:1]:
-        row += [findings.gap(scores, part, v), p_value(p)]
+    rival = _site_rival(context, scores)
+    if rival is not None:
+        row += [] if rival.name in others else [findings.mean_of(rival.scores, rival.final(part))]
+        row += [contrasts.gap(scores, rival, part), p_value(p)]
     row += [float(np.mean(scores.oracle_means[where]))]
     return row + [float(np.mean(values[where])) for values in floors.values()]
 
 
-def _emergence_table(scores: dict[str, Scores]) -> str:
+def _emergence_table(context: Context) -> str:
+    scores = context.scores
     any_scores = next(iter(scores.values()))
     parts = [("decoder", "Decoder mean"), ("encoder", "Encoder mean")]
     parts += [(b, f"Block {b}") for b in BLOCKS]
@@ -265,21 +323,24 @@ def _emergence_table(scores: dict[str, Scores]) -> str:
     for part, label in parts:
         if any_scores.which(part):
             found = [findings.emergence(s, "trained", part) for s in scores.values()]
-            rows.append([label, *(Raw(steps(e)) for e in found)])
+            rows.append([label, *(cell for e in found for cell in (Raw(steps(e)), context.sigma(e)))])
     best = [_best_emergence(s) for s in scores.values()]
-    rows.insert(0, ["Best site", *(Raw(b) for b in best)])
-    columns = ["Part", *(TASK_TITLES[t] for t in scores)]
+    rows.insert(0, ["Best site", *(cell for e, where in best for cell in (Raw(where), context.sigma(e)))])
+    columns = ["Part", *(name for t in scores for name in (f"{TASK_TITLES[t]}, step", "Sigma"))]
     caption = (
         "First step with 95 % of the rise from the floor to the last step, trained network; "
-        "no entry where the last step does not clearly beat the floor"
+        "no entry where the last step does not clearly beat the floor. The floor is "
     )
+    caption += "; ".join(f"for {NOUNS[t]} {s.floor_word('all')}" for t, s in scores.items())
+    caption += ". Sigma: the noise level, in units of the latent’s deviation, that the network sees at that step"
     return table(caption, columns, rows)
 
 
-def _best_emergence(scores: Scores) -> str:
+def _best_emergence(scores: Scores) -> tuple[Interval, str]:
+    """The step of the best site, and its markup with the site's name."""
     index = findings.best_site(scores)
     if index is None:
-        return markup(None)
+        return Interval(np.nan, np.nan, np.nan), markup(None)
     name = scores.sites[index].name
     found: Interval = findings.emergence(scores, "trained", name)
-    return f"{steps(found)} <code>{name}</code>"
+    return found, f"{steps(found)} <code>{name}</code>"

@@ -271,6 +271,7 @@ def image_rows(
             "dice": pa.array(dice, mask=~mask),
             "oracle_dice": pa.array(top, mask=~mask),
             "ap": pa.array(np.clip(dice + 0.04, 0, 1), mask=~mask),
+            "spearman": pa.array(np.clip(0.9 - rmse / 2, -1, 1), mask=mask),
             "attempt": np.ones(n.size, int),
             "stage_hash": ["c7d9e0f2"] * n.size,
             "rmse": pa.array(rmse, mask=mask),
@@ -282,7 +283,7 @@ def image_rows(
 def probe_rows(images: pa.Table) -> pa.Table:
     """results/probes: means of the per-image rows, with floors and validation scores."""
     keys = ["experiment", "variant", "site", "step", "task", "control", "seed", "stage_hash"]
-    scores = ["dice", "oracle_dice", "rmse", "oracle_rmse", "ap"]
+    scores = ["dice", "oracle_dice", "rmse", "oracle_rmse", "ap", "spearman"]
     means = images.group_by(keys).aggregate([(s, "mean") for s in scores])
     means = means.rename_columns([n.removesuffix("_mean") for n in means.column_names])
     n, site = means.num_rows, means["site"].to_pylist()
@@ -297,6 +298,8 @@ def probe_rows(images: pa.Table) -> pa.Table:
         "n_test": [96] * n,
         "val_dice": pa.array(dice - 0.005, mask=task != "saliency"),
         "val_rmse": pa.array(rmse + 0.005, mask=task != "depth"),
+        "dice_threshold": pa.array(dice + 0.01, mask=task != "saliency"),
+        "crossentropy": pa.array(0.7 - dice / 2, mask=task != "saliency"),
         "floor_dice": pa.array(np.full(n, 0.34), mask=task != "saliency"),
         "floor_rmse": pa.array(np.full(n, 0.78), mask=task != "depth"),
         "seconds": np.full(n, 0.04),

@@ -117,14 +117,17 @@ def test_one_test_sample_is_enough_for_every_control():
 def test_rows_carry_the_columns_of_the_tables():
     saliency, depth = fit(problem(1), (2, 3), split_of(9), grid_cells(1), ProbeConfig(**FAST))
     shared = {"step", "task", "control", "seed", "tokens", "channels", "n_train", "n_val", "n_test", "train_loss"}
-    shared |= {"val_loss", "test_loss", "seconds", "status", "error"}
+    shared |= {"val_loss", "test_loss", "seconds", "status", "error", "dropped"}
     own = {"dice", "val_dice", "oracle_dice", "ap", "ap_val", "crossentropy", "dice_threshold", "dice_background"}
     assert set(saliency.row) == shared | own | {"floor_dice"}
     own = {"rmse", "val_rmse", "oracle_rmse", "rmse_aligned", "spearman", "pearson", "skill", "floor_rmse"}
+    own |= {"spearman_residual"}
     assert set(depth.row) == shared | own
     key = {"step", "task", "control", "seed", "sample"}
     assert set(saliency.images[0]) == key | {"dice", "oracle_dice", "ap"}
-    assert set(depth.images[0]) == key | {"rmse", "oracle_rmse", "rmse_aligned", "spearman", "pearson"}
+    assert set(depth.images[0]) == key | {"rmse", "oracle_rmse", "rmse_aligned", "spearman", "pearson"} | {
+        "spearman_residual"
+    }
     assert [row["epoch"] for row in depth.epochs] == [1, 2, 3]
     assert (saliency.row["n_train"], saliency.row["n_val"], saliency.row["n_test"]) == (4, 2, 3)
 

@@ -218,3 +218,14 @@ def test_wrong_models_are_refused_in_one_line(config, message):
 def test_a_directory_without_a_pipeline_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"holds no model_index.json"):
         models.load(models.ModelConfig(name=str(tmp_path)))
+
+
+def test_noise_levels_need_no_weights_and_fetch_nothing(tmp_path):
+    from probing.model import ModelConfig
+    from probing.sampling import noise_levels
+
+    found = noise_levels(ModelConfig(name="scenes"), 15)
+    assert len(found) == 15
+    assert list(found) == sorted(found, reverse=True)
+    assert found[-1] > 0
+    assert noise_levels(ModelConfig(name=str(tmp_path)), 15) == ()

@@ -181,3 +181,13 @@ def test_selectivity_with_undefined_controls():
     assert np.isnan(s.selectivity(ones, {"a": none}).gain.estimate)
     with pytest.raises(ValueError, match="at least one control"):
         s.selectivity(ones, {})
+
+
+def test_above_zero_is_the_one_sided_t_test() -> None:
+    gaps = np.random.default_rng(0).normal(0.2, 1, (3, 20))
+    gaps[1, :5] = np.nan
+    found = s.above_zero(gaps)
+    for row, p in zip(gaps, found, strict=True):
+        expected = stats.ttest_1samp(row[~np.isnan(row)], 0, alternative="greater").pvalue
+        assert p == pytest.approx(expected)
+    np.testing.assert_array_equal(s.above_zero([[0.5] * 3, [0.0] * 3, [1, np.nan, np.nan]]), [0, 1, np.nan])

@@ -14,15 +14,17 @@ from sweeps.claims import CONTRADICTED, PARTLY, SUPPORTED, UNTESTED, Material, j
 from sweeps.findings_more import Arrival, Emergence
 
 NAN = Interval(np.nan, np.nan, np.nan)
+SITES = ("down.0.0", "mid.0", "up.2.1", "up.3.0")
 NEVER = (np.nan, np.nan, np.nan)
 
 
 @pytest.fixture(scope="module")
 def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
-    made = Made(pictures=False, sites=("down.0.0", "mid.0", "up.2.1", "up.3.0"))
+    made = Made(pictures=False, sites=SITES, variants=("trained", "random", "random_forced"))
     run = report_data.load(make_store(tmp_path_factory.mktemp("run"), made), CONFIG)
     scores = analysis.collect(run)
-    return Material(scores, findings_more.families(run), [], findings.interventions(run))
+    controls = {"position": analysis.collect(run, control="position")}
+    return Material(scores, findings_more.families(run), [], findings.interventions(run), controls)
 
 
 def verdicts(found: Material) -> dict[str, str]:
@@ -65,10 +67,28 @@ def test_a_small_gain_is_linear_only_in_part(material: Material) -> None:
 
 
 def test_a_control_as_good_as_the_probe_refutes_linearity(material: Material) -> None:
-    controls = {"surface": {"depth": material.scores["depth"]}}
+    controls = {**material.controls, "surface": {"depth": material.scores["depth"]}}
     found = verdicts(replace(material, controls=controls))
     assert found["linear-depth"] == CONTRADICTED
     assert found["linear-saliency"] == SUPPORTED
+
+
+@pytest.mark.parametrize("lacking", ["random_forced", "surface or position"])
+def test_linearity_is_supported_only_over_the_named_rivals(material: Material, lacking: str) -> None:
+    if lacking == "random_forced":
+        scores = {t: _without(s, "random_forced") for t, s in material.scores.items()}
+        found = replace(material, scores=scores)
+    else:
+        found = replace(material, controls={})
+    assert verdicts(found)["linear-depth"] == PARTLY
+    claim = next(c for c in judge(found) if c.key == "linear-depth")
+    assert f"not among the rivals: {lacking}; to fit them run scenesweep run scenes --all" in claim.evidence
+
+
+def _without(scores: analysis.Scores, variant: str) -> analysis.Scores:
+    values = scores.values.copy()
+    values[scores.at(variant)] = np.nan
+    return replace(scores, values=values)
 
 
 @pytest.mark.parametrize(

@@ -218,7 +218,38 @@ def test_headline_states_the_best_site_with_test_score_oracle_and_floor(
     score = np.mean([d for d in dice if d is not None])
     text = page.text.partition("What the model paints")[0]
     assert f"The salient object is read best at up.3.0 : Dice {score:.2f} (" in text
-    assert "where 0.34 needs no activations and 0.93 is the best" in text
+    assert "where 0.34 needs no activations (mean mask or all foreground) and 0.93 is the best" in text
+
+
+def test_average_precision_stands_beside_dice(store: storage.Store, page: Page) -> None:
+    rows = store.table("images").to_pylist()
+    mine = [r for r in rows if (r["experiment"], r["variant"], r["control"]) == ("grid", "trained", "none")]
+    found = [r["ap"] for r in mine if (r["site"], r["step"], r["task"]) == ("up.3.0", 15, "saliency")]
+    score = f"{np.mean(found):.2f}"
+    assert f"Its average precision, which needs no threshold, is {score} (" in page.text
+    sites = page.text[page.text.index("Where it is, and when it arrives", 3000) :]
+    assert "Site Trained Trained, average precision Randomised" in sites
+    assert re.search(rf"up\.3\.0 \d\.\d\d \(\S+\) {score} \(", sites)
+
+
+def test_other_measures_are_told_site_by_site(store: storage.Store, page: Page) -> None:
+    text = page.text[page.text.index("Other measures at the last step") :]
+    assert "Site Average precision Dice Dice, threshold of train Cross-entropy" in text
+    assert "Site RMSE Spearman" in text
+    probes = store.table("probes").to_pylist()
+    row = next(
+        r for r in probes
+        if (r["experiment"], r["variant"], r["control"], r["site"], r["step"], r["task"])
+        == ("grid", "trained", "none", "up.2.1", 15, "saliency")
+    )  # fmt: skip
+    told = " ".join(f"{row[c]:.2f}" for c in ("ap", "dice", "dice_threshold", "crossentropy"))
+    assert f"up.2.1 {told}" in text
+
+
+def test_crossentropy_stands_beside_the_dice_of_shuffled_labels(page: Page) -> None:
+    text = page.text[page.text.index("Controls and selectivity", 3000) :]
+    dice, loss = re.search(r"permuted over its cells (\d\.\d\d) \(\S+\) (\d\.\d\d)", text).groups()
+    assert float(loss) == pytest.approx(0.7 - float(dice) / 2, abs=0.011)
 
 
 def test_best_site_is_chosen_on_validation_and_scored_on_test(tmp_path: Path) -> None:
@@ -254,6 +285,19 @@ def test_emergence_is_the_first_step_with_95_percent_of_the_rise(store: storage.
     rise = (curve - floor) / (curve[-1] - floor)
     assert found.estimate == scores.steps[int(np.argmax(rise >= 0.95))]
     assert found.low <= found.estimate <= found.high
+
+
+def test_emergence_is_told_against_the_noise_level_too(store: storage.Store, page: Page) -> None:
+    context = report_context.build(report_data.load(store, CONFIG), store)
+    assert list(context.sigmas) == list(range(1, 16))
+    levels = np.array(list(context.sigmas.values()))
+    assert (np.diff(levels) < 0).all()
+    found = context.sigma(Interval(3.0, 2.0, 4.0))
+    assert (found.estimate, found.low, found.high) == (levels[2], levels[3], levels[1])
+    step = findings.emergence(context.scores["depth"], "trained", "decoder")
+    told = f"Decoder mean .*?{step.estimate:.0f} \\(\\d+–\\d+\\) {context.sigma(step).estimate:.2f} "
+    assert re.search(told, page.text[page.text.index("First step with 95 %") :])
+    assert "What Step Sigma Score at step 1" in page.text
 
 
 def test_interventions_show_edit_controls_and_pictures(store: storage.Store, page: Page) -> None:
@@ -300,8 +344,39 @@ def test_the_papers_values_stand_under_the_papers_model_alone(page: Page) -> Non
 
 def test_floors_and_oracle_stand_beside_every_score(page: Page) -> None:
     heads = page.text[page.text.index("Where it is, and when") :]
-    assert "Grid oracle Mean mask All foreground" in heads
-    assert "Grid oracle Mean depth map" in heads
+    assert "Grid oracle Mean mask All foreground Position alone" in heads
+    assert "Grid oracle Mean depth map Position alone" in heads
+
+
+@pytest.mark.parametrize("task", ["saliency", "depth"])
+def test_a_position_control_raises_the_floor_where_it_is_better(tmp_path: Path, task: str) -> None:
+    store = make_store(tmp_path, Made(test=4, sites=FEW, pictures=False))
+    plain = analysis.collect(report_data.load(store, CONFIG))[task]
+    rows = [
+        {**r, "dice": 0.5, "rmse": 0.6, "attempt": 2}
+        for r in store.table("probes").to_pylist()
+        if (r["control"], r["site"]) == ("position", "up.2.1")
+    ]
+    store.append("probes", rows)
+    run = report_data.load(store, CONFIG)
+    found = analysis.collect(run)[task]
+    place = [s.name for s in found.sites].index("up.2.1")
+    expected = plain.floor.copy()
+    expected[place] = 0.5 if task == "saliency" else 0.6
+    np.testing.assert_allclose(found.floor, expected)
+    assert found.floor_word("up.2.1") == "position alone"
+    assert found.floor_word("mid.0") in ("mean mask or all foreground", "mean depth map")
+    context = report_context.build(run, store)
+    assert context.floors[task]["position alone"][place] == expected[place]
+    claim = next(c for c in context.claims if c.key == f"linear-{task}")
+    best = found.sites[findings.best_site(found)].name
+    assert f"({found.floor_word(best)}) to" in claim.evidence
+
+
+def test_a_run_without_a_position_control_says_so(tmp_path: Path) -> None:
+    store = make_store(tmp_path, Made(test=3, sites=FEW, extras=False, pictures=False))
+    page = Page(Path(report.build(store, CONFIG)).read_text())
+    assert "No probe of the position alone was fitted for the salient object and depth" in page.text
 
 
 def test_other_families_stand_beside_the_decoder(store: storage.Store, page: Page) -> None:
