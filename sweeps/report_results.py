@@ -29,15 +29,27 @@ def headline(context: Context) -> Section:
     more = " ".join(filter(None, (_gap_sentence(scores), _when_sentence(scores))))
     tiles = "".join(_tiles(s) for s in scores)
     body = paragraph(lead, "lead") + paragraph(more) + f'<ul class="facts">{tiles}</ul>'
-    return Section("findings", "What was found", "Findings", body + paragraph(_READING, "note"))
+    return Section("findings", "What was found", "Findings", body + paragraph(_READING + _choice(scores[0]), "note"))
 
 
 _READING = (
     "Brackets are 95 % bootstrap intervals over test images, resampled jointly for all sites. The "
     "<em>grid oracle</em> is the best score that any map on the site’s "
     "cells can reach; the <em>floor</em> is the best answer that ignores the activations. Bars run "
-    "from floor to oracle. Sites are chosen on validation images and scored on test images."
+    "from floor to oracle. "
 )
+
+
+def _choice(scores: Scores) -> str:
+    """How the sites that the text names were chosen."""
+    if findings.best_site(scores) is None:
+        return "No best site is named: neither validation scores nor training losses are stored."
+    if scores.validated:
+        return "Sites are chosen on validation images and scored on test images."
+    return (
+        "This run has no validation images, so sites are chosen by the loss of their probes on the training images, "
+        "which favours sites that fit those too closely; they are scored on test images, which choose nothing."
+    )
 
 
 def _best_sentence(scores: Scores, first: bool) -> str:
@@ -210,7 +222,8 @@ def sites(context: Context) -> Section:
         return Section("sites", "", "", "")
     text = paragraph(
         "Scores of the last step on test images. A coarse grid cannot draw a thin outline, so each "
-        "score stands beside its grid oracle; marked rows are the best sites on validation images."
+        "score stands beside its grid oracle; marked rows are the best sites, chosen "
+        f"{findings.chosen_on(next(iter(context.scores.values())))}."
     )
     body = text + panels(context.last_step)
     body += "".join(_score_table(s, context.floors[t]) for t, s in context.scores.items())
