@@ -14,6 +14,8 @@ from interventions.labelling import Original
 from interventions.sources import VECTORS, ProbeKey, Sources
 from storage import Store, probe_path
 
+SEED = 0
+"""seed of the probes that drive edits: the protocol's"""
 NORMAL_SAMPLES = 8
 """training samples whose activations stand for what is normal"""
 
@@ -25,7 +27,7 @@ class Stored:
     store: Store
     train: tuple[int, ...]
     """training samples, ascending"""
-    seed: int = 0
+    seed: int = SEED
     """seed of the probes that are used"""
 
     def probe(self, key: ProbeKey) -> NDArray:

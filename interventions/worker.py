@@ -44,7 +44,7 @@ class EditTask:
     sample: int
     """sample number"""
     position: int
-    """place among the test images, from 0; the authors' moves depend on it"""
+    """place among all test images, dropped ones too, from 0; the authors' moves depend on it"""
     task: str
     """saliency or depth"""
     spec: EditSpec
@@ -81,15 +81,19 @@ def goals_of(task: EditTask, config: InterventionConfig, mask: NDArray[np.bool_]
     return tuple(draw_moves(mask, config.moves, (config.seed, task.sample)))
 
 
-def plan(config: InterventionConfig, samples: Sequence[int]) -> list[EditTask]:
-    """The tasks over test samples, ascending; image by image, so that a run cut short has whole images."""
+def plan(config: InterventionConfig, samples: Sequence[int], order: Sequence[int] = ()) -> list[EditTask]:
+    """The tasks over test samples, ascending; image by image, so that a run cut short has whole images.
+
+    `order` is the whole test list, where some of it were dropped: the authors' moves count these too.
+    """
     chosen = sorted(samples)[: config.images or None]
+    position = {sample: i for i, sample in enumerate(order or sorted(samples))}
     wanted = [(task, kind) for task in config.tasks for kind in config.experiments(task)]
     return [
-        EditTask(sample, position, task, spec, controls, experiment)
-        for position, sample in enumerate(chosen)
+        EditTask(sample, position[sample], task, spec, controls, experiment)
+        for count, sample in enumerate(chosen)
         for task, (experiment, spec, controls) in wanted
-        if position < config.images_of(experiment, len(samples))
+        if count < config.images_of(experiment, len(samples))
     ]
 
 

@@ -38,7 +38,7 @@ class CurationConfig:
     train: float = 64
     """training samples: a number, or a share below 1 of the kept"""
     val: float = 32
-    """validation samples, likewise; 0 for the paper's protocol"""
+    """validation samples, likewise; 0 for the paper's protocol: the report then chooses sites by training loss"""
     test: float = 0
     """test samples, likewise; 0 takes the rest"""
     salt: str = "scenesweep"

@@ -60,6 +60,8 @@ class Scores:
     """float64 (S,): the mean score of the best answer without activations, a fitted position control among them"""
     val: np.ndarray
     """float64 (V, S, T): mean validation score, for choices"""
+    train_loss: np.ndarray
+    """float64 (V, S, T): mean training loss, for choices of a run without validation images"""
     counts: np.ndarray
     """float64 (draws, N): how often each image occurs in each resample, the same for all cells"""
     per_image: bool
@@ -86,6 +88,16 @@ class Scores:
     def means(self) -> np.ndarray:
         """float64 (V, S, T): mean over images with a score."""
         return statistics.mean_defined(self.values)
+
+    @cached_property
+    def validated(self) -> bool:
+        """Whether sites are chosen on validation images; else by their training loss, never by a test score."""
+        return bool(np.isfinite(self.val[self.at("trained")]).any()) if "trained" in self.variants else False
+
+    @cached_property
+    def quality(self) -> np.ndarray:
+        """float64 (V, S, T): what sites are chosen by, larger is better; NaN where neither is known."""
+        return self.measure.sign * self.val if self.validated else -self.train_loss
 
     @cached_property
     def oracle_means(self) -> np.ndarray:
@@ -191,6 +203,7 @@ def _scores(
         oracle=_mean_over(scored(f"oracle_{measure.score}"), (0, 2)),
         floor=_mean_over(mean("floor"), (0, 2)),
         val=mean("val"),
+        train_loss=cube(probes, _CELL, axes, "train_loss"),
         counts=statistics.resample_counts(len(samples), groups=captions),
         per_image=per_image,
     )

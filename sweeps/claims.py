@@ -58,7 +58,8 @@ def judge(found: Material) -> list[Claim]:
 
 
 LINEAR_RULE = (
-    "At the last step the best site (chosen on validation images) goes at least half of the way from the floor "
+    "At the last step the best site (chosen on validation images; by training loss where a run has none) goes at "
+    "least half of the way from the floor "
     "(the best answer without activations: mean mask, all foreground or mean depth map, and position alone where it "
     "was fitted) to its grid oracle, and the interval of its gain over every other network and every fitted control "
     "that knows no activations (position, other image, surface) is above zero, with random_forced and one "
@@ -70,8 +71,10 @@ def _linear(found: Material, task: str, name: str) -> Claim:
     key, scores = f"linear-{task}", found.scores.get(task)
     best = findings.best_site(scores) if scores else None
     others = findings.contrasts(scores) if scores else ()
-    if scores is None or best is None or not others:
+    if scores is None or not others:
         return Claim(key, name, LINEAR_RULE, UNTESTED, "needs the grid on the trained and another network")
+    if best is None:
+        return Claim(key, name, LINEAR_RULE, UNTESTED, "needs validation scores or training losses to choose a site")
     site = scores.sites[best].name
     value = findings.final(scores, "trained", site).estimate
     floor, oracle = float(scores.floor[best]), float(scores.oracle_means[best])
@@ -82,7 +85,8 @@ def _linear(found: Material, task: str, name: str) -> Claim:
     better = all(g.low > 0 for g in gains.values()) and scores.measure.sign * (value - floor) > 0
     lacking = contrasts.lacking(set(gains))
     verdict = CONTRADICTED if not better else SUPPORTED if share >= HALFWAY and not lacking else PARTLY
-    text = f"{site}: {scores.measure.label} {value:.2f}, {_percent(share)} of the way from "
+    how = "" if scores.validated else " (chosen by training loss)"
+    text = f"{site}{how}: {scores.measure.label} {value:.2f}, {_percent(share)} of the way from "
     text += f"{floor:.2f} ({scores.floor_word(site)}) to {oracle:.2f}; "
     text += "; ".join(f"gain over {v} {_span(g)}" for v, g in gains.items())
     if lacking:

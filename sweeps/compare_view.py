@@ -9,6 +9,8 @@ from sweeps.config import Config, to_dict
 from sweeps.run import differences
 
 SCORES = {"saliency": ("dice", "val_dice", True), "depth": ("rmse", "val_rmse", False)}
+LOSS = "train_loss"
+"""chooses the best site of a run without validation images"""
 
 
 def _rows(config: Config) -> list[dict]:
@@ -23,7 +25,7 @@ def _mean(values: Iterable[float]) -> float | None:
 
 
 def figures(config: Config) -> dict[str, float | None]:
-    """The headline numbers of a run: last step, decoder mean and the site chosen on validation."""
+    """The headline numbers of a run: last step, decoder mean, and the site chosen on validation or by training loss."""
     found: dict[str, float | None] = {}
     rows = _rows(config)
     for variant in config.sampling.variants:
@@ -32,11 +34,16 @@ def figures(config: Config) -> dict[str, float | None]:
             last = [r for r in mine if r["step"] == max(config.sweep.steps)]
             decoder = [r[score] for r in last if r["site"].startswith("up.")]
             found[f"{variant} {score}, decoder mean, last step"] = _mean(decoder)
-            rated = [r for r in last if r[val] is not None]
-            if rated:
-                best = (max if higher else min)(rated, key=lambda r: r[val])
+            if (best := _best(last, val, higher)) is not None:
                 found[f"{variant} {score}, best site, last step"] = best[score]
     return found
+
+
+def _best(rows: list[dict], val: str, higher: bool) -> dict | None:
+    """The row with the best validation score; of a run that has none, with the lowest training loss."""
+    if rated := [row for row in rows if row[val] is not None]:
+        return (max if higher else min)(rated, key=lambda row: row[val])
+    return min((row for row in rows if row[LOSS] is not None), key=lambda row: row[LOSS], default=None)
 
 
 def describe(one: Config, two: Config) -> str:

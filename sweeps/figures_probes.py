@@ -182,7 +182,8 @@ def heatmap(scores: Scores, variant: str) -> Panel:
     text = f"Heatmap of {scores.measure.label}, {len(scores.sites)} sites by "
     text += f"{len(scores.steps)} denoising steps, {variant_title(variant)} network."
     if best is not None:
-        text += f" Best site on validation at the last step: {scores.sites[best].name}, "
+        how = "on validation" if scores.validated else "by training loss"
+        text += f" Best site {how} at the last step: {scores.sites[best].name}, "
         text += f"test {scores.measure.label} {values[best, -1]:.2f}."
     text += f" {weak.sum()} of {weak.size} cells, with a dot, are not shown to beat the floor"
     text += " and every other network." if variant == "trained" else "."

@@ -88,12 +88,18 @@ def not_above(scores: Scores, variant: str) -> np.ndarray:
 
 
 def best_site(scores: Scores, part: str = "all", variant: str = "trained") -> int | None:
-    """Index of the site with the best *validation* score at the last step."""
+    """Index of the site with the best *validation* score at the last step, of a run without such images with
+    the lowest training loss; never by a test score."""
     sites = scores.which(part)
-    val = scores.measure.sign * scores.val[scores.at(variant), sites, -1]
-    if not np.isfinite(val).any():
+    quality = scores.quality[scores.at(variant), sites, -1]
+    if not np.isfinite(quality).any():
         return None
-    return sites[int(np.nanargmax(val))]
+    return sites[int(np.nanargmax(quality))]
+
+
+def chosen_on(scores: Scores) -> str:
+    """How sites are chosen, in words."""
+    return "on validation images" if scores.validated else "by training loss, for want of validation images"
 
 
 def contrasts(scores: Scores) -> tuple[str, ...]:

@@ -163,7 +163,7 @@ class Transfer:
 
 
 def transfers(run: RunData, scores: dict[str, Scores]) -> list[Transfer]:
-    """Matrices of each task: at its best site on validation among those that were carried over, first."""
+    """Matrices of each task: of the sites that were carried over the best on validation (or by training loss) first."""
     table = run.table("probes")
     if table is None:
         return []
@@ -173,7 +173,7 @@ def transfers(run: RunData, scores: dict[str, Scores]) -> list[Transfer]:
         mine = rows.filter(pc.equal(rows["task"], task))
         names = set(mine["site"].to_pylist())
         sites = [i for i, s in enumerate(main.sites) if s.name in names]
-        quality = main.measure.sign * main.val[main.at("trained"), :, -1]
+        quality = main.quality[main.at("trained"), :, -1]
         for i in sorted(sites, key=lambda i: -np.nan_to_num(quality[i], nan=-1e9)):
             found.append(_transfer(run, main, main.sites[i], mine, float(main.floor[i])))
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -90,7 +91,13 @@ def shared_by(run: Run) -> Shared:
 def tasks(run: Run) -> list[EditTask]:
     """All tasks of the configuration, over the test split."""
     samples, split = curate_stage.kept(run)
-    return plan(run.config.interventions, samples[split.test].tolist())
+    return plan(run.config.interventions, samples[split.test].tolist(), _test_list(run))
+
+
+def _test_list(run: Run) -> list[int]:
+    """All samples of the prompts' own test list, those that curation drops too; empty where prompts bring no split."""
+    told = json.loads(run.store.get("prompts.json"))
+    return [sample for sample, prompt in enumerate(told) if prompt["split"] == "test"]
 
 
 def _name(run: Run, task: EditTask) -> tuple[Any, ...]:

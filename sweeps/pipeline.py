@@ -21,6 +21,7 @@ from sweeps import (
     experiments_stage,
     families,
     label_stage,
+    needed_probes,
     plan_view,
     preview_stage,
     probe_stage,
@@ -303,6 +304,8 @@ def complete(run: Run, stages: Sequence[str]) -> bool:
 def carry_out(config: Config, stages: Sequence[str] = STAGES) -> Result:
     """Runs the given stages to the end, leaving out what is finished."""
     result = Result()
+    if "intervene" in stages:
+        needed_probes.check(config, runs.facts(config))
     if previews(config):
         preview(config, result)
         if result.failed:

@@ -11,7 +11,7 @@ from probing.model import ModelConfig
 from probing.sites import SiteSpec
 from storage import budget
 from storage.format import Layout
-from sweeps import cluster_plan, families, grid, preview_stage
+from sweeps import cluster_plan, families, grid, needed_probes, preview_stage
 from sweeps import run as runs
 from sweeps.cluster_plan import Rates
 from sweeps.config import STEPS, Config, previews
@@ -61,6 +61,7 @@ def on_gpus(config: Config, gpus: int, rates: Rates) -> str:
     if gpus < 1 or min(vars(rates).values()) < 0:
         raise ValueError(f"--gpus={gpus} and all rates: give numbers above 0")
     samples, found = _sample_count(config), runs.facts(config)
+    needed_probes.check(config, found)
     layout, whole = runs.layout(config, found, samples), rates.filled()
     cells = grid.cells(config.sweep, config.sampling.variants, site_rules.choose(found.sites, config.sampling.sites))
     trials = grid.pack(cells, config.sweep.trial_axes)
@@ -71,6 +72,7 @@ def on_gpus(config: Config, gpus: int, rates: Rates) -> str:
 def describe(config: Config, rate: float) -> str:
     """The plan of a run in words and numbers. Raises ValueError where it does not fit."""
     found = runs.facts(config)
+    needed_probes.check(config, found)
     samples = _sample_count(config)
     layout = runs.layout(config, found, samples)
     price = budget.price(layout)

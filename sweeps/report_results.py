@@ -31,7 +31,8 @@ def headline(context: Context) -> Section:
     more = " ".join(filter(None, (_gap_sentence(context), _when_sentence(scores))))
     tiles = "".join(_tiles(context, s) for s in scores)
     body = paragraph(lead, "lead") + paragraph(more) + f'<ul class="facts">{tiles}</ul>'
-    return Section("findings", "What was found", "Findings", body + paragraph(_READING + _floors_read(scores), "note"))
+    note = _READING + _choice(scores[0]) + _floors_read(scores)
+    return Section("findings", "What was found", "Findings", body + paragraph(note, "note"))
 
 
 def _floors_read(scores: Sequence[Scores]) -> str:
@@ -49,7 +50,7 @@ _READING = (
     "Brackets are 95 % bootstrap intervals over test images, resampled jointly for all sites. The "
     "<em>grid oracle</em> is the best score that any map on the site’s "
     "cells can reach; the <em>floor</em> is the best answer that ignores the activations. Bars run "
-    "from floor to oracle. Sites are chosen on validation images and scored on test images."
+    "from floor to oracle. "
 )
 
 
@@ -59,6 +60,18 @@ def _precision(context: Context, scores: Scores, part: str) -> Interval | None:
     if scores.measure.task != "saliency" or found is None or not found.which(part):
         return None
     return findings.final(found, "trained", part)
+
+
+def _choice(scores: Scores) -> str:
+    """How the sites that the text names were chosen."""
+    if findings.best_site(scores) is None:
+        return "No best site is named: neither validation scores nor training losses are stored."
+    if scores.validated:
+        return "Sites are chosen on validation images and scored on test images."
+    return (
+        "This run has no validation images, so sites are chosen by the loss of their probes on the training images, "
+        "which favours sites that fit those too closely; they are scored on test images, which choose nothing."
+    )
 
 
 def _best_sentence(context: Context, scores: Scores, first: bool) -> str:
@@ -248,7 +261,8 @@ def sites(context: Context) -> Section:
         return Section("sites", "", "", "")
     text = paragraph(
         "Scores of the last step on test images. A coarse grid cannot draw a thin outline, so each "
-        "score stands beside its grid oracle; marked rows are the best sites on validation images."
+        "score stands beside its grid oracle; marked rows are the best sites, chosen "
+        f"{findings.chosen_on(next(iter(context.scores.values())))}."
     )
     body = text + panels(context.last_step)
     body += "".join(_score_table(context, s) for s in context.scores.values())

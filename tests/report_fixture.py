@@ -90,6 +90,8 @@ class Made:
     """whether images, labels, activations and probes are there"""
     images: bool = True
     """whether there are scores per image"""
+    val: bool = True
+    """whether probes have validation scores"""
 
     @property
     def samples(self) -> int:
@@ -149,7 +151,7 @@ def write_results(store: storage.Store, made: Made) -> None:
     if made.images:
         seen = [image_rows(made, "none", ("trained",), "emergence", tuple(LABELLERS))] if made.extras else []
         put_table(store, "images", pa.concat_tables([images, *seen]))
-    probes = probe_rows(images)
+    probes = probe_rows(images, made.val)
     put_table(store, "probes", probes)
     if made.extras:
         put_table(store, "probes", transfer_rows(made))
@@ -280,8 +282,8 @@ def image_rows(
     )
 
 
-def probe_rows(images: pa.Table) -> pa.Table:
-    """results/probes: means of the per-image rows, with floors and validation scores."""
+def probe_rows(images: pa.Table, validated: bool = True) -> pa.Table:
+    """results/probes: means of the per-image rows, with floors, training losses and, if asked, validation scores."""
     keys = ["experiment", "variant", "site", "step", "task", "control", "seed", "stage_hash"]
     scores = ["dice", "oracle_dice", "rmse", "oracle_rmse", "ap", "spearman"]
     means = images.group_by(keys).aggregate([(s, "mean") for s in scores])
@@ -294,10 +296,11 @@ def probe_rows(images: pa.Table) -> pa.Table:
         "tokens": [SHAPES[s][0] ** 2 for s in site],
         "channels": [SHAPES[s][1] for s in site],
         "n_train": [64] * n,
-        "n_val": [32] * n,
+        "n_val": [32 if validated else 0] * n,
         "n_test": [96] * n,
-        "val_dice": pa.array(dice - 0.005, mask=task != "saliency"),
-        "val_rmse": pa.array(rmse + 0.005, mask=task != "depth"),
+        "train_loss": np.where(task == "saliency", 1 - np.nan_to_num(dice), np.nan_to_num(rmse)),
+        "val_dice": pa.array(dice - 0.005, mask=(task != "saliency") | (not validated)),
+        "val_rmse": pa.array(rmse + 0.005, mask=(task != "depth") | (not validated)),
         "dice_threshold": pa.array(dice + 0.01, mask=task != "saliency"),
         "crossentropy": pa.array(0.7 - dice / 2, mask=task != "saliency"),
         "floor_dice": pa.array(np.full(n, 0.34), mask=task != "saliency"),

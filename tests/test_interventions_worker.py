@@ -162,6 +162,17 @@ def test_the_authors_moves_follow_the_order_of_test_images():
     assert [list(goals_of(task, config, big)) for task in tasks] == expected
 
 
+def test_a_dropped_test_image_does_not_shift_the_authors_moves():
+    config = InterventionConfig(move_rule="authors", images=2)
+    big = np.ones((512, 512), bool)
+    for name in ("saliency", "depth"):
+        first, second = (t for t in plan(config, [8, 11, 12], [7, 8, 9, 10, 11, 12]) if t.task == name)
+        expected = authors_moves(name, 6, 5, (512, 512))
+        assert [t.sample for t in (first, second)] == [8, 11]
+        assert list(goals_of(first, config, big)) == expected[1]
+        assert list(goals_of(second, config, big)) == expected[4]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
