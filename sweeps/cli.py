@@ -182,7 +182,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         again = " ".join(["scenesweep", *map(shlex.quote, words)])
         print(f"\nstopped; `{again}` carries on", file=sys.stderr)
         return 1
-    if code == 1:
+    if code == 1 and parsed.verb == "status":
+        print("the command that made the run resumes it", file=sys.stderr)
+    elif code == 1:
         again = " ".join(["scenesweep", *map(shlex.quote, words)])
         print(f"resume with: {again}", file=sys.stderr)
     elif parsed.verb == "run":

@@ -140,7 +140,12 @@ def missing(run: Run) -> list[EmergenceTask]:
     table = run.store.table("images", experiments.stage_hash(run, NAME))
     have = set(zip(table["sample"].to_pylist(), table["step"].to_pylist(), strict=True))
     steps = experiments.steps(run, NAME)
-    return [EmergenceTask(i) for i in samples(run) if any((i, step) not in have for step in steps)]
+    return [task for task in tasks(run) if any((task.sample, step) not in have for step in steps)]
+
+
+def tasks(run: Run) -> list[EmergenceTask]:
+    """All tasks of the configuration."""
+    return [EmergenceTask(i) for i in samples(run)] if experiments.wanted(run, NAME) else []
 
 
 def worker(run: Run) -> Callable[[], EmergenceWorker]:

@@ -36,6 +36,11 @@ def missing(run: Run) -> list[Task]:
     return [task for part in PARTS.values() for task in part.missing(run)]
 
 
+def total(run: Run) -> int:
+    """How many tasks all parts have, finished or not; samples are curated."""
+    return sum(len(part.tasks(run)) for part in PARTS.values())
+
+
 def work(run: Run, executor: Executor, observers: Sequence[Observer], tasks: Sequence[Task]) -> Outcome:
     """Carries out the given tasks."""
     config = run.config

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -110,11 +110,22 @@ def missing(run: Run) -> list[EditTask]:
     """Tasks without finished rows of the present settings; a task's rows are written together."""
     if not curate_stage.done(run):
         return []
-    table = run.store.table("interventions", run.hashes.intervene)
-    names = ("experiment", "sample", "task", "sites", "steps", "iterations", "status")
-    columns = [table[name].to_pylist() for name in names]
-    have = {tuple(key) for *key, status in zip(*columns, strict=True) if status == "done"}
+    have = {tuple(key) for *key, status, _ in _ended(run) if status == "done"}
     return [task for task in tasks(run) if _name(run, task) not in have]
+
+
+def _ended(run: Run) -> Iterator[tuple[Any, ...]]:
+    """(experiment, sample, task, sites, steps, iterations, status, error) of each row of the present settings."""
+    table = run.store.table("interventions", run.hashes.intervene)
+    names = ("experiment", "sample", "task", "sites", "steps", "iterations", "status", "error")
+    return zip(*(table[name].to_pylist() for name in names), strict=True)
+
+
+def failures(run: Run, left: Sequence[EditTask]) -> dict[str, str]:
+    """Key to reason of those among the tasks left that were tried and failed."""
+    reasons = {tuple(key): error for *key, status, error in _ended(run) if status == "failed"}
+    named = {task.key: _name(run, task) for task in left}
+    return {f"{STAGE}/{key}": reasons[name] or "no reason was kept" for key, name in named.items() if name in reasons}
 
 
 def work(run: Run, executor: Executor, observers: Sequence[Observer], wanted: Sequence[EditTask]) -> Ended:

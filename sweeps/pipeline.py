@@ -19,6 +19,7 @@ from storage import budget
 from sweeps import (
     curate_stage,
     experiments_stage,
+    failure_notes,
     families,
     label_stage,
     needed_probes,
@@ -206,6 +207,7 @@ def _probe(run: Run, executor: Executor, result: Result) -> None:
         with _timed(run, "families"):
             outcome = families.work(run, executor, [StageObserver(meter)], tasks)
         meter.close()
+        failure_notes.note(run.store, families.STAGE, outcome.failed)
         _note(result, "families", outcome)
     wanted, more = probe_stage.missing(run), further.missing(run)
     asked = len(wanted) + sum(map(len, more.values()))
@@ -227,6 +229,7 @@ def _experiments(run: Run, executor: Executor, result: Result) -> None:
         with _timed(run, "experiments"):
             outcome = experiments_stage.work(run, executor, [StageObserver(meter)], tasks)
         meter.close()
+        failure_notes.note(run.store, experiments_stage.STAGE, outcome.failed)
         result.failed |= outcome.failed
         result.lines.append(f"experiments: {len(outcome.done)} tasks done, {len(outcome.failed)} failed")
 

@@ -113,10 +113,10 @@ def work(
     left |= {(name, cell) for name, cells_ in still.items() for cell in cells_}
     asked = len(wanted) + sum(map(len, further.values()))
     hashes = [run.hashes.probe, *(one.stage_hash for one in shared.further)]
-    return Fitted(asked - len(left), errors | (_cell_errors(run, hashes) if left else {}))
+    return Fitted(asked - len(left), errors | (cell_errors(run, hashes) if left else {}))
 
 
-def _cell_errors(run: Run, hashes: Sequence[str]) -> dict[str, str]:
+def cell_errors(run: Run, hashes: Sequence[str]) -> dict[str, str]:
     """Reasons of cells whose row says failed."""
     rows = run.store.table("probes", hashes).to_pylist()
     return {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import storage
@@ -10,6 +12,9 @@ from sweeps import (
     curate_stage,
     experiments,
     experiments_stage,
+    failure_notes,
+    families,
+    intervene_stage,
     label_stage,
     probe_stage,
     progress_note,
@@ -25,15 +30,6 @@ def _line(name: str, done: int, total: int, failed: int, unit: str, running: int
     left = max(0, total - done - failed - running)
     counts = f"{done:>6} done {running:>3} running {failed:>4} failed {left:>6} to do"
     return f"{name:22} {counts}  of {total} {unit}"
-
-
-def _experiments(run: Run) -> list[str]:
-    """One line for each experiment of probes, and one for the tasks that follow them."""
-    wanted, left = experiments.cells(run), experiments.missing(run)
-    lines = [_line(f"  {n}", len(c) - len(left.get(n, ())), len(c), 0, "probes") for n, c in wanted.items()]
-    if curate_stage.done(run):
-        lines.append(f"emergence, transfer    {len(experiments_stage.missing(run))} tasks to do")
-    return lines
 
 
 def _pace(note: dict[str, Any], stage: str) -> str:
@@ -64,7 +60,8 @@ def describe(output: str) -> tuple[str, dict[str, str]]:
         return "\n".join([*lines, "recording              to do, once the preview is curated"]), failed
     config = runs.stored_config(output)
     more, failures = _shards(output, "")
-    return "\n".join([*lines, *more, *_later(config)]), failed | failures
+    later, why = _later(config)
+    return "\n".join([*lines, *more, *later]), failed | failures | why
 
 
 def _is_store(url: str) -> bool:
@@ -106,12 +103,74 @@ def _labelling(run: Run, which: str, note: dict[str, Any]) -> str:
     return _line(f"{which}labelling", done, run.store.layout.shards, broken, "shards", busy) + pace
 
 
-def _later(config: Config) -> list[str]:
-    """The probe grid, and whether activations are still there."""
+def _later(config: Config) -> tuple[list[str], dict[str, str]]:
+    """What follows curation, whether activations are still there, and what failed."""
     run = runs.reopen(config, runs.facts(config))
-    wanted = cells(config.sweep, config.sampling.variants, run.sites)
-    rows = run.store.table("probes", run.hashes.probe).select(["status", "experiment"]).to_pylist()
-    bad = sum(r["status"] == "failed" and r["experiment"] == config.sweep.experiment for r in rows)
-    done = len(wanted) - len(probe_stage.missing(run))
+    lines, failed = _probes(run)
+    for stage in (_further_sites, _experiments, _interventions):
+        more, why = stage(run)
+        lines, failed = [*lines, *more], failed | why
     dropped = ["activations were dropped by `scenesweep clean`"] if run.store.cleaned else []
-    return [_line("probing", done, len(wanted), bad, "probes"), *_experiments(run), *dropped]
+    return [*lines, *dropped], failed
+
+
+def _probes(run: Run) -> tuple[list[str], dict[str, str]]:
+    """A line for the grid and one for each experiment that consists of probes."""
+    named = {run.config.sweep.experiment: cells(run.config.sweep, run.config.sampling.variants, run.sites)}
+    left = {run.config.sweep.experiment: probe_stage.missing(run)} | experiments.missing(run)
+    named |= experiments.cells(run)
+    hashes = [run.hashes.probe, *(experiments.stage_hash(run, name) for name in experiments.cells(run))]
+    failed = {key: why for key, why in probe_stage.cell_errors(run, hashes).items() if key.partition("/")[0] in named}
+    lines = []
+    for name, wanted in named.items():
+        bad = sum(key.startswith(f"{name}/") for key in failed)
+        shown = "probing" if name == run.config.sweep.experiment else f"  {name}"
+        lines.append(_line(shown, len(wanted) - len(left.get(name, ())), len(wanted), bad, "probes"))
+    return lines, {f"{probe_stage.STAGE}/{key}": why for key, why in failed.items()}
+
+
+def _still(run: Run, stage: str, left: Collection[str]) -> dict[str, str]:
+    """Reasons that the stage noted of tasks that are still left."""
+    return {key: why for key, why in failure_notes.read(run.store, stage).items() if key in left}
+
+
+def _further_sites(run: Run) -> tuple[list[str], dict[str, str]]:
+    """Nothing, unless shards are left whose further sites are to be read."""
+    left = {task.key for task in families.missing(run)}
+    if not left:
+        return [], {}
+    failed = _still(run, families.STAGE, left)
+    counts = f"{len(failed):>4} failed {len(left) - len(failed):>6} to do  shards"
+    return [f"{'reading further sites':22} {'':>24}{counts}"], failed
+
+
+def _experiments(run: Run) -> tuple[list[str], dict[str, str]]:
+    """One line for the tasks that follow the probes."""
+    if not curate_stage.done(run):
+        return [], {}
+    left = {task.key for task in experiments_stage.missing(run)}
+    failed = _still(run, experiments_stage.STAGE, left)
+    total = experiments_stage.total(run)
+    return [_line("emergence, transfer", total - len(left), total, len(failed), "tasks")], failed
+
+
+def _interventions(run: Run) -> tuple[list[str], dict[str, str]]:
+    """One line for the interventions; before curation nobody knows how many there are."""
+    if not curate_stage.done(run):
+        return [f"{'intervening':22} {'to do':>6}"], {}
+    total, left = len(intervene_stage.tasks(run)), intervene_stage.missing(run)
+    failed = intervene_stage.failures(run, left)
+    return [_line("intervening", total - len(left), total, len(failed), "images, each with its controls")], failed
+
+
+def grouped(failed: Mapping[str, str]) -> dict[str, str]:
+    """Failures of one stage with one reason as one entry: an example, and how many more.
+
+    Reasons that differ in numbers alone, such as those of a shard or step, count as one.
+    """
+    groups: dict[tuple[str, str], list[str]] = {}
+    for key in sorted(failed):
+        alike = re.sub(r"\d+", "#", failed[key])
+        groups.setdefault((re.split(r"[/.]", key)[0], alike), []).append(key)
+    more = {keys[0]: f" and {len(keys) - 1} more" if len(keys) > 1 else "" for keys in groups.values()}
+    return {first + rest: failed[first] for first, rest in more.items()}

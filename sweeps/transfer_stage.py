@@ -101,16 +101,23 @@ def _seeds_allow(run: Run) -> bool:
 
 def missing(run: Run) -> list[TransferTask]:
     """Sites and tasks whose matrix is not complete."""
-    if not experiments.wanted(run, NAME) or not _seeds_allow(run):
+    wanted = tasks(run)
+    if not wanted:
         return []
     have = finished(run.store, NAME, experiments.stage_hash(run, NAME))
     steps = sorted(set(run.config.sweep.steps))
     return [
-        TransferTask(site.name, task)
-        for site in sites(run)
-        for task in run.config.sweep.tasks
-        if any(Cell(VARIANT, site.name, step, task, control(origin)) not in have for step in steps for origin in steps)
+        one
+        for one in wanted
+        if any(Cell(VARIANT, one.site, step, one.task, control(start)) not in have for step in steps for start in steps)
     ]
+
+
+def tasks(run: Run) -> list[TransferTask]:
+    """All tasks of the configuration."""
+    if not experiments.wanted(run, NAME) or not _seeds_allow(run):
+        return []
+    return [TransferTask(site.name, task) for site in sites(run) for task in run.config.sweep.tasks]
 
 
 def worker(run: Run) -> Callable[[], TransferWorker]:

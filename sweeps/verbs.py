@@ -160,7 +160,7 @@ def status(parsed: argparse.Namespace) -> int:
 
     text, failed = status_view.describe(parsed.output)
     print(text)
-    return _failures(failed)
+    return _failures(status_view.grouped(failed))
 
 
 def verify(parsed: argparse.Namespace) -> int:

@@ -10,10 +10,13 @@ import pytest
 from pipeline_runs import configured, settings, stored
 
 import storage
-from cluster import Progress, TaskDone, TaskFailed, TaskStarted
-from sweeps import benches, pipeline, plan_view, progress_note, status_view
+from cluster import Outcome, Progress, TaskDone, TaskFailed, TaskStarted
+from probing.prompts import read
+from sweeps import benches, failure_notes, intervene_stage, pipeline, plan_view, progress_note, status_view
+from sweeps import run as runs
 from sweeps.cli import main
 from sweeps.progress_note import ProgressNote
+from sweeps.run import Run
 
 
 @pytest.fixture
@@ -64,6 +67,66 @@ def test_status_tells_failed_shards_with_their_reason(half_way, capsys):
     told = capsys.readouterr()
     assert "1 done 0 running 1 failed 1 to do" in line(told.out, "sampling random")
     assert "sample/random/00002 site mid.0 step 3" in " ".join(told.err.split())
+
+
+class Refusing:
+    """An executor under which every task fails."""
+
+    def run(self, tasks, spec, observers=()):
+        return Outcome({}, {task.key: f"ValueError: no room for {task.sample}" for task in tasks}, {})
+
+
+@pytest.fixture
+def probed(finished: Path, tiny_pipeline: Path, tmp_path: Path) -> Run:
+    """A finished run that now asks for four edited images and for emergence."""
+    output = tmp_path / "probed"
+    shutil.copytree(finished, output)
+    for path in (output / "results" / "interventions").glob("*.parquet"):
+        path.unlink()
+    more = ("interventions.images=4", "experiments.names=[emergence]", "experiments.emergence_images=2")
+    config = configured(tiny_pipeline, output, *more)
+    found = runs.facts(config)
+    return runs.begin(config, found, read(config.prompts).prompts)
+
+
+def test_status_tells_all_stages(probed, capsys):
+    assert main(["status", probed.store.url]) == 0
+    told = capsys.readouterr()
+    assert line(told.out, "probing") == "probing 192 done 0 running 0 failed 0 to do of 192 probes"
+    assert line(told.out, "emergence, transfer").endswith("0 done 0 running 0 failed 2 to do of 2 tasks")
+    assert line(told.out, "intervening").startswith("intervening 0 done 0 running 0 failed 4 to do of 4 images")
+    assert told.err == ""
+
+
+def test_status_groups_what_failed_by_reason(probed, capsys):
+    store, names = probed.store, ("experiment", "variant", "site", "step", "task", "control", "seed", "stage_hash")
+    cells = store.table("probes", probed.hashes.probe).slice(0, 3).to_pylist()
+    broken = [{n: row[n] for n in names} | {"status": "failed", "attempt": 9} for row in cells]
+    reasons = ["step 1 is not finite", "step 2 is not finite", "no foreground"]
+    store.append("probes", [row | {"error": why} for row, why in zip(broken, reasons, strict=True)])
+    intervene_stage.work(probed, Refusing(), [], intervene_stage.missing(probed)[:3])
+    pipeline._experiments(probed, Refusing(), pipeline.Result())
+    assert main(["status", store.url]) == 1
+    told = capsys.readouterr()
+    assert line(told.out, "probing") == "probing 189 done 0 running 3 failed 0 to do of 192 probes"
+    assert line(told.out, "emergence, transfer").startswith("emergence, transfer 0 done 0 running 2 failed 0 to do")
+    assert line(told.out, "intervening").startswith("intervening 0 done 0 running 3 failed 1 to do of 4 images")
+    *said, resuming = [" ".join(row.split()) for row in told.err.splitlines()[1:]]
+    assert resuming == "the command that made the run resumes it"
+    assert len(said) == 4
+    assert [row.partition("/")[0] for row in said] == ["emergence", "intervene", "probe", "probe"]
+    assert " and 1 more ValueError: no room for" in said[0]
+    assert " and 2 more ValueError: no room for" in said[1]
+    told_of = sorted(row.partition(" ")[2].replace("step 2", "step 1") for row in said[2:])
+    assert told_of == ["and 1 more step 1 is not finite", "no foreground"]
+
+
+def test_a_reason_goes_with_its_task(probed):
+    """A note of an earlier run tells nothing of tasks that are done, or are no longer asked for."""
+    failure_notes.note(probed.store, "experiments", {"emergence/00099": "gone", "transfer/up.3.2/depth": "gone"})
+    assert status_view.describe(probed.store.url)[1] == {}
+    failure_notes.note(probed.store, "experiments", {})
+    assert not probed.store.exists(failure_notes.path("experiments"))
 
 
 def test_notes_are_seldom_but_the_last_is_written(half_way, monkeypatch):
