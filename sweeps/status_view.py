@@ -32,7 +32,7 @@ def _experiments(run: Run) -> list[str]:
     wanted, left = experiments.cells(run), experiments.missing(run)
     lines = [_line(f"  {n}", len(c) - len(left.get(n, ())), len(c), 0, "probes") for n, c in wanted.items()]
     if curate_stage.done(run):
-        lines.append(f"emergence, transfer    {len(experiments_stage.missing(run))} tasks to do")
+        lines.append(f"other experiments      {len(experiments_stage.missing(run))} tasks to do")
     return lines
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from safetensors.numpy import load
 
 import storage
-from probing.sites import SiteSpec, choose
+from probing.sites import SiteSpec
 from probing.transfer import transfer
 from sweeps import experiments, probe_stage
 from sweeps.experiments import VARIANT
@@ -84,16 +84,6 @@ class TransferWorker:
                 yield {**same, "step": step, "control": control(origin), **values}
 
 
-def sites(run: Run) -> tuple[SiteSpec, ...]:
-    """The recorded ones among the sites of the configuration; ValueError names one that the model has not."""
-    names = run.config.experiments.transfer_sites
-    if "blocks" in names:
-        last = {site.block: site.name for site in run.sites}
-        names = [*(n for n in names if n != "blocks"), *last.values()]
-    chosen = choose(run.facts.sites, names) if names else ()
-    return tuple(site for site in chosen if site in run.sites)
-
-
 def _seeds_allow(run: Run) -> bool:
     sweep = run.config.sweep
     return 0 in sweep.seeds and "none" in sweep.controls
@@ -107,7 +97,7 @@ def missing(run: Run) -> list[TransferTask]:
     steps = sorted(set(run.config.sweep.steps))
     return [
         TransferTask(site.name, task)
-        for site in sites(run)
+        for site in experiments.sites(run, NAME)
         for task in run.config.sweep.tasks
         if any(Cell(VARIANT, site.name, step, task, control(origin)) not in have for step in steps for origin in steps)
     ]
