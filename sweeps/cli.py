@@ -38,7 +38,7 @@ VERBS = (
     Verb("curate", "choose samples and split them, by rules and by hand",
          "scenesweep curate scenes --decisions decisions.csv", verbs.curate),
     Verb("probe", "fit the probe grid", "scenesweep probe scenes probe.lr=0.003", verbs.probe),
-    Verb("experiments", "emergence and transfer", "scenesweep experiments scenes", verbs.experiments),
+    Verb("experiments", "emergence, transfer, references", "scenesweep experiments scenes", verbs.experiments),
     Verb("intervene", "edit activations and score the images; with --prompt one edit for play",
          "scenesweep intervene scenes --prompt 'a large red sphere on a green floor under a sky' --move -24 0",
          verbs.intervene),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-NAMES = ("vae", "conv", "smoothness", "emergence", "transfer")
+NAMES = ("vae", "conv", "smoothness", "emergence", "transfer", "converged")
 """VAE self-attention (section 4.2), convolutional sites (appendix A), smoothness loss (appendix F), emergence
-(figures 4 and 10), and probes of one step applied at the others"""
+(figures 4 and 10), probes of one step applied at the others, and references without an optimiser"""
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class ExperimentConfig:
 
     names: list[str] = field(default_factory=lambda: list(NAMES))
     """vae (section 4.2), conv (appendix A), smoothness (appendix F), emergence (figure 4), transfer (probes of
-    one step applied at the others); empty runs none"""
+    one step applied at the others), converged (ridge and logistic references); empty runs none"""
     vae_steps: list[int] = field(default_factory=list)
     """steps at which the VAE's self-attention is probed; empty means those of the grid"""
     conv_steps: list[int] = field(default_factory=list)
@@ -32,12 +32,16 @@ class ExperimentConfig:
     """how many of them keep their pictures for the report"""
     transfer_sites: list[str] = field(default_factory=lambda: ["blocks"])
     """sites whose probes are carried to other steps: names, `blocks` (the last of each block) or `all`"""
+    converged_sites: list[str] = field(default_factory=lambda: ["blocks"])
+    """sites whose probes are compared with closed-form ridge (depth) and converged logistic regression (saliency)"""
+    converged_steps: list[int] = field(default_factory=lambda: [15])
+    """steps at which they are; empty means those of the grid"""
 
     def __post_init__(self) -> None:
         for name in self.names:
             if name not in NAMES:
                 raise ValueError(f"experiments.names={name!r}: unknown; use {', '.join(NAMES)}")
-        for name in ("vae_steps", "conv_steps", "smoothness_steps", "emergence_steps"):
+        for name in ("vae_steps", "conv_steps", "smoothness_steps", "emergence_steps", "converged_steps"):
             for step in getattr(self, name):
                 if not 1 <= step <= 15:
                     raise ValueError(f"experiments.{name}={step}: steps are 1 to 15")

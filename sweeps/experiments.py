@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 
 from probing.probes import ProbeConfig
+from probing.sites import SiteSpec, choose
 from sweeps.config import digest
 from sweeps.grid import Cell, finished
 from sweeps.report_data import EXPERIMENTS
@@ -34,6 +35,16 @@ def steps(run: Run, name: str) -> list[int]:
     """Denoising steps of an experiment, ascending."""
     given = getattr(run.config.experiments, f"{name}_steps")
     return sorted(set(given or run.config.sweep.steps))
+
+
+def sites(run: Run, name: str) -> tuple[SiteSpec, ...]:
+    """The recorded ones among an experiment's sites; ValueError names one that the model has not."""
+    names = getattr(run.config.experiments, f"{name}_sites")
+    if "blocks" in names:
+        last = {site.block: site.name for site in run.sites}
+        names = [*(n for n in names if n != "blocks"), *last.values()]
+    chosen = choose(run.facts.sites, names) if names else ()
+    return tuple(site for site in chosen if site in run.sites)
 
 
 def _family(run: Run, name: str) -> list[Cell]:

@@ -1,4 +1,4 @@
-"""The stage of the experiments that follow the probes, emergence and transfer, with one set of workers."""
+"""The stage of the experiments that follow the probes, such as emergence, with one set of workers."""
 
 from __future__ import annotations
 
@@ -7,14 +7,19 @@ from functools import partial
 from typing import Any
 
 from cluster import Executor, Observer, Outcome, WorkerSpec
-from sweeps import emergence_stage, transfer_stage
+from sweeps import converged_stage, emergence_stage, transfer_stage
+from sweeps.converged_stage import ConvergedTask
 from sweeps.emergence_stage import EmergenceTask
 from sweeps.run import Run
 from sweeps.transfer_stage import TransferTask
 
 STAGE = "experiments"
-Task = EmergenceTask | TransferTask
-PARTS: Mapping[type, Any] = {EmergenceTask: emergence_stage, TransferTask: transfer_stage}
+Task = EmergenceTask | TransferTask | ConvergedTask
+PARTS: Mapping[type, Any] = {
+    EmergenceTask: emergence_stage,
+    TransferTask: transfer_stage,
+    ConvergedTask: converged_stage,
+}
 
 
 class ExperimentsWorker:

@@ -131,7 +131,7 @@ def _fit_one(
             mine = [cell for cell in read if cell.step in steps]
             results = _results(job, variant, site, steps, mine, targets, source)
             if not job.dry:
-                _write(job, variant, site, results)
+                write_results(job, variant, site, results)
             counts += [sum(r.ok for r in results), sum(not r.ok for r in results)]
     return int(counts[0]), int(counts[1])
 
@@ -190,7 +190,7 @@ def _inputs(job: ProbeJob, variant: str, site: SiteSpec, steps: Sequence[int], s
     return acts
 
 
-def _write(job: ProbeJob, variant: str, site: SiteSpec, results: Sequence[CellResult]) -> None:
+def write_results(job: ProbeJob, variant: str, site: SiteSpec, results: Sequence[CellResult]) -> None:
     """Probe weights first, then images and epochs, and last the rows that make them count."""
     store = _opened(job.output)
     block, index = site.name.rsplit(".", 1)

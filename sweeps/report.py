@@ -10,6 +10,7 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
+from sweeps import report_checks as checks
 from sweeps import report_context, report_data
 from sweeps import report_edits as edits
 from sweeps import report_extra as extra
@@ -55,6 +56,7 @@ def render(context: Context) -> str:
         pictures.examples(context),
         results.sites(context),
         more.controls(context),
+        checks.converged(context),
         extra.emergence(context),
         extra.vae(context),
         extra.conv(context),

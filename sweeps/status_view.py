@@ -151,7 +151,7 @@ def _experiments(run: Run) -> tuple[list[str], dict[str, str]]:
     left = {task.key for task in experiments_stage.missing(run)}
     failed = _still(run, experiments_stage.STAGE, left)
     total = experiments_stage.total(run)
-    return [_line("emergence, transfer", total - len(left), total, len(failed), "tasks")], failed
+    return [_line("other experiments", total - len(left), total, len(failed), "tasks")], failed
 
 
 def _interventions(run: Run) -> tuple[list[str], dict[str, str]]:

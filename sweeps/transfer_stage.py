@@ -11,7 +11,7 @@ import numpy as np
 from safetensors.numpy import load
 
 import storage
-from probing.sites import SiteSpec, choose
+from probing.sites import SiteSpec
 from probing.transfer import transfer
 from sweeps import experiments, probe_stage
 from sweeps.experiments import VARIANT
@@ -84,16 +84,6 @@ class TransferWorker:
                 yield {**same, "step": step, "control": control(origin), **values}
 
 
-def sites(run: Run) -> tuple[SiteSpec, ...]:
-    """The recorded ones among the sites of the configuration; ValueError names one that the model has not."""
-    names = run.config.experiments.transfer_sites
-    if "blocks" in names:
-        last = {site.block: site.name for site in run.sites}
-        names = [*(n for n in names if n != "blocks"), *last.values()]
-    chosen = choose(run.facts.sites, names) if names else ()
-    return tuple(site for site in chosen if site in run.sites)
-
-
 def _seeds_allow(run: Run) -> bool:
     sweep = run.config.sweep
     return 0 in sweep.seeds and "none" in sweep.controls
@@ -117,7 +107,7 @@ def tasks(run: Run) -> list[TransferTask]:
     """All tasks of the configuration."""
     if not experiments.wanted(run, NAME) or not _seeds_allow(run):
         return []
-    return [TransferTask(site.name, task) for site in sites(run) for task in run.config.sweep.tasks]
+    return [TransferTask(site.name, task) for site in experiments.sites(run, NAME) for task in run.config.sweep.tasks]
 
 
 def worker(run: Run) -> Callable[[], TransferWorker]:

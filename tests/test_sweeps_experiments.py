@@ -13,12 +13,24 @@ import torch
 
 import storage
 from probing.conditioning import conditions
+from probing.converged import fit_converged
 from probing.replay import entering, replay_unet
 from probing.sampling import sample
-from sweeps import emergence_stage, experiments, experiments_stage, families, pipeline, transfer_stage
+from sweeps import (
+    converged_stage,
+    curate_stage,
+    emergence_stage,
+    experiments,
+    experiments_stage,
+    families,
+    pipeline,
+    probe_stage,
+    transfer_stage,
+)
 from sweeps.cli import main
 from sweeps.config import load, presets
 from sweeps.experiment_config import NAMES
+from sweeps.probe_work import labels_of
 from sweeps.run import facts, reopen
 
 SMALL = [
@@ -28,6 +40,7 @@ SMALL = [
     "sampling.variants=[trained,random]", "ray.address=none",
     "experiments.vae_steps=[1,15]", "experiments.conv_steps=[15]", "experiments.emergence_images=2",
     "experiments.emergence_steps=[1,15]", "experiments.emergence_shown=1", "experiments.transfer_sites=[up.3.2]",
+    "experiments.converged_sites=[up.3.2]",
 ]  # fmt: skip
 STAGES = ("sample", "label", "curate", "probe", "experiments")
 
@@ -70,6 +83,23 @@ def test_every_experiment_has_its_rows(finished: Path) -> None:
     seen = rows(finished, "images", "emergence")
     assert {(r["site"], r["step"]) for r in seen} == {(f"labeller.{k}", s) for k in ("xt", "x0") for s in (1, 15)}
     assert len(seen) == 2 * 2 * 2 * 2
+
+
+def test_converged_references_are_those_of_the_stored_activations(finished: Path, pipe: Path) -> None:
+    found = rows(finished, "probes", "converged")
+    assert {(r["site"], r["step"], r["task"], r["status"]) for r in found} == {
+        ("up.3.2", 15, task, "done") for task in ("saliency", "depth")
+    }
+    run = opened(configured(pipe, finished))
+    samples, split = curate_stage.kept(run)
+    job = probe_stage.job(run)
+    acts = run.store.read_activations("trained", "up.3.2", 15, samples.tolist())
+    mine = fit_converged(acts[None], [15], (16, 16), labels_of(job, job.site("up.3.2")), split)
+    for result in mine:
+        row = next(r for r in found if r["task"] == result.cell.task)
+        assert row["test_loss"] == pytest.approx(result.row["test_loss"], rel=1e-9)
+    assert len(rows(finished, "images", "converged")) == 2 * 4
+    assert converged_stage.missing(run) == []
 
 
 def test_ablations_leave_the_main_probes_alone(finished: Path) -> None:
@@ -145,7 +175,7 @@ def test_transfer_leaves_out_sites_that_are_not_recorded(finished: Path, pipe: P
     def chosen(*more: str) -> list[str]:
         config = configured(pipe, finished, *more)
         run = opened(config)
-        return [site.name for site in transfer_stage.sites(run)]
+        return [site.name for site in experiments.sites(run, "transfer")]
 
     assert chosen("experiments.transfer_sites=[blocks]") == [
         "down.0.1", "down.1.1", "down.2.1", "mid.0", "up.1.2", "up.2.2", "up.3.2",

@@ -24,7 +24,7 @@ from report_fixture import CONFIG, Made, make_store
 
 import storage
 from probing.statistics import Interval
-from sweeps import analysis, findings, report, report_context, report_data
+from sweeps import analysis, findings, findings_checks, report, report_context, report_data
 from sweeps.report_data import apply_probe, current
 from sweeps.tables_view import interval, number, table
 from sweeps.tracking_plan import run_id
@@ -114,7 +114,7 @@ def test_ids_are_unique_and_links_inside_the_page_resolve(page: Page) -> None:
 def test_all_parts_are_there_in_order(page: Page) -> None:
     assert sections(page) == [
         "findings", "claims", "images", "steps", "heatmaps", "examples", "sites", "controls",
-        "emergence", "vae", "conv", "smoothness", "selectivity", "transfer",
+        "converged", "emergence", "vae", "conv", "smoothness", "selectivity", "transfer",
         "interventions", "paper", "network", "costs", "provenance",
     ]  # fmt: skip
     contents = [a["href"][1:] for a in page.all("a") if a["href"][1:] in sections(page)]
@@ -322,6 +322,15 @@ def test_edits_keep_their_controls_in_order(store: storage.Store) -> None:
     ]  # fmt: skip
     assert all(e.main for e in found)
     assert [e.after.size for e in found] == [50] * 8
+
+
+def test_a_converged_reference_is_compared_image_by_image(store: storage.Store, page: Page) -> None:
+    pairs = findings_checks.references(report_data.load(store, CONFIG))
+    assert [(p.measure.score, p.site, p.step) for p in pairs] == [(s, "up.2.1", 15) for s in ("dice", "ap", "rmse")]
+    rmse = pairs[-1]
+    assert rmse.theirs - rmse.ours == pytest.approx(rmse.gap.estimate)
+    assert rmse.gap.low > 0.1
+    assert "How much is the optimiser’s?" in page.text
 
 
 def test_selectivity_is_taken_over_the_best_rival(page: Page) -> None:

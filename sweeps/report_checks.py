@@ -1,0 +1,31 @@
+"""The report's checks on the probes: how much of a score is the optimiser's."""
+
+from __future__ import annotations
+
+from sweeps import findings_checks
+from sweeps.figures_probes import TASK_TITLES
+from sweeps.report_context import Context
+from sweeps.report_html import Section, paragraph
+from sweeps.report_links import cells_link, site_link
+from sweeps.tables_view import Num, interval, number, table
+
+
+def converged(context: Context) -> Section:
+    """Trained probes against ridge and logistic regression solved to the end."""
+    pairs = findings_checks.references(context.run)
+    if not pairs:
+        return Section("converged", "", "", "")
+    text = paragraph(
+        "How much of a score is the optimiser’s? The same linear map solved without one: ridge regression in closed "
+        "form for depth, logistic regression run to its minimum for saliency, each with a penalty chosen on "
+        "validation images. A gain above 0 is what the reference reaches beyond the trained probe; below 0, the "
+        "probe’s own loss and early stopping did better."
+    )
+    rows = [
+        [f"{TASK_TITLES[p.measure.task]}, {p.measure.label}", site_link(p.site), str(p.step),
+         Num(number(p.theirs, 3)), Num(number(p.ours, 3)), Num(interval(p.gap, 3))]
+        for p in pairs
+    ]  # fmt: skip
+    columns = ["Score", "Site", "Step", "Trained probe", "Converged reference", "Gain of the reference"]
+    body = text + table("Trained probes and converged references, the same test images", columns, rows)
+    return Section("converged", "How much is the optimiser’s?", "Optimiser", body + cells_link("converged"))
