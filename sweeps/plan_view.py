@@ -11,13 +11,15 @@ from probing.model import ModelConfig
 from probing.sites import SiteSpec
 from storage import budget
 from storage.format import Layout
-from sweeps import cluster_plan, families, grid, needed_probes, preview_stage
+from sweeps import cluster_plan, families, grid, needed_probes, preview_stage, stage_prices
 from sweeps import run as runs
 from sweeps.cluster_plan import Rates
 from sweeps.config import STEPS, Config, previews
+from sweeps.experiments import PROBED
+from sweeps.stage_prices import StagePrice
 
 RATE = {"scenes": 3.0, "": 0.25}
-"""samples a second and worker, where none was measured: scenes on a CPU core; SD v1.4 on a GPU"""
+"""samples a second and worker, assumed where none was measured: scenes on a CPU core; SD v1.4 on a GPU"""
 
 
 def human(count: float) -> str:
@@ -57,13 +59,17 @@ def site_table(model: ModelConfig, family: str) -> str:
 
 
 def on_gpus(config: Config, gpus: int, rates: Rates) -> str:
-    """Hours and price of a run on 1, 8 and so many GPUs. Raises ValueError where a number makes no sense."""
+    """Hours and price of a run on 1, 8 and so many GPUs.
+
+    Raises ValueError where a number makes no sense, and where the run does not fit the disk; its memory is the nodes'.
+    """
     if gpus < 1 or min(vars(rates).values()) < 0:
         raise ValueError(f"--gpus={gpus} and all rates: give numbers above 0")
     samples, found = _sample_count(config), runs.facts(config)
     needed_probes.check(config, found)
     layout, whole = runs.layout(config, found, samples), rates.filled()
     cells = grid.cells(config.sweep, config.sampling.variants, site_rules.choose(found.sites, config.sampling.sites))
+    check_disk(config, budget.price(layout), families.space(config, found, samples))
     trials = grid.pack(cells, config.sweep.trial_axes)
     work = cluster_plan.stages(config, budget.price(layout), samples, len(trials), len(cells), whole)
     return "\n".join([*cluster_plan.table(work, cluster_plan.counts(gpus), whole), f"rates: {rates.told()}"])
@@ -108,12 +114,17 @@ def check_fits(config: Config, price: budget.Budget, more: int = 0) -> None:
 
     The memory is this machine's, so it is looked at only where the workers run here.
     """
+    check_disk(config, price, more)
+    if config.ray.address in ("none", "local"):
+        budget.check_memory(price, memory(), max(1, config.ray.sampling_actors))
+
+
+def check_disk(config: Config, price: budget.Budget, more: int = 0) -> None:
+    """Raises ValueError where a plan, and `more` bytes, do not fit the disk beside what is there already."""
     folder = runs.local_path(config.output)
     chunks = (p for p in folder.rglob("c/**/*") if p.is_file()) if folder else ()
     present = sum(p.stat().st_size for p in chunks)
     budget.check_disk(config.output, price.total + more, present)
-    if config.ray.address in ("none", "local"):
-        budget.check_memory(price, memory(), max(1, config.ray.sampling_actors))
 
 
 def memory() -> int:
@@ -149,10 +160,6 @@ def _costs(config: Config, layout: Layout, price: budget.Budget, rate: float) ->
     sites = site_rules.choose(runs.facts(config).sites, config.sampling.sites)
     cells = grid.cells(config.sweep, variants, sites)
     trials = grid.pack(cells, config.sweep.trial_axes)
-    how = "as given" if rate else "as a rule of thumb; --rate takes a measured one"
-    rate = rate or RATE.get(config.model.name, RATE[""])
-    hours = layout.samples * len(variants) / rate / 3600
-    workers = max(1, config.ray.sampling_actors)
     return [
         f"{layout.samples} samples x {len(variants)} variants ({', '.join(variants)}), "
         f"{STEPS} steps, shards of {layout.shard}",
@@ -162,6 +169,48 @@ def _costs(config: Config, layout: Layout, price: budget.Budget, rate: float) ->
         f"files             {price.files}, the largest {human(price.chunk_bytes)}",
         f"memory            {human(price.peak_writer_bytes)} of buffers per sampling worker",
         f"shard of {layout.shard:<8} {_shard(config, sites)}",
-        f"sampling          {hours / workers:.2f} h on {workers} worker(s) at {rate:g} samples/s each ({how})",
+        *_stages(config, price, layout.samples, rate),
         f"disk              {human(price.total)}, of it:",
     ]
+
+
+def _stages(config: Config, price: budget.Budget, samples: int, rate: float) -> list[str]:
+    """The table of all stages."""
+    found = runs.facts(config)
+    sites = site_rules.choose(found.sites, config.sampling.sites)
+    test = stage_prices.test_samples(config, samples)
+    variants = len(config.sampling.variants)
+    prices = [StagePrice("preview", f"{samples} images", samples * STEPS)] if previews(config) else []
+    prices += [
+        StagePrice("sampling", f"{samples} samples x {variants} variants", price.unet_calls),
+        StagePrice("labelling", f"{samples} samples"),
+        *stage_prices.further_sites(config, samples),
+        *_probes(config, found, sites),
+        *stage_prices.emergence(config, test),
+        *stage_prices.transfer(config, _transferred(config, found, sites)),
+        *stage_prices.edits(config, test),
+    ]
+    told = "given with --rate" if rate else "assumed; --rate takes a measured one"
+    return stage_prices.table(
+        prices, rate or RATE.get(config.model.name, RATE[""]), max(1, config.ray.sampling_actors), told
+    )
+
+
+def _probes(config: Config, found: runs.Facts, sites: Sequence[SiteSpec]) -> list[StagePrice]:
+    """The grid, and each experiment that consists of probes."""
+    grid_cells = len(grid.cells(config.sweep, config.sampling.variants, sites))
+    prices = [StagePrice("probing", f"{grid_cells} probes")]
+    for name in (name for name in PROBED if name in config.experiments.names):
+        steps = len(set(getattr(config.experiments, f"{name}_steps") or config.sweep.steps))
+        tasks = int("depth" in config.sweep.tasks) if name == "smoothness" else len(config.sweep.tasks)
+        prices.append(StagePrice(f"probing: {name}", f"{len(found.families.get(name, sites)) * steps * tasks} probes"))
+    return prices
+
+
+def _transferred(config: Config, found: runs.Facts, sites: Sequence[SiteSpec]) -> int:
+    """How many sites the transfer experiment takes: those of its setting that are recorded."""
+    names = config.experiments.transfer_sites
+    if "blocks" in names:
+        names = [*(n for n in names if n != "blocks"), *{site.block: site.name for site in sites}.values()]
+    chosen = site_rules.choose(found.sites, names) if names else ()
+    return sum(site in sites for site in chosen)

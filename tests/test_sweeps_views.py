@@ -175,13 +175,53 @@ def test_a_plan_tells_calls_bytes_files_memory_and_hours(sampled, tiny_pipeline,
     assert f"UNet calls        {12 * 15 * 2} " in out
     assert f"files             {price.files}, " in out
     assert f"{plan_view.human(price.peak_writer_bytes)} of buffers" in out
-    assert "at 2 samples/s each (as given)" in out
+    assert "at 2 samples/s each (given with --rate)" in out
+    # one image, one move, the control `none` needs no image
+    assert line(out, "editing: interventions") == "editing: interventions 1 images with controls 15 0.00 or more"
     for site in layout.sites:
         assert f"  {site.name:16} " in out
     chunks = {
         path: len(data) for path, data in stored(sampled).items() if path.startswith("activations") and "/c/" in path
     }
     assert sum(chunks.values()) == price.families()["activations.zarr"]
+
+
+PRICED = {
+    "scenes": {
+        "sampling": 208 * 15 * 2, "further sites: conv": 208 * 3 / 2, "further sites: vae": 0, "transfer": 0,
+        "editing: interventions": 6 * 2 * 2 * 4 * 15,
+    },
+    "causal": {
+        "editing: interventions": 40 * 2 * 5 * 6 * 15, "editing: steps": 8 * 5 * (4 + 4) * 15,
+        "editing: dose": 8 * 5 * 3 * 2 * 15, "editing: second_object": 6 * 4 * 2 * 15,
+        "editing: animation": 9 * 2 * 2 * 15,
+    },
+    "scenes-full": {"sampling": 208 * 15 * 3, "further sites: conv": 208 * 15 / 2,
+                    "editing: interventions": 20 * 2 * 5 * 5 * 15},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("preset", sorted(PRICED))
+def test_a_plan_prices_every_stage(preset, tmp_path, capsys):
+    assert main(["plan", preset, f"output={tmp_path / 'out'}"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (start,) = (i for i, text in enumerate(lines) if text.startswith("stage "))
+    (end,) = (i for i, text in enumerate(lines) if text.startswith("all UNet calls"))
+    told = {text.partition("  ")[0]: text.removesuffix(" or more").split()[-2:] for text in lines[start + 1 : end + 1]}
+    for name, calls in PRICED[preset].items():
+        assert float(told[name][0]) == pytest.approx(calls), name
+    assert sum(float(calls) for calls, _ in list(told.values())[:-1]) == float(told["all UNet calls"][0])
+    assert "(assumed; --rate takes a measured one)" in lines[end + 1]
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("more", [[], ["--gpus", "8"]])
+def test_a_plan_that_does_not_fit_the_disk(more, tiny_pipeline, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(storage.files.LocalFiles, "free", lambda self: 1000)
+    assert main(["plan", "scenes", *settings(tiny_pipeline, tmp_path / "out"), *more]) == 2
+    told = capsys.readouterr()
+    assert "its disk has 1 kB free" in told.err
+    assert told.out == ""
 
 
 @pytest.mark.slow
