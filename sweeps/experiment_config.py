@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-NAMES = ("vae", "conv", "smoothness", "emergence", "transfer", "converged")
+NAMES = ("vae", "conv", "smoothness", "emergence", "transfer", "converged", "truth")
 """VAE self-attention (section 4.2), convolutional sites (appendix A), smoothness loss (appendix F), emergence
-(figures 4 and 10), probes of one step applied at the others, and references without an optimiser"""
+(figures 4 and 10), probes of one step applied at the others, references without an optimiser, and probes on
+renders whose depth is known"""
 
 
 @dataclass(frozen=True)
 class ExperimentConfig:
     """What the report shows beside the main grid, and how much of it."""
 
-    names: list[str] = field(default_factory=lambda: list(NAMES))
+    names: list[str] = field(default_factory=lambda: [name for name in NAMES if name != "truth"])
     """vae (section 4.2), conv (appendix A), smoothness (appendix F), emergence (figure 4), transfer (probes of
-    one step applied at the others), converged (ridge and logistic references); empty runs none"""
+    one step applied at the others), converged (ridge and logistic references), truth
+    (scenes alone: noised renders against the renderer's depth and masks; not by default); empty runs none"""
     vae_steps: list[int] = field(default_factory=list)
     """steps at which the VAE's self-attention is probed; empty means those of the grid"""
     conv_steps: list[int] = field(default_factory=list)
@@ -36,12 +38,17 @@ class ExperimentConfig:
     """sites whose probes are compared with closed-form ridge (depth) and converged logistic regression (saliency)"""
     converged_steps: list[int] = field(default_factory=lambda: [15])
     """steps at which they are; empty means those of the grid"""
+    truth_sites: list[str] = field(default_factory=lambda: ["blocks"])
+    """sites that are probed on noised renders, for the renderer's own depth and masks"""
+    truth_steps: list[int] = field(default_factory=lambda: [1, 5, 15])
+    """steps whose noise the renders get; empty means those of the grid"""
 
     def __post_init__(self) -> None:
         for name in self.names:
             if name not in NAMES:
                 raise ValueError(f"experiments.names={name!r}: unknown; use {', '.join(NAMES)}")
-        for name in ("vae_steps", "conv_steps", "smoothness_steps", "emergence_steps", "converged_steps"):
+        for name in ("vae_steps", "conv_steps", "smoothness_steps", "emergence_steps", "converged_steps",
+                     "truth_steps"):  # fmt: skip
             for step in getattr(self, name):
                 if not 1 <= step <= 15:
                     raise ValueError(f"experiments.{name}={step}: steps are 1 to 15")

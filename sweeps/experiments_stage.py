@@ -7,18 +7,20 @@ from functools import partial
 from typing import Any
 
 from cluster import Executor, Observer, Outcome, WorkerSpec
-from sweeps import converged_stage, emergence_stage, transfer_stage
+from sweeps import converged_stage, emergence_stage, transfer_stage, truth_stage
 from sweeps.converged_stage import ConvergedTask
 from sweeps.emergence_stage import EmergenceTask
 from sweeps.run import Run
 from sweeps.transfer_stage import TransferTask
+from sweeps.truth_stage import TruthTask
 
 STAGE = "experiments"
-Task = EmergenceTask | TransferTask | ConvergedTask
+Task = EmergenceTask | TransferTask | ConvergedTask | TruthTask
 PARTS: Mapping[type, Any] = {
     EmergenceTask: emergence_stage,
     TransferTask: transfer_stage,
     ConvergedTask: converged_stage,
+    TruthTask: truth_stage,
 }
 
 

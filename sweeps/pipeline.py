@@ -28,6 +28,7 @@ from sweeps import (
     probe_stage,
     safety_stage,
     sample_stage,
+    truth_stage,
 )
 from sweeps import experiments as further
 from sweeps import run as runs
@@ -75,6 +76,7 @@ def _checked(config: Config, tell: bool = True) -> tuple[Facts, tuple[Prompt, ..
     _check_writable(config)
     found = runs.facts(config)
     runs.check_other(config, found)
+    truth_stage.check(config)
     reading = prompt_files.read(config.prompts)
     for reason, count in reading.dropped.items() if tell else ():
         say(f"prompts: {count} dropped ({reason})")

@@ -57,6 +57,7 @@ def render(context: Context) -> str:
         results.sites(context),
         more.controls(context),
         checks.converged(context),
+        checks.truth(context),
         extra.emergence(context),
         extra.vae(context),
         extra.conv(context),

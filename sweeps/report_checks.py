@@ -1,10 +1,11 @@
-"""The report's checks on the probes: how much of a score is the optimiser's."""
+"""The report's checks on the probes: how much of a score is the optimiser's, and the labeller's."""
 
 from __future__ import annotations
 
 from sweeps import findings_checks
 from sweeps.figures_probes import TASK_TITLES
 from sweeps.report_context import Context
+from sweeps.report_extra import at_step
 from sweeps.report_html import Section, paragraph
 from sweeps.report_links import cells_link, site_link
 from sweeps.tables_view import Num, interval, number, table
@@ -29,3 +30,26 @@ def converged(context: Context) -> Section:
     columns = ["Score", "Site", "Step", "Trained probe", "Converged reference", "Gain of the reference"]
     body = text + table("Trained probes and converged references, the same test images", columns, rows)
     return Section("converged", "How much is the optimiser’s?", "Optimiser", body + cells_link("converged"))
+
+
+def truth(context: Context) -> Section:
+    """Probes on noised renders against the renderer, beside those on samples against the labeller."""
+    found = context.families.get("truth")
+    if not found:
+        return Section("truth", "", "", "")
+    text = paragraph(
+        "Do the probes only repeat the labeller? Here pictures of the world are rendered, encoded, noised to a "
+        "step’s level and passed through the network once; probes of the same protocol are fitted and scored on the "
+        "renderer’s own depth and masks, with no labelling network between. The images are others than the samples, "
+        "and depth is in units of their own spread, so compare the two columns for their pattern."
+    )
+    rows = [
+        [f"{TASK_TITLES[task]}, {scores.measure.label}", site_link(site.name), str(step),
+         at_step(scores, site.name, step), float(scores.floor[i]), at_step(context.scores.get(task), site.name, step)]
+        for task, scores in found.items()
+        for i, site in enumerate(scores.sites)
+        for step in scores.steps
+    ]  # fmt: skip
+    columns = ["Score", "Site", "Step", "Renders, truth", "Floor of the truth", "Samples, labels"]
+    body = text + table("Probes against the renderer’s truth and against labels", columns, rows)
+    return Section("truth", "Against the truth, without a labeller", "Truth", body + cells_link("truth"))

@@ -148,6 +148,7 @@ def write_results(store: storage.Store, made: Made) -> None:
         parts.append(image_rows(made, "none", ("trained",), "conv", tuple(conv)))
         parts.append(image_rows(made, "none", ("trained",), "smoothness", ("up.1.0", "mid.0")))
         parts.append(better(image_rows(made, "none", ("trained",), "converged", ("up.2.1",)), made))
+        parts.append(image_rows(made, "none", ("trained",), "truth", ("up.2.0",)))
         put_table(store, "interventions", interventions(made.test, made.train))
     images = pa.concat_tables(parts)
     if made.images:

@@ -26,6 +26,7 @@ from sweeps import (
     pipeline,
     probe_stage,
     transfer_stage,
+    truth_stage,
 )
 from sweeps.cli import main
 from sweeps.config import load, presets
@@ -100,6 +101,44 @@ def test_converged_references_are_those_of_the_stored_activations(finished: Path
         assert row["test_loss"] == pytest.approx(result.row["test_loss"], rel=1e-9)
     assert len(rows(finished, "images", "converged")) == 2 * 4
     assert converged_stage.missing(run) == []
+
+
+def test_probes_on_renders_are_scored_against_the_renderer(finished: Path, pipe: Path, tmp_path: Path) -> None:
+    output = tmp_path / "truth"
+    shutil.copytree(finished, output)
+    names = "experiments.names=[truth]", "experiments.truth_sites=[up.3.2]", "experiments.truth_steps=[15]"
+    run = opened(configured(pipe, output, *names))
+    assert [task.step for task in truth_stage.missing(run)] == [15]
+    worker = truth_stage.worker(run)()
+    worker(truth_stage.TruthTask(15))
+    found = rows(output, "probes", "truth")
+    assert {(r["site"], r["task"], r["n_train"], r["n_test"]) for r in found} == {
+        ("up.3.2", task, 5, 4) for task in ("saliency", "depth")
+    }
+    made = worker.truth
+    seen = [r for r in rows(output, "images", "truth") if r["task"] == "depth"]
+    assert [r["sample"] for r in seen] == list(made.seeds[8:])
+    depth = made.depth.astype(np.float64)
+    standard = (depth - depth[:5].mean()) / depth[:5].std()
+    cells = standard[8:].reshape(4, 16, 8, 16, 8)
+    oracle = np.sqrt(cells.var((2, 4)).mean((1, 2)))
+    assert [r["oracle_rmse"] for r in seen] == pytest.approx(oracle, rel=1e-4)
+    assert truth_stage.missing(run) == []
+
+
+def test_renders_for_probing_are_no_renders_of_training() -> None:
+    from probing.scenes import dataset, truth
+
+    assert all(truth.FIRST_SEED - first >= 10_000_000 for first in dataset.FIRST_SEED.values())
+    model = tiny.model()
+    clean = torch.zeros(2, *model.latent_shape)
+    levels = [truth.noised(model, clean, [1, 2], step, 15).std() for step in (1, 8, 15)]
+    assert levels == sorted(levels, reverse=True)
+
+
+def test_truth_is_refused_where_nothing_can_be_rendered() -> None:
+    with pytest.raises(ValueError, match=r"experiments\.names=truth"):
+        truth_stage.check(load("paper", ["experiments.names=[truth]"]))
 
 
 def test_ablations_leave_the_main_probes_alone(finished: Path) -> None:

@@ -114,7 +114,7 @@ def test_ids_are_unique_and_links_inside_the_page_resolve(page: Page) -> None:
 def test_all_parts_are_there_in_order(page: Page) -> None:
     assert sections(page) == [
         "findings", "claims", "images", "steps", "heatmaps", "examples", "sites", "controls",
-        "converged", "emergence", "vae", "conv", "smoothness", "selectivity", "transfer",
+        "converged", "truth", "emergence", "vae", "conv", "smoothness", "selectivity", "transfer",
         "interventions", "paper", "network", "costs", "provenance",
     ]  # fmt: skip
     contents = [a["href"][1:] for a in page.all("a") if a["href"][1:] in sections(page)]

@@ -1,0 +1,61 @@
+"""Renders noised to a step's level: images of the scenes world whose depth and masks are known, not labelled.
+
+What a probe reads from them is scored against the renderer, so no labelling network stands between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from probing.model import LatentDiffusion
+from probing.sampling import schedule
+from probing.scenes.render import draw_scene, render
+from probing.scenes.vae import encode
+
+FIRST_SEED = 20_000_000
+"""of scenes for probing; dataset.FIRST_SEED has those of training and of the card"""
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """N renders with what the renderer knows of them."""
+
+    seeds: tuple[int, ...]
+    """of the scenes, and of their noise"""
+    captions: tuple[str, ...]
+    images: np.ndarray
+    """uint8 (N, H, W, 3)"""
+    depth: np.ndarray
+    """float32 (N, H, W), relative inverse depth"""
+    masks: np.ndarray
+    """uint8 (N, H, W), share of a pixel that objects cover in 255ths"""
+
+
+def draw(count: int, size: int) -> Truth:
+    """The first `count` scenes for probing at `size` pixels a side."""
+    seeds = tuple(range(FIRST_SEED, FIRST_SEED + count))
+    made = [render(draw_scene(seed), size) for seed in seeds]
+    return Truth(
+        seeds,
+        tuple(r.caption for r in made),
+        np.stack([r.image for r in made]),
+        np.stack([r.depth for r in made]),
+        np.stack([(r.mask * 255).round() for r in made]).astype(np.uint8),
+    )
+
+
+def clean_latents(model: LatentDiffusion, images: np.ndarray) -> Tensor:
+    """Scaled latents (N, C, h, w) on the CPU."""
+    return encode(model.vae, images, batch=16) * model.vae.config.scaling_factor
+
+
+def noised(model: LatentDiffusion, clean: Tensor, seeds: Sequence[int], step: int, steps: int) -> Tensor:
+    """Latents that enter a step: clean + sigma * noise, in the scheduler's own units, each seed's noise for all."""
+    sigma = float(schedule(model, steps).sigmas[step - 1])
+    noise = [torch.randn(clean.shape[1:], generator=torch.Generator().manual_seed(int(seed))) for seed in seeds]
+    return clean + sigma * torch.stack(noise)
