@@ -101,17 +101,19 @@ def check(config: Config) -> None:
         )
 
 
+def tasks(run: Run) -> list[TruthTask]:
+    """All tasks of the configuration."""
+    return [TruthTask(step) for step in experiments.steps(run, NAME)] if experiments.wanted(run, NAME) else []
+
+
 def missing(run: Run) -> list[TruthTask]:
     """Steps without rows of every site and task."""
-    if not experiments.wanted(run, NAME):
+    wanted = tasks(run)
+    if not wanted:
         return []
     have = finished(run.store, NAME, experiments.stage_hash(run, NAME))
-    sites, tasks = experiments.sites(run, NAME), run.config.sweep.tasks
-    return [
-        TruthTask(step)
-        for step in experiments.steps(run, NAME)
-        if any(Cell(VARIANT, site.name, step, task) not in have for site in sites for task in tasks)
-    ]
+    cells = [(site.name, task) for site in experiments.sites(run, NAME) for task in run.config.sweep.tasks]
+    return [one for one in wanted if any(Cell(VARIANT, site, one.step, task) not in have for site, task in cells)]
 
 
 def split_of(own: Split) -> Split:

@@ -93,7 +93,7 @@ def test_status_tells_all_stages(probed, capsys):
     assert main(["status", probed.store.url]) == 0
     told = capsys.readouterr()
     assert line(told.out, "probing") == "probing 192 done 0 running 0 failed 0 to do of 192 probes"
-    assert line(told.out, "emergence, transfer").endswith("0 done 0 running 0 failed 2 to do of 2 tasks")
+    assert line(told.out, "other experiments").endswith("0 done 0 running 0 failed 2 to do of 2 tasks")
     assert line(told.out, "intervening").startswith("intervening 0 done 0 running 0 failed 4 to do of 4 images")
     assert told.err == ""
 
@@ -109,7 +109,7 @@ def test_status_groups_what_failed_by_reason(probed, capsys):
     assert main(["status", store.url]) == 1
     told = capsys.readouterr()
     assert line(told.out, "probing") == "probing 189 done 0 running 3 failed 0 to do of 192 probes"
-    assert line(told.out, "emergence, transfer").startswith("emergence, transfer 0 done 0 running 2 failed 0 to do")
+    assert line(told.out, "other experiments").startswith("other experiments 0 done 0 running 2 failed 0 to do")
     assert line(told.out, "intervening").startswith("intervening 0 done 0 running 3 failed 1 to do of 4 images")
     *said, resuming = [" ".join(row.split()) for row in told.err.splitlines()[1:]]
     assert resuming == "the command that made the run resumes it"
