@@ -1,6 +1,7 @@
 """What the trained network is held against: rival networks and probes of what needs no network.
 
-The headline is the trained network minus its best rival. The rival is chosen on validation images.
+The headline is the trained network minus its best rival. The rival is chosen as sites are: on validation images, or by
+training loss where a run has none.
 """
 
 from __future__ import annotations
@@ -51,9 +52,9 @@ class Rival:
         """(N,) last-step score of each image, mean over the sites of a part."""
         return self.scores.part(self.variant, part)[-1]
 
-    def val(self, part: str) -> float:
-        """Mean validation score of the last step over the sites of a part; NaN without one."""
-        return float(np.mean(self.scores.val[self.scores.at(self.variant), self.scores.which(part), -1]))
+    def quality(self, part: str) -> float:
+        """What rivals are chosen by at the last step, larger is better: mean over the sites of a part."""
+        return float(np.mean(self.scores.quality[self.scores.at(self.variant), self.scores.which(part), -1]))
 
 
 def rivals(scores: Scores, controls: Mapping[str, Scores], part: str = "decoder") -> list[Rival]:
@@ -87,7 +88,7 @@ def headline(scores: Scores, controls: Mapping[str, Scores], part: str = "decode
     held = rivals(scores, controls, part)
     if not held:
         return None
-    rival = max(held, key=lambda r: np.nan_to_num(scores.measure.sign * r.val(part), nan=-np.inf))
+    rival = max(held, key=lambda r: np.nan_to_num(r.quality(part), nan=-np.inf))
     means = [float(statistics.mean_defined(v)) for v in (scores.part("trained", part)[-1], rival.final(part))]
     missing = tuple(name for name in NAMED if name not in {r.name for r in held})
     return Headline(rival, gap(scores, rival, part), *means, missing)

@@ -16,10 +16,12 @@ def converged(context: Context) -> Section:
     pairs = findings_checks.references(context.run)
     if not pairs:
         return Section("converged", "", "", "")
+    validated = next(iter(context.scores.values())).validated
+    penalty = "a penalty chosen on validation images" if validated else "the least penalty, for want of validation images"
     text = paragraph(
         "How much of a score is the optimiser’s? The same linear map solved without one: ridge regression in closed "
-        "form for depth, logistic regression run to its minimum for saliency, each with a penalty chosen on "
-        "validation images. A gain above 0 is what the reference reaches beyond the trained probe; below 0, the "
+        "form for depth, logistic regression run to its minimum for saliency, each with "
+        f"{penalty}. A gain above 0 is what the reference reaches beyond the trained probe; below 0, the "
         "probe’s own loss and early stopping did better."
     )
     rows = [

@@ -108,7 +108,8 @@ def _gap_sentence(context: Context) -> str:
     unsure = [context.scores[t].measure.label for t, one in found.items() if one.gain.low <= 0]
     start = "Averaged over the decoder, the trained network is"
     sure = "not shown to be better than" if len(unsure) == len(found) else "better than"
-    text = f"{start} {sure} its best rival: {'; '.join(parts)}. The rival is chosen on validation images."
+    text = f"{start} {sure} its best rival: {'; '.join(parts)}. "
+    text += f"The rival is chosen {findings.chosen_on(next(iter(context.scores.values())))}."
     if unsure and len(unsure) < len(found):
         text += f" In {' and '.join(unsure)} the interval does not exclude zero."
     low = [context.scores[t].measure.label for t, one in found.items() if _below_floor(context.scores[t], one)]

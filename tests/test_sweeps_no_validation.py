@@ -23,7 +23,7 @@ from sweeps import (
     report_context,
     report_data,
 )
-from sweeps.claims import SUPPORTED, UNTESTED, Material, judge
+from sweeps.claims import PARTLY, UNTESTED, Material, judge
 
 FEW = ("mid.0", "up.2.1", "up.3.0")
 
@@ -73,7 +73,7 @@ def test_the_claims_are_judged_and_say_so(store: storage.Store, scores) -> None:
     found = Material(scores, findings_more.families(run), findings_more.emergence(run, scores), [])
     by_key = {claim.key: claim for claim in judge(found)}
     for key in ("linear-depth", "linear-saliency"):
-        assert by_key[key].verdict == SUPPORTED
+        assert by_key[key].verdict == PARTLY  # this run holds no rival but the randomised network
         assert "(chosen by training loss)" in by_key[key].evidence
     assert by_key["early"].verdict != UNTESTED
     lost = {task: replace(one, train_loss=one.train_loss * np.nan) for task, one in scores.items()}

@@ -70,8 +70,8 @@ def history(store: storage.Store, *parts: object) -> list[dict[str, Any]]:
 def scores(store: storage.Store, variant: str, site: str, step: int) -> dict[str, float]:
     found: dict[str, float] = {}
     for row in store.table("probes").to_pylist():
-        if (row["variant"], row["site"], row["step"], row["control"]) == (
-            variant, site, step, "none",
+        if (row["experiment"], row["variant"], row["site"], row["step"], row["control"]) == (
+            "grid", variant, site, step, "none",
         ):  # fmt: skip
             found |= {k: row[k] for k in ("dice", "rmse") if row[k] is not None}
     return found
