@@ -17,7 +17,7 @@ def converged(context: Context) -> Section:
     if not pairs:
         return Section("converged", "", "", "")
     validated = next(iter(context.scores.values())).validated
-    penalty = "a penalty chosen on validation images" if validated else "the least penalty, for want of validation images"
+    penalty = "a penalty chosen on validation images" if validated else "the least penalty (no validation images)"
     text = paragraph(
         "How much of a score is the optimiser’s? The same linear map solved without one: ridge regression in closed "
         "form for depth, logistic regression run to its minimum for saliency, each with "
