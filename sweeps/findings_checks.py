@@ -11,10 +11,8 @@ from probing import statistics
 from probing.statistics import Interval
 from sweeps import analysis
 from sweeps.analysis import MEASURES, Measure
+from sweeps.measures import PRECISION
 from sweeps.report_data import RunData
-
-PRECISION = Measure("saliency", "ap", "average precision", True)
-"""needs no threshold, so it compares a cross-entropy fit with one for Dice fairly"""
 
 
 @dataclass(frozen=True)
@@ -45,6 +43,7 @@ def references(run: RunData) -> list[Pair]:
     keys = ("variant", "site", "step", "sample")
     counts = statistics.resample_counts(max(len(samples), 1), groups=_captions(run, samples) or ["none"])
     pairs: list[Pair] = []
+    # Average precision needs no threshold, so it compares a cross-entropy fit with one for Dice fairly.
     for measure in (MEASURES[0], PRECISION, *MEASURES[1:]):
         ours, theirs = (analysis.cube(t, keys, axes, measure.score)[0] for t in (found, trained))
         pairs += _pairs(measure, sites, steps, ours, theirs, counts)
