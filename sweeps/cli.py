@@ -62,6 +62,9 @@ VERBS = (
          "scenesweep train-scenes work/ out/", verbs.train_scenes, "own"),
 )  # fmt: skip
 
+DEFAULT = "scenes"
+"""preset of a command that names none"""
+
 JOB_VERBS = ("submit", "status", "logs", "stop", "resume")
 """verbs that speak to a cluster from outside"""
 
@@ -82,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _arguments(parser: argparse.ArgumentParser, verb: Verb) -> None:
     if verb.kind == "run":
-        parser.add_argument("preset", nargs="?", default="scenes", help="preset or YAML file (default: scenes)")
+        parser.add_argument("preset", nargs="?", default=DEFAULT, help=f"preset or YAML file (default: {DEFAULT})")
         parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over the preset")
     elif verb.kind == "output":
         job = ", or a job's id" if verb.name in JOB_VERBS else ""
@@ -156,14 +159,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     # A pair right after the verb means the default preset: `scenesweep run key=value`.
     if len(words) > 1 and "=" in words[1] and not words[1].startswith("-"):
-        words.insert(1, "scenes")
-    parser = _parser()
-    parsed = parser.parse_args(words)
+        words.insert(1, DEFAULT)
+    parsed = parse(words)
     if parsed.version:
         print(verbs.version())
         return 0
     if parsed.verb is None:
-        parser.print_help()
+        _parser().print_help()
         return 0
     _quiet_environment()
     started = time.monotonic()
@@ -190,6 +192,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     elif parsed.verb == "run":
         print(f"done in {time.monotonic() - started:.0f} s", file=sys.stderr)
     return code
+
+
+def parse(words: Sequence[str]) -> argparse.Namespace:
+    """The parsed command line; preset and pairs may also stand behind options, where argparse takes no more of them."""
+    parser = _parser()
+    parsed, rest = parser.parse_known_args(words)
+    if rest and hasattr(parsed, "overrides"):
+        if "=" not in rest[0] and not rest[0].startswith("-") and parsed.preset == DEFAULT:
+            parsed.preset = rest.pop(0)
+        while rest and "=" in rest[0] and not rest[0].startswith("-"):
+            parsed.overrides = [*parsed.overrides, rest.pop(0)]
+    if rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    return parsed
 
 
 def _quiet_environment() -> None:

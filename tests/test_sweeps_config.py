@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sweeps import config
+from sweeps import cli, config
 from sweeps.config import Config, hashes, load, to_dict, to_yaml
 
 
@@ -130,3 +130,22 @@ def test_dictionaries_are_plain():
     import json
 
     assert json.loads(json.dumps(to_dict(Config()))) == to_dict(Config())
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "plan paper sampling.shard=4 --rate 2",
+        "plan paper --rate 2 sampling.shard=4",
+        "plan --rate 2 paper sampling.shard=4",
+    ],
+)
+def test_preset_and_pairs_stand_before_or_behind_options(line):
+    parsed = cli.parse(line.split())
+    assert (parsed.preset, parsed.overrides, parsed.rate) == ("paper", ["sampling.shard=4"], 2.0)
+
+
+@pytest.mark.parametrize("line", ["plan paper --rate 2 scenes", "plan paper --rate 2 --nonsense=1", "status a b=c"])
+def test_words_that_nobody_takes_are_refused(line):
+    with pytest.raises(SystemExit, match="2"):
+        cli.parse(line.split())
