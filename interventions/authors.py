@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from interventions.sources import ProbeKey
 
+Probe = Callable[[ProbeKey], NDArray]
 _FILES = {
     "saliency": "large_syn_dataset/at_step_{step}/segmentation_probe_{place}{suffix}.pth",
     "depth": "large_syn_dataset_continuous/at_step_{step}/regression_probe_{place}{suffix}.pth",
@@ -30,6 +32,11 @@ class AuthorsProbes:
     depth_suffix: str = "_linear_no_bias_unsmoothed"
     """likewise for depth; the default is what their intervention script loads"""
 
+    @staticmethod
+    def publish(key: ProbeKey) -> bool:
+        """Whether such a probe can be theirs: of the trained network, on true labels."""
+        return (key.variant, key.control) == ("trained", "none")
+
     def path(self, key: ProbeKey) -> Path:
         """The file of a probe."""
         block, layer = key.site.rsplit(".", 1) if key.site.count(".") == 2 else (f"{key.site.split('.')[0]}.0", "0")
@@ -42,7 +49,7 @@ class AuthorsProbes:
 
         Files are read with `weights_only`, so that none of them can run code.
         """
-        if (key.variant, key.control) != ("trained", "none"):
+        if not self.publish(key):
             raise ValueError(f"the authors publish no probe of variant {key.variant}, control {key.control}")
         path = self.path(key)
         try:
@@ -55,3 +62,9 @@ class AuthorsProbes:
         if "dense1.bias" not in state:
             return weight
         return np.concatenate([weight, state["dense1.bias"].float().numpy()[:, None]], axis=1)
+
+
+def theirs_first(folder: str, own: Probe) -> Probe:
+    """The authors' probes where they publish such, `own` for those of controls."""
+    theirs = AuthorsProbes(Path(folder))
+    return lambda key: theirs(key) if theirs.publish(key) else own(key)

@@ -85,6 +85,9 @@ class InterventionConfig:
     and the same edit by other means: rank_one, natural"""
     guidance: float | None = None
     """guidance scale while editing; null is that of sampling"""
+    probes: str = ""
+    """folder of the authors' unzipped probe_checkpoints.zip, as every worker sees it: its probes of the trained
+    network drive the edits, those of controls stay the run's own; empty means all are the run's own"""
     move_rule: str = "visible"
     """visible: moves that hide more than half of the mask are drawn again; authors: their seeds and
     order, without drawing again"""

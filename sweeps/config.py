@@ -314,10 +314,15 @@ NOT_SCIENCE = {
 """fields that change no result and so are in no hash: those of interventions only say how many edits there are"""
 
 
+WHERE_SET = {("interventions", "probes")}
+"""fields that are in a hash only where they are set, so that runs without them keep theirs"""
+
+
 def science(config: Config, part: str) -> dict[str, Any]:
     """The fields of one part that results depend on."""
     values = dataclasses.asdict(getattr(config, part))
-    return {k: v for k, v in values.items() if k not in NOT_SCIENCE.get(part, set())}
+    left_out = NOT_SCIENCE.get(part, set()) | {k for k, v in values.items() if not v and (part, k) in WHERE_SET}
+    return {k: v for k, v in values.items() if k not in left_out}
 
 
 PREVIEW = "preview"

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import storage
 from cluster import Executor, Observer, WorkerSpec
 from cluster import Outcome as Ended
+from interventions.authors import theirs_first
 from interventions.config import choose_sites
 from interventions.labelling import build_labelling
 from interventions.pictures import pack, picture_path, recipe_path
@@ -60,15 +61,18 @@ def intervener(shared: Shared) -> Intervener:
     config = shared.config
     model = models.load(config.model)
     stored = Stored(storage.open(config.output), shared.train)
+    sources, theirs = stored.sources, config.interventions.probes
+    if theirs:
+        sources = replace(sources, probe=theirs_first(theirs, stored.probe))
     return Intervener(
         model,
         config.interventions,
-        stored.sources,
+        sources,
         stored.original,
         build_labelling(config.labels, shared.depth_mean, shared.depth_deviation, model.device),
         config.sampling.guidance,
         {"stage_hash": shared.stage_hash, "attempt": shared.attempt},
-        {"model": f"{config.model.name}@{models.revision(config.model)}", "probes": config.output},
+        {"model": f"{config.model.name}@{models.revision(config.model)}", "probes": theirs or config.output},
     )
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from pathlib import Path
 
+from interventions.authors import AuthorsProbes
 from interventions.config import MAIN, EditSpec, choose_sites
 from interventions.controls import STEERED, late_steps, probes_of
+from interventions.sources import ProbeKey
 from interventions.stored import SEED
 from probing import sites as site_rules
 from probing.sites import SiteSpec
@@ -65,12 +68,33 @@ def check(config: Config, found: Facts) -> None:
             f"probe.hidden={config.probe.hidden}: interventions need linear probes; "
             "set probe.hidden=0, or interventions.tasks=[] for none"
         )
+    wanted = _own(config, wanted)
     recorded = site_rules.choose(found.sites, config.sampling.sites)
     missing = wanted.keys() - set(cells(config.sweep, config.sampling.variants, recorded))
     missing -= _fitted(config, found) if missing else set()
     if missing:
         first = next(cell for cell in wanted if cell in missing)
         raise ValueError(_refusal(config, wanted[first], first, len(missing), {site.name for site in recorded}))
+
+
+def _own(config: Config, wanted: dict[Cell, str]) -> dict[Cell, str]:
+    """Those that the sweep has to fit. Raises ValueError where a probe that the authors should give can't be read."""
+    if not config.interventions.probes:
+        return wanted
+    theirs, own = AuthorsProbes(Path(config.interventions.probes)), {}
+    for cell, told in wanted.items():
+        key = ProbeKey(cell.task, cell.site, cell.step, cell.variant, cell.control)
+        if not theirs.publish(key):
+            own[cell] = told
+            continue
+        try:
+            theirs(key)
+        except ValueError as error:
+            raise ValueError(
+                f"interventions.probes={config.interventions.probes}: {error}; give the folder of the unzipped "
+                "probe_checkpoints.zip, or ask for sites and steps that it holds"
+            ) from None
+    return own
 
 
 def _fitted(config: Config, found: Facts) -> set[Cell]:

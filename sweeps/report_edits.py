@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from html import escape
 
 import numpy as np
 
@@ -72,6 +73,8 @@ def interventions(context: Context) -> Section:
         "image is labelled again and scored against that label. Medians are over trials; brackets "
         "are 95 % intervals from resampling images with all their trials."
     )
+    if theirs := context.run.setting("interventions.probes"):
+        text += paragraph(f"The edits follow probes that the paper’s authors published, read from {escape(theirs)}.")
     found = context.edit_panels
     body = text + _verdicts(edits) + panels(found) + _slopes(context) + pictures(context.edited)
     body += "".join(_edit_table(edits, task) + _inside_table(edits, task) for task in TASK_TITLES)
