@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -28,7 +29,7 @@ def headline(context: Context) -> Section:
         body = paragraph("No probe has finished yet: run the sweep, then build this page again.")
         return Section("findings", "No result yet", "Findings", body)
     lead = " ".join(filter(None, (_best_sentence(context, s, s is scores[0]) for s in scores)))
-    more = " ".join(filter(None, (_gap_sentence(context), _when_sentence(scores))))
+    more = " ".join(filter(None, (gap_sentence(context), _when_sentence(scores))))
     tiles = "".join(_tiles(context, s) for s in scores)
     body = paragraph(lead, "lead") + paragraph(more) + f'<ul class="facts">{tiles}</ul>'
     note = _READING + _choice(scores[0]) + _floors_read(scores)
@@ -100,18 +101,16 @@ def _grid(site: Site) -> str:
     return f"{rows}\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}{columns}"
 
 
-def _gap_sentence(context: Context) -> str:
+def gap_sentence(context: Context) -> str:
     found = {t: h for t, h in context.headlines.items() if np.isfinite(h.gain.estimate)}
     if not found:
         return ""
-    parts = [_gap_part(context, task, one) for task, one in found.items()]
-    unsure = [context.scores[t].measure.label for t, one in found.items() if one.gain.low <= 0]
-    start = "Averaged over the decoder, the trained network is"
-    sure = "not shown to be better than" if len(unsure) == len(found) else "better than"
-    text = f"{start} {sure} its best rival: {'; '.join(parts)}. "
+    told: dict[str, list[str]] = {}
+    for task, one in found.items():
+        told.setdefault(_standing(one.gain), []).append(_gap_part(context, task, one))
+    parts = [f"{word} than its best rival {', and '.join(gains)}" for word, gains in told.items()]
+    text = f"Averaged over the decoder, the trained network is {', and '.join(parts)}. "
     text += f"The rival is chosen {findings.chosen_on(next(iter(context.scores.values())))}."
-    if unsure and len(unsure) < len(found):
-        text += f" In {' and '.join(unsure)} the interval does not exclude zero."
     low = [context.scores[t].measure.label for t, one in found.items() if _below_floor(context.scores[t], one)]
     if low:
         text += f" In {' and '.join(low)} the decoder’s mean is no better than its floor, which needs no network."
@@ -127,8 +126,15 @@ def _below_floor(scores: Scores, one: Headline) -> bool:
     return scores.measure.sign * (one.ours - floor) <= 0
 
 
+def _standing(gain: Interval) -> str:
+    """What the interval of a gain shows."""
+    return "better" if gain.low > 0 else "worse" if gain.high < 0 else "not shown to be better"
+
+
 def _gap_part(context: Context, task: str, one: Headline) -> str:
-    text = f"by {interval(one.gain)} in {context.scores[task].measure.label}"
+    gain = one.gain
+    shown = replace(gain, estimate=-gain.estimate, low=-gain.high, high=-gain.low) if gain.high < 0 else gain
+    text = f"by {interval(shown)} in {context.scores[task].measure.label}"
     if task == "saliency" and context.precision_gain is not None:
         text += f" and {interval(context.precision_gain)} in average precision"
     return f"{text} over {contrasts.title(one.rival.name)}"
@@ -136,11 +142,7 @@ def _gap_part(context: Context, task: str, one: Headline) -> str:
 
 def _when_sentence(scores: Sequence[Scores]) -> str:
     found = [(s, findings.emergence(s, "trained", "decoder")) for s in scores if s.which("decoder")]
-    parts = [
-        f"by step {steps(e)} for {NOUNS[s.measure.task]}"
-        for s, e in found
-        if np.isfinite(e.estimate)
-    ]
+    parts = [f"by step {steps(e)} for {NOUNS[s.measure.task]}" for s, e in found if np.isfinite(e.estimate)]
     if not parts:
         return ""
     rise = "of the decoder’s rise from the floor to its last score is there"
@@ -154,8 +156,7 @@ def _tiles(context: Context, scores: Scores) -> str:
 
 def _tile(what: str, value: str, aside: str, gauge: str = "") -> str:
     return (
-        f'<span class="what">{what}</span><span class="value">{value}</span>{gauge}'
-        f'<span class="aside">{aside}</span>'
+        f'<span class="what">{what}</span><span class="value">{value}</span>{gauge}<span class="aside">{aside}</span>'
     )
 
 
@@ -235,11 +236,7 @@ def heatmaps(context: Context) -> Section:
         "to beat the floor and, for the trained network, every other network too (one-sided t-tests over test images; "
         "by Benjamini and Hochberg, at most 5 % of the cells without a dot are expected to be wrong)."
     )
-    numbers = "".join(
-        _grid_table(s, v)
-        for s in context.scores.values()
-        for v in ("trained", *findings.contrasts(s))
-    )
+    numbers = "".join(_grid_table(s, v) for s in context.scores.values() for v in ("trained", *findings.contrasts(s)))
     body = text + panels(context.heatmaps) + folded("The heatmaps as tables", numbers)
     return Section(
         "heatmaps",
@@ -286,9 +283,7 @@ def _score_table(context: Context, scores: Scores) -> str:
         columns += [f"Gain over {named}", "p"]
     columns += ["Grid oracle", *(name.capitalize() for name in floors)]
     p = np.full(len(scores.sites), np.nan) if rival is None else contrasts.site_tests(scores, rival)
-    rows = [
-        _score_row(context, scores, s.name, s.name, float(p[i])) for i, s in enumerate(scores.sites)
-    ]
+    rows = [_score_row(context, scores, s.name, s.name, float(p[i])) for i, s in enumerate(scores.sites)]
     for side in ("encoder", "decoder"):
         if scores.which(side):
             rows.append(_score_row(context, scores, side, f"{side} mean", np.nan))

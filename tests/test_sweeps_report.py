@@ -10,8 +10,10 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,7 +26,16 @@ from report_fixture import CONFIG, Made, make_store
 
 import storage
 from probing.statistics import Interval
-from sweeps import analysis, findings, findings_checks, report, report_context, report_data
+from sweeps import (
+    analysis,
+    contrasts,
+    findings,
+    findings_checks,
+    report,
+    report_context,
+    report_data,
+    report_results,
+)
 from sweeps.report_data import apply_probe, current
 from sweeps.tables_view import interval, number, table
 from sweeps.tracking_plan import run_id
@@ -276,6 +287,22 @@ def test_a_gap_is_positive_where_the_trained_network_is_better(
     trained, other = (findings.final(scores, v, "decoder").estimate for v in ("trained", "random"))
     assert gap.estimate == pytest.approx(sign * (trained - other))
     assert 0 < gap.low < gap.estimate < gap.high
+
+
+def test_the_first_sentence_says_better_worse_or_unsure(store: storage.Store) -> None:
+    scores = analysis.collect(report_data.load(store, CONFIG))
+    gains = {"saliency": Interval(0.2, 0.1, 0.3), "depth": Interval(-0.06, -0.11, -0.01)}
+    found = {
+        task: contrasts.Headline(contrasts.Rival("random", scores[task], "random"), gain, 0.9, 0.9, ())
+        for task, gain in gains.items()
+    }
+    context = SimpleNamespace(scores=scores, headlines=found, precision_gain=None)
+    text = re.sub("<[^>]+>", "", report_results.gap_sentence(context))
+    assert "better than its best rival by 0.20 (0.10–0.30) in Dice" in text
+    assert "worse than its best rival by 0.06 (0.01–0.11) in RMSE" in text
+    context.headlines = {"depth": replace(found["depth"], gain=Interval(0.1, -0.1, 0.3))}
+    text = re.sub("<[^>]+>", "", report_results.gap_sentence(context))
+    assert "not shown to be better than its best rival by 0.10 (−0.10 to 0.30)" in text
 
 
 def test_emergence_is_the_first_step_with_95_percent_of_the_rise(store: storage.Store) -> None:
