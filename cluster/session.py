@@ -28,8 +28,6 @@ EMBEDDED_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # A driver started by `uv run` would otherwise ship its project to the workers.
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
-    # What a killed driver leaves behind looks for its control service so long, a minute by default, and then ends.
-    "RAY_gcs_rpc_server_reconnect_timeout_s": "5",
 }
 
 logger = logging.getLogger(__name__)

@@ -76,7 +76,7 @@ def test_killed_drivers_take_their_workers_along_and_resume(seed: int, tmp_path:
     while len(list(tmp_path.glob("*.bin"))) < wanted:
         assert time.monotonic() < until
         time.sleep(0.01)
-    below = fakes.descendants(driver.pid)
+    below = fakes.holders(driver.pid)
     driver.send_signal(signal.SIGKILL)
     driver.wait()
     while any(Path(f"/proc/{pid}").exists() for pid in below):

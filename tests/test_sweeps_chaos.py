@@ -80,7 +80,7 @@ def test_killed_drivers_on_ray_resume_to_the_undisturbed_bytes(seed, undisturbed
         assert time.monotonic() < until, "the driver makes no progress"
         time.sleep(0.01)
     time.sleep(delay)
-    below = fakes.descendants(driver.pid)
+    below = fakes.holders(driver.pid)
     driver.send_signal(signal.SIGKILL)
     assert driver.wait() == -signal.SIGKILL
     while any(Path(f"/proc/{pid}").exists() for pid in below):
