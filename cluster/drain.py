@@ -27,10 +27,11 @@ AWS = "http://169.254.169.254"
 
 def announce(address: str, node_id: str, seconds: float, reason: str = "preempted") -> None:
     """Tell the cluster that a node will be gone after `seconds`; RuntimeError if it is not taken note of."""
-    from ray._raylet import GcsClient
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]  # Ray's stub leaves it out
     from ray.core.generated import autoscaler_pb2
 
-    kind = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+    # Protobuf makes the names of this module when it is imported.
+    kind = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")  # type: ignore[attr-defined]
     deadline_ms = int((time.time() + seconds) * 1000)
     accepted, said = GcsClient(address=address).drain_node(node_id, kind, reason, deadline_ms)
     if not accepted:
@@ -89,7 +90,7 @@ def _addresses(head: str) -> set[str]:
 def _leave(head: str, seconds: float) -> None:
     """Announce this node's end and wait until its actors are gone, at most that long."""
     from ray._private.state import GlobalState
-    from ray._raylet import GcsClientOptions
+    from ray._raylet import GcsClientOptions  # type: ignore[attr-defined]  # Ray's stub leaves it out
 
     state = GlobalState()
     state._initialize_global_state(GcsClientOptions.create(head, None, True, False))

@@ -15,8 +15,10 @@ from cluster.workers import Worker, WorkerSpec, assert_ours, attempt, one_line, 
 class Executor(Protocol):
     """Runs tasks on workers; the forms differ in where, not in what comes out."""
 
-    retries: int
-    """Further attempts at a task after its first failure."""
+    @property
+    def retries(self) -> int:
+        """Further attempts at a task after its first failure."""
+        ...
 
     def run(
         self, tasks: Sequence[Task], worker: WorkerSpec, observers: Iterable[Observer] = ()

@@ -18,7 +18,7 @@ from probing.baseline import paper_probe
 from probing.controls import Split
 from probing.fit import CellSpec, fit_site
 from probing.probes import ProbeConfig, initial_seed, sample_orders
-from probing.targets import Grid, Targets, pool_depth, pool_saliency
+from probing.targets import DepthTargets, Grid, Targets, pool_depth, pool_saliency
 
 TASKS = ("saliency", "depth")
 
@@ -76,12 +76,13 @@ def make_problem(size: Size, seed: int = 0) -> Problem:
         slope = random.normal(size=3) * (0.7, 0.3, 0.3)
         depth[sample] = slope[0] * rows + slope[1] * columns + slope[2] + masks[sample] * random.uniform(0.5, 2)
     split = Split(*np.split(np.arange(count), np.cumsum(size.samples)[:2]))
-    targets: dict[str, Targets] = {"saliency": pool_saliency(masks, size.grid), "depth": pool_depth(depth, size.grid)}
-    return Problem(size, _activations(size, targets, random), masks, depth, split, targets)
+    pooled = pool_depth(depth, size.grid)
+    targets: dict[str, Targets] = {"saliency": pool_saliency(masks, size.grid), "depth": pooled}
+    return Problem(size, _activations(size, pooled, random), masks, depth, split, targets)
 
 
-def _activations(size: Size, targets: dict[str, Targets], random: np.random.Generator) -> NDArray[np.float16]:
-    known = targets["depth"].mean.astype(np.float32)[..., None]  # type: ignore[union-attr]
+def _activations(size: Size, targets: DepthTargets, random: np.random.Generator) -> NDArray[np.float16]:
+    known = targets.mean.astype(np.float32)[..., None]
     acts = np.empty((size.steps, len(known), known.shape[1], size.channels), np.float16)
     for step in range(size.steps):
         direction = random.standard_normal(size.channels, dtype=np.float32) * 0.2

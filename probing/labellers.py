@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Protocol
@@ -126,6 +126,10 @@ class ScenesLabeller:
         return (mask * 255).round().astype(np.uint8)
 
 
+def _scenes(task: str, _weights: str, device: torch.device) -> ScenesLabeller:
+    return ScenesLabeller(task, device)
+
+
 for _task in ("saliency", "depth"):
-    register(_task, "scenes", lambda _weights, device, task=_task: ScenesLabeller(task, device))
+    register(_task, "scenes", partial(_scenes, _task))
 register_all(register)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,10 @@ from torch import Tensor, nn
 from probing import memory, pretrained
 from probing.conditioning import SecondText, tokens
 from probing.sites import SiteSpec, attention_sites, conv_sites, vae_site
+
+if TYPE_CHECKING:
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 SCENES = "scenes"
 DTYPES = ("float32", "float16", "bfloat16")
@@ -58,8 +62,8 @@ class ModelConfig:
 class LatentDiffusion:
     """The parts of a latent diffusion model that the experiment uses."""
 
-    unet: nn.Module
-    vae: nn.Module
+    unet: UNet2DConditionModel
+    vae: AutoencoderKL
     text_encoder: nn.Module
     tokenizer: Any
     scheduler_config: dict[str, Any]
@@ -73,14 +77,14 @@ class LatentDiffusion:
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """(channels, height, width) of a latent."""
-        size = self.unet.config.sample_size
+        size = self.unet.config["sample_size"]
         height, width = (size, size) if isinstance(size, int) else size
-        return self.unet.config.in_channels, height, width
+        return self.unet.config["in_channels"], height, width
 
     @property
     def image_size(self) -> tuple[int, int]:
         """(height, width) of an image in pixels."""
-        factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        factor = 2 ** (len(self.vae.config["block_out_channels"]) - 1)
         return self.latent_shape[1] * factor, self.latent_shape[2] * factor
 
     def sites(self, family: str = "attention") -> tuple[SiteSpec, ...]:
@@ -101,7 +105,7 @@ class LatentDiffusion:
     def decode(self, latents: Tensor) -> Tensor:
         """Images uint8 (n, H, W, 3) on the CPU from scaled latents (n, C, h, w); memory is bounded."""
         batch = min(DECODED, max(1, DECODED_PIXELS // (self.image_size[0] * self.image_size[1])))
-        raw = latents.to(self.vae.dtype) / self.vae.config.scaling_factor
+        raw = latents.to(self.vae.dtype) / self.vae.config["scaling_factor"]
         parts = [self.vae.decode(raw[i : i + batch]).sample for i in range(0, len(raw), batch)]
         images = torch.cat(parts).float().div(2).add(0.5).clamp(0, 1).mul(255).round()
         return images.to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu()
@@ -185,8 +189,9 @@ def load(config: ModelConfig, variants: int = 1) -> LatentDiffusion:
     with pretrained.one_line(config.name):
         for part in (parts.unet, parts.vae, *parts.encoders):
             part.to(device=device)
-    parts.unet.to(memory_format=torch.channels_last)
-    parts.vae.to(memory_format=torch.channels_last)
+    # diffusers wraps `to`, which hides its `self`
+    parts.unet.to(memory_format=torch.channels_last)  # type: ignore[call-arg]
+    parts.vae.to(memory_format=torch.channels_last)  # type: ignore[call-arg]
     autocast = getattr(torch, config.autocast) if config.autocast and device.type == "cuda" else None
     second = None
     if len(parts.encoders) > 1:
@@ -220,10 +225,12 @@ def variant(model: LatentDiffusion, name: str, seed: int) -> LatentDiffusion:
     if name == "reinit":
         state = torch.get_rng_state()
         torch.manual_seed(seed)
-        unet = type(model.unet).from_config(model.unet.config)
+        fresh = type(model.unet).from_config(model.unet.config)
+        assert not isinstance(fresh, tuple)  # that is only where unused settings are asked for
         torch.set_rng_state(state)
-        unet.to(device=model.device, dtype=model.unet.dtype, memory_format=torch.channels_last)
-        return replace(model, unet=unet.eval().requires_grad_(False))
+        # diffusers wraps `to`, which hides its `self`
+        fresh.to(device=model.device, dtype=model.unet.dtype, memory_format=torch.channels_last)  # type: ignore[call-arg]
+        return replace(model, unet=fresh.eval().requires_grad_(False))
     raise ValueError(f"variants: no variant {name!r}; use {', '.join(VARIANTS)}")
 
 

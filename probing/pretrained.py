@@ -8,10 +8,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import nn
+
+if TYPE_CHECKING:
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+Network = TypeVar("Network", bound=nn.Module)
 
 FAMILIES = {"StableDiffusionPipeline": 1, "StableDiffusionXLPipeline": 2}
 """pipeline class to its number of text encoders: Stable Diffusion 1.x and 2.x, and XL"""
@@ -21,8 +27,8 @@ FAMILIES = {"StableDiffusionPipeline": 1, "StableDiffusionXLPipeline": 2}
 class Parts:
     """What a pipeline is made of."""
 
-    unet: nn.Module
-    vae: nn.Module
+    unet: UNet2DConditionModel
+    vae: AutoencoderKL
     encoders: tuple[nn.Module, ...]
     """text encoders"""
     tokenizers: tuple[Any, ...]
@@ -38,7 +44,8 @@ def load(path: Path | str, revision: str, dtype: torch.dtype, name: str) -> Part
 
     Raises ValueError, one line that begins with `model.name: NAME`, where anything is amiss.
     """
-    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
     where = {"revision": revision or None, "local_files_only": isinstance(path, Path)}
     with one_line(name):
@@ -86,16 +93,19 @@ def _scheduler(path: Path | str, where: dict[str, Any]) -> dict[str, Any]:
     return dict(LMSDiscreteScheduler.load_config(str(path), subfolder="scheduler", **where))
 
 
-def _network(kind: Any, path: Path | str, part: str, where: dict[str, Any], dtype: torch.dtype) -> nn.Module:
+def _network(
+    kind: type[Network], path: Path | str, part: str, where: dict[str, Any], dtype: torch.dtype
+) -> Network:
     """A network with every tensor from the file. An autoencoder that overflows in half stays in float32."""
+    loader: Any = kind  # the loaders of diffusers and transformers share no base class
     named = "dtype" if kind.__module__.startswith("transformers") else "torch_dtype"
     if (
         part == "vae"
         and dtype == torch.float16
-        and kind.load_config(str(path), subfolder=part, **where).get("force_upcast")
+        and loader.load_config(str(path), subfolder=part, **where).get("force_upcast")
     ):
         dtype = torch.float32
-    network, report = kind.from_pretrained(
+    network, report = loader.from_pretrained(
         str(path), subfolder=part, use_safetensors=True, output_loading_info=True, **where, **{named: dtype}
     )  # fmt: skip
     missing = sorted(report["missing_keys"])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -66,9 +66,9 @@ class ProbeConfig:
                 raise ValueError(f"probe.{name} must be a positive number, not {getattr(self, name)}")
 
 
-def _one_of(name: str, value: str, allowed: object) -> None:
-    if value not in allowed:  # type: ignore[operator]
-        raise ValueError(f"probe.{name} must be one of {', '.join(allowed)}, not {value!r}")  # type: ignore
+def _one_of(name: str, value: str, allowed: Collection[str]) -> None:
+    if value not in allowed:
+        raise ValueError(f"probe.{name} must be one of {', '.join(allowed)}, not {value!r}")
 
 
 def initial_seed(seed: int, step: int, task: str) -> int:

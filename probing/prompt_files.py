@@ -101,12 +101,12 @@ def _seed(path: Path, row: int, value: Any) -> int | None:
     if value is None or value == "":
         return None
     try:
-        found = int(value) if isinstance(value, int | str) else float(value)
+        found: float | None = int(value) if isinstance(value, int | str) else float(value)
     except (ValueError, TypeError):
         found = _float(value)
     if isinstance(found, float) and found.is_integer():
         found = int(found)
-    if isinstance(found, bool) or not isinstance(found, int):
+    if isinstance(value, bool) or not isinstance(found, int):
         raise _error(path, row, f"seed {value!r} is no integer")
     if not 0 <= found <= LARGEST_SEED:
         raise _error(path, row, f"seed {value!r} is not within 0 and 2**63 - 1")

@@ -63,12 +63,12 @@ def replay_vae(model: LatentDiffusion, latents: Tensor, step: int, site: SiteSpe
     as its mid block. Raises NonFiniteActivation naming site and step.
     """
     vae = model.vae
-    raw = latents.to(model.device, vae.dtype) / vae.config.scaling_factor
+    raw = latents.to(model.device, vae.dtype) / vae.config["scaling_factor"]
 
     def sink(_: SiteSpec, output: Tensor) -> None:
         write(site.name, checked(site.name, step, output.half().cpu().numpy()))
 
-    if getattr(vae, "post_quant_conv", None) is not None:
+    if vae.post_quant_conv is not None:
         raw = vae.post_quant_conv(raw)
     with record(vae, [site], sink):
         vae.decoder.mid_block(vae.decoder.conv_in(raw))

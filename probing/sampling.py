@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import LMSDiscreteScheduler
+from diffusers.schedulers.scheduling_lms_discrete import LMSDiscreteScheduler
 from torch import Tensor
 
 from probing.conditioning import conditions
@@ -115,6 +115,8 @@ def sample(
             without, with_text = output.chunk(2)
             output = without + guidance * (with_text - without)
         moved = scheduler.step(output, time, seen)
+        assert not isinstance(moved, tuple)
+        assert moved.pred_original_sample is not None
         latents = moved.prev_sample
         if on_step:
             event = StepEvent(index + 1, sigma, seen, latents, moved.pred_original_sample)

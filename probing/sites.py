@@ -65,7 +65,8 @@ def _blocks(config: Mapping[str, Any], latent: tuple[int, int]) -> Iterator[_Blo
     count = len(channels)
     layers = _listed(config.get("layers_per_block", 2), count)
     depth = _listed(config.get("transformer_layers_per_block", 1), count)
-    sizes = [tuple(-(-side // 2**level) for side in latent) for level in range(count)]
+    height, width = latent
+    sizes = [(-(-height // 2**level), -(-width // 2**level)) for level in range(count)]
     for i, kind in enumerate(config["down_block_types"]):
         yield _Block(f"down.{i}", f"down_blocks.{i}", kind, channels[i], *sizes[i], "encoder", layers[i], depth[i])
     mid = config.get("mid_block_type", "UNetMidBlock2DCrossAttn") or "none"

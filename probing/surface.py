@@ -27,7 +27,7 @@ def latent_features(noisy: NDArray, clean: NDArray, grid: tuple[int, int], contr
     reach = SURFACE_CONTROLS[control]
     both = torch.from_numpy(np.concatenate([noisy, clean], 1).astype(np.float32))
     around = functional.unfold(functional.pad(both, [reach // 2] * 4, mode="replicate"), reach)
-    maps = functional.adaptive_avg_pool2d(around.unflatten(2, both.shape[2:]), tuple(grid))
+    maps = functional.adaptive_avg_pool2d(around.unflatten(2, both.shape[2:]), (grid[0], grid[1]))
     rows, columns = torch.meshgrid(*(torch.linspace(-1, 1, side) for side in grid), indexing="ij")
     place = torch.stack([rows, columns]).expand(len(both), -1, -1, -1)
     return torch.cat([maps, place], 1).flatten(2).transpose(1, 2).contiguous().half().numpy()

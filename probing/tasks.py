@@ -7,7 +7,7 @@ of this task in one batch: one per control), N samples, T cells of K pixels, n =
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -186,10 +186,19 @@ class DepthHeads:
         return found
 
 
-def residual_ranks(
-    targets: DepthTargets, train: NDArray[np.int64], test: NDArray[np.int64]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean depth map (T) of the training samples; rank sums (test, T) and centred squares (test) of labels minus it."""
+class ResidualRanks(NamedTuple):
+    """The training samples' mean depth map, and ranks of test labels minus it; float64 on the CPU."""
+
+    mean: Tensor
+    """(T) the map"""
+    sums: Tensor
+    """(test, T) rank sums of each cell"""
+    squares: Tensor
+    """(test) centred squares"""
+
+
+def residual_ranks(targets: DepthTargets, train: NDArray[np.int64], test: NDArray[np.int64]) -> ResidualRanks:
+    """What the residual's rank correlation needs of the labels, made once per targets and split."""
     key = ("residual_ranks", train.tobytes(), test.tobytes())
     if key not in targets.cache:
         mean = targets.mean[train].mean(axis=0)
@@ -197,8 +206,10 @@ def residual_ranks(
         middle = (ranks[0].size + 1) / 2
         squares = np.square(ranks - middle, dtype=np.float64).sum(axis=(1, 2))
         sums = ranks.sum(axis=2, dtype=np.float64)
-        targets.cache[key] = tuple(torch.from_numpy(a) for a in (mean, sums, squares))
-    return targets.cache[key]  # type: ignore[return-value]
+        targets.cache[key] = ResidualRanks(*(torch.from_numpy(a) for a in (mean, sums, squares)))
+    found = targets.cache[key]
+    assert isinstance(found, ResidualRanks)
+    return found
 
 
 TASKS: dict[str, Task] = {}

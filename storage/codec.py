@@ -85,9 +85,9 @@ def codec_for(name: str, dtype: str) -> Codec:
 
 @cache
 def _codec(name: str, itemsize: int) -> Codec:
-    plain = {"name": "bytes"}
+    plain: dict[str, Any] = {"name": "bytes"}
     if itemsize > 1:
-        plain["configuration"] = {"endian": "little"}  # type: ignore[assignment]
+        plain["configuration"] = {"endian": "little"}
     check = {"name": "crc32c"}
     if name == "none":
         return Codec([plain, check], None, None)

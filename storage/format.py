@@ -4,7 +4,7 @@ FORMAT.md is the normative text; where this module differs, this module is wrong
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 
@@ -92,7 +92,7 @@ class ArraySpec:
 
     def keys(self) -> Iterator[ChunkKey]:
         """Every chunk of the array."""
-        steps = range(1, self.shape[1] + 1) if self.stepped else [None]
+        steps: Iterable[int | None] = range(1, self.shape[1] + 1) if self.stepped else [None]
         for shard in range(self.shards):
             for step in steps:
                 yield self.key(shard, step)

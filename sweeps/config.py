@@ -12,7 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from interventions.config import InterventionConfig
@@ -178,9 +178,17 @@ def load(preset: str, overrides: Sequence[str]) -> Config:
     _refuse_unknown(base, given, "")
     try:
         merged = OmegaConf.merge(base, given)
-        return build(OmegaConf.to_container(merged, resolve=True))
+        return build(container(merged, "configuration", resolve=True))
     except OmegaConfBaseException as error:
         raise ValueError(f"configuration: {str(error).splitlines()[0]}") from error
+
+
+def container(found: Any, where: str, resolve: bool) -> dict[str, Any]:
+    """Plain dictionaries and lists of what OmegaConf read. Raises ValueError where it holds no keys."""
+    values = OmegaConf.to_container(found, resolve=resolve)
+    if not isinstance(values, dict):
+        raise ValueError(f"{where} holds no keys; write `key: value` lines")
+    return {str(key): value for key, value in values.items()}
 
 
 def _read(preset: str) -> Any:
@@ -194,7 +202,7 @@ def _read(preset: str) -> Any:
         found = OmegaConf.load(path)
     except Exception as error:  # the YAML reader raises several kinds
         raise ValueError(f"{path}: not readable YAML: {str(error).splitlines()[0]}") from error
-    if not OmegaConf.is_dict(found):
+    if not isinstance(found, DictConfig):
         raise ValueError(f"{path}: holds no keys; write `key: value` lines")
     base = found.pop("preset", None)
     return OmegaConf.merge(_read(base), found) if base else found

@@ -89,9 +89,9 @@ def headline(scores: Scores, controls: Mapping[str, Scores], part: str = "decode
     if not held:
         return None
     rival = max(held, key=lambda r: np.nan_to_num(r.quality(part), nan=-np.inf))
-    means = [float(statistics.mean_defined(v)) for v in (scores.part("trained", part)[-1], rival.final(part))]
+    ours, theirs = (float(statistics.mean_defined(v)) for v in (scores.part("trained", part)[-1], rival.final(part)))
     missing = tuple(name for name in NAMED if name not in {r.name for r in held})
-    return Headline(rival, gap(scores, rival, part), *means, missing)
+    return Headline(rival, gap(scores, rival, part), ours, theirs, missing)
 
 
 def gap(scores: Scores, rival: Rival, part: str) -> Interval:

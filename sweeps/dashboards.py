@@ -111,6 +111,8 @@ def save(run: RunData, figures: Sequence[str] = ()) -> str:
     _modules()
     try:
         entity = run.setting("tracking.entity") or wandb.Api().default_entity
+        if not entity:
+            raise ValueError("no account is known")
         made = workspace(run, entity, figures)
         made.save()
     except Exception as error:  # W&B raises many kinds: no key, no network, no such project

@@ -79,13 +79,13 @@ def second_object_panel(found: dict[str, tuple[DepthSlope, list[Row]]]) -> Panel
         ax.legend(frameon=False, fontsize=8.5, loc="best")
     slopes = "; ".join(f"{CONTROL_TITLES.get(w, w)} {s.slope.estimate:.2f}" for w, (s, _) in found.items())
     text = f"Slope of the depth that came on the depth asked for, where the new object should be: {slopes}."
-    rows = [
+    numbers = [
         (row["control"], row["sample"], row["trial"], *values)
         for _, mine in found.values()
         for row, *values in zip(mine, *_changes(mine), strict=True)
     ]
     return Panel(name, "Second object: depth asked for and depth that came", text, fig,
-                 ("way", "sample", "trial", "asked", "came"), rows)  # fmt: skip
+                 ("way", "sample", "trial", "asked", "came"), numbers)  # fmt: skip
 
 
 def _changes(rows: Sequence[Row]) -> tuple[list[float], list[float]]:

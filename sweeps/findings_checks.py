@@ -64,5 +64,5 @@ def _pairs(
             if both.any():
                 a, b = (np.where(both, x[s, t], np.nan) for x in (ours, theirs))
                 gap = statistics.difference_interval(measure.sign * a, measure.sign * b, counts)
-                means = (float(statistics.mean_defined(x)) for x in (a, b))
-                yield Pair(measure, site, step, *means, gap)
+                mine, other = (float(statistics.mean_defined(x)) for x in (a, b))
+                yield Pair(measure, site, step, mine, other, gap)

@@ -191,9 +191,10 @@ def _transfer(run: RunData, main: Scores, site: Site, rows: pa.Table, floor: flo
 def _cosine(run: RunData, site: Site, steps: Sequence[int], task: str) -> np.ndarray | None:
     reader: Any = run.reader
     weights = [reader.weights("trained", site.name, step, task) for step in steps] if reader else [None]
-    if any(w is None or "hidden" in w for w in weights):
+    linear = [w["weight"] for w in weights if w is not None and "hidden" not in w]
+    if len(linear) < len(weights):
         return None
-    return cosines(np.stack([direction(w["weight"], site.channels) for w in weights]))
+    return cosines(np.stack([direction(weight, site.channels) for weight in linear]))
 
 
 @dataclass(frozen=True)

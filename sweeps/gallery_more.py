@@ -134,7 +134,7 @@ def smoothed(run: RunData, families: dict[str, dict[str, Scores]], memory: Predi
     without = memory.predict("trained", site, step, "depth", samples)
     smooth = memory.predict("trained", site, step, "depth", samples, "smoothness")
     images, labels = run.reader.images("trained", samples), run.reader.labels("depth", samples)
-    if any(part is None for part in (without, smooth, images, labels)):
+    if without is None or smooth is None or images is None or labels is None:
         return []
     units = probe_units(run, "depth", labels)
     return [

@@ -115,9 +115,9 @@ def _refusal(config: Config, told: str, cell: Cell, count: int, recorded: set[st
         (cell.step not in sweep.steps, "sweep.steps", sweep.steps, cell.step),
         (cell.site not in recorded, "sampling.sites", sampling.sites, cell.site),
         (cell.seed not in sweep.seeds, "sweep.seeds", sweep.seeds, cell.seed),
+        (True, "sweep.control_sites", sweep.control_sites, cell.site),
     ]
-    control = ("sweep.control_sites", sweep.control_sites, cell.site)
-    name, have, lacks = next((rest for broken, *rest in rules if broken), control)
+    _, name, have, lacks = next(rule for rule in rules if rule[0])
     listed = ",".join(map(str, have))
     return (
         f"{told}: needs {count} probe{'s' if count > 1 else ''} that the sweep does not plan, the first of variant "

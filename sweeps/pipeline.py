@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
-from cluster import Executor, InProcess, Outcome, turns
+from cluster import Executor, InProcess, Observer, Outcome, turns
 from probing import labellers
 from probing import prompts as prompt_files
 from probing.prompts import Prompt
@@ -165,7 +165,7 @@ def _sample(run: Run, executor: Executor, result: Result, which: str = "") -> No
     tasks = sample_stage.missing(run)
     if tasks:
         meter = Meter(f"{which}sampling", "shards")
-        observers = [StageObserver(meter), ProgressNote(run.store, sample_stage.STAGE)]
+        observers: list[Observer] = [StageObserver(meter), ProgressNote(run.store, sample_stage.STAGE)]
         with _timed(run, "sample"):
             _note(result, f"{which}sample", sample_stage.work(run, executor, observers, tasks))
         meter.close()
@@ -175,7 +175,7 @@ def _label(run: Run, executor: Executor, result: Result, which: str = "") -> Non
     tasks = label_stage.missing(run)
     if tasks:
         meter = Meter(f"{which}labelling", "shards")
-        observers = [StageObserver(meter), ProgressNote(run.store, label_stage.STAGE)]
+        observers: list[Observer] = [StageObserver(meter), ProgressNote(run.store, label_stage.STAGE)]
         with _timed(run, "label"):
             _note(result, f"{which}label", label_stage.work(run, executor, observers, tasks))
         meter.close()

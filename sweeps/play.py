@@ -100,7 +100,8 @@ def _recipe(wanted: Request, config: Config, worker: Intervener) -> Recipe:
     settings = config.interventions
     return Recipe(
         wanted.prompt, wanted.seed, worker.guidance, settings.spec(wanted.task), goals,
-        () if wanted.way == EDIT else (wanted.way,), settings.rows, settings.seed, **worker.about,
+        () if wanted.way == EDIT else (wanted.way,), settings.rows, settings.seed,
+        model=worker.about.get("model", ""), probes=worker.about.get("probes", ""),
     )  # fmt: skip
 
 

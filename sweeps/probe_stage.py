@@ -16,7 +16,7 @@ import numpy as np
 import storage
 from cluster import Event, Observer, Progress, TaskDone, TaskFailed, TaskStarted, WorkerSpec
 from cluster.observed import watchers
-from cluster.workers import pinned_threads
+from cluster.workers import Worker, pinned_threads
 from sweeps import curate_stage, experiments, families
 from sweeps.grid import Cell, Trial, cells, finished, pack
 from sweeps.probe_work import ProbeJob, attempt_of, fit_trial
@@ -172,6 +172,10 @@ def _trainable(config: dict[str, Any]) -> dict[str, Any]:
     return {"cells": found["cells"], "failed": found["failed"], "fit_seconds": found["seconds"]}
 
 
+def _unmade() -> Worker:
+    raise AssertionError("Tune makes the trials' workers; the cluster is only asked how many it holds")
+
+
 def fan_out(run: Run, shared: ProbeJob, trials: Sequence[Trial], notice: Notice) -> dict[str, str]:
     """Runs trials through Ray Tune; trial -> error of those that failed."""
     import ray
@@ -180,7 +184,7 @@ def fan_out(run: Run, shared: ProbeJob, trials: Sequence[Trial], notice: Notice)
     from cluster import resources
 
     gpus = run.config.ray.probe_gpus
-    slots = min(len(trials), resources.room(WorkerSpec(dict, num_gpus=gpus, name=STAGE)))
+    slots = min(len(trials), resources.room(WorkerSpec(_unmade, num_gpus=gpus, name=STAGE)))
     with _tune_environment(slots), tempfile.TemporaryDirectory(prefix="scenesweep-tune-") as scratch:
         logging.getLogger("ray.tune").setLevel(logging.ERROR)
         references = ray.put({"job": shared, "trials": list(trials)})
@@ -208,7 +212,7 @@ def fan_out(run: Run, shared: ProbeJob, trials: Sequence[Trial], notice: Notice)
         )
         results = tuner.fit()
     errors = {}
-    for result in results:
+    for result in (results[i] for i in range(len(results))):
         if result.error is not None:
             key = trials[result.config["trial"]].key if result.config else "trial"
             errors[key] = str(result.error).strip().splitlines()[-1]

@@ -80,8 +80,8 @@ def _labels(
     """Masks, standardised depth and its ranks; kept between the trials of one process."""
     store = _opened(output)
     masks = store.read_labels("saliency", list(samples))
-    depth = (store.read_labels("depth", list(samples)) - mean) / deviation
-    return masks, depth.astype(np.float32), pixel_ranks(depth)
+    depth = ((store.read_labels("depth", list(samples)) - mean) / deviation).astype(np.float32)
+    return masks, depth, pixel_ranks(depth)
 
 
 @lru_cache(maxsize=8)
@@ -204,11 +204,18 @@ def write_results(job: ProbeJob, variant: str, site: SiteSpec, results: Sequence
             _save_weights(store, job.folder, variant, site.name, result)
         number = int(index) if index.isdigit() else 0
         rows.append({**same, "block": block, "index": number, **result.row})
-        images += [{**same, **row, "sample": job.samples[row["sample"]]} for row in result.images]
+        images += [{**same, **row, "sample": _sample(job, row)} for row in result.images]
         epochs += [{**same, **row} for row in result.epochs]
     for table, found in (("images", images), ("epochs", epochs), ("probes", rows)):
         if found:
             store.append(table, found)
+
+
+def _sample(job: ProbeJob, row: dict[str, object]) -> int:
+    """The sample that a row of a fit, which counts the job's samples from 0, speaks of."""
+    place = row["sample"]
+    assert isinstance(place, int)
+    return job.samples[place]
 
 
 def _save_weights(store: Store, folder: str, variant: str, site: str, result: CellResult) -> None:

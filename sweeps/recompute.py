@@ -70,7 +70,7 @@ def difference(stored: np.ndarray, values: np.ndarray) -> float:
     if np.array_equal(stored, values):
         return 0.0
     old, new = stored.astype(np.float64), values.astype(np.float64)
-    scale = max(float(np.sqrt(np.mean(old**2))), np.finfo(np.float32).tiny)
+    scale = max(float(np.sqrt(np.mean(old**2))), float(np.finfo(np.float32).tiny))
     return float(np.abs(new - old).max()) / scale
 
 

@@ -198,7 +198,7 @@ def _paired_table(plain: Scores, smooth: Scores) -> str:
         means = [Num(f"{float(statistics.mean_defined(x)):.3f}") for x in (a, b)]
         gap = statistics.difference_interval(b, a, plain.counts)
         rows.append([site_link(site.name), f"{site.grid[0]} × {site.grid[1]}", *means, Num(interval(gap, 3))])
-    holm = statistics.holm(tests) if tests else []
+    holm = statistics.holm(tests) if tests else np.empty(0)
     rows = [[*row, p_value(p), p_value(h)] for row, p, h in zip(rows, tests, holm, strict=True)]
     columns = ["Site", "Grid", "Without", "With", "Difference", "p", "p (Holm)"]
     return table(f"Depth RMSE at step {step}, without and with the smoothness loss", columns, rows)

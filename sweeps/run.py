@@ -188,12 +188,13 @@ def stored_config(output: str) -> Config:
     """The configuration that an output was made with."""
     from omegaconf import OmegaConf
 
-    from sweeps.config import build
+    from sweeps.config import build, container
 
     store = storage.open(output)
     if not store.exists("config.yaml"):
         raise ValueError(f"{output}: holds no config.yaml, so no run; give the output of a run")
-    values = OmegaConf.to_container(OmegaConf.create(store.get("config.yaml").decode()))
+    read = OmegaConf.create(store.get("config.yaml").decode())
+    values = container(read, f"{output}/config.yaml", resolve=False)
     return build({**values, "output": output})
 
 

@@ -164,6 +164,7 @@ def broken_parquet(path: Path) -> None:
         ("a.csv", b"", "it has none"),
         ("a.csv", b"prompts,seeds\nx,1\ny,one\n", "row 3: seed 'one' is no integer"),
         ("a.csv", b"prompts,seeds\nx,1.5\n", "row 2: seed '1.5' is no integer"),
+        ("a.jsonl", b'{"prompt": "x", "seed": true}\n', "row 1: seed True is no integer"),
         ("a.csv", b"prompts,seeds\nx,-4\n", "row 2: seed '-4' is not within"),
         ("a.csv", b"prompts,seeds\nx\n", "row 2: 2 fields expected"),
         ("a.csv", b"prompts,seeds\nx,1\nx,1,2\n", "row 3: 2 fields expected"),

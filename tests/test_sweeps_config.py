@@ -29,6 +29,17 @@ def test_every_preset_loads_and_survives_a_round_trip(preset, tmp_path):
     assert load(str(path), []) == made
 
 
+def test_an_output_whose_settings_are_no_keys_is_refused_in_one_line(tmp_path):
+    import storage
+    from sweeps.run import stored_config
+
+    layout = storage.Layout(1, 1, ("trained",), (storage.SiteShape("mid.0", 1, 1),), image=(8, 8), latent=())
+    store = storage.Store.create(str(tmp_path), layout)
+    store.put("config.yaml", b"- model\n- sweep\n")
+    with pytest.raises(ValueError, match=r"config\.yaml holds no keys"):
+        stored_config(str(tmp_path))
+
+
 def test_pairs_win_over_the_preset():
     made = load("scenes", ["sampling.shard=4", "sweep.steps=[1,15]", "probe.bias=true", "name=x"])
     assert (made.sampling.shard, made.sweep.steps, made.probe.bias, made.name) == (4, [1, 15], True, "x")

@@ -63,6 +63,17 @@ def test_a_refusal_is_one_line_with_a_cure(run: RunData, monkeypatch: pytest.Mon
         dashboards.save(run)
 
 
+def test_an_account_without_a_name_is_one_line_with_a_cure(run: RunData, monkeypatch: pytest.MonkeyPatch) -> None:
+    import wandb
+
+    class Nobody:
+        default_entity = None
+
+    monkeypatch.setattr(wandb, "Api", Nobody)
+    with pytest.raises(ValueError, match=r"^dashboards: .*\(no account is known\); log in with `wandb login`"):
+        dashboards.save(run)
+
+
 def test_a_folder_without_a_run_is_one_line_and_code_2(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["dashboards", str(tmp_path)]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()

@@ -97,7 +97,6 @@ def load_captions(folder: Path, split: str, count: int) -> tuple[str, ...]:
 def load(folder: Path, split: str, count: int) -> Renders:
     """Reads the first `count` scenes of a set into memory."""
     parts = [np.load(path) for path in _parts(folder, split, count)]
-    return Renders(
-        *(np.concatenate([part[name] for part in parts]) for name in ("images", "depths", "masks")),
-        *(tuple(str(x) for part in parts for x in part[name]) for name in ("captions", "colours")),
-    )
+    images, depths, masks = (np.concatenate([part[name] for part in parts]) for name in ("images", "depths", "masks"))
+    captions, colours = (tuple(str(x) for part in parts for x in part[name]) for name in ("captions", "colours"))
+    return Renders(images, depths, masks, captions, colours)

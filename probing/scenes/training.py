@@ -13,8 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from probing.scenes import dataset, diffusion, teacher, text, vae
 from probing.scenes.optimise import Schedule
@@ -84,7 +86,7 @@ def start_from(folder: Path, weights: Path) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     network = diffusion.Denoiser()
-    parts = {"text_encoder": network.text_encoder, "unet": network.unet}
+    parts: dict[str, nn.Module] = {"text_encoder": network.text_encoder, "unet": network.unet}
     for name, part in parts.items():
         part.load_state_dict(_single(weights / "pipeline" / name))
     wanted = {
@@ -134,7 +136,9 @@ def encode_renders(folder: Path, model: AutoencoderKL, config: TrainingConfig, p
         return load_file(finished)["latents"]
     progress(f"latents: encoding {config.renders} renders")
     renders = dataset.load(folder / "renders", "train", config.renders)
-    latents = vae.encode(model.to(config.device), renders.images) * model.config.scaling_factor
+    # diffusers wraps `to`, which hides its `self`
+    on_device = model.to(config.device)  # type: ignore[arg-type]
+    latents = vae.encode(on_device, renders.images) * model.config["scaling_factor"]
     save_file({"latents": latents.contiguous()}, finished)
     return latents
 
@@ -145,7 +149,9 @@ def decode_renders(folder: Path, model: AutoencoderKL, config: TrainingConfig, p
     if not finished.exists():
         progress(f"decoded: {config.decoded} renders through the autoencoder")
         latents = encode_renders(folder, model, config, progress)[: config.decoded]
-        np.save(finished, vae.decode(model.to(config.device), latents / model.config.scaling_factor))
+        # diffusers wraps `to`, which hides its `self`
+        on_device = model.to(config.device)  # type: ignore[arg-type]
+        np.save(finished, vae.decode(on_device, latents / model.config["scaling_factor"]))
     return np.load(finished)
 
 
@@ -189,15 +195,16 @@ def save_pipeline(target: Path, model: AutoencoderKL, network: diffusion.Denoise
     """Writes a genuine fp16 StableDiffusionPipeline directory, in one piece."""
     partial = target.with_name(target.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    model, network = (copy.deepcopy(part).cpu().half() for part in (model, network))
+    model, network = copy.deepcopy(model).cpu().half(), copy.deepcopy(network).cpu().half()
+    # The pipeline's annotations leave out None, fast tokenizers and schedulers by their class.
     pipeline = StableDiffusionPipeline(
         vae=model,
         text_encoder=network.text_encoder,
-        tokenizer=text.build_tokenizer(),
+        tokenizer=text.build_tokenizer(),  # type: ignore[arg-type]
         unet=network.unet,
-        scheduler=diffusion.build_scheduler(),
-        safety_checker=None,
-        feature_extractor=None,
+        scheduler=diffusion.build_scheduler(),  # type: ignore[arg-type]
+        safety_checker=None,  # type: ignore[arg-type]
+        feature_extractor=None,  # type: ignore[arg-type]
         requires_safety_checker=False,
     )
     pipeline.save_pretrained(partial, safe_serialization=True)

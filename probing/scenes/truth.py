@@ -51,7 +51,7 @@ def draw(count: int, size: int) -> Truth:
 
 def clean_latents(model: LatentDiffusion, images: np.ndarray) -> Tensor:
     """Scaled latents (N, C, h, w) on the CPU."""
-    return encode(model.vae, images, batch=16) * model.vae.config.scaling_factor
+    return encode(model.vae, images, batch=16) * model.vae.config["scaling_factor"]
 
 
 def noised(model: LatentDiffusion, clean: Tensor, seeds: Sequence[int], step: int, steps: int) -> Tensor:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor
 from torch.nn.functional import l1_loss, mse_loss
 
@@ -71,7 +71,7 @@ def train(
 ) -> AutoencoderKL:
     """Trains on `batch` random crops for 80 % of the steps, on 5 whole images for every 12 crops after that."""
     torch.manual_seed(seed)
-    model = build().to(device)
+    model = build().to(device)  # type: ignore[arg-type]  # diffusers wraps `to`, which hides its `self`
     images = torch.from_numpy(renders.images).to(device)
     loop = Loop(model, schedule, folder, seed)
     loop.resume()
@@ -122,12 +122,16 @@ def calibrate(model: AutoencoderKL, latents: Tensor) -> None:
     training noise.
     """
     mean, deviation = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
-    unit = deviation * model.config.scaling_factor
+    unit = deviation * model.config["scaling_factor"]
     count = len(mean)
-    model.quant_conv.weight[:count] /= unit[:, None, None, None]
-    model.quant_conv.bias[:count] = (model.quant_conv.bias[:count] - mean) / unit
-    model.quant_conv.weight[count:] = 0
-    model.quant_conv.bias[count:] = 2 * torch.log(LATENT_NOISE / unit)
-    weight = model.post_quant_conv.weight
-    model.post_quant_conv.bias += (weight[:, :, 0, 0] @ mean[:, None])[:, 0]
-    weight *= unit[None, :, None, None]
+    into, out_of = model.quant_conv, model.post_quant_conv
+    assert into is not None
+    assert into.bias is not None
+    assert out_of is not None
+    assert out_of.bias is not None
+    into.weight[:count] /= unit[:, None, None, None]
+    into.bias[:count] = (into.bias[:count] - mean) / unit
+    into.weight[count:] = 0
+    into.bias[count:] = 2 * torch.log(LATENT_NOISE / unit)
+    out_of.bias += (out_of.weight[:, :, 0, 0] @ mean[:, None])[:, 0]
+    out_of.weight *= unit[None, :, None, None]
