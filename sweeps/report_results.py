@@ -16,7 +16,7 @@ from sweeps.report_context import Context
 from sweeps.report_data import Site
 from sweeps.report_html import Section, downloads, folded, panels, paragraph
 from sweeps.report_links import site_link
-from sweeps.report_measures import other_measures, ten_contrasts
+from sweeps.report_measures import nested_test, other_measures, ten_contrasts
 from sweeps.report_pictures import NOUNS
 from sweeps.tables_view import MISSING, Raw, interval, markup, number, p_value, steps, table
 
@@ -268,7 +268,7 @@ def sites(context: Context) -> Section:
     body = text + panels(context.last_step)
     body += "".join(_score_table(context, s) for s in context.scores.values())
     others = "".join(other_measures(context.run, s) for s in context.scores.values())
-    body += ten_contrasts(context)
+    body += ten_contrasts(context) + nested_test(context)
     body += folded("Other measures at the last step", others)
     body += _emergence_table(context) + downloads(context.last_step, "sites-last-step")
     return Section("sites", "Where it is, and when it arrives", "Sites", body)
