@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from probing import memory, pretrained
 from probing.conditioning import SecondText, tokens
 from probing.sites import SiteSpec, attention_sites, conv_sites, vae_site
+from probing.variants import VARIANTS, kind, own_seed
 
 SCENES = "scenes"
 DTYPES = ("float32", "float16", "bfloat16")
 """name of the embedded model"""
-VARIANTS = ("trained", "random", "reinit", "random_forced")
 DECODED = 16
 """latents that are decoded together, at most"""
 DECODED_PIXELS = 1 << 20
@@ -45,7 +45,7 @@ class ModelConfig:
     device: str = "auto"
     """`cpu`, `cuda`, or `auto`: CUDA where there is one"""
     random_seed: int = 100
-    """seed of the weight permutation of variant `random` and of `reinit`"""
+    """seed of the weights of variants `random`, `random_forced` and `reinit`; `random@101` has its own"""
 
     def __post_init__(self) -> None:
         for name in ("dtype", "autocast"):
@@ -210,16 +210,16 @@ def permute_weights(network: nn.Module, seed: int) -> None:
 
 
 def variant(model: LatentDiffusion, name: str, seed: int) -> LatentDiffusion:
-    """The model with its UNet as the variant asks; everything else is shared."""
+    """The model with its UNet as the variant asks, by a name's own seed or else `seed`; the rest is shared."""
     if name == "trained":
         return model
-    if name in ("random", "random_forced"):
+    if kind(name) in ("random", "random_forced"):
         unet = copy.deepcopy(model.unet)
-        permute_weights(unet, seed)
+        permute_weights(unet, own_seed(name, seed))
         return replace(model, unet=unet)
-    if name == "reinit":
+    if kind(name) == "reinit":
         state = torch.get_rng_state()
-        torch.manual_seed(seed)
+        torch.manual_seed(own_seed(name, seed))
         unet = type(model.unet).from_config(model.unet.config)
         torch.set_rng_state(state)
         unet.to(device=model.device, dtype=model.unet.dtype, memory_format=torch.channels_last)

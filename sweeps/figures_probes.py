@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from probing.variants import is_plain, kind, own_seed
 from sweeps import findings
 from sweeps.analysis import Scores
 from sweeps.figures import (
@@ -36,7 +37,8 @@ VARIANT_TITLES = {
 
 def variant_title(variant: str) -> str:
     """A variant in words."""
-    return VARIANT_TITLES.get(variant, variant)
+    words = VARIANT_TITLES.get(kind(variant), kind(variant))
+    return words if is_plain(variant) else f"{words}, seed {own_seed(variant, 0)}"
 
 
 def direction(scores: Scores) -> str:

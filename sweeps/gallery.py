@@ -10,6 +10,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from probing.variants import is_plain
 from sweeps import findings
 from sweeps.analysis import Scores
 from sweeps.report_data import Reader, RunData, Site
@@ -104,7 +105,7 @@ def contacts(run: RunData) -> list[Contact]:
     samples = in_split(run, "test")[:STRIP]
     words = run.captions
     found = []
-    for variant in run.variants:
+    for variant in filter(is_plain, run.variants):
         chosen = samples if variant == "trained" else samples[: STRIP // 2]
         images = run.reader.images(variant, chosen) if run.reader and chosen else None
         if images is not None:
