@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from probing import memory, pretrained
 from probing.conditioning import SecondText, tokens
 from probing.sites import SiteSpec, attention_sites, conv_sites, vae_site
-from probing.variants import VARIANTS, kind, own_seed
+from probing.variants import OTHER_SEED, VARIANTS, kind, own_seed
 
 SCENES = "scenes"
 DTYPES = ("float32", "float16", "bfloat16")
@@ -211,7 +211,7 @@ def permute_weights(network: nn.Module, seed: int) -> None:
 
 def variant(model: LatentDiffusion, name: str, seed: int) -> LatentDiffusion:
     """The model with its UNet as the variant asks, by a name's own seed or else `seed`; the rest is shared."""
-    if name == "trained":
+    if name in ("trained", OTHER_SEED):
         return model
     if kind(name) in ("random", "random_forced"):
         unet = copy.deepcopy(model.unet)

@@ -1,8 +1,12 @@
-"""Names of the network's copies: a kind and, behind an @, the seed that its weights are shuffled or drawn with."""
+"""Names of what is sampled: a kind and, behind an @, the seed that the network's weights are shuffled or drawn with."""
 
 from __future__ import annotations
 
-VARIANTS = ("trained", "random", "reinit", "random_forced")
+import hashlib
+
+OTHER_SEED = "same_prompt_other_seed"
+"""the trained network on the same prompts from other noise: probes of it say what the text alone gives"""
+VARIANTS = ("trained", "random", "reinit", "random_forced", OTHER_SEED)
 """kinds; a plain name means the seed of the settings"""
 SEEDED = ("random", "reinit", "random_forced")
 """kinds that a seed can be given to, as in `random@101`"""
@@ -34,3 +38,10 @@ def own_seed(name: str, default: int) -> int:
 def forced(name: str) -> bool:
     """Whether a copy is fed with the trained network's latents."""
     return kind(name) == "random_forced"
+
+
+def noise_seed(name: str, seed: int) -> int:
+    """The seed of a sample's noise: its own, or for another image of the same prompt one that is derived from it."""
+    if kind(name) != OTHER_SEED:
+        return seed
+    return int.from_bytes(hashlib.sha256(f"another image of seed {seed}".encode()).digest()[:4], "big")

@@ -23,7 +23,7 @@ from probing.model import ModelConfig
 from probing.probes import ProbeConfig
 from probing.prompts import PromptConfig
 from probing.tasks import TASKS
-from probing.variants import VARIANTS, is_plain, kind, own_seed
+from probing.variants import OTHER_SEED, VARIANTS, is_plain, kind, own_seed
 from storage.codec import CODECS
 from sweeps.experiment_config import ExperimentConfig
 
@@ -42,7 +42,7 @@ class SamplingConfig:
     """samples that go through the UNet together: unit of work, of writing and of retry"""
     variants: list[str] = field(default_factory=lambda: ["trained", "random"])
     """copies of the network: trained, random (permuted weights), reinit, random_forced; random@101 beside random is
-    the same with another seed"""
+    the same with another seed; same_prompt_other_seed: the trained network from other noise (what the text gives)"""
     sites: list[str] = field(default_factory=lambda: ["all"])
     """names of the sites to record, or all"""
     threads: int = 1
@@ -94,6 +94,8 @@ class SweepConfig:
         for task in self.tasks:
             _known("sweep.tasks", task, tuple(TASKS))
         for control in self.controls:
+            if control == OTHER_SEED:
+                raise ValueError(f"sweep.controls={control!r}: it is sampled; add it to sampling.variants")
             _known("sweep.controls", control, CONTROLS)
         for name in ("steps", "tasks", "controls", "seeds"):
             if not getattr(self, name):

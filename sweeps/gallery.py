@@ -172,7 +172,7 @@ def _readings(
         if s in scores.steps
         and (found := memory.predict("trained", site, s, task, samples)) is not None
     }
-    other = next(iter(findings.contrasts(scores)), None)
+    other = next(iter(findings.randomised(scores)), None)
     last = memory.predict(other, site, scores.steps[-1], task, samples) if other else None
     places = [int(np.flatnonzero(scores.samples == s)[0]) for s in samples]
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from probing.statistics import Interval
+from probing.variants import OTHER_SEED
 from sweeps import contrasts, findings
 from sweeps.analysis import Scores
 from sweeps.contrasts import Headline, Rival
@@ -234,6 +235,7 @@ def heatmaps(context: Context) -> Section:
         "Bright is good in both tasks; variants of a task share one colour scale. A dot marks a cell that is not shown "
         "to beat the floor and, for the trained network, every other network too (one-sided t-tests over test images; "
         "by Benjamini and Hochberg, at most 5 % of the cells without a dot are expected to be wrong)."
+        + _other_image(context)
     )
     numbers = "".join(
         _grid_table(s, v)
@@ -246,6 +248,17 @@ def heatmaps(context: Context) -> Section:
         "Every site and every step",
         "Heatmaps",
         body + downloads(context.heatmaps, "heatmaps"),
+    )
+
+
+def _other_image(context: Context) -> str:
+    """What the rival is whose activations are those of another image, where it was sampled."""
+    if not any(OTHER_SEED in findings.contrasts(s) for s in context.scores.values()):
+        return ""
+    return (
+        " “Other image, same prompt” counts as another network here: its probes read the activations of another image, "
+        "which the trained network made from the same prompt with another seed, for this image’s labels, and so they "
+        "say what the text alone gives."
     )
 
 
@@ -263,7 +276,7 @@ def sites(context: Context) -> Section:
     text = paragraph(
         "Scores of the last step on test images. A coarse grid cannot draw a thin outline, so each "
         "score stands beside its grid oracle; marked rows are the best sites, chosen "
-        f"{findings.chosen_on(next(iter(context.scores.values())))}."
+        f"{findings.chosen_on(next(iter(context.scores.values())))}." + _other_image(context)
     )
     body = text + panels(context.last_step)
     body += "".join(_score_table(context, s) for s in context.scores.values())

@@ -16,7 +16,7 @@ from cluster import Executor, Observer, Outcome, WorkerSpec
 from probing import model as models
 from probing import sites as site_rules
 from probing.capture import WriteActivation, WriteLatents, capture
-from probing.variants import forced
+from probing.variants import forced, noise_seed
 from storage import Store
 from sweeps.config import STEPS, Config
 from sweeps.run import Run
@@ -73,7 +73,7 @@ class SampleWorker:
         samples = capture(
             self.variant(task.variant),
             prompts,
-            seeds,
+            [noise_seed(task.variant, seed) for seed in seeds],
             self.sites,
             write_activation,
             write_latents,
