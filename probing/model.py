@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from probing import memory, pretrained
 from probing.conditioning import SecondText, tokens
 from probing.sites import SiteSpec, attention_sites, conv_sites, vae_site
+from probing.variants import OTHER_SEED, VARIANTS, kind, own_seed
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 SCENES = "scenes"
 DTYPES = ("float32", "float16", "bfloat16")
 """name of the embedded model"""
-VARIANTS = ("trained", "random", "reinit", "random_forced")
 DECODED = 16
 """latents that are decoded together, at most"""
 DECODED_PIXELS = 1 << 20
@@ -49,7 +49,7 @@ class ModelConfig:
     device: str = "auto"
     """`cpu`, `cuda`, or `auto`: CUDA where there is one"""
     random_seed: int = 100
-    """seed of the weight permutation of variant `random` and of `reinit`"""
+    """seed of the weights of variants `random`, `random_forced` and `reinit`; `random@101` has its own"""
 
     def __post_init__(self) -> None:
         for name in ("dtype", "autocast"):
@@ -215,16 +215,16 @@ def permute_weights(network: nn.Module, seed: int) -> None:
 
 
 def variant(model: LatentDiffusion, name: str, seed: int) -> LatentDiffusion:
-    """The model with its UNet as the variant asks; everything else is shared."""
-    if name == "trained":
+    """The model with its UNet as the variant asks, by a name's own seed or else `seed`; the rest is shared."""
+    if name in ("trained", OTHER_SEED):
         return model
-    if name in ("random", "random_forced"):
+    if kind(name) in ("random", "random_forced"):
         unet = copy.deepcopy(model.unet)
-        permute_weights(unet, seed)
+        permute_weights(unet, own_seed(name, seed))
         return replace(model, unet=unet)
-    if name == "reinit":
+    if kind(name) == "reinit":
         state = torch.get_rng_state()
-        torch.manual_seed(seed)
+        torch.manual_seed(own_seed(name, seed))
         fresh = type(model.unet).from_config(model.unet.config)
         assert not isinstance(fresh, tuple)  # that is only where unused settings are asked for
         torch.set_rng_state(state)

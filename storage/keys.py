@@ -11,13 +11,13 @@ LEASE = "lease.json"
 CLEANED = "cleaned.json"
 PARTIAL = ".partial"
 
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@\-]*")
 
 
 def checked_name(kind: str, name: str) -> str:
     """Return `name`, or raise ValueError if it can't stand as one part of a path."""
     if not _NAME.fullmatch(name):
-        raise ValueError(f"{kind} {name!r}: use letters, digits, '_', '-' and '.', not starting with '.' or '-'")
+        raise ValueError(f"{kind} {name!r}: use letters, digits and '_', after the first also '-', '.' and '@'")
     return name
 
 

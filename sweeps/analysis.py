@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, reduce
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -157,14 +158,31 @@ def _with_position(run: RunData, scores: Scores) -> Scores:
     return replace(scores, floor=better(scores.floor, position), position=position, before_position=scores.floor)
 
 
-def chosen(table: pa.Table | None, experiment: str, control: str) -> pa.Table | None:
-    """Finished rows of one experiment and control; None where there is no table."""
+def chosen(table: pa.Table | None, experiment: str, control: str, every_seed: bool = False) -> pa.Table | None:
+    """Finished rows of one experiment and control; None where there is no table.
+
+    Of several probe seeds those of the lowest, as 0 is the protocol's, unless every seed is asked for.
+    """
     if table is None:
         return None
-    keep = pc.and_(pc.equal(table["experiment"], experiment), pc.equal(table["control"], control))
+    keep = equal(table, experiment=experiment, control=control)
     if "status" in table.column_names:
         keep = pc.and_(keep, pc.equal(table["status"], "done"))
-    return table.filter(keep)
+    rows = table.filter(keep)
+    seeds = seeds_of(rows)
+    return rows if every_seed or len(seeds) < 2 else rows.filter(equal(rows, seed=seeds[0]))
+
+
+def seeds_of(rows: pa.Table | None) -> list[int]:
+    """The probe seeds of rows, ascending: the first is the reported one."""
+    if rows is None or "seed" not in rows.column_names:
+        return []
+    return sorted(seed for seed in pc.unique(rows["seed"]).to_pylist() if seed is not None)
+
+
+def equal(table: pa.Table, **wanted: Any) -> pa.ChunkedArray:
+    """Bool (rows): whether every named column has the given value."""
+    return reduce(pc.and_, (pc.equal(table[name], value) for name, value in wanted.items()))
 
 
 def _scores(

@@ -63,7 +63,8 @@ LINEAR_RULE = (
     "(the best answer without activations: mean mask, all foreground or mean depth map, and position alone where it "
     "was fitted) to its grid oracle, and the interval of its gain over every other network and every fitted control "
     "that knows no activations (position, other image, surface) is above zero, with random_forced and one "
-    "of surface and position among them; partly: only the gains over those that the run holds."
+    "of surface and position among them (another image of the same prompt counts as another network where it was "
+    "sampled); partly: only the gains over those that the run holds."
 )
 
 

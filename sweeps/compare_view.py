@@ -14,9 +14,13 @@ LOSS = "train_loss"
 
 
 def _rows(config: Config) -> list[dict]:
+    """Finished rows of the grid's own task, with the reported seed."""
     run = runs.reopen(config, runs.facts(config))
     rows = run.store.table("probes", run.hashes.probe).to_pylist()
-    return [r for r in rows if r["status"] == "done" and r["experiment"] == config.sweep.experiment]
+    wanted = ("done", config.sweep.experiment, "none")
+    mine = [row for row in rows if (row["status"], row["experiment"], row["control"]) == wanted]
+    lowest = min((row["seed"] for row in mine), default=0)
+    return [row for row in mine if row["seed"] == lowest]
 
 
 def _mean(values: Iterable[float]) -> float | None:

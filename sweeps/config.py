@@ -19,10 +19,11 @@ from interventions.config import InterventionConfig
 from probing.controls import CONTROLS
 from probing.curation import CurationConfig
 from probing.labellers import LabelConfig
-from probing.model import VARIANTS, ModelConfig
+from probing.model import ModelConfig
 from probing.probes import ProbeConfig
 from probing.prompts import PromptConfig
 from probing.tasks import TASKS
+from probing.variants import OTHER_SEED, VARIANTS, is_plain, kind, own_seed
 from storage.codec import CODECS
 from sweeps.experiment_config import ExperimentConfig
 
@@ -40,7 +41,8 @@ class SamplingConfig:
     shard: int = 8
     """samples that go through the UNet together: unit of work, of writing and of retry"""
     variants: list[str] = field(default_factory=lambda: ["trained", "random"])
-    """copies of the network: trained, random (permuted weights), reinit, random_forced"""
+    """copies of the network: trained, random (permuted weights), reinit, random_forced; random@101 beside random is
+    the same with another seed; same_prompt_other_seed: the trained network from other noise (what the text gives)"""
     sites: list[str] = field(default_factory=lambda: ["all"])
     """names of the sites to record, or all"""
     threads: int = 1
@@ -58,7 +60,7 @@ class SamplingConfig:
         if self.threads < 1:
             raise ValueError(f"sampling.threads={self.threads}: must be 1 or more")
         for name in self.variants:
-            _known("sampling.variants", name, VARIANTS)
+            _check_variant(name, self.variants)
         if "trained" not in self.variants:
             raise ValueError("sampling.variants: `trained` is needed, its images give the labels")
         _known("sampling.codec", self.codec, tuple(CODECS))
@@ -77,7 +79,7 @@ class SweepConfig:
     control_sites: list[str] = field(default_factory=list)
     """sites that the controls other than none are fitted at; empty means all"""
     seeds: list[int] = field(default_factory=lambda: [0])
-    """seeds of start and order; 0 is the protocol's"""
+    """seeds of start and order; the report shows the lowest, 0 is the protocol's, and the spread over all"""
     trial_axes: list[str] = field(default_factory=lambda: ["variant", "block"])
     """axes that get a trial of their own: [variant, block] makes 14 trials, all four 960"""
     experiment: str = "grid"
@@ -92,6 +94,8 @@ class SweepConfig:
         for task in self.tasks:
             _known("sweep.tasks", task, tuple(TASKS))
         for control in self.controls:
+            if control == OTHER_SEED:
+                raise ValueError(f"sweep.controls={control!r}: it is sampled; add it to sampling.variants")
             _known("sweep.controls", control, CONTROLS)
         for name in ("steps", "tasks", "controls", "seeds"):
             if not getattr(self, name):
@@ -153,6 +157,22 @@ class Config:
     interventions: InterventionConfig = field(default_factory=InterventionConfig)
     ray: RayConfig = field(default_factory=RayConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+    def __post_init__(self) -> None:
+        seed = self.model.random_seed
+        for name in self.sampling.variants:
+            if not is_plain(name) and own_seed(name, seed) == seed:
+                raise ValueError(f"sampling.variants={name!r}: the same as {kind(name)}; model.random_seed is {seed}")
+
+
+def _check_variant(name: str, listed: Sequence[str]) -> None:
+    _known("sampling.variants", kind(name), VARIANTS)
+    try:
+        own_seed(name, 0)
+    except ValueError as error:
+        raise ValueError(f"sampling.variants={error}") from None
+    if kind(name) not in listed:
+        raise ValueError(f"sampling.variants={name!r}: add {kind(name)}, which the report leads with, beside it")
 
 
 def _known(where: str, value: str, allowed: Sequence[str]) -> None:

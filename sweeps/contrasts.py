@@ -30,6 +30,7 @@ TITLES = {
     "random": "the randomised network",
     "random_forced": "the randomised network on the trained one’s inputs",
     "reinit": "the freshly initialised network",
+    "same_prompt_other_seed": "another image of the same prompt (what the text alone gives)",
 }
 
 

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from probing.variants import is_plain, kind, own_seed
 from sweeps import findings
 from sweeps.analysis import Scores
 from sweeps.figures import (
@@ -31,12 +32,14 @@ VARIANT_TITLES = {
     "random": "randomised",
     "random_forced": "randomised, trained inputs",
     "reinit": "freshly initialised",
+    "same_prompt_other_seed": "other image, same prompt",
 }
 
 
 def variant_title(variant: str) -> str:
     """A variant in words."""
-    return VARIANT_TITLES.get(variant, variant)
+    words = VARIANT_TITLES.get(kind(variant), kind(variant))
+    return words if is_plain(variant) else f"{words}, seed {own_seed(variant, 0)}"
 
 
 def direction(scores: Scores) -> str:
@@ -89,7 +92,7 @@ def _block_panel(scores: Scores, block: str) -> Panel:
     task = scores.measure.task
     sites = [scores.sites[i] for i in scores.which(block)]
     bands = []
-    for variant in (*findings.contrasts(scores)[:1], "trained"):
+    for variant in (*findings.randomised(scores)[:1], "trained"):
         for k, site in enumerate(sites):
             control = variant != "trained"
             role = "random" if control else SITE_INKS[k % 3]
@@ -180,7 +183,7 @@ def heatmap(scores: Scores, variant: str) -> Panel:
         _colour_bar(fig, mesh, scores)
     best = findings.best_site(scores, "all", variant)
     text = f"Heatmap of {scores.measure.label}, {len(scores.sites)} sites by "
-    text += f"{len(scores.steps)} denoising steps, {variant_title(variant)} network."
+    text += f"{len(scores.steps)} denoising steps, {variant_title(variant)}."
     if best is not None:
         how = "on validation" if scores.validated else "by training loss"
         text += f" Best site {how} at the last step: {scores.sites[best].name}, "
@@ -194,7 +197,7 @@ def heatmap(scores: Scores, variant: str) -> Panel:
     ]
     header = ("task", "score", "variant", "site", "step", "mean", "not_above")
     return Panel(
-        name, f"{TASK_TITLES[task]}, {variant}: every site and step", text, fig, header, rows
+        name, f"{TASK_TITLES[task]}, {variant_title(variant)}: every site and step", text, fig, header, rows
     )
 
 
@@ -285,8 +288,9 @@ def dumbbells(scores: Scores) -> Panel:
         for i, (site, e) in enumerate(zip(scores.sites, found[v], strict=True))
     ]
     header = ("task", "score", "variant", "site", "mean", "low", "high", "oracle", "floor")
-    text = f"{direction(scores)}, at the last step. For each site: the trained network, the "
-    text += "randomised network, the grid oracle and the floor; the table below has the numbers."
+    named = ", ".join(map(variant_title, variants))
+    text = f"{direction(scores)}, at the last step. For each site: {named}, the grid oracle and the floor; "
+    text += "the table below has the numbers."
     return Panel(name, f"{TASK_TITLES[task]}: every site at the last step", text, fig, header, rows)
 
 

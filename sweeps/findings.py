@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from interventions.summary import Effect, Series, summarise
 from probing import statistics
 from probing.statistics import Interval
+from probing.variants import OTHER_SEED, is_plain
 from sweeps.analysis import MEASURES, Measure, Scores
 from sweeps.report_data import RunData
 
@@ -103,8 +104,13 @@ def chosen_on(scores: Scores) -> str:
 
 
 def contrasts(scores: Scores) -> tuple[str, ...]:
-    """Variants that the trained network is compared with."""
-    return tuple(v for v in scores.variants if v != "trained" and _present(scores, v))
+    """Variants that the trained network is compared with; of a kind with several seeds the one of the settings."""
+    return tuple(v for v in scores.variants if v != "trained" and is_plain(v) and _present(scores, v))
+
+
+def randomised(scores: Scores) -> tuple[str, ...]:
+    """Of these the networks that are not trained."""
+    return tuple(v for v in contrasts(scores) if v != OTHER_SEED)
 
 
 def _present(scores: Scores, variant: str) -> bool:

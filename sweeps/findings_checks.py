@@ -1,4 +1,4 @@
-"""What the checks on the probes say: converged references, what activations add to position."""
+"""What the checks on the probes say: converged references beside the trained probes."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from probing.variants import is_plain
 from sweeps import findings
 from sweeps.analysis import Scores
 from sweeps.report_data import Reader, RunData, Site
@@ -104,7 +105,7 @@ def contacts(run: RunData) -> list[Contact]:
     samples = in_split(run, "test")[:STRIP]
     words = run.captions
     found = []
-    for variant in run.variants:
+    for variant in filter(is_plain, run.variants):
         chosen = samples if variant == "trained" else samples[: STRIP // 2]
         images = run.reader.images(variant, chosen) if run.reader and chosen else None
         if images is not None:
@@ -171,7 +172,7 @@ def _readings(
         if s in scores.steps
         and (found := memory.predict("trained", site, s, task, samples)) is not None
     }
-    other = next(iter(findings.contrasts(scores)), None)
+    other = next(iter(findings.randomised(scores)), None)
     last = memory.predict(other, site, scores.steps[-1], task, samples) if other else None
     places = [int(np.flatnonzero(scores.samples == s)[0]) for s in samples]
 

@@ -21,6 +21,7 @@ from sweeps import report_results as results
 from sweeps.report_claims import claims
 from sweeps.report_context import Context
 from sweeps.report_html import page
+from sweeps.report_seeds import spread
 
 PAGE = "report/index.html"
 FIGURES = "report/figures/"
@@ -56,6 +57,7 @@ def render(context: Context) -> str:
         pictures.examples(context),
         results.sites(context),
         more.controls(context),
+        spread(context),
         checks.converged(context),
         checks.truth(context),
         extra.emergence(context),

@@ -184,7 +184,7 @@ class StoreReader:
     def weights(
         self, variant: str, site: str, step: int, task: str, experiment: str = ""
     ) -> dict[str, np.ndarray] | None:
-        """See `Reader`; of several seeds the first."""
+        """See `Reader`; of several seeds the lowest, which the report shows."""
         from safetensors.numpy import load
 
         folder = f"experiments/{experiment}/" if experiment else ""
@@ -192,7 +192,8 @@ class StoreReader:
         if prefix not in self._listed:
             self._listed[prefix] = sorted(self.store.list(prefix))
         name = f"{prefix}{step:02d}.{task}.none."
-        found = next((path for path in self._listed[prefix] if path.startswith(name)), None)
+        mine = [path for path in self._listed[prefix] if path.startswith(name)]
+        found = min(mine, key=lambda path: (len(path), path), default=None)  # 2 before 10
         return None if found is None else self._read(lambda: load(self.store.get(found)))
 
     def _read(self, action: Any) -> Any:

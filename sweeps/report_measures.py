@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from sweeps import contrasts, measures
+from sweeps import contrasts, measures, nested
 from sweeps.analysis import Scores
 from sweeps.figures_probes import TASK_TITLES
 from sweeps.report_context import Context
 from sweeps.report_data import RunData
 from sweeps.report_links import site_link
-from sweeps.tables_view import p_value, table
+from sweeps.tables_view import Num, interval, p_value, table
 
 
 def other_measures(run: RunData, scores: Scores) -> str:
@@ -46,3 +46,23 @@ def ten_contrasts(context: Context) -> str:
         f"network. p: Wilcoxon signed ranks over test images, and corrected by Holm over the {held} that this run holds"
     )
     return table(caption, ["Contrast", "Gain", "p", "p (Holm)"], rows)
+
+
+def nested_test(context: Context) -> str:
+    """What the activations add to position, where both probes were fitted."""
+    found = nested.nested(context.run)
+    if not found:
+        return ""
+    rows = [
+        [f"{TASK_TITLES[one.task]}: position and activations minus position", f"{one.sites} of {one.of}",
+         float(one.smaller), float(one.larger), Num(interval(one.gain, 3)), p_value(one.p), p_value(one.holm)]
+        for one in found
+    ]  # fmt: skip
+    caption = (
+        "What the activations add to position: one probe has a value for each place, the other the same beside the "
+        "activations; means over the decoder’s sites at which both were fitted, last step, in Dice and RMSE. A gain "
+        "above 0 says that the activations know more than the place. This test stands beside the ten contrasts, which "
+        "it leaves as they are. p: Wilcoxon signed ranks over test images, and corrected by Holm over the tasks here"
+    )
+    columns = ["Contrast", "Decoder sites", "Position", "Position and activations", "Gain", "p", "p (Holm)"]
+    return table(caption, columns, rows)

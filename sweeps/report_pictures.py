@@ -7,6 +7,7 @@ from html import escape
 
 import numpy as np
 
+from probing.variants import OTHER_SEED
 from sweeps import thumbnails
 from sweeps.figures_probes import TASK_TITLES, variant_title
 from sweeps.gallery import Example, Reading
@@ -23,14 +24,13 @@ def contact_strip(context: Context) -> Section:
     for contact in context.contacts:
         trained = contact.variant == "trained"
         if not trained:
-            body += f"<h3>The {escape(variant_title(contact.variant))} network, "
-            body += "same prompts and seeds</h3>"
+            body += f"<h3>{_contact_title(contact.variant)}</h3>"
         cells = [
             picture(
                 thumbnails.photo(pixels),
                 f"Generated image: {words}"
                 if trained
-                else f"Image of the {contact.variant} network",
+                else f"Generated image, {variant_title(contact.variant)}",
                 escape(words) if trained else "",
             )
             for pixels, words in zip(contact.images, contact.captions, strict=True)
@@ -39,6 +39,12 @@ def contact_strip(context: Context) -> Section:
     if body:
         body = paragraph("The first test images in order of sampling, not selected.") + body
     return Section("images", "What the model paints", "Images", body)
+
+
+def _contact_title(variant: str) -> str:
+    if variant == OTHER_SEED:
+        return "The trained network, same prompts and other seeds"
+    return f"The {escape(variant_title(variant))} network, same prompts and seeds"
 
 
 def examples(context: Context) -> Section:

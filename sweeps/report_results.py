@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from probing.statistics import Interval
+from probing.variants import OTHER_SEED
 from sweeps import contrasts, findings
 from sweeps.analysis import Scores
 from sweeps.contrasts import Headline, Rival
@@ -17,7 +18,7 @@ from sweeps.report_context import Context
 from sweeps.report_data import Site
 from sweeps.report_html import Section, downloads, folded, panels, paragraph
 from sweeps.report_links import site_link
-from sweeps.report_measures import other_measures, ten_contrasts
+from sweeps.report_measures import nested_test, other_measures, ten_contrasts
 from sweeps.report_pictures import NOUNS
 from sweeps.tables_view import MISSING, Raw, interval, markup, number, p_value, steps, table
 
@@ -235,6 +236,7 @@ def heatmaps(context: Context) -> Section:
         "Bright is good in both tasks; variants of a task share one colour scale. A dot marks a cell that is not shown "
         "to beat the floor and, for the trained network, every other network too (one-sided t-tests over test images; "
         "by Benjamini and Hochberg, at most 5 % of the cells without a dot are expected to be wrong)."
+        + _other_image(context)
     )
     numbers = "".join(_grid_table(s, v) for s in context.scores.values() for v in ("trained", *findings.contrasts(s)))
     body = text + panels(context.heatmaps) + folded("The heatmaps as tables", numbers)
@@ -243,6 +245,17 @@ def heatmaps(context: Context) -> Section:
         "Every site and every step",
         "Heatmaps",
         body + downloads(context.heatmaps, "heatmaps"),
+    )
+
+
+def _other_image(context: Context) -> str:
+    """What the rival is whose activations are those of another image, where it was sampled."""
+    if not any(OTHER_SEED in findings.contrasts(s) for s in context.scores.values()):
+        return ""
+    return (
+        " “Other image, same prompt” counts as another network here: its probes read the activations of another image, "
+        "which the trained network made from the same prompt with another seed, for this image’s labels, and so they "
+        "say what the text alone gives."
     )
 
 
@@ -260,12 +273,12 @@ def sites(context: Context) -> Section:
     text = paragraph(
         "Scores of the last step on test images. A coarse grid cannot draw a thin outline, so each "
         "score stands beside its grid oracle; marked rows are the best sites, chosen "
-        f"{findings.chosen_on(next(iter(context.scores.values())))}."
+        f"{findings.chosen_on(next(iter(context.scores.values())))}." + _other_image(context)
     )
     body = text + panels(context.last_step)
     body += "".join(_score_table(context, s) for s in context.scores.values())
     others = "".join(other_measures(context.run, s) for s in context.scores.values())
-    body += ten_contrasts(context)
+    body += ten_contrasts(context) + nested_test(context)
     body += folded("Other measures at the last step", others)
     body += _emergence_table(context) + downloads(context.last_step, "sites-last-step")
     return Section("sites", "Where it is, and when it arrives", "Sites", body)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from cluster import Executor, Observer, Outcome, WorkerSpec
 from probing import model as models
 from probing import sites as site_rules
 from probing.capture import WriteActivation, WriteLatents, capture
+from probing.variants import forced, noise_seed
 from storage import Store
 from sweeps.config import STEPS, Config
 from sweeps.run import Run
@@ -47,10 +48,14 @@ class SampleWorker:
         self.keeps_latents = bool(self.store.layout.latent)
         table = self.store.samples().to_pydict()
         self.prompts, self.seeds = table["prompt"], table["seed"]
-        self.variant = lru_cache(maxsize=2)(self._variant)
+        self.held = ("trained", self.model)
 
-    def _variant(self, name: str) -> models.LatentDiffusion:
-        return models.variant(self.model, name, self.config.model.random_seed)
+    def variant(self, name: str) -> models.LatentDiffusion:
+        """The network of a variant; at most one copy is held beside the trained one."""
+        if self.held[0] != name:
+            self.held = ("trained", self.model)  # lets an earlier copy go before the next is made
+            self.held = (name, models.variant(self.model, name, self.config.model.random_seed))
+        return self.held[1]
 
     def __call__(self, task: SampleTask) -> dict[str, Any]:
         latents = partial(self._write_latents, task) if self.keeps_latents else None
@@ -68,7 +73,7 @@ class SampleWorker:
         samples = capture(
             self.variant(task.variant),
             prompts,
-            seeds,
+            [noise_seed(task.variant, seed) for seed in seeds],
             self.sites,
             write_activation,
             write_latents,
@@ -86,7 +91,7 @@ class SampleWorker:
 
     def _forced(self, task: SampleTask) -> list[torch.Tensor] | None:
         """The trained run's latents before each step, for the variant that is fed with them."""
-        if task.variant != "random_forced":
+        if not forced(task.variant):
             return None
         from probing.sampling import initial_noise, schedule
 
@@ -101,7 +106,7 @@ class SampleWorker:
 def missing(run: Run) -> list[SampleTask]:
     """Shards without a valid completion record; forced variants come after the trained one."""
     tasks = []
-    for variant in sorted(run.config.sampling.variants, key=lambda name: name == "random_forced"):
+    for variant in sorted(run.config.sampling.variants, key=forced):
         done = run.store.completed(STAGE, variant)
         tasks += [SampleTask(variant, s) for s in range(run.store.layout.shards) if s not in done]
     return tasks
@@ -109,11 +114,11 @@ def missing(run: Run) -> list[SampleTask]:
 
 def work(run: Run, executor: Executor, observers: Sequence[Observer], tasks: Sequence[SampleTask]) -> Outcome:
     """Samples the given shards; a shard that fails for good is recorded with its reason."""
-    first = [task for task in tasks if task.variant != "random_forced"]
+    first = [task for task in tasks if not forced(task.variant)]
     outcome = _run(run, executor, observers, first)
-    forced = [task for task in tasks if task.variant == "random_forced"]
-    if forced and outcome.ok:
-        outcome = _run(run, executor, observers, forced)
+    later = [task for task in tasks if forced(task.variant)]
+    if later and outcome.ok:
+        outcome = _run(run, executor, observers, later)
     failed = [task for task in tasks if task.key in outcome.failed]
     for task in failed:
         with suppress(OSError):  # a full or vanished disk takes no note either; the outcome tells the reason

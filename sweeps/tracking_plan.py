@@ -90,7 +90,9 @@ def _grouped(rows: Iterable[dict[str, Any]], *keys: str) -> dict[tuple, list[dic
 def _by_site(run: RunData, rows: list[dict[str, Any]]) -> Iterator[PlannedRun]:
     sites = {s.name: s for s in run.sites}
     curves = _curves(_losses(run))
-    for (variant, name), members in _grouped(rows, "variant", "site").items():
+    lowest = min((row["seed"] for row in rows), default=0)
+    reported = [row for row in rows if row["seed"] == lowest]
+    for (variant, name), members in _grouped(reported, "variant", "site").items():
         if name not in sites:
             continue
         history = [{STEP: step, **_metrics(cells)} for (step,), cells in _grouped(members, "step").items()]
@@ -145,7 +147,7 @@ def _about(run: RunData, site: Site, row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _metrics(cells: list[dict[str, Any]]) -> dict[str, float]:
-    """``task/score`` means over seeds; controls as ``task/control/score``."""
+    """``task/score`` of the reported seed, the lowest; controls as ``task/control/score``."""
     sums: dict[str, list[float]] = defaultdict(list)
     for row in cells:
         prefix = row["task"] if row["control"] == "none" else f"{row['task']}/{row['control']}"

@@ -191,6 +191,14 @@ def test_permutation_keeps_every_value_and_the_biases(model):
     assert random.vae is model.vae
 
 
+@pytest.mark.parametrize("kind", ["random", "random_forced", "reinit"])
+def test_a_seed_in_the_name_takes_the_place_of_the_settings(model, kind):
+    own, same, other = (models.variant(model, *named).unet.state_dict() for named in
+                        ((f"{kind}@7", 100), (kind, 7), (kind, 100)))  # fmt: skip
+    assert all(torch.equal(own[name], same[name]) for name in own)
+    assert any(not torch.equal(own[name], other[name]) for name in own)
+
+
 def test_reinit_differs_and_repeats(model):
     one, two = (models.variant(model, "reinit", 7).unet.conv_in.weight for _ in range(2))
     assert torch.equal(one, two)

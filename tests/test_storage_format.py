@@ -84,6 +84,7 @@ def test_damaged_layout_is_named(data: bytes):
         ({"variants": ("a", "a")}, "a variant is named twice"),
         ({"variants": ("a/b",)}, "variant 'a/b'"),
         ({"variants": ("..",)}, r"variant '\.\.'"),
+        ({"variants": ("@7",)}, "variant '@7'"),
         ({"sites": (SITES[0], SITES[0])}, "a site is named twice"),
         ({"tasks": {"depth": "float64"}}, "depth: dtype 'float64'"),
     ],

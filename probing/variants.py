@@ -1,0 +1,47 @@
+"""Names of what is sampled: a kind and, behind an @, the seed that the network's weights are shuffled or drawn with."""
+
+from __future__ import annotations
+
+import hashlib
+
+OTHER_SEED = "same_prompt_other_seed"
+"""the trained network on the same prompts from other noise: probes of it say what the text alone gives"""
+VARIANTS = ("trained", "random", "reinit", "random_forced", OTHER_SEED)
+"""kinds; a plain name means the seed of the settings"""
+SEEDED = ("random", "reinit", "random_forced")
+"""kinds that a seed can be given to, as in `random@101`"""
+MARK = "@"
+
+
+def kind(name: str) -> str:
+    """`random` of `random@101` and of `random`."""
+    return name.partition(MARK)[0]
+
+
+def is_plain(name: str) -> bool:
+    """Whether a name has no seed of its own."""
+    return MARK not in name
+
+
+def own_seed(name: str, default: int) -> int:
+    """101 of `random@101`; the default of a plain name. Raises ValueError where what follows the @ is no seed."""
+    if is_plain(name):
+        return default
+    text = name.partition(MARK)[2]
+    if not (text.isascii() and text.isdecimal() and str(int(text)) == text and int(text) < 1 << 63):
+        raise ValueError(f"{name!r}: what follows the @ must be a seed, a whole number as in random@101")
+    if kind(name) not in SEEDED:
+        raise ValueError(f"{name!r}: only {', '.join(SEEDED)} take a seed")
+    return int(text)
+
+
+def forced(name: str) -> bool:
+    """Whether a copy is fed with the trained network's latents."""
+    return kind(name) == "random_forced"
+
+
+def noise_seed(name: str, seed: int) -> int:
+    """The seed of a sample's noise: its own, or for another image of the same prompt one that is derived from it."""
+    if kind(name) != OTHER_SEED:
+        return seed
+    return int.from_bytes(hashlib.sha256(f"another image of seed {seed}".encode()).digest()[:4], "big")
