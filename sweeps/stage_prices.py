@@ -13,6 +13,7 @@ from interventions.counterfactual import SERIES
 from interventions.edit import rows_of
 from interventions.worker import EditTask, plan
 from probing.curation import SPLITS
+from probing.surface import PICTURE
 from sweeps.config import STEPS, Config
 from sweeps.emergence_stage import KINDS
 
@@ -75,6 +76,13 @@ def further_sites(config: Config, samples: int) -> list[StagePrice]:
 def emergence(config: Config, test: int) -> list[StagePrice]:
     """Decoding and labelling stored latents."""
     wanted = config.experiments
+def decoded(config: Config, samples: int) -> list[StagePrice]:
+    """Decoding the clean estimates, for the control that reads their colours."""
+    if PICTURE not in config.sweep.controls:
+        return []
+    return [StagePrice("decoding", f"{samples * len(set(config.sweep.steps))} clean estimates, for {PICTURE}")]
+
+
     if "emergence" not in wanted.names:
         return []
     steps = len(set(wanted.emergence_steps or config.sweep.steps))
