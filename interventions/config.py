@@ -17,6 +17,8 @@ CONTROLS = ("none", "random_direction", "random_probe", "shuffled_probe", "late_
 COMPARISONS = (*CONTROLS, *VARIATIONS)
 """all that can stand beside the real edit: controls, and the same edit by other means"""
 SIDES = ("encoder", "bottleneck", "decoder")
+GUIDANCE = "guidance"
+"""the ablation that edits under other guidance scales; it alone starts from images of its own"""
 MAIN, SECOND_OBJECT, ANIMATION = "interventions", "second_object", "animation"
 """experiments that are no ablation: the measurement itself, appendix E, and one object on its way"""
 
@@ -101,6 +103,9 @@ class InterventionConfig:
     """further numbers of edited steps, each an experiment `steps` (appendix D)"""
     sides: tuple[str, ...] = ()
     """further groups of sites, each an experiment `sides`: encoder, bottleneck, decoder, all"""
+    guidances: tuple[float, ...] = ()
+    """further guidance scales, each an experiment `guidance` of the real edit; what it is compared with is the
+    unedited image, made anew at the same scale"""
     second_objects: int = 0
     """images that get a second object, nearer to farther (appendix E, depth)"""
     frames: int = 0
@@ -120,6 +125,9 @@ class InterventionConfig:
             self.spec(task)
         for control in self.controls:
             _one_of("controls", control, COMPARISONS)
+        for scale in self.guidances:
+            if not 0 < scale < math.inf:
+                raise ValueError(f"interventions.guidances={scale}: needs a positive number")
         for side in self.sides:
             _one_of("sides", side, (*SIDES, "all"))
         _one_of("move_rule", self.move_rule, MOVE_RULES)
@@ -150,6 +158,11 @@ class InterventionConfig:
         further = [(SECOND_OBJECT, main, means)] if task == "depth" and self.second_objects else []
         further += [(ANIMATION, main, means)] if self.frames else []
         return ((MAIN, main, tuple(self.controls)), *ablations, *further)
+
+    def scales(self, sampling: float | None = None) -> tuple[float, ...]:
+        """The further guidance scales, without the main edit's: `sampling`'s where no other is given."""
+        main = sampling if self.guidance is None else self.guidance
+        return tuple(scale for scale in dict.fromkeys(self.guidances) if scale != main)
 
     def images_of(self, experiment: str, available: int) -> int:
         """How many of the available test images an experiment edits."""

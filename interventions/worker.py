@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from interventions.config import ANIMATION, SECOND_OBJECT, EditSpec, InterventionConfig, choose_sites
+from interventions.config import ANIMATION, GUIDANCE, SECOND_OBJECT, EditSpec, InterventionConfig, choose_sites
 from interventions.controls import EDIT
 from interventions.counterfactual import (
     Goal,
@@ -53,11 +53,14 @@ class EditTask:
     """what the real edit is compared with"""
     experiment: str = "interventions"
     """name under which the rows are kept"""
+    guidance: float | None = None
+    """guidance scale, where it is another than the main edit's"""
 
     @property
     def key(self) -> str:
         """Names the task; the same for equal tasks in every process."""
-        digest = hashlib.sha256(repr((self.spec, self.controls)).encode()).hexdigest()[:8]
+        told = (self.spec, self.controls, *(() if self.guidance is None else (self.guidance,)))
+        digest = hashlib.sha256(repr(told).encode()).hexdigest()[:8]
         return f"{self.experiment}.{self.sample:05d}.{self.task}.{digest}"
 
 
@@ -81,20 +84,28 @@ def goals_of(task: EditTask, config: InterventionConfig, mask: NDArray[np.bool_]
     return tuple(draw_moves(mask, config.moves, (config.seed, task.sample)))
 
 
-def plan(config: InterventionConfig, samples: Sequence[int], order: Sequence[int] = ()) -> list[EditTask]:
+def plan(
+    config: InterventionConfig, samples: Sequence[int], order: Sequence[int] = (), guidance: float | None = None
+) -> list[EditTask]:
     """The tasks over test samples, ascending; image by image, so that a run cut short has whole images.
 
-    `order` is the whole test list, where some of it were dropped: the authors' moves count these too.
+    `order` is the whole test list, where some of it were dropped: the authors' moves count these too. `guidance`
+    is that of sampling, which an ablation of it leaves out.
     """
     chosen = sorted(samples)[: config.images or None]
     position = {sample: i for i, sample in enumerate(order or sorted(samples))}
-    wanted = [(task, kind) for task in config.tasks for kind in config.experiments(task)]
+    kinds = [(task, *kind, None) for task in config.tasks for kind in config.experiments(task)]
+    kinds += [(t, GUIDANCE, config.spec(t), (), scale) for t in config.tasks for scale in config.scales(guidance)]
     return [
-        EditTask(sample, position[sample], task, spec, controls, experiment)
+        EditTask(sample, position[sample], task, spec, controls, experiment, scale)
         for count, sample in enumerate(chosen)
-        for task, (experiment, spec, controls) in wanted
+        for task, experiment, spec, controls, scale in kinds
         if count < config.images_of(experiment, len(samples))
     ]
+
+
+class NothingToMoveError(ValueError):
+    """An image made anew for another guidance shows no object: no fault, and nothing to edit towards."""
 
 
 @dataclass(eq=False)
@@ -127,11 +138,21 @@ class Intervener:
 
         Under another guidance than sampling's the original is made anew, so that edits alone are compared.
         """
+        if task.guidance not in (None, self.guidance):
+            return self.under(task.guidance)(task)
         original = self.original(task.sample)
         if self.resampled:
             original = self.fresh(original.prompt, original.seed)
         before = self.labelling.seen(original)
+        if task.experiment == GUIDANCE and not before.mask.any():
+            raise NothingToMoveError(f"no salient object in the unedited image at guidance {self.guidance:g}")
         return self.run(task, original, goals_of(task, self.config, before.mask), stored=not self.resampled)
+
+    def under(self, guidance: float) -> Intervener:
+        """The same at another guidance; probes, and what is normal at a site, stay those of the recorded run."""
+        other = replace(self, config=replace(self.config, guidance=guidance))
+        other.cabinet = self.cabinet
+        return other
 
     def fresh(self, prompt: str, seed: int) -> Original:
         """An unedited sample made now."""
@@ -178,7 +199,7 @@ class Intervener:
             for row, label, measured in zip(rows, seen, inside, strict=True)
         ]
         full += _unedited(full, case) if "none" in task.controls else []
-        shared = {**self.common, **self._columns(task)}
+        shared = {**self.common, **self.columns(task)}
         table = [{**shared, **_move(recipe.goals[row["trial"]]), **row} for row in full]
         pictures = Pictures(
             task.task, tuple(rows), np.stack([s.image for s in seen]),
@@ -188,7 +209,7 @@ class Intervener:
         )  # fmt: skip
         return Outcome(table, pictures)
 
-    def _columns(self, task: EditTask) -> dict[str, Any]:
+    def columns(self, task: EditTask) -> dict[str, Any]:
         """Columns that all rows of a task share."""
         spec = task.spec
         sites = choose_sites(self.model.sites(), spec.sites)
@@ -200,7 +221,7 @@ class Intervener:
             "steps": ",".join(map(str, spec.steps)),
             "iterations": spec.iterations,
             "lr": spec.lr,
-            "guidance": self.guidance,
+            "guidance": self.guidance if task.guidance is None else task.guidance,
             "status": "done",
         }
 

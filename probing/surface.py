@@ -1,4 +1,4 @@
-"""What the picture's surface tells: inputs for linear probes made of the latents alone, without the network.
+"""What the picture's surface tells: inputs for linear probes made of latents or decoded pictures, no network.
 
 A representation of the scene must be read better from activations than from these.
 """
@@ -8,15 +8,29 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.nn import functional
 
-SURFACE_CONTROLS = {"surface_point": 1, "surface": 5}
+NEIGHBOURHOODS = {"surface_point": 1, "surface": 5}
 """control -> side in latent cells of the neighbourhood that a probe sees in x_t and in x0"""
+PICTURE = "surface_rgb"
+"""the control that sees colours: patches of the decoded x0"""
+SURFACE_CONTROLS = (*NEIGHBOURHOODS, PICTURE)
+PICTURE_SITE = "rgb"
+"""name under which the points of decoded pictures are stored"""
+POINTS = 2
+"""points along each side of a cell that a decoded picture is averaged to. A linear probe gains nothing from finer
+texture: single pixels say where it is bright, not how rough it is"""
+PATCH = 8
+"""side in points of the patch around a cell: the cell and one and a half cells on every side. With three colours, row,
+column and a constant these are 195 inputs, as many as `surface` has (202), so that the two differ in what they read"""
 
 
 def feature_count(control: str, channels: int) -> int:
-    """Inputs of a probe on latents of `channels`."""
-    return 2 * channels * SURFACE_CONTROLS[control] ** 2 + 2
+    """Inputs of a probe on latents of `channels`, or on the picture decoded from them."""
+    if control == PICTURE:
+        return 3 * PATCH**2 + 3
+    return 2 * channels * NEIGHBOURHOODS[control] ** 2 + 2
 
 
 def latent_features(noisy: NDArray, clean: NDArray, grid: tuple[int, int], control: str) -> NDArray[np.float16]:
@@ -24,10 +38,39 @@ def latent_features(noisy: NDArray, clean: NDArray, grid: tuple[int, int], contr
 
     Edges repeat; row and column run from -1 to 1. On a grid coarser than the latents a cell holds the mean over
     the latent cells it covers. Half precision, as recorded activations."""
-    reach = SURFACE_CONTROLS[control]
+    reach = NEIGHBOURHOODS[control]
     both = torch.from_numpy(np.concatenate([noisy, clean], 1).astype(np.float32))
     around = functional.unfold(functional.pad(both, [reach // 2] * 4, mode="replicate"), reach)
-    maps = functional.adaptive_avg_pool2d(around.unflatten(2, both.shape[2:]), (grid[0], grid[1]))
-    rows, columns = torch.meshgrid(*(torch.linspace(-1, 1, side) for side in grid), indexing="ij")
-    place = torch.stack([rows, columns]).expand(len(both), -1, -1, -1)
-    return torch.cat([maps, place], 1).flatten(2).transpose(1, 2).contiguous().half().numpy()
+    maps = functional.adaptive_avg_pool2d(around.unflatten(2, both.shape[2:]), tuple(grid))
+    return _cells(maps, _place(grid))
+
+
+def picture_points(images: NDArray[np.uint8], latent: tuple[int, int]) -> NDArray[np.float16]:
+    """(N, points, 3) colours from -1 to 1 of images (N, H, W, 3): POINTS x POINTS means per latent cell, row by row."""
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+    maps = functional.adaptive_avg_pool2d(pixels, tuple(POINTS * side for side in latent))
+    return maps.flatten(2).transpose(1, 2).contiguous().half().numpy()
+
+
+def picture_features(points: NDArray, latent: tuple[int, int], grid: tuple[int, int]) -> NDArray[np.float16]:
+    """(N, T, features) from `picture_points`: each cell's patch, row, column and a constant.
+
+    Edges repeat. On a grid coarser than the latents the points are averaged first, so that a cell has as many.
+    The constant stands for a bias, which the probes lack: colours, unlike activations, are not centred."""
+    maps = torch.from_numpy(np.ascontiguousarray(points, np.float32)).transpose(1, 2)
+    maps = maps.unflatten(2, [POINTS * side for side in latent])
+    maps = functional.adaptive_avg_pool2d(maps, tuple(POINTS * side for side in grid))
+    around = functional.pad(maps, [(PATCH - POINTS) // 2] * 4, mode="replicate")
+    patches = functional.unfold(around, PATCH, stride=POINTS).unflatten(2, tuple(grid))
+    return _cells(patches, torch.cat([_place(grid), torch.ones(1, *grid)]))
+
+
+def _place(grid: tuple[int, int]) -> Tensor:
+    """Row and column from -1 to 1, (2, rows, columns)."""
+    return torch.stack(torch.meshgrid(*(torch.linspace(-1, 1, side) for side in grid), indexing="ij"))
+
+
+def _cells(maps: Tensor, same: Tensor) -> NDArray[np.float16]:
+    """(N, T, features) of maps (N, F, rows, columns) beside those that are the same for all, (G, rows, columns)."""
+    every = torch.cat([maps, same.expand(len(maps), -1, -1, -1)], 1)
+    return every.flatten(2).transpose(1, 2).contiguous().half().numpy()

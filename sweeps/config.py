@@ -75,7 +75,8 @@ class SweepConfig:
     tasks: list[str] = field(default_factory=lambda: ["saliency", "depth"])
     """what the probes read"""
     controls: list[str] = field(default_factory=lambda: ["none"])
-    """probe controls: none, shuffled, other_image, position, position_activation, surface_point, surface"""
+    """probe controls: none, shuffled, other_image, position, position_activation, surface_point, surface,
+    surface_rgb (patches of the decoded clean estimate)"""
     control_sites: list[str] = field(default_factory=list)
     """sites that the controls other than none are fitted at; empty means all"""
     seeds: list[int] = field(default_factory=lambda: [0])
@@ -337,6 +338,7 @@ NOT_SCIENCE = {
     "sampling": {"retries", "preview"},
     "interventions": {
         "keep_images", "images", "tasks", "ablation_images", "dose", "step_counts", "sides", "second_objects",
+        "guidances",
     },
 }  # fmt: skip
 """fields that change no result and so are in no hash: those of interventions only say how many edits there are"""

@@ -16,15 +16,16 @@ from probing.statistics import Interval
 from sweeps import findings
 from sweeps.analysis import Scores
 
-NAMED = ("surface", "random_forced", "position")
+NAMED = ("surface", "surface_rgb", "random_forced", "position")
 """rivals that the headline is meant to be over: a run may lack some"""
-CONTROLS = ("surface", "surface_point", "position")
+CONTROLS = ("surface", "surface_point", "surface_rgb", "position")
 """probe controls that are rivals: they read no activations"""
 CURE = "scenesweep run scenes --all"
 """what fits every rival, for the embedded model"""
 TITLES = {
     "surface": "the surface (the latents alone, 5 x 5 cells)",
     "surface_point": "the surface (the latents alone, one cell)",
+    "surface_rgb": "the decoded picture (colours of the clean estimate around a cell)",
     "position": "position alone",
     "vae": "the VAE’s self-attention",
     "random": "the randomised network",
@@ -107,7 +108,8 @@ def site_tests(scores: Scores, rival: Rival) -> np.ndarray:
     return statistics.holm([statistics.paired_test(*pair).p for pair in pairs])
 
 
-TEN = tuple((task, name) for task in ("saliency", "depth") for name in ("vae", "random", *NAMED))
+_TEN = ("vae", "random", "surface", "random_forced", "position")
+TEN = tuple((task, name) for task in ("saliency", "depth") for name in _TEN)
 """the contrasts that were named before any number was seen: task and rival, decoder mean at the last step"""
 
 
@@ -162,4 +164,4 @@ def _gain(scores: Scores | None, pair: tuple[np.ndarray, np.ndarray] | None) -> 
 def lacking(names: set[str]) -> list[str]:
     """What must be among the rivals before a claim is supported and is not, in words."""
     found = [] if "random_forced" in names else ["random_forced"]
-    return found if names & {"surface", "position"} else [*found, "surface or position"]
+    return found if names & {"surface", "surface_rgb", "position"} else [*found, "surface or position"]

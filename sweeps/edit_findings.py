@@ -6,13 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from interventions.config import MAIN, SECOND_OBJECT
+from interventions.config import GUIDANCE, MAIN, SECOND_OBJECT
 from interventions.controls import EDIT
 from interventions.summary import DepthSlope, Effect, Series, depth_slope, summarise
 from probing.statistics import Interval
 
-ABLATIONS = ("steps", "sides", "dose")
-"""experiments that vary the real edit: number of steps, group of sites, iterations"""
+ABLATIONS = ("steps", "sides", "dose", GUIDANCE)
+"""experiments that vary the real edit: number of steps, group of sites, iterations, guidance scale"""
 GROUPS = ("encoder", "bottleneck", "decoder", "all")
 Row = Mapping[str, Any]
 
@@ -23,7 +23,7 @@ class Point:
 
     label: str
     place: float
-    """number of steps or of iterations, or the group's place in GROUPS"""
+    """number of steps or of iterations, guidance scale, or the group's place in GROUPS"""
     before: Interval
     """median score against the wanted label without an edit"""
     after: Interval
@@ -78,6 +78,8 @@ def setting(experiment: str, series: Series) -> tuple[str, float]:
     if experiment == "sides":
         name = side(series.sites)
         return name, float(GROUPS.index(name) if name in GROUPS else len(GROUPS))
+    if experiment == GUIDANCE:
+        return f"{series.guidance:g}", series.guidance
     count = series.iterations if experiment == "dose" else len(series.steps.split(","))
     return str(count), float(count)
 

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 from matplotlib.figure import Figure
 
+from interventions.config import GUIDANCE
 from interventions.summary import DepthSlope
 from sweeps.analysis import MEASURES
 from sweeps.edit_findings import Ablation, Row, ablations, second_objects
@@ -19,6 +20,7 @@ TITLES = {
     "steps": ("number of edited steps", "edited steps, from the first on"),
     "sides": ("group of edited sites", "edited sites"),
     "dose": ("dose", "iterations of the inner optimisation"),
+    "guidance": ("guidance", "guidance scale of the edited and of the unedited image"),
 }
 _LABELS = {measure.task: measure.label for measure in MEASURES}
 
@@ -32,7 +34,7 @@ def panels(table: pa.Table | None) -> list[Panel]:
 
 
 def ablation_panel(ablation: Ablation) -> Panel:
-    """Median score after the edit by setting, with the median of the unedited images."""
+    """Median score after the edit by setting, with the median of the unedited images; these differ by guidance."""
     task, points, label = ablation.task, ablation.points, _LABELS[ablation.task]
     what, axis = TITLES[ablation.experiment]
     name, x = f"edits-{task}-{ablation.experiment}", np.arange(len(points))
@@ -43,8 +45,12 @@ def ablation_panel(ablation: Ablation) -> Panel:
         reach = np.array([[a.estimate - a.low, a.high - a.estimate] for a in after]).T
         ax.errorbar(x, [a.estimate for a in after], yerr=np.maximum(np.nan_to_num(reach), 0), fmt=mark, ms=5,
                     color=ink("first"), label="edited")  # fmt: skip
-        before = points[0].before.estimate
-        ax.axhline(before, color=ink("random"), lw=1.2, ls=(0, (4, 2)), label="not edited")
+        before = [p.before.estimate for p in points]
+        unedited = {"color": ink("random"), "lw": 1.2, "ls": (0, (4, 2)), "label": "not edited"}
+        if ablation.experiment == GUIDANCE:
+            ax.plot(x, before, marker="s", ms=3.5, **unedited)
+        else:
+            ax.axhline(before[0], **unedited)
         ax.set_xticks(x, [p.label for p in points])
         ax.set_xlabel(axis)
         ax.set_ylabel(f"median {label}")
@@ -53,10 +59,13 @@ def ablation_panel(ablation: Ablation) -> Panel:
         ax.grid(axis="y", lw=0.6)
         ax.set_axisbelow(True)
         ax.legend(frameon=False, fontsize=8.5, ncols=2, loc="best")
-    told = "; ".join(f"{p.label}: {p.after.estimate:.2f}" for p in points)
-    text = (
-        f"Median {label} to the wanted label by {what}, {points[0].images} images, {before:.2f} without edit: {told}."
-    )
+    text = f"Median {label} to the wanted label by {what}, {points[0].images} images, "
+    if ablation.experiment == GUIDANCE:
+        told = "; ".join(f"{p.label}: {p.before.estimate:.2f} and {p.after.estimate:.2f}" for p in points)
+        text += f"without and with edit at the same scale: {told}."
+    else:
+        told = "; ".join(f"{p.label}: {p.after.estimate:.2f}" for p in points)
+        text += f"{before[0]:.2f} without edit: {told}."
     rows = [(task, p.label, p.images, p.before.estimate, p.after.estimate, p.after.low, p.after.high) for p in points]
     header = ("task", ablation.experiment, "images", "before", "after", "low", "high")
     return Panel(name, f"{TASK_TITLES[task]}: {what}", text, fig, header, rows)

@@ -21,7 +21,7 @@ from sweeps.transfer_stage import trained_at
 SHARE = 0.9
 """part of the way from floor to final score that the emergence comparison asks for"""
 LABELLERS = {"labeller.x0": "labeller, clean estimate", "labeller.xt": "labeller, noisy latent"}
-RIVALS = ("position", "other_image", "surface_point", "surface")
+RIVALS = ("position", "other_image", "surface_point", "surface", "surface_rgb")
 """probe controls that selectivity is measured against, beside floor and randomised networks"""
 
 

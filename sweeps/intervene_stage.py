@@ -16,13 +16,15 @@ from interventions.config import choose_sites
 from interventions.labelling import build_labelling
 from interventions.pictures import pack, picture_path, recipe_path
 from interventions.stored import Stored
-from interventions.worker import EditTask, Intervener, plan
+from interventions.worker import EditTask, Intervener, NothingToMoveError, plan
 from probing import model as models
 from sweeps import curate_stage, probe_stage
 from sweeps.config import Config
 from sweeps.run import Run
 
 STAGE = "intervene"
+ENDED = ("done", "skipped")
+"""status of rows that are not made again; a skipped task had no object to move, and no report counts its row"""
 
 
 @dataclass(frozen=True)
@@ -48,12 +50,20 @@ class InterveneWorker:
         self.intervener = intervener(shared)
 
     def __call__(self, task: EditTask) -> dict[str, Any]:
-        outcome = self.intervener(task)
+        try:
+            outcome = self.intervener(task)
+        except NothingToMoveError as reason:
+            self.store.append("interventions", [self._skipped(task, str(reason))])
+            return {"rows": 1}
         if task.sample in self.shared.shown:
             self.store.put(picture_path(task.key), pack(outcome.pictures))
             self.store.put(recipe_path(task.key), outcome.pictures.recipe.encode())
         self.store.append("interventions", outcome.rows)
         return {"rows": len(outcome.rows)}
+
+    def _skipped(self, task: EditTask, reason: str) -> dict[str, Any]:
+        same = {**self.intervener.common, **self.intervener.columns(task)}
+        return {**same, "trial": -1, "control": "edit", "status": "skipped", "error": reason}
 
 
 def intervener(shared: Shared) -> Intervener:
@@ -95,7 +105,8 @@ def shared_by(run: Run) -> Shared:
 def tasks(run: Run) -> list[EditTask]:
     """All tasks of the configuration, over the test split."""
     samples, split = curate_stage.kept(run)
-    return plan(run.config.interventions, samples[split.test].tolist(), _test_list(run))
+    config = run.config
+    return plan(config.interventions, samples[split.test].tolist(), _test_list(run), config.sampling.guidance)
 
 
 def _test_list(run: Run) -> list[int]:
@@ -107,22 +118,32 @@ def _test_list(run: Run) -> list[int]:
 def _name(run: Run, task: EditTask) -> tuple[Any, ...]:
     sites = ",".join(site.name for site in choose_sites(run.sites, task.spec.sites))
     steps = ",".join(map(str, task.spec.steps))
-    return (task.experiment, task.sample, task.task, sites, steps, task.spec.iterations)
+    scale = _guidance(run) if task.guidance is None else task.guidance
+    return (task.experiment, task.sample, task.task, sites, steps, task.spec.iterations, scale)
+
+
+def _guidance(run: Run) -> float:
+    """Guidance of the main edit."""
+    given = run.config.interventions.guidance
+    return run.config.sampling.guidance if given is None else given
 
 
 def missing(run: Run) -> list[EditTask]:
     """Tasks without finished rows of the present settings; a task's rows are written together."""
     if not curate_stage.done(run):
         return []
-    have = {tuple(key) for *key, status, _ in _ended(run) if status == "done"}
+    have = {tuple(key) for *key, status, _ in _ended(run) if status in ENDED}
     return [task for task in tasks(run) if _name(run, task) not in have]
 
 
 def _ended(run: Run) -> Iterator[tuple[Any, ...]]:
-    """(experiment, sample, task, sites, steps, iterations, status, error) of each row of the present settings."""
-    table = run.store.table("interventions", run.hashes.intervene)
-    names = ("experiment", "sample", "task", "sites", "steps", "iterations", "status", "error")
-    return zip(*(table[name].to_pylist() for name in names), strict=True)
+    """(experiment, sample, task, sites, steps, iterations, guidance, status, error) of each row of the present
+    settings; rows that do not tell their guidance have the main edit's."""
+    table, main = run.store.table("interventions", run.hashes.intervene), _guidance(run)
+    names = ("experiment", "sample", "task", "sites", "steps", "iterations", "guidance", "status", "error")
+    columns = {name: table[name].to_pylist() for name in names}
+    columns["guidance"] = [main if scale is None else scale for scale in columns["guidance"]]
+    return zip(*columns.values(), strict=True)
 
 
 def failures(run: Run, left: Sequence[EditTask]) -> dict[str, str]:
@@ -151,9 +172,9 @@ def work(run: Run, executor: Executor, observers: Sequence[Observer], wanted: Se
 
 
 def _failed(run: Run, shared: Shared, task: EditTask, reason: str) -> dict[str, Any]:
-    experiment, sample, name, sites, steps, iterations = _name(run, task)
+    experiment, sample, name, sites, steps, iterations, scale = _name(run, task)
     return {
         "experiment": experiment, "sample": sample, "task": name, "sites": sites, "steps": steps,
-        "iterations": iterations, "trial": -1, "control": "edit", "status": "failed", "error": reason,
-        "stage_hash": shared.stage_hash, "attempt": shared.attempt,
+        "iterations": iterations, "guidance": scale, "trial": -1, "control": "edit", "status": "failed",
+        "error": reason, "stage_hash": shared.stage_hash, "attempt": shared.attempt,
     }  # fmt: skip

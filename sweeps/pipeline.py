@@ -18,6 +18,7 @@ from probing.prompts import Prompt
 from storage import budget
 from sweeps import (
     curate_stage,
+    decoded_stage,
     experiments_stage,
     failure_notes,
     families,
@@ -64,7 +65,7 @@ def prepare(config: Config, write: bool = True) -> Run:
     found, prompts = _checked(config, tell=not previews(config))
     if previews(config):
         prompts = preview_stage.kept(config, prompts)
-    extra = families.space(config, found, len(prompts))
+    extra = plan_view.further_space(config, found, len(prompts))
     plan_view.check_fits(config, budget.price(runs.layout(config, found, len(prompts))), extra)
     return runs.begin(config, found, prompts)
 
@@ -203,14 +204,19 @@ def _curate(run: Run, executor: Executor, result: Result) -> None:
         result.lines.append(f"curate: {len(samples)} samples in use ({sizes})")
 
 
+_READ_FIRST = ((families, "families", "reading further sites"), (decoded_stage, "decoded", "decoding clean estimates"))
+"""what some probes read beside the recorded activations: stage, name among the costs, words of its meter"""
+
+
 def _probe(run: Run, executor: Executor, result: Result) -> None:
-    if tasks := families.missing(run):
-        meter = Meter("reading further sites", "shards")
-        with _timed(run, "families"):
-            outcome = families.work(run, executor, [StageObserver(meter)], tasks)
-        meter.close()
-        failure_notes.note(run.store, families.STAGE, outcome.failed)
-        _note(result, "families", outcome)
+    for stage, name, doing in _READ_FIRST:
+        if tasks := stage.missing(run):
+            meter = Meter(doing, "shards")
+            with _timed(run, name):
+                outcome = stage.work(run, executor, [StageObserver(meter)], tasks)
+            meter.close()
+            failure_notes.note(run.store, stage.STAGE, outcome.failed)
+            _note(result, name, outcome)
     wanted, more = probe_stage.missing(run), further.missing(run)
     asked = len(wanted) + sum(map(len, more.values()))
     if asked:

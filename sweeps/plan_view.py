@@ -11,7 +11,7 @@ from probing.model import ModelConfig
 from probing.sites import SiteSpec
 from storage import budget
 from storage.format import Layout
-from sweeps import cluster_plan, families, grid, needed_probes, preview_stage, stage_prices
+from sweeps import cluster_plan, decoded_stage, families, grid, needed_probes, preview_stage, stage_prices
 from sweeps import run as runs
 from sweeps.cluster_plan import Rates
 from sweeps.config import STEPS, Config, previews
@@ -69,7 +69,7 @@ def on_gpus(config: Config, gpus: int, rates: Rates) -> str:
     needed_probes.check(config, found)
     layout, whole = runs.layout(config, found, samples), rates.filled()
     cells = grid.cells(config.sweep, config.sampling.variants, site_rules.choose(found.sites, config.sampling.sites))
-    check_disk(config, budget.price(layout), families.space(config, found, samples))
+    check_disk(config, budget.price(layout), further_space(config, found, samples))
     trials = grid.pack(cells, config.sweep.trial_axes)
     work = cluster_plan.stages(config, budget.price(layout), samples, len(trials), len(cells), whole)
     return "\n".join([*cluster_plan.table(work, cluster_plan.counts(gpus), whole), f"rates: {rates.told()}"])
@@ -86,8 +86,10 @@ def describe(config: Config, rate: float) -> str:
     lines += [f"  {name:16} {human(size)}" for name, size in price.families().items()]
     lines += ["sites, all variants and steps:"]
     lines += [f"  {name:16} {human(size)}" for name, size in price.sites().items()]
-    further = families.space(config, found, samples)
-    lines.append(f"further families   {human(further)} of activations beside these")
+    lines.append(f"further families   {human(families.space(config, found, samples))} of activations beside these")
+    if decoded := decoded_stage.space(config, found, samples):
+        lines.append(f"decoded pictures   {human(decoded)} of their colours")
+    further = further_space(config, found, samples)
     if previews(config):
         preview, then, first = with_preview(config, found, samples)
         check_fits(config, then, first + further)
@@ -107,6 +109,11 @@ def with_preview(config: Config, found: runs.Facts, samples: int) -> tuple[list[
         f"at least          {human(first.total + then.total)} on the disk, were only {fewest} samples kept",
     ]
     return lines, then, first.total
+
+
+def further_space(config: Config, found: runs.Facts, samples: int) -> int:
+    """Bytes of what some probes read beside the recorded activations."""
+    return families.space(config, found, samples) + decoded_stage.space(config, found, samples)
 
 
 def check_fits(config: Config, price: budget.Budget, more: int = 0) -> None:
@@ -185,6 +192,7 @@ def _stages(config: Config, price: budget.Budget, samples: int, rate: float) -> 
         StagePrice("sampling", f"{samples} samples x {variants} variants", price.unet_calls),
         StagePrice("labelling", f"{samples} samples"),
         *stage_prices.further_sites(config, samples),
+        *stage_prices.decoded(config, samples),
         *_probes(config, found, sites),
         *stage_prices.emergence(config, test),
         *stage_prices.transfer(config, _transferred(config, found, sites)),

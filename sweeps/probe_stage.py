@@ -17,7 +17,7 @@ import storage
 from cluster import Event, Observer, Progress, TaskDone, TaskFailed, TaskStarted, WorkerSpec
 from cluster.observed import watchers
 from cluster.workers import Worker, pinned_threads
-from sweeps import curate_stage, experiments, families
+from sweeps import curate_stage, decoded_stage, experiments, families
 from sweeps.grid import Cell, Trial, cells, finished, pack
 from sweeps.probe_work import ProbeJob, attempt_of, fit_trial
 from sweeps.run import Run
@@ -72,6 +72,7 @@ def job(run: Run) -> ProbeJob:
         attempt=attempt_of(run.store),
         device=run.config.model.device if run.config.ray.probe_gpus else "cpu",
         gpus=run.config.ray.probe_gpus,
+        decoded=decoded_stage.url(run.config.output),
     )
 
 

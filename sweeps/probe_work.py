@@ -18,7 +18,7 @@ from probing.fit import CellResult, CellSpec, fit_site
 from probing.model import pick_device
 from probing.probes import ProbeConfig
 from probing.sites import SiteSpec
-from probing.surface import SURFACE_CONTROLS, feature_count, latent_features
+from probing.surface import PICTURE, PICTURE_SITE, SURFACE_CONTROLS, feature_count, latent_features, picture_features
 from probing.targets import Targets, pixel_ranks, pool_depth, pool_saliency
 from storage import Store
 from sweeps.grid import Cell, Trial
@@ -52,6 +52,8 @@ class ProbeJob:
     """fit and write nothing: for timing"""
     activations: str = ""
     """store that holds the activations, where it is not the output itself"""
+    decoded: str = ""
+    """store of the decoded pictures' colours, for the control that reads them"""
     folder: str = ""
     """folder of the fitted weights, with its closing slash; empty is the main grid's"""
     further: tuple[ProbeJob, ...] = ()
@@ -146,7 +148,7 @@ def _by_source(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
 
 def _step_groups(job: ProbeJob, site: SiteSpec, source: str, steps: Sequence[int]) -> list[list[int]]:
     """Steps that are read and fitted together: as many as memory holds, which changes only the time."""
-    channels = feature_count(source, _opened(job.output).layout.latent[0]) if source else site.channels
+    channels = feature_count(source, _latent(job)[0]) if source else site.channels
     fit = max(1, _step_bytes(job) // (site.tokens * channels * 2 * len(job.samples)))
     return [list(steps[i : i + fit]) for i in range(0, len(steps), fit)]
 
@@ -181,13 +183,31 @@ def _results(
 
 def _inputs(job: ProbeJob, variant: str, site: SiteSpec, steps: Sequence[int], source: str) -> np.ndarray:
     """What the probes read, float16 (S, N, T, C)."""
-    store, samples = _opened(job.output), list(job.samples)
     if source:
-        pairs = (store.read_latents(variant, step, samples) for step in steps)
-        return np.stack([latent_features(*pair, (site.height, site.width), source) for pair in pairs])
+        return np.stack([_surface(job, variant, site, step, source) for step in steps])
+    samples = list(job.samples)
     acts = np.empty((len(steps), len(samples), site.tokens, site.channels), np.float16)
     _opened(job.activations or job.output).read_activations_into(variant, site.name, steps, samples, acts)
     return acts
+
+
+def _surface(job: ProbeJob, variant: str, site: SiteSpec, step: int, control: str) -> np.ndarray:
+    """What a control of the surface reads at one step, float16 (N, T, C)."""
+    size, samples = (site.height, site.width), list(job.samples)
+    if control == PICTURE:
+        points = _opened(job.decoded).read_activations(variant, PICTURE_SITE, step, samples)
+        return picture_features(points, _latent(job)[1:], size)
+    return latent_features(*_opened(job.output).read_latents(variant, step, samples), size, control)
+
+
+def _latent(job: ProbeJob) -> tuple[int, ...]:
+    """Channels, height and width of the latents. Raises ValueError where none were recorded."""
+    if not (found := _opened(job.output).layout.latent):
+        raise ValueError(
+            f"{job.output} holds no latents, which controls of the surface read; "
+            f"leave {', '.join(SURFACE_CONTROLS)} out of sweep.controls, or sample into another output"
+        )
+    return found
 
 
 def write_results(job: ProbeJob, variant: str, site: SiteSpec, results: Sequence[CellResult]) -> None:

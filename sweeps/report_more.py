@@ -28,6 +28,7 @@ PROBE_CONTROLS = {
     "position_activation": "position and activation: a learned map beside the channels",
     "surface_point": "surface, one cell: the noisy and the clean latent and the place, no activations",
     "surface": "surface, 5 x 5 cells: the same of a neighbourhood",
+    "surface_rgb": "surface, decoded picture: colours of the clean estimate around a cell and the place",
 }
 
 

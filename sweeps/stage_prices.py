@@ -13,6 +13,7 @@ from interventions.counterfactual import SERIES
 from interventions.edit import rows_of
 from interventions.worker import EditTask, plan
 from probing.curation import SPLITS
+from probing.surface import PICTURE
 from sweeps.config import STEPS, Config
 from sweeps.emergence_stage import KINDS
 
@@ -50,13 +51,16 @@ def images_of(task: EditTask, config: InterventionConfig) -> int:
 
 def edits(config: Config, test: int) -> list[StagePrice]:
     """A line for the main interventions and one for each further experiment of them, with all their controls."""
-    settings = config.interventions
-    resampled = settings.guidance not in (None, config.sampling.guidance)
+    settings, sampling = config.interventions, config.sampling.guidance
     images: dict[str, int] = {}
-    for task in plan(settings, range(test)):
-        images[task.experiment] = images.get(task.experiment, 0) + images_of(task, settings) + resampled
+    calls: dict[str, float] = {}
+    for task in plan(settings, range(test), guidance=sampling):
+        scale = next(g for g in (task.guidance, settings.guidance, sampling) if g is not None)
+        count = images_of(task, settings) + (scale != sampling)
+        images[task.experiment] = images.get(task.experiment, 0) + count
+        calls[task.experiment] = calls.get(task.experiment, 0.0) + count * STEPS * (1.0 if scale > 1 else HALF)
     return [
-        StagePrice(f"editing: {name}", f"{count} images with controls", count * STEPS, more=True)
+        StagePrice(f"editing: {name}", f"{count} images with controls", calls[name], more=True)
         for name, count in images.items()
     ]
 
@@ -70,6 +74,13 @@ def further_sites(config: Config, samples: int) -> list[StagePrice]:
             calls = HALF * samples * steps if name == "conv" else 0.0
             found.append(StagePrice(f"further sites: {name}", f"{samples} samples x {steps} steps", calls))
     return found
+
+
+def decoded(config: Config, samples: int) -> list[StagePrice]:
+    """Decoding the clean estimates, for the control that reads their colours."""
+    if PICTURE not in config.sweep.controls:
+        return []
+    return [StagePrice("decoding", f"{samples * len(set(config.sweep.steps))} clean estimates, for {PICTURE}")]
 
 
 def emergence(config: Config, test: int) -> list[StagePrice]:

@@ -10,6 +10,7 @@ import storage
 from storage import Store
 from sweeps import (
     curate_stage,
+    decoded_stage,
     experiments,
     experiments_stage,
     failure_notes,
@@ -135,13 +136,14 @@ def _still(run: Run, stage: str, left: Collection[str]) -> dict[str, str]:
 
 
 def _further_sites(run: Run) -> tuple[list[str], dict[str, str]]:
-    """Nothing, unless shards are left whose further sites are to be read."""
-    left = {task.key for task in families.missing(run)}
-    if not left:
-        return [], {}
-    failed = _still(run, families.STAGE, left)
-    counts = f"{len(failed):>4} failed {len(left) - len(failed):>6} to do  shards"
-    return [f"{'reading further sites':22} {'':>24}{counts}"], failed
+    """Nothing, unless shards are left whose further sites or decoded pictures are to be read."""
+    lines, failed = [], {}
+    for name, stage in (("reading further sites", families), ("decoding estimates", decoded_stage)):
+        if left := {task.key for task in stage.missing(run)}:
+            broken = _still(run, stage.STAGE, left)
+            counts = f"{len(broken):>4} failed {len(left) - len(broken):>6} to do  shards"
+            lines, failed = [*lines, f"{name:22} {'':>24}{counts}"], failed | broken
+    return lines, failed
 
 
 def _experiments(run: Run) -> tuple[list[str], dict[str, str]]:

@@ -15,7 +15,7 @@ from interventions.controls import EDIT
 from interventions.counterfactual import SERIES, Move, SecondObject, authors_moves
 from interventions.recipe import Recipe, from_yaml
 from interventions.replay import replay
-from interventions.worker import EditTask, Outcome, goals_of, plan
+from interventions.worker import EditTask, NothingToMoveError, Outcome, goals_of, plan
 from probing.sampling import sample
 from storage import tables
 
@@ -288,3 +288,41 @@ def test_the_worst_reading_is_no_better_than_the_mean(outcomes: dict[str, Outcom
                 assert "readout_least" not in row
             else:
                 assert row["readout_least"] <= row[mean] + 1e-9
+
+
+def test_other_guidance_scales_are_tasks_of_their_own():
+    spec = InterventionConfig().spec("depth")
+    config = InterventionConfig(tasks=("depth",), guidances=(1.0, 2.0, 3.0, 3.0), ablation_images=1)
+    found = plan(config, [4, 7], guidance=2.0)
+    assert [(t.sample, t.experiment, t.guidance) for t in found] == [
+        (4, "interventions", None), (4, "guidance", 1.0), (4, "guidance", 3.0), (7, "interventions", None),
+    ]  # fmt: skip
+    assert len({task.key for task in found}) == 4
+    assert found[1].spec == spec
+    assert EditTask(4, 0, "depth", spec).key == "interventions.00004.depth.fbb48783"
+
+
+def test_an_edit_at_another_guidance_is_compared_with_the_unedited_image_at_the_same():
+    worker = fakes.intervener(controls=(), guidances=(3.0,), tasks=("depth",))
+    bright = np.stack([fakes.mask()])
+    worker.labelling = dataclasses.replace(
+        worker.labelling, saliency=lambda images: np.repeat(bright, len(images), axis=0)
+    )
+    main, other = plan(worker.config, [6], guidance=worker.guidance)
+    found = worker(other)
+    assert {row["guidance"] for row in found.rows} == {3.0}
+    assert {row["guidance"] for row in worker(main).rows} == {2.0}
+    unedited = sample(worker.model, [fakes.PROMPT], [106], steps=fakes.STEPS, guidance=3.0).images.numpy()[0]
+    assert np.array_equal(found.pictures.before, unedited)
+    assert not np.array_equal(found.pictures.before, fakes.original(6).image)
+    nothing = dataclasses.replace(other, spec=dataclasses.replace(other.spec, iterations=0))
+    assert all(row["score_after"] == row["score_before"] for row in worker(nothing).rows)
+    again = replay(from_yaml(found.pictures.recipe), worker)
+    assert np.array_equal(again.pictures.images, found.pictures.images)
+
+
+def test_an_image_without_object_at_another_guidance_is_told_apart_from_a_fault():
+    worker = fakes.intervener(controls=(), guidances=(3.0,), tasks=("depth",))
+    worker.labelling = dataclasses.replace(worker.labelling, threshold=255, content=None)
+    with pytest.raises(NothingToMoveError, match="no salient object in the unedited image at guidance 3"):
+        worker(plan(worker.config, [6])[1])

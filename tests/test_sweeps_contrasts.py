@@ -28,7 +28,7 @@ def test_the_rival_is_the_best_on_validation_not_on_test(found: Found, task: str
     scores, position = found[0][task], found[1]["position"][task]
     lead = contrasts.headline(scores, {"position": position})
     assert lead is not None
-    assert (lead.rival.name, lead.missing) == ("position", ("surface",))
+    assert (lead.rival.name, lead.missing) == ("position", ("surface", "surface_rgb"))
     worst = position.val - 9 * scores.measure.sign
     chosen = contrasts.headline(scores, {"position": replace(position, val=worst)})
     assert chosen is not None

@@ -152,3 +152,19 @@ def test_the_page_shows_pairs_steps_objects_and_an_animation():
     assert html.count("data:image/gif;base64,") == 2
     assert "asked: size 0.55, 1.5 farther" in html
     assert report_edit_pictures.pictures([]) == ""
+
+
+def test_each_guidance_has_its_own_unedited_images():
+    mine = [
+        row(sample, trial, after, experiment="guidance", guidance=scale, score_before=before)
+        for scale, before, after in ((1.0, 0.2, 0.25), (9.0, 0.4, 0.8))
+        for sample in range(4)
+        for trial in range(2)
+    ]
+    found = next(a for a in edit_findings.ablations([*rows(), *mine]) if a.experiment == "guidance")
+    assert [(p.label, p.before.estimate, p.after.estimate) for p in found.points] == [
+        ("1", 0.2, 0.25), ("4", 0.3, 0.5), ("9", 0.4, 0.8),
+    ]  # fmt: skip
+    panel = figures_edits.ablation_panel(found)
+    assert panel.name == "edits-saliency-guidance"
+    assert "without and with edit at the same scale: 1: 0.20 and 0.25; 4: 0.30 and 0.50; 9: 0.40 and 0.80" in panel.text

@@ -16,7 +16,7 @@ import pytest
 from pipeline_runs import configured, scores, settings, stored
 
 import storage
-from sweeps import pipeline, probe_stage, sample_stage
+from sweeps import intervene_stage, pipeline, probe_stage, sample_stage
 from sweeps.cli import main
 from sweeps.config import load
 
@@ -133,6 +133,17 @@ def test_controls_of_the_surface_have_rows_at_the_chosen_sites(finished, tiny_pi
     assert found == {("trained", site, c, n) for site in ("up.3.0", "mid.0") for c, n in channels.items()}
     assert len(rows) == 2 * 2 * 3 * 2
     assert all(r["status"] == "done" and np.isfinite(r["train_loss"]) for r in rows)
+
+
+def test_edits_at_another_guidance_are_told_apart_and_made_once(finished, tiny_pipeline, tmp_path):
+    output = copied(finished, tmp_path / "run")
+    config = configured(tiny_pipeline, output, "interventions.guidances=[1,1.75]")
+    run = pipeline.prepare(config)
+    assert [(t.experiment, t.guidance) for t in intervene_stage.missing(run)] == [("guidance", 1.0)]
+    assert pipeline.carry_out(config, ("intervene",)).failed == {}
+    assert intervene_stage.missing(run) == []
+    rows = run.store.table("interventions", run.hashes.intervene).to_pylist()
+    assert {(r["experiment"], r["guidance"]) for r in rows} == {("interventions", 1.75), ("guidance", 1.0)}
 
 
 @pytest.mark.slow

@@ -127,7 +127,7 @@ def test_the_summary_run_has_table_figures_examples_and_reference(
     for name in ("emergence-depth", "vae-saliency", "transfer-depth-up-3-0", "selectivity-saliency"):
         assert f"figures/{name}" in summary
     assert summary["claims/linear-depth"] == "partly supported"  # this run holds no random_forced
-    assert summary["depth/best_rival"] in ("random", "position", "surface", "surface_point")
+    assert summary["depth/best_rival"] in ("random", "position", "surface", "surface_point", "surface_rgb")
     assert summary["depth/gain_over_best_rival"] > 0
     assert summary["tables/claims"]["nrows"] == 5
     assert summary["saliency/best_site"] == "up.3.0"

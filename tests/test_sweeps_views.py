@@ -195,6 +195,7 @@ PRICED = {
         "editing: interventions": 40 * 2 * 5 * 6 * 15, "editing: steps": 8 * 5 * (4 + 4) * 15,
         "editing: dose": 8 * 5 * 3 * 2 * 15, "editing: second_object": 6 * 4 * 2 * 15,
         "editing: animation": 9 * 2 * 2 * 15,
+        "editing: guidance": 8 * 2 * (5 + 1) * (0.5 + 1) * 15,
     },
     "scenes-full": {"sampling": 208 * 15 * 3, "further sites: conv": 208 * 15 / 2,
                     "editing: interventions": 20 * 2 * 5 * 5 * 15},
