@@ -94,6 +94,7 @@ def plan(
     """
     chosen = sorted(samples)[: config.images or None]
     position = {sample: i for i, sample in enumerate(order or sorted(samples))}
+    kinds: list[tuple[str, str, EditSpec, tuple[str, ...], float | None]]
     kinds = [(task, *kind, None) for task in config.tasks for kind in config.experiments(task)]
     kinds += [(t, GUIDANCE, config.spec(t), (), scale) for t in config.tasks for scale in config.scales(guidance)]
     return [

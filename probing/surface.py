@@ -41,14 +41,14 @@ def latent_features(noisy: NDArray, clean: NDArray, grid: tuple[int, int], contr
     reach = NEIGHBOURHOODS[control]
     both = torch.from_numpy(np.concatenate([noisy, clean], 1).astype(np.float32))
     around = functional.unfold(functional.pad(both, [reach // 2] * 4, mode="replicate"), reach)
-    maps = functional.adaptive_avg_pool2d(around.unflatten(2, both.shape[2:]), tuple(grid))
+    maps = functional.adaptive_avg_pool2d(around.unflatten(2, both.shape[2:]), (grid[0], grid[1]))
     return _cells(maps, _place(grid))
 
 
 def picture_points(images: NDArray[np.uint8], latent: tuple[int, int]) -> NDArray[np.float16]:
     """(N, points, 3) colours from -1 to 1 of images (N, H, W, 3): POINTS x POINTS means per latent cell, row by row."""
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
-    maps = functional.adaptive_avg_pool2d(pixels, tuple(POINTS * side for side in latent))
+    maps = functional.adaptive_avg_pool2d(pixels, (POINTS * latent[0], POINTS * latent[1]))
     return maps.flatten(2).transpose(1, 2).contiguous().half().numpy()
 
 
@@ -59,7 +59,7 @@ def picture_features(points: NDArray, latent: tuple[int, int], grid: tuple[int, 
     The constant stands for a bias, which the probes lack: colours, unlike activations, are not centred."""
     maps = torch.from_numpy(np.ascontiguousarray(points, np.float32)).transpose(1, 2)
     maps = maps.unflatten(2, [POINTS * side for side in latent])
-    maps = functional.adaptive_avg_pool2d(maps, tuple(POINTS * side for side in grid))
+    maps = functional.adaptive_avg_pool2d(maps, (POINTS * grid[0], POINTS * grid[1]))
     around = functional.pad(maps, [(PATCH - POINTS) // 2] * 4, mode="replicate")
     patches = functional.unfold(around, PATCH, stride=POINTS).unflatten(2, tuple(grid))
     return _cells(patches, torch.cat([_place(grid), torch.ones(1, *grid)]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -46,7 +47,7 @@ def ablation_panel(ablation: Ablation) -> Panel:
         ax.errorbar(x, [a.estimate for a in after], yerr=np.maximum(np.nan_to_num(reach), 0), fmt=mark, ms=5,
                     color=ink("first"), label="edited")  # fmt: skip
         before = [p.before.estimate for p in points]
-        unedited = {"color": ink("random"), "lw": 1.2, "ls": (0, (4, 2)), "label": "not edited"}
+        unedited: dict[str, Any] = {"color": ink("random"), "lw": 1.2, "ls": (0, (4, 2)), "label": "not edited"}
         if ablation.experiment == GUIDANCE:
             ax.plot(x, before, marker="s", ms=3.5, **unedited)
         else:

@@ -51,7 +51,9 @@ def compare(larger: Mapping[str, Scores], smaller: Mapping[str, Scores]) -> list
     """The test of every task that both have, from scores by task."""
     found = [_one(larger[task], smaller[task]) for task in larger if task in smaller]
     held = [one for one in found if one is not None]
-    corrected = statistics.holm([one.p for one in held]) if held else []
+    if not held:
+        return []
+    corrected = statistics.holm([one.p for one in held])
     return [replace(one, holm=float(adjusted)) for one, adjusted in zip(held, corrected, strict=True)]
 
 
@@ -66,6 +68,6 @@ def _one(larger: Scores, smaller: Scores) -> Nested | None:
         return None
     ours, theirs = ours[both].mean(0), theirs[both].mean(0)
     gain = findings.mean_of(larger, larger.measure.sign * (ours - theirs))
-    means = (float(statistics.mean_defined(v)) for v in (ours, theirs))
+    ours_mean, theirs_mean = (float(statistics.mean_defined(v)) for v in (ours, theirs))
     p = statistics.paired_test(ours, theirs).p
-    return Nested(larger.measure.task, len(both), len(decoder), *means, gain, p, float("nan"))
+    return Nested(larger.measure.task, len(both), len(decoder), ours_mean, theirs_mean, gain, p, float("nan"))

@@ -196,7 +196,8 @@ def _surface(job: ProbeJob, variant: str, site: SiteSpec, step: int, control: st
     size, samples = (site.height, site.width), list(job.samples)
     if control == PICTURE:
         points = _opened(job.decoded).read_activations(variant, PICTURE_SITE, step, samples)
-        return picture_features(points, _latent(job)[1:], size)
+        _, *latent = _latent(job)
+        return picture_features(points, (latent[0], latent[1]), size)
     return latent_features(*_opened(job.output).read_latents(variant, step, samples), size, control)
 
 

@@ -90,4 +90,4 @@ def _probes(measure: Measure, what: str, seeds: Sequence[int], values: np.ndarra
     held = np.flatnonzero(np.isfinite(values))
     if len(held) < 2:
         return None
-    return Spread(measure, what, tuple(seeds[i] for i in held), tuple(float(values[i]) for i in held))
+    return Spread(measure, what, tuple(seeds[int(i)] for i in held), tuple(float(values[i]) for i in held))

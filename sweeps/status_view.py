@@ -137,7 +137,8 @@ def _still(run: Run, stage: str, left: Collection[str]) -> dict[str, str]:
 
 def _further_sites(run: Run) -> tuple[list[str], dict[str, str]]:
     """Nothing, unless shards are left whose further sites or decoded pictures are to be read."""
-    lines, failed = [], {}
+    lines: list[str] = []
+    failed: dict[str, str] = {}
     for name, stage in (("reading further sites", families), ("decoding estimates", decoded_stage)):
         if left := {task.key for task in stage.missing(run)}:
             broken = _still(run, stage.STAGE, left)
