@@ -39,12 +39,13 @@ def measures(run: Run) -> dict[int, Measures]:
             raise ValueError(f"curation.safety: shard {shard} has no flags yet; run `scenesweep curate`")
         images = store.read_images("trained", samples)
         masks = store.read_labels("saliency", samples) > config.labels.threshold
-        found |= zip(samples, measure(images, masks, depth_labels(run, samples), flags), strict=True)
+        depth = depth_labels(run, samples) if run.sites else None  # what a preview keeps depends on masks alone
+        found |= zip(samples, measure(images, masks, depth, flags), strict=True)
     return found
 
 
 def depth_labels(run: Run, samples: list[int]) -> np.ndarray | None:
-    """Depth (n, H, W), or None in a store that has none (a preview's)."""
+    """Depth (n, H, W), or None in a store that has none (an early preview's)."""
     return run.store.read_labels("depth", samples) if "depth" in run.store.layout.tasks else None
 
 

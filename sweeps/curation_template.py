@@ -189,6 +189,7 @@ grid.onclick = e => { const card = e.target.closest('.card'); if (card) move(sho
 grid.ondblclick = enlarge;
 cards.forEach((card, k) => { paint(k); watcher.observe(card); });
 document.body.classList.add('nodepth');
+at('depth').hidden = !run.samples.some(s => s.depth);
 refilter();
 """
 

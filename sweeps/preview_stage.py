@@ -1,6 +1,7 @@
 """The preview: images of every raw prompt without recording, so that only samples worth keeping are recorded.
 
-It fills a store of its own, OUT/preview, through the same stages: sample (no sites), label (saliency), curate.
+It fills a store of its own, OUT/preview, through the same stages: sample (no sites), label (depth for the page alone),
+curate.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import platform
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -72,9 +73,11 @@ def facts(config: Config) -> Facts:
 
 
 def layout(config: Config, found: Facts, samples: int) -> Layout:
-    """The arrays of a run; one that records no site (a preview) holds images and masks alone."""
+    """The arrays of a run; one that records no site (a preview) holds images and labels alone."""
     sites = site_rules.choose(found.sites, config.sampling.sites)
-    records: dict[str, Any] = {"latent": found.latent} if sites else {"latent": (), "tasks": {"saliency": "uint8"}}
+    records: dict[str, Any] = (
+        {"latent": found.latent} if sites else {"latent": (), "tasks": _preview_tasks(config.output)}
+    )
     return Layout(
         samples=samples,
         shard=config.sampling.shard,
@@ -85,6 +88,14 @@ def layout(config: Config, found: Facts, samples: int) -> Layout:
         **records,
         codec=config.sampling.codec,
     )
+
+
+def _preview_tasks(output: str) -> dict[str, str]:
+    """Labels of a preview: masks for the rules, and depth for the eye. One that was begun without depth stays so."""
+    with suppress(ValueError):  # nothing there yet
+        if "depth" not in (tasks := storage.open(output).layout.tasks):
+            return dict(tasks)
+    return {"saliency": "uint8", "depth": "float16"}
 
 
 def versions() -> dict[str, str]:

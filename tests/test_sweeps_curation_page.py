@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import browser
@@ -31,6 +32,17 @@ def shown(i: int, side: int, rng: np.random.Generator) -> Shown:
     depth = np.add.outer(np.arange(side), np.arange(side)).astype(np.float32)
     rule = "no salient object" if i % 5 == 4 else ""
     return Shown(i, 1000 + i, PROMPTS[i % len(PROMPTS)], rule, 0.25, image, mask, depth)
+
+
+def test_without_depth_there_is_no_key_for_it(tab, tmp_path):
+    rng = np.random.default_rng(0)
+    flat = (replace(shown(i, 64, rng), depth=None) for i in range(2))
+    path = tmp_path / "index.html"
+    path.write_text(curation_page.build("Curation", "test", flat, {}))
+    tab.open(path)
+    assert tab.evaluate("document.getElementById('depth').hidden")
+    tab.open(page(path, 2))
+    assert not tab.evaluate("document.getElementById('depth').hidden")
 
 
 def page(path: Path, count: int, side: int = 64, choices: dict[int, Choice] | None = None) -> Path:

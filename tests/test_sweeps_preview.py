@@ -11,10 +11,13 @@ import pytest
 from pipeline_runs import configured, settings, stored
 
 import storage
+from cluster.workers import pinned_threads
 from probing import prompts as prompt_files
-from sweeps import pipeline, preview_stage
+from sweeps import curate_stage, curation_page, pipeline, preview_stage
+from sweeps import run as runs
 from sweeps.cli import main
 from sweeps.config import chosen_by, hashes, load, previews
+from sweeps.run import facts, reopen
 
 COUNT = 10
 
@@ -99,8 +102,40 @@ def test_labels_belong_to_the_image_of_the_capture_pass(chosen):
     worker = LabelWorker(stored_config(str(chosen)), "")
     first = list(range(4))
     for task in ("saliency", "depth"):
-        expected = worker.labellers[task](store.read_images("trained", first))
+        with pinned_threads(1):  # as the stage does: their number changes the last bits
+            expected = worker.labellers[task](store.read_images("trained", first))
         np.testing.assert_array_equal(store.read_labels(task, first), expected)
+
+
+def test_the_page_of_a_preview_shows_depth_and_its_rules_do_not_look_at_it(
+    previewed, tiny_pipeline, captions, monkeypatch
+):
+    config = preview_stage.settings(configured(tiny_pipeline, previewed, *words(captions, 0)))
+    run = reopen(config, facts(config))
+    depth = run.store.read_labels("depth", [0, 1])
+    assert depth.dtype == np.float16
+    shown = list(curation_page._shown(run, curate_stage.measures(run)))
+    assert len(shown) == COUNT
+    np.testing.assert_array_equal(shown[1].depth, depth[1])
+    seen, measure = [], curate_stage.measure
+    monkeypatch.setattr(curate_stage, "measure", lambda *given: seen.append(given[2]) or measure(*given))
+    assert len(curate_stage.measures(run)) == COUNT
+    assert seen == [None] * 3
+
+
+def test_a_preview_that_was_begun_without_depth_stays_so(tiny_pipeline, captions, tmp_path, monkeypatch):
+    config = configured(tiny_pipeline, tmp_path / "run", *words(captions, 0))
+    with monkeypatch.context() as early:
+        early.setattr(runs, "_preview_tasks", lambda output: {"saliency": "uint8"})
+        pipeline.preview(config, pipeline.Result())
+    again = pipeline.Result()
+    pipeline.preview(config, again)
+    assert again.failed == {}
+    store = storage.open(str(tmp_path / "run" / "preview"))
+    assert set(store.layout.tasks) == {"saliency"}
+    own = preview_stage.settings(config)
+    run = reopen(own, facts(own))
+    assert all(s.depth is None for s in curation_page._shown(run, curate_stage.measures(run)))
 
 
 @pytest.mark.slow
