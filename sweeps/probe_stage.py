@@ -17,7 +17,7 @@ import storage
 from cluster import Event, Observer, Progress, TaskDone, TaskFailed, TaskStarted, WorkerSpec
 from cluster.observed import watchers
 from cluster.workers import pinned_threads, process_title
-from sweeps import curate_stage, experiments, families
+from sweeps import cluster_facts, curate_stage, experiments, families
 from sweeps.grid import Cell, Trial, cells, finished, pack
 from sweeps.probe_work import ProbeJob, attempt_of, fit_trial
 from sweeps.run import Run
@@ -188,6 +188,7 @@ def fan_out(run: Run, shared: ProbeJob, trials: Sequence[Trial], notice: Notice)
     slots = min(len(trials), resources.room(WorkerSpec(dict, num_gpus=gpus, name=STAGE)))
     by_name = {trial.name: trial for trial in trials}
     assert len(by_name) == len(trials), "two trials with one name"
+    counts = [] if shared.dry else cluster_facts.observers(shared.output, STAGE)
     with _tune_environment(slots), tempfile.TemporaryDirectory(prefix="scenesweep-tune-") as scratch:
         logging.getLogger("ray.tune").setLevel(logging.ERROR)
         references = ray.put({"job": shared, "trials": by_name})
@@ -210,7 +211,7 @@ def fan_out(run: Run, shared: ProbeJob, trials: Sequence[Trial], notice: Notice)
                 storage_path=scratch,
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=1),
-                callbacks=[_counter(trials, notice, watchers(run.config.name, STAGE))],
+                callbacks=[_counter(trials, notice, [*watchers(run.config.name, STAGE), *counts])],
             ),
         )
         results = tuner.fit()

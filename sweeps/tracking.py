@@ -195,7 +195,7 @@ class Writer:
 
     def summarise(self, ident: str, store: Any) -> Path:
         """The summary run with tables, figures, examples and a reference to the store."""
-        config = {"sweep": self.run.config, "manifest": self.run.manifest}
+        config = {"sweep": self.run.config, "manifest": self.run.manifest, "cluster": self.run.cluster}
         run = self._open(ident, f"{self.run.name} summary", "summary", ("summary",), config)
         try:
             tracking_summary.fill(run, self.run, store)

@@ -31,6 +31,7 @@ def fill(run: Any, data: RunData, store: Any) -> None:
         table = data.table(name)
         if table is not None:
             logged[f"tables/{name}"] = results_table(table)
+    run.summary.update(cluster_numbers(data))
     if context.examples:
         logged["tables/examples"] = example_table(context.examples)
     logged["tables/claims"] = claim_table(context)
@@ -88,6 +89,17 @@ def _headline(scores: Scores) -> Iterator[tuple[str, Any]]:
         yield f"gap_{other}_high", gap.high
     emergence = findings.emergence(scores, "trained", "decoder").estimate
     yield "emergence_step", emergence if np.isfinite(emergence) else None
+def cluster_numbers(data: RunData) -> dict[str, Any]:
+    """The machines of the last session with Ray as summary values; empty where there was none."""
+    if not data.cluster:
+        return {}
+    *_, last = data.cluster
+    found = {name: last[name] for name in ("ray", "address", "nodes", "cpus", "gpus") if name in last}
+    models = ", ".join(dict.fromkeys(one["gpu"] for one in last.get("kinds", ()) if one["gpu"]))
+    workers = {f"workers/{stage}": most for stage, most in last["workers"].items()}
+    return {f"cluster/{name}": value for name, value in (found | {"gpu_models": models} | workers).items()}
+
+
 
 
 def example_table(examples: list[Example]) -> Any:
