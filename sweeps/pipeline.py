@@ -272,15 +272,16 @@ def _report(run: Run, executor: Executor | None, result: Result, force: bool = F
         built = json.loads(run.store.get(BUILT))
         if built.get("inputs") == inputs:
             return
-    from sweeps import report, tracking
+    from sweeps import report, report_data, tracking
 
-    plain = runs.plain(run)
+    plain, tracked = runs.plain(run), run.config.tracking
+    with _timed(run, "report"):
+        drawn = report.draw(report_data.load(run.store, plain), run.store)
+        report.write(run.store, drawn)
     with _timed(run, "track"):
-        mirrored = tracking.mirror(run.store, plain, run.config.tracking.mode, run.config.tracking.runs)
+        mirrored = tracking.mirror(run.store, plain, tracked.mode, tracked.runs, drawn=drawn)
     if mirrored.problem:
         result.lines.append(f"W&B: {mirrored.problem}")
-    with _timed(run, "report"):
-        report.build(run.store, plain)
     run.store.put(BUILT, json.dumps({"inputs": inputs}).encode())
     result.lines.append(f"report: {run.config.output}/{report.PAGE}")
 
