@@ -82,6 +82,8 @@ def test_pairs_win_over_the_preset():
         ("scenes", ["interventions.iterations=-1"], r"interventions.iterations=-1"),
         ("scenes", ["tracking.mode=onlin"], r"tracking.mode='onlin': unknown; did you mean 'online'"),
         ("scenes", ["just-a-word"], r"write key=value"),
+        ("scenes", ["curation.val=0"], r"probe.selection=val: needs .* curation.val=0 .* set probe.selection=last"),
+        ("paper", ["probe.selection=val"], r"selection=val: needs .* prompts.test=test_split.* probe.selection=last"),
     ],
 )
 def test_wrong_input_names_key_value_and_cure(preset, pairs, message):
