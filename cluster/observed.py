@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from cluster.events import Observer
@@ -25,6 +25,8 @@ class Observed:
     executor: Executor
     name: str
     """of the run"""
+    further: Callable[[str], Sequence[Observer]] | None = None
+    """stage -> observers of the caller's own"""
 
     @property
     def retries(self) -> int:
@@ -32,4 +34,5 @@ class Observed:
 
     def run(self, tasks: Sequence[Task], worker: WorkerSpec, observers: Iterable[Observer] = ()) -> Outcome:
         """As `Executor.run`."""
-        return self.executor.run(tasks, worker, [*observers, *watchers(self.name, worker.name)])
+        further = self.further(worker.name) if self.further else ()
+        return self.executor.run(tasks, worker, [*observers, *watchers(self.name, worker.name), *further])

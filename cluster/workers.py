@@ -129,6 +129,26 @@ def pinned_threads(threads: int) -> Iterator[None]:
             torch.set_num_threads(torch_before)
 
 
+@contextmanager
+def process_title(name: str) -> Iterator[None]:
+    """Show a name as this Ray worker's process, in the dashboard's list of workers and in `ps`.
+
+    For work that Ray cannot name: an actor that Tune uses again keeps the name it was made with.
+    """
+    try:
+        # No public name for it, and none in Ray's stubs.
+        from ray._raylet import getproctitle, setproctitle  # type: ignore[attr-defined]
+    except ImportError:
+        yield
+        return
+    before = getproctitle()
+    setproctitle(f"ray::{name}")
+    try:
+        yield
+    finally:
+        setproctitle(before)
+
+
 def assert_ours() -> None:
     """Assert that no foreign package answers to one of our names.
 

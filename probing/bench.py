@@ -5,7 +5,6 @@ Expected on two cores: tens of times at the sizes of scenes, more than ten at th
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from probing.controls import Split
 from probing.fit import CellSpec, fit_site
 from probing.probes import ProbeConfig, initial_seed, sample_orders
 from probing.targets import DepthTargets, Grid, Targets, pool_depth, pool_saliency
+from storage.paired import row
 
 TASKS = ("saliency", "depth")
 
@@ -116,14 +116,17 @@ def time_paper(problem: Problem, config: ProbeConfig) -> float:
     return time.perf_counter() - started
 
 
-def measure(size: Size, config: ProbeConfig, pairs: int) -> tuple[float, float]:
-    """Median seconds (ours, paper's) for one step with both tasks, measured in turns."""
+Pairs = list[tuple[float, float]]
+"""(seconds of the paper's loop, of ours) for one step with both tasks"""
+
+
+def measure(size: Size, config: ProbeConfig, pairs: int) -> Pairs:
+    """Both ways on one problem, measured in turn."""
     problem = make_problem(size)
-    found = [(time_ours(problem, config), time_paper(problem, config)) for _ in range(pairs)]
-    return statistics.median(ours for ours, _ in found), statistics.median(theirs for _, theirs in found)
+    return [(time_paper(problem, config), time_ours(problem, config)) for _ in range(pairs)]
 
 
-Measure = Callable[[Size, ProbeConfig, int], tuple[float, float]]
+Measure = Callable[[Size, ProbeConfig, int], Pairs]
 
 
 def bench_probes(
@@ -133,21 +136,28 @@ def bench_probes(
     config: ProbeConfig | None = None,
     measured: Measure = measure,
 ) -> list[dict[str, object]]:
-    """Rows {what, ratio, of, to, seconds}: how many times faster a (variant, site, step) with both tasks is.
+    """How many times faster a (variant, site, step) with both tasks is: rows as `storage.paired` makes them.
 
     cell_speedup_scenes weighs the kinds of sites by their number in the network (its parts follow);
     cell_speedup_paper is one site of the paper's size with 371 test samples, one pair of about five minutes and
     8 GB; paper=None leaves it out. Label pooling, done once per grid for all sites and steps, is not counted."""
     config = config or ProbeConfig()
     found = {size: measured(size, config, pairs) for size in scenes}
-    ours, theirs = (sum(times[k] * size.sites for size, times in found.items()) for k in (0, 1))
-    rows = [_row("cell_speedup_scenes", ours, theirs)]
-    for size, times in found.items():
-        rows.append(_row(f"cell_speedup_scenes_{size.grid[0]}x{size.grid[1]}", *times))
+    rows = [_row("cell_speedup_scenes", _weighed(found))]
+    for size, timed in found.items():
+        rows.append(_row(f"cell_speedup_scenes_{size.grid[0]}x{size.grid[1]}", timed))
     if paper is not None:
-        rows.append(_row("cell_speedup_paper", *measured(paper, config, 1)))
+        rows.append(_row("cell_speedup_paper", measured(paper, config, 1)))
     return rows
 
 
-def _row(what: str, ours: float, theirs: float) -> dict[str, object]:
-    return {"what": what, "ratio": theirs / ours, "of": "paper_loop", "to": "fit_site", "seconds": ours}
+def _weighed(found: dict[Size, Pairs]) -> Pairs:
+    """Pair by pair, the seconds of all kinds of sites times their number."""
+    return [
+        tuple(sum(pair[way] * size.sites for size, pair in zip(found, together, strict=True)) for way in (0, 1))
+        for together in zip(*found.values(), strict=True)
+    ]
+
+
+def _row(what: str, timed: Pairs) -> dict[str, object]:
+    return row(what, "paper_loop", "fit_site", timed)

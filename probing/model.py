@@ -247,6 +247,21 @@ def config_folder(config: ModelConfig) -> Path:
         return Path(snapshot_download(path, revision=config.revision, allow_patterns=["*.json"]))
 
 
+def config_at_hand(config: ModelConfig) -> Path | None:
+    """The same where it is on this machine already, without any look-up; None where it is not."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        path = model_path(config)
+        if isinstance(path, Path):
+            return config_folder(config)
+        folder = Path(snapshot_download(path, revision=config.revision, local_files_only=True))
+    except (ValueError, LocalEntryNotFoundError):
+        return None
+    return folder if all((folder / part / "config.json").exists() for part in ("unet", "vae")) else None
+
+
 def revision(config: ModelConfig) -> str:
     """What names the exact weights: the pinned commit, or a checksum of the local files' sizes
     and of their first megabyte."""

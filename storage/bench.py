@@ -1,6 +1,5 @@
 """Speed of the store against numpy's own files, and what each codec does to given arrays."""
 
-import statistics
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +9,7 @@ import numpy as np
 
 from storage.codec import CODECS, codec_for, crc32c
 from storage.format import Layout, SiteShape
+from storage.paired import row
 from storage.store import Store
 
 SITE = SiteShape("up.3.0", 4096, 320)
@@ -26,9 +26,8 @@ def bench_store(path: str, bytes: int = 1 << 30, pairs: int = 5) -> list[dict]:
     crc32c, no compressor, two threads, no fsync on either side, everything warm: an unmeasured
     round comes first. Both write new files on a disk without the other's, and both end a read
     with all the bytes in memory (to drop each chunk at once would measure the processor's cache).
-    Returns the rows `write_over_tofile` and `read_over_fromfile`: `ratio` is the median over the
-    pairs of the store's bytes per second over numpy's, `of` and `to` are the median seconds of
-    the store and of numpy, `seconds` is the time of the whole measurement.
+    Returns the rows `write_over_tofile` and `read_over_fromfile` (see `paired`): seconds of numpy
+    over those of the store, which is bytes per second of the store over numpy's.
     """
     chunks = _chunks(max(1, -(-bytes // (SHARD * SITE.tokens * SITE.channels * 2))))
     layout = Layout(len(chunks) * SHARD, SHARD, ("trained",), (SITE,), steps=1, image=(8, 8),
@@ -72,16 +71,8 @@ def _compare(what: str, ours: Callable[[], object], theirs: Callable[[], object]
         before()
         return _seconds(work)
 
-    start = time.perf_counter()
     timed = [(seconds(theirs), seconds(ours)) for _ in range(pairs + 1)]
-    del timed[0]
-    return {
-        "what": what,
-        "ratio": statistics.median(their / our for their, our in timed),
-        "of": statistics.median(our for _, our in timed),
-        "to": statistics.median(their for their, _ in timed),
-        "seconds": time.perf_counter() - start,
-    }
+    return row(what, what.partition("_over_")[2], "the store", timed[1:])
 
 
 def _write(store: Store, chunks: np.ndarray) -> None:

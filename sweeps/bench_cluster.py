@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from storage.paired import row
+
 SWEEP = (
     "scenes", "prompts.count=48", "sampling.shard=8", "curation.train=20", "curation.val=8", "curation.test=20",
     "curation.min_foreground=0", "curation.min_contrast=0", "interventions.images=2", "interventions.moves=1",
@@ -29,15 +31,13 @@ def measure(sweep: Sequence[str] = SWEEP, turns: int = TURNS) -> list[dict[str, 
 
     The cluster is up before the clock runs; packing, uploading and starting the job count.
     """
-    from sweeps.benches import _row
-
-    here, there = [], []
+    pairs = []
     with tempfile.TemporaryDirectory() as folder, head(os.cpu_count() or 1) as address:
         for turn in range(turns):
-            here.append(_timed(lambda out: locally(sweep, out), Path(folder) / f"local{turn}"))
-            there.append(_timed(lambda out: submitted(address, sweep, out), Path(folder) / f"cluster{turn}"))
-    of, to = "submitted to a cluster", "run here"
-    return [_row("cluster_over_local", sorted(there)[len(there) // 2], sorted(here)[len(here) // 2], of, to)]
+            here = _timed(lambda out: locally(sweep, out), Path(folder) / f"local{turn}")
+            there = _timed(lambda out: submitted(address, sweep, out), Path(folder) / f"cluster{turn}")
+            pairs.append((there, here))
+    return [row("cluster_over_local", "submitted to a cluster", "run here", pairs)]
 
 
 def _timed(action: Any, output: Path) -> float:

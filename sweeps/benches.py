@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -10,14 +9,48 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from storage.paired import row
+from sweeps import machine
 from sweeps.config import Config, load
 
 PAIRS = 5
 Rows = list[dict[str, Any]]
+BARS = {
+    "capture_over_sampling": ("most", 1.1), "write_over_tofile": ("least", 0.7), "read_over_fromfile": ("least", 0.7),
+    "cell_speedup_scenes": ("least", 30), "cell_speedup_paper": ("least", 10), "grid_seconds": ("most", 60),
+    "tune_over_inprocess": ("most", 1.25), "edit_speedup": ("least", 10), "cluster_over_local": ("most", 1.2),
+}  # fmt: skip
+"""row -> bar of its ratio on an idle machine of two cores"""
+
+
+def report(name: str) -> dict[str, Any]:
+    """What `bench NAME --json` prints: bench, machine, rows.
+
+    A row has what, ratio, of, to, seconds (medians of both), pairs (all of them), and its bar with whether it is met,
+    or null where it has none.
+    """
+    return {"bench": name, "machine": machine.facts(), "rows": [_judged(one) for one in measure(name)]}
+
+
+def _judged(found: dict[str, Any]) -> dict[str, Any]:
+    kind, bar = BARS.get(found["what"], ("", 0.0))
+    if not kind:
+        return found | {"bar": None, "met": None}
+    return found | {"bar": {kind: bar}, "met": found["ratio"] >= bar if kind == "least" else found["ratio"] <= bar}
+
+
+def line(found: dict[str, Any]) -> str:
+    """A row for people."""
+    of, to = found["seconds"]
+    text = f"{found['what']}: {found['ratio']:.3g} = {found['of']} / {found['to']} ({of:.3g} s, {to:.3g} s)"
+    if found["bar"] is None:
+        return text
+    ((kind, bar),) = found["bar"].items()
+    return f"{text}; at {kind} {bar:g}: {'met' if found['met'] else 'missed'}"
 
 
 def measure(name: str) -> Rows:
-    """Rows of one bench: what, ratio, of, to, seconds."""
+    """Rows of one bench, see `storage.paired`."""
     return {
         "capture": capture,
         "store": store,
@@ -29,11 +62,10 @@ def measure(name: str) -> Rows:
     }[name]()
 
 
-def _pairs(one: Callable[[], float], other: Callable[[], float], pairs: int = PAIRS) -> tuple[float, float]:
-    """Median seconds of each, run in turn after a warm-up of both."""
+def _pairs(one: Callable[[], float], other: Callable[[], float], pairs: int = PAIRS) -> list[tuple[float, float]]:
+    """Seconds of each, run in turn after a warm-up of both."""
     one(), other()
-    both = [(one(), other()) for _ in range(pairs)]
-    return tuple(statistics.median(values) for values in zip(*both, strict=True))
+    return [(one(), other()) for _ in range(pairs)]
 
 
 def _timed(action: Callable[[], Any]) -> float:
@@ -70,16 +102,12 @@ def capture(count: int = 16, pairs: int = PAIRS) -> Rows:
         latents = partial(_write_latents, target)
         with_capture = partial(capturing.capture, model, words, seeds, model.sites(), write, latents, guidance=guidance)
         plain = partial(sample, model, words, seeds, guidance=guidance)
-        one, other = _pairs(lambda: _timed(with_capture), lambda: _timed(plain), pairs)
-    return [_row("capture_over_sampling", one, other, "sampling, recording and writing", "sampling")]
+        timed = _pairs(lambda: _timed(with_capture), lambda: _timed(plain), pairs)
+    return [row("capture_over_sampling", "sampling, recording and writing", "sampling", timed)]
 
 
 def _write_latents(target: Any, step: int, after: Any, clean: Any) -> None:
     target.write_latents("trained", 0, step, after, clean)
-
-
-def _row(what: str, one: float, other: float, of: str, to: str) -> dict[str, Any]:
-    return {"what": what, "ratio": one / other, "of": of, "to": to, "seconds": [one, other]}
 
 
 def store() -> Rows:
@@ -93,8 +121,8 @@ def store() -> Rows:
 def codecs(count: int = 16, steps: Sequence[int] = (1, 8, 15), repeats: int = 3) -> Rows:
     """What each codec makes of real activations of the scenes model: all sites, three steps, one shard.
 
-    `ratio` is raw bytes over stored bytes; `seconds` are those of writing and of reading back, one thread, disk
-    excluded.
+    `ratio` is raw bytes over stored bytes, both under `bytes`; `seconds` are those of writing and of reading back, one
+    thread, disk excluded, the best of the repeats, so that there are no pairs.
     """
     from storage.bench import bench_codecs
 
@@ -119,7 +147,8 @@ def _codec_row(codec: str, found: Rows, chunks: dict[str, Any]) -> dict[str, Any
     total = sum(raw.values())
     stored = sum(raw[row["what"]] / row["ratio"] for row in rows)
     seconds = [sum(raw[row["what"]] / row[way] for row in rows) for way in ("write", "read")]
-    return {"what": f"codec_{codec}", "ratio": total / stored, "of": total, "to": round(stored), "seconds": seconds}
+    return {"what": f"codec_{codec}", "ratio": total / stored, "of": "raw bytes", "to": "stored bytes",
+            "seconds": seconds, "pairs": [], "bytes": [total, round(stored)]}  # fmt: skip
 
 
 def probes() -> Rows:
@@ -165,10 +194,10 @@ def tune(output: str = "runs/scenes") -> Rows:
     with executor(config) as engine:
         through_tune = partial(probe_stage.fan_out, run, job, trials, _silent)
         plainly = partial(engine.run, trials, spec)
-        one, other = _pairs(lambda: _timed(through_tune), lambda: _timed(plainly), pairs=1)
+        timed = _pairs(lambda: _timed(through_tune), lambda: _timed(plainly), pairs=1)
     return [
-        _row("tune_over_inprocess", one, other, "Ray Tune", "plain actors"),
-        {"what": "grid_seconds", "ratio": one, "of": "the grid through Tune", "to": "1 s", "seconds": [one]},
+        row("tune_over_inprocess", "Ray Tune", "plain actors", timed),
+        row("grid_seconds", "the grid through Tune", "1 s", [(one, 1.0) for one, _ in timed]),
     ]
 
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 from storage.budget import Budget
+from sweeps import stage_prices
 from sweeps.config import Config
 
 ASSUMED = "assumed"
@@ -103,15 +104,17 @@ class Stage:
         return self.seconds * storage / self.bytes * self.gpu if self.bytes else math.inf
 
 
-def stages(config: Config, price: Budget, samples: int, trials: int, cells: int, rates: Rates) -> list[Stage]:
-    """The stages of a run that use GPUs; `samples` of one variant, `rates` filled."""
+def stages(
+    config: Config, price: Budget, samples: int, test: int, trials: int, cells: int, rates: Rates
+) -> list[Stage]:
+    """The stages of a run that use GPUs; `samples` of one variant, `test` of them test images, `rates` filled."""
     shard, variants = config.sampling.shard, len(config.sampling.variants)
     shards = math.ceil(samples / shard)
     families = price.families()
     activations = families.get("activations.zarr", 0)
     written = sum(size for name, size in families.items() if not name.startswith("labels"))
     tasks = shards * variants
-    edits = (config.interventions.images or samples) * len(config.interventions.tasks)
+    edits = math.ceil(stage_prices.edited(config, test))
     ray = config.ray
     return [
         Stage("sampling", tasks, shard / rates.sampling, written / tasks, ray.sampling_gpus or 1),

@@ -199,9 +199,27 @@ def load(preset: str, overrides: Sequence[str]) -> Config:
     _refuse_unknown(base, given, "")
     try:
         merged = OmegaConf.merge(base, given)
-        return build(container(merged, "configuration", resolve=True))
+        made = build(container(merged, "configuration", resolve=True))
     except OmegaConfBaseException as error:
         raise ValueError(f"configuration: {str(error).splitlines()[0]}") from error
+    _check_selection(made)
+    return made
+
+
+def _check_selection(config: Config) -> None:
+    """Refuses to select epochs by validation images that there will not be.
+
+    Here and not in the parts, so that a run that was begun with such settings can still be looked at.
+    """
+    if config.probe.selection != "val":
+        return
+    if config.prompts.test:
+        why = f"prompts.test={config.prompts.test} makes a split of two files without any"
+    elif config.curation.val <= 0:
+        why = f"curation.val={config.curation.val:g} leaves none"
+    else:
+        return
+    raise ValueError(f"probe.selection=val: needs validation images, and {why}; set probe.selection=last")
 
 
 def container(found: Any, where: str, resolve: bool) -> dict[str, Any]:

@@ -29,6 +29,10 @@ class Cell:
         return self.site.rsplit(".", 1)[0]
 
 
+_LISTED = ("variant", "task")
+"""axes whose values all stand in a trial's name"""
+
+
 @dataclass(frozen=True)
 class Trial:
     """Cells that one Tune trial fits."""
@@ -37,6 +41,22 @@ class Trial:
     cells: tuple[Cell, ...]
     experiment: str = ""
     """whose probes they are; empty for the main grid"""
+
+    @property
+    def name(self) -> str:
+        """What is fitted, to be read: `probe-trained-up.1-saliency+depth-steps01-15`; good for a folder's name.
+
+        Trials that `pack` makes of one list of cells have different names.
+        """
+        variants, tasks = ("+".join(dict.fromkeys(getattr(c, axis) for c in self.cells)) for axis in _LISTED)
+        first, last = (f"{end(c.step for c in self.cells):02d}" for end in (min, max))
+        steps = f"step{first}" if first == last else f"steps{first}-{last}"
+        return "-".join(filter(None, ["probe", self.experiment, variants, self._place(), tasks, steps]))
+
+    def _place(self) -> str:
+        """The site or the block that all cells share, else how many sites there are."""
+        sites, blocks = {c.site for c in self.cells}, {c.block for c in self.cells}
+        return min(sites if len(sites) == 1 else blocks) if len(blocks) == 1 else f"{len(sites)}sites"
 
 
 def _controls(sweep: SweepConfig, site: str, variant: str) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,15 +16,38 @@ from cluster import submit as jobs
 if TYPE_CHECKING:
     from sweeps.config import Config
 
+log = logging.getLogger(__name__)
+
 
 def submit(parsed: argparse.Namespace) -> int:
     """Submits the run as a Ray job; the same command resumes it."""
     from sweeps import config
 
     made = config.load(parsed.preset, parsed.overrides)
+    check(made, parsed.address)
     job = jobs.submit(parsed.address, arguments(parsed.preset, parsed.overrides), output=made.output)
     print(f"job {job.id}\ndashboard {job.dashboard}\noutput {job.output}\nW&B {tracked(made)}")
     return _followed(parsed, job) if parsed.follow else 0
+
+
+def check(made: Config, address: str) -> None:
+    """Raises ValueError where interventions need probes that the sweep does not plan, as far as this machine can tell.
+
+    It can't where the model's configuration is elsewhere, or where an earlier job of the same output, which need not be
+    in sight from here, may have fitted them: the job itself then tells.
+    """
+    from sweeps import needed_probes, run
+
+    found = run.facts_at_hand(made)
+    if found is None:
+        return
+    try:
+        needed_probes.check(made, found)
+    except ValueError:
+        if not jobs.jobs(address, made.output):
+            raise
+    except Exception as error:  # an output that can't be read from here; readers of object stores raise many kinds
+        log.debug("probes of %s not looked for from here: %s", made.output, error)
 
 
 def status(parsed: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from interventions.authors import AuthorsProbes
-from interventions.config import MAIN, EditSpec, choose_sites
+from interventions.config import ANIMATION, SECOND_OBJECT, EditSpec, choose_sites
 from interventions.controls import STEERED, late_steps, probes_of
 from interventions.sources import ProbeKey
 from interventions.stored import SEED
@@ -46,12 +46,16 @@ def _of_edit(
 
 def _asking(config: Config, experiment: str, spec: EditSpec) -> str:
     """The key that an experiment's sites and steps come from."""
-    if experiment == "steps":
-        return _key("step_counts", len(spec.steps))
-    if experiment == "sides":
-        return _key("sides", spec.sites[0])
-    name = {"dose": "dose"}.get(experiment, f"{spec.task}_sites and {spec.task}_steps")
-    return f"interventions.{name}" if experiment == MAIN or name == "dose" else f"interventions.{experiment}"
+    asked = {
+        "steps": ("step_counts", len(spec.steps)),
+        "sides": ("sides", spec.sites[0]),
+        "dose": ("dose", spec.iterations),
+        SECOND_OBJECT: ("second_objects", config.interventions.second_objects),
+        ANIMATION: ("frames", config.interventions.frames),
+    }
+    if experiment in asked:
+        return _key(*asked[experiment])
+    return f"interventions.{spec.task}_sites and {spec.task}_steps"
 
 
 def _key(name: str, value: object) -> str:

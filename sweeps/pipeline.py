@@ -10,13 +10,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 from cluster import Executor, InProcess, Observer, Outcome, turns
 from probing import labellers
 from probing import prompts as prompt_files
 from probing.prompts import Prompt
-from storage import budget
+from storage import Store, budget
 from sweeps import (
+    cluster_facts,
     curate_stage,
     decoded_stage,
     experiments_stage,
@@ -103,7 +105,7 @@ def preview(config: Config, result: Result) -> None:
     run = preview_stage.begin(config, found, prompts)
     if preview_stage.complete(run):
         return
-    with run.store.lease(f"scenesweep {config.name} preview"), executor(run.config) as engine:
+    with run.store.lease(f"scenesweep {config.name} preview"), executor(run.config, run.store) as engine:
         run.store.janitor()
         for stage in (_sample, _label, _flag):
             stage(run, engine, result, "preview ")
@@ -128,11 +130,15 @@ def _check_writable(config: Config) -> None:
 
 
 @contextmanager
-def executor(config: Config) -> Iterator[Executor]:
-    """The executor that the configuration asks for; a private Ray ends with the block."""
+def executor(config: Config, store: Store | None = None) -> Iterator[Executor]:
+    """The executor that the configuration asks for; a private Ray ends with the block.
+
+    The facts of the cluster, and of its workers, are kept in the store.
+    """
     if config.ray.address == "none":
         yield InProcess(retries=config.sampling.retries)
         return
+    from cluster import facts
     from cluster.actors import OnRay
     from cluster.observed import Observed
     from cluster.resources import check_shared_output
@@ -144,7 +150,10 @@ def executor(config: Config) -> Iterator[Executor]:
     with connect(config.ray.address, num_cpus=config.ray.num_cpus or None) as session, sigterm_stops():
         check_shared_output(config.output)
         say(f"Ray: {session.cpus:.0f} CPUs, {session.gpus:.0f} GPUs on {session.nodes} node(s)")
-        yield Observed(OnRay(retries=config.sampling.retries), config.name)
+        if store is not None:
+            cluster_facts.begin(store, facts.of(session))
+        further = partial(cluster_facts.observers, store.url) if store is not None else None
+        yield Observed(OnRay(retries=config.sampling.retries), config.name, further)
 
 
 @contextmanager
@@ -269,15 +278,16 @@ def _report(run: Run, executor: Executor | None, result: Result, force: bool = F
         built = json.loads(run.store.get(BUILT))
         if built.get("inputs") == inputs:
             return
-    from sweeps import report, tracking
+    from sweeps import report, report_data, tracking
 
-    plain = runs.plain(run)
+    plain, tracked = runs.plain(run), run.config.tracking
+    with _timed(run, "report"):
+        drawn = report.draw(report_data.load(run.store, plain), run.store)
+        report.write(run.store, drawn)
     with _timed(run, "track"):
-        mirrored = tracking.mirror(run.store, plain, run.config.tracking.mode, run.config.tracking.runs)
+        mirrored = tracking.mirror(run.store, plain, tracked.mode, tracked.runs, drawn=drawn)
     if mirrored.problem:
         result.lines.append(f"W&B: {mirrored.problem}")
-    with _timed(run, "report"):
-        report.build(run.store, plain)
     run.store.put(BUILT, json.dumps({"inputs": inputs}).encode())
     result.lines.append(f"report: {run.config.output}/{report.PAGE}")
 
@@ -329,7 +339,7 @@ def carry_out(config: Config, stages: Sequence[str] = STAGES) -> Result:
         run.store.janitor()
         further.note(run)
         if not complete(run, working):
-            with executor(config) as engine:
+            with executor(config, run.store) as engine:
                 for stage in working:
                     _WORK[stage](run, engine, result)
                     if result.failed and stage in ("sample", "label", "curate"):

@@ -71,7 +71,8 @@ def on_gpus(config: Config, gpus: int, rates: Rates) -> str:
     cells = grid.cells(config.sweep, config.sampling.variants, site_rules.choose(found.sites, config.sampling.sites))
     check_disk(config, budget.price(layout), further_space(config, found, samples))
     trials = grid.pack(cells, config.sweep.trial_axes)
-    work = cluster_plan.stages(config, budget.price(layout), samples, len(trials), len(cells), whole)
+    test = _test_count(config, samples)
+    work = cluster_plan.stages(config, budget.price(layout), samples, test, len(trials), len(cells), whole)
     return "\n".join([*cluster_plan.table(work, cluster_plan.counts(gpus), whole), f"rates: {rates.told()}"])
 
 
@@ -147,6 +148,15 @@ def _sample_count(config: Config) -> int:
     return len(read(config.prompts).prompts)
 
 
+def _test_count(config: Config, samples: int) -> int:
+    """Test images: those of the second file of prompts, else the most that curation can leave of so many samples."""
+    if not config.prompts.test:
+        return stage_prices.test_samples(config, samples)
+    from probing.prompts import read
+
+    return sum(prompt.split == "test" for prompt in read(config.prompts).prompts)
+
+
 def _shard(config: Config, sites: Sequence[SiteSpec]) -> str:
     """What a shard takes on this machine's device, and how many samples fit."""
     import torch
@@ -185,7 +195,7 @@ def _stages(config: Config, price: budget.Budget, samples: int, rate: float) -> 
     """The table of all stages."""
     found = runs.facts(config)
     sites = site_rules.choose(found.sites, config.sampling.sites)
-    test = stage_prices.test_samples(config, samples)
+    test = _test_count(config, samples)
     variants = len(config.sampling.variants)
     prices = [StagePrice("preview", f"{samples} images", samples * STEPS)] if previews(config) else []
     prices += [

@@ -16,8 +16,8 @@ import numpy as np
 import storage
 from cluster import Event, Observer, Progress, TaskDone, TaskFailed, TaskStarted, WorkerSpec
 from cluster.observed import watchers
-from cluster.workers import Worker, pinned_threads
-from sweeps import curate_stage, decoded_stage, experiments, families
+from cluster.workers import Worker, pinned_threads, process_title
+from sweeps import cluster_facts, curate_stage, decoded_stage, experiments, families
 from sweeps.grid import Cell, Trial, cells, finished, pack
 from sweeps.probe_work import ProbeJob, attempt_of, fit_trial
 from sweeps.run import Run
@@ -165,16 +165,21 @@ def _tune_environment(slots: int):
 def _trainable(config: dict[str, Any]) -> dict[str, Any]:
     """One Tune trial, in an actor that Tune reuses for the next."""
     job, trial = config["job"], config["trials"][config["trial"]]
-    if config.get("again"):
-        have = finished(storage.open(job.output), job.experiment, job.stage_hash)
-        trial = Trial(trial.key, tuple(cell for cell in trial.cells if cell not in have))
-    with pinned_threads(1):
-        found = fit_trial(job, trial)
+    left = _unfinished(job, trial) if config.get("again") else trial
+    with pinned_threads(1), process_title(trial.name):
+        found = fit_trial(job, left)
     return {"cells": found["cells"], "failed": found["failed"], "fit_seconds": found["seconds"]}
 
 
 def _unmade() -> Worker:
     raise AssertionError("Tune makes the trials' workers; the cluster is only asked how many it holds")
+
+
+def _unfinished(job: ProbeJob, trial: Trial) -> Trial:
+    """A trial without the cells that have a row already."""
+    mine = job.of(trial.experiment)
+    have = finished(storage.open(mine.output), mine.experiment, mine.stage_hash)
+    return replace(trial, cells=tuple(cell for cell in trial.cells if cell not in have))
 
 
 def fan_out(run: Run, shared: ProbeJob, trials: Sequence[Trial], notice: Notice) -> dict[str, str]:
@@ -186,36 +191,39 @@ def fan_out(run: Run, shared: ProbeJob, trials: Sequence[Trial], notice: Notice)
 
     gpus = run.config.ray.probe_gpus
     slots = min(len(trials), resources.room(WorkerSpec(_unmade, num_gpus=gpus, name=STAGE)))
+    by_name = {trial.name: trial for trial in trials}
+    assert len(by_name) == len(trials), "two trials with one name"
+    counts = [] if shared.dry else cluster_facts.observers(shared.output, STAGE)
     with _tune_environment(slots), tempfile.TemporaryDirectory(prefix="scenesweep-tune-") as scratch:
         logging.getLogger("ray.tune").setLevel(logging.ERROR)
-        references = ray.put({"job": shared, "trials": list(trials)})
+        references = ray.put({"job": shared, "trials": by_name})
 
         def fit(config: dict[str, Any]) -> dict[str, Any]:
             return _trainable(config | ray.get(references))
 
-        fit.__name__ = "probe"
+        fit.__name__ = STAGE  # what its actors are called in Ray's dashboard
         tuner = tune.Tuner(
             tune.with_resources(fit, {"cpu": 1, "gpu": gpus} if gpus else {"cpu": 1}),
-            param_space={"trial": tune.grid_search(list(range(len(trials))))},
+            param_space={"trial": tune.grid_search(list(by_name))},
             tune_config=tune.TuneConfig(
                 reuse_actors=True,
                 max_concurrent_trials=slots,
-                trial_name_creator=lambda trial: f"probe-{trial.config['trial']:03d}",
-                trial_dirname_creator=lambda trial: f"probe-{trial.config['trial']:03d}",
+                trial_name_creator=_name,
+                trial_dirname_creator=_name,
             ),
             run_config=tune.RunConfig(
                 name="probes",
                 storage_path=scratch,
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=1),
-                callbacks=[_counter(trials, notice, watchers(run.config.name, STAGE))],
+                callbacks=[_counter(trials, notice, [*watchers(run.config.name, STAGE), *counts])],
             ),
         )
         results = tuner.fit()
     errors = {}
     for result in (results[i] for i in range(len(results))):
         if result.error is not None:
-            key = trials[result.config["trial"]].key if result.config else "trial"
+            key = by_name[result.config["trial"]].key if result.config else "trial"
             errors[key] = str(result.error).strip().splitlines()[-1]
     return errors
 
@@ -257,12 +265,17 @@ def _counter(trials: Sequence[Trial], notice: Notice, observers: Sequence[Observ
                 observer(event)
                 observer(progress)
 
-    total, keys = len(trials), [trial.key for trial in trials]
+    total, keys = len(trials), {trial.name: trial.key for trial in trials}
 
     def _key(trial: Any) -> str:
         return keys[trial.config["trial"]]
 
     return Counter()
+
+
+def _name(trial: Any) -> str:
+    """Of a Tune trial and its folder; at the module's top, as Tune pickles it with every trial."""
+    return trial.config["trial"]
 
 
 def _attempt(trial: Any) -> int:

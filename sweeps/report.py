@@ -7,6 +7,7 @@ Reads tables, images, labels and stored probes alone, so it can be rebuilt at an
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from html import escape
 from typing import Any
 
@@ -20,6 +21,7 @@ from sweeps import report_pictures as pictures
 from sweeps import report_results as results
 from sweeps.report_claims import claims
 from sweeps.report_context import Context
+from sweeps.report_data import RunData
 from sweeps.report_html import page
 from sweeps.report_seeds import spread
 
@@ -28,17 +30,34 @@ FIGURES = "report/figures/"
 TITLE = "Where and when scene geometry can be read in a diffusion model"
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """A report in memory: what it was drawn from, and its page."""
+
+    context: Context
+    page: str
+
+
+def draw(run: RunData, store: Any) -> Drawn:
+    """The report of a run; `store` keeps the predictions that are shown."""
+    context = report_context.build(run, store)
+    return Drawn(context, render(context))
+
+
 def build(store: Any, config: dict[str, Any]) -> str:
     """Write the report of `store`; the same tables give the same bytes.
 
-    Also writes every figure as `report/figures/NAME.svg` with its numbers as `NAME.csv`, and
-    removes figures of earlier reports that are in it no longer.
     `config` is the resolved configuration as plain dictionaries. Returns the page's path or URL.
     """
-    context = report_context.build(report_data.load(store, config), store)
-    store.put(PAGE, render(context).encode())
-    files = {f"{FIGURES}{p.name}.svg": p.svg for p in context.panels}
-    files |= {f"{FIGURES}{p.name}.csv": p.csv() for p in context.panels}
+    return write(store, draw(report_data.load(store, config), store))
+
+
+def write(store: Any, drawn: Drawn) -> str:
+    """Write a report's page, every figure as `report/figures/NAME.svg` with its numbers as `NAME.csv`, and remove
+    figures of earlier reports that are in it no longer. Returns the page's path or URL."""
+    store.put(PAGE, drawn.page.encode())
+    panels = drawn.context.panels
+    files = {f"{FIGURES}{p.name}.svg": p.svg for p in panels} | {f"{FIGURES}{p.name}.csv": p.csv() for p in panels}
     for path, text in files.items():
         store.put(path, text.encode())
     for path in set(store.list(FIGURES)) - set(files):

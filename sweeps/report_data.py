@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from storage import budget
+from sweeps import cluster_facts
 
 MAIN_SITE = re.compile(r"^(down|mid|up)\.\d+(\.\d+)?$")
 EXPERIMENTS = "experiments.json"
@@ -87,6 +88,8 @@ class RunData:
     space: dict[str, int] = field(default_factory=dict)
     """planned bytes by family of arrays"""
     reader: Reader | None = None
+    cluster: list[dict[str, Any]] = field(default_factory=list)
+    """machines of each session with Ray, see `cluster_facts`"""
 
     @property
     def experiment(self) -> str:
@@ -239,6 +242,7 @@ def load(store: Any, config: dict[str, Any]) -> RunData:
         tables=_tables(store, manifest),
         space=budget.price(layout).families(),
         reader=StoreReader(store),
+        cluster=cluster_facts.read(store),
     )
 
 

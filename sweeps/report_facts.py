@@ -46,16 +46,37 @@ def _shape(site: Site) -> list[Any]:
 
 
 def costs(context: Context) -> Section:
-    """Time by stage, bytes by array."""
+    """Time by stage, machines, bytes by array."""
     run = context.run
     rows: list[list[Any]] = [[what, Num(duration(t))] for what, t in times(run)]
     body = table("Time", ["Stage", "Time"], rows) if rows else ""
+    body += _machines_table(run)
     if run.space:
         total = sum(run.space.values())
         kept = [(n, b) for n, b in run.space.items() if b]
         space = [[name, Num(size(count))] for name, count in (*kept, ("all arrays", total))]
         body += table("Planned size on disk, uncompressed", ["Array", "Size"], space)
     return Section("costs", "What it cost", "Costs", body)
+
+
+def _machines_table(run: RunData) -> str:
+    """The machines of each session with Ray, and how many workers each stage had."""
+    columns = ["Where", "Machines", "CPUs", "GPUs", "GPU models", "Workers at once, by stage", "Ray"]
+    rows = [
+        [*(one.get(name, "") for name in ("address", "nodes", "cpus", "gpus")), _models(one), _workers(one),
+         one.get("ray", "")]
+        for one in run.cluster
+    ]  # fmt: skip
+    return table("Machines that the run was carried out on", columns, rows) if rows else ""
+
+
+def _models(session: dict[str, Any]) -> str:
+    """GPU models with the number of machines that have them."""
+    return ", ".join(f"{one['gpu']} on {one['nodes']}" for one in session.get("kinds", ()) if one["gpu"])
+
+
+def _workers(session: dict[str, Any]) -> str:
+    return ", ".join(f"{stage} {most}" for stage, most in session["workers"].items())
 
 
 def times(run: RunData) -> Iterator[tuple[str, float]]:

@@ -55,7 +55,19 @@ class Run:
 
 def facts(config: Config) -> Facts:
     """Reads the model's configuration files. Raises ValueError where there are none."""
-    folder = models.config_folder(config.model)
+    return _facts(config, models.config_folder(config.model))
+
+
+def facts_at_hand(config: Config) -> Facts | None:
+    """The same where the files are on this machine and can be read, without asking a hub; else None."""
+    folder = models.config_at_hand(config.model)
+    try:
+        return None if folder is None else _facts(config, folder)
+    except (ValueError, KeyError):
+        return None
+
+
+def _facts(config: Config, folder: Path) -> Facts:
     unet, vae = (json.loads((folder / name / "config.json").read_text()) for name in ("unet", "vae"))
     size = unet["sample_size"]
     height, width = (size, size) if isinstance(size, int) else size

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from interventions.config import ANIMATION, SECOND_OBJECT, InterventionConfig
+from interventions.config import ANIMATION, MAIN, SECOND_OBJECT, InterventionConfig
 from interventions.counterfactual import SERIES
 from interventions.edit import rows_of
 from interventions.worker import EditTask, plan
@@ -63,6 +63,14 @@ def edits(config: Config, test: int) -> list[StagePrice]:
         StagePrice(f"editing: {name}", f"{count} images with controls", calls[name], more=True)
         for name, count in images.items()
     ]
+
+
+def edited(config: Config, test: int) -> float:
+    """Edits of test images: a main edit with its controls is one, others count by the images that they make."""
+    settings = config.interventions
+    tasks = plan(settings, range(test))
+    unit = {task.spec.task: images_of(task, settings) for task in tasks if task.experiment == MAIN}
+    return sum(images_of(task, settings) / unit[task.spec.task] for task in tasks if unit[task.spec.task])
 
 
 def further_sites(config: Config, samples: int) -> list[StagePrice]:

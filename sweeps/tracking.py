@@ -23,7 +23,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
-from sweeps import report_data, tracking_summary
+from sweeps import report, report_data, tracking_summary
+from sweeps.report import Drawn
 from sweeps.report_data import RunData
 from sweeps.tracking_plan import CURVES, EPOCH, PlannedRun, plan, run_id, summary_digest
 
@@ -55,9 +56,11 @@ def mirror(
     mode: str = "offline",
     runs: str = "site",
     limit_s: float = LIMIT_S,
+    drawn: Drawn | None = None,
 ) -> Mirrored:
     """Write one W&B run per (variant, site), or per probe with `runs="cell"`, and a summary run.
 
+    The summary run shows the figures of the report: of `drawn`, where it was drawn already.
     Runs whose content is mirrored already are left alone. Any trouble with W&B, also one that
     lasts longer than `limit_s` seconds, becomes one warning line and `Mirrored.problem`; nothing
     is raised but ValueError for an unknown `mode` or `runs`.
@@ -66,12 +69,12 @@ def mirror(
         raise ValueError(f"tracking.mode={mode!r}: expected one of {', '.join(MODES)}")
     if mode == "disabled":
         return Mirrored()
-    run = report_data.load(store, config)
+    run = drawn.context.run if drawn else report_data.load(store, config)
     planned = plan(run, runs)
     folder = local_folder(store.url, run)
     done = Mirrored()
     try:
-        done = _within(limit_s, lambda: _write(run, store, planned, folder))
+        done = _within(limit_s, lambda: _write(run, store, planned, folder, drawn))
         if mode == "online":
             ids = [p.id for p in planned] + [run_id(run, "summary")]
             done = replace(done, sent=send(Marker(folder), ids, limit_s))
@@ -111,7 +114,9 @@ def _within(seconds: float, action: Callable[[], Mirrored]) -> Mirrored:
     return box["result"]
 
 
-def _write(run: RunData, store: Any, planned: Sequence[PlannedRun], folder: Path) -> Mirrored:
+def _write(
+    run: RunData, store: Any, planned: Sequence[PlannedRun], folder: Path, drawn: Drawn | None
+) -> Mirrored:
     """Write the runs whose content the folder does not hold yet."""
     marker = Marker(folder)
     todo = [p for p in planned if not marker.has(p.id, p.digest)]
@@ -124,7 +129,8 @@ def _write(run: RunData, store: Any, planned: Sequence[PlannedRun], folder: Path
         for p in todo:
             marker.put(p.id, p.digest, writer.write(p))
         if summarise:
-            marker.put(summary_id, summary_content, writer.summarise(summary_id, store))
+            shown = drawn or report.draw(run, store)
+            marker.put(summary_id, summary_content, writer.summarise(summary_id, shown, store))
         marker.save()
     return Mirrored(written, len(planned) + 1 - written)
 
@@ -193,12 +199,12 @@ class Writer:
             run.finish()
         return self._directory(planned.id)
 
-    def summarise(self, ident: str, store: Any) -> Path:
+    def summarise(self, ident: str, drawn: Drawn, store: Any) -> Path:
         """The summary run with tables, figures, examples and a reference to the store."""
-        config = {"sweep": self.run.config, "manifest": self.run.manifest}
+        config = {"sweep": self.run.config, "manifest": self.run.manifest, "cluster": self.run.cluster}
         run = self._open(ident, f"{self.run.name} summary", "summary", ("summary",), config)
         try:
-            tracking_summary.fill(run, self.run, store)
+            tracking_summary.fill(run, drawn, store)
         finally:
             run.finish()
         return self._directory(ident)

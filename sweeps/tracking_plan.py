@@ -13,9 +13,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sweeps.cluster_facts import of_stage
 from sweeps.report_data import RunData, Site
 
-VERSION = 2
+VERSION = 3
 STEP, EPOCH = "denoising_step", "epoch"
 CURVES = "epochs"
 """prefix of the loss curves in a site's run"""
@@ -143,6 +144,7 @@ def _about(run: RunData, site: Site, row: dict[str, Any]) -> dict[str, Any]:
         "stage_hash": row.get("stage_hash"),
         "sweep": run.config,
         "manifest": run.manifest,
+        "cluster": of_stage(run.cluster, "probe"),
     }
 
 
@@ -190,9 +192,10 @@ def _losses_of(row: dict[str, Any]) -> dict[str, float]:
 
 
 def summary_digest(run: RunData) -> str:
-    """Hash of what the summary run shows: rows of probes, emergence and interventions, configuration, manifest."""
+    """Hash of what the summary run shows: rows of probes, emergence and interventions, configuration, manifest,
+    machines."""
     tables = [[] if (t := run.table(name)) is None else t.to_pydict() for name in ("probes", "interventions")]
     images = run.table("images")
     if images is not None:
         tables.append(images.filter(pc.equal(images["experiment"], "emergence")).to_pydict())
-    return digest(json.dumps((VERSION, tables, run.config, run.manifest), sort_keys=True, default=str))
+    return digest(json.dumps((VERSION, tables, run.config, run.manifest, run.cluster), sort_keys=True, default=str))

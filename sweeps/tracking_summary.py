@@ -1,32 +1,27 @@
-"""Contents of a sweep's W&B summary run: tables, figures, examples, a reference to the store."""
+"""Contents of a sweep's W&B summary run: tables, the report's figures and pictures, a reference to the store."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from sweeps import findings, report_context, thumbnails
+from sweeps import findings, report_strips, thumbnails
 from sweeps.analysis import Scores
 from sweeps.gallery import Example
+from sweeps.report import Drawn
 from sweeps.report_context import Context
 from sweeps.report_data import RunData
+from sweeps.report_strips import Strip
 
 
-def fill(run: Any, data: RunData, store: Any) -> None:
+def fill(run: Any, drawn: Drawn, store: Any) -> None:
     """Log everything to an open W&B run."""
-    import wandb
-
-    context = report_context.build(data, store)
-    logged: dict[str, Any] = {
-        f"figures/{panel.name}": wandb.Image(panel.png(), caption=panel.title)
-        for panel in (
-            *context.curves, *context.heatmaps, *context.last_step, *context.extra_panels, *context.edit_panels,
-        )
-    }
+    context, data = drawn.context, drawn.context.run
+    logged: dict[str, Any] = figures(context) | pictures(drawn.page)
     for name in ("probes", "interventions"):
         table = data.table(name)
         if table is not None:
@@ -36,7 +31,29 @@ def fill(run: Any, data: RunData, store: Any) -> None:
     logged["tables/claims"] = claim_table(context)
     run.log(logged)
     run.summary.update(headline_numbers(context) | {f"claims/{c.key}": c.verdict for c in context.claims})
+    run.summary.update(cluster_numbers(data))
     run.log_artifact(reference(data, store.url))
+
+
+def figures(context: Context) -> dict[str, Any]:
+    """Every figure of the report under its name, with its title."""
+    import wandb
+
+    return {f"figures/{p.name}": wandb.Image(p.png(), caption=p.title) for p in context.panels}
+
+
+def pictures(page: str) -> dict[str, Any]:
+    """By section, the report's strips of pictures, each as one image with its title and captions."""
+    import wandb
+
+    found: dict[str, list[Strip]] = {}
+    for strip in report_strips.strips(page):
+        found.setdefault(f"pictures/{strip.section}", []).append(strip)
+    return {name: [wandb.Image(p, caption=s.words) for p, s in _drawn(strips)] for name, strips in found.items()}
+
+
+def _drawn(strips: Sequence[Strip]) -> Iterator[tuple[np.ndarray, Strip]]:
+    yield from zip(report_strips.sheets(strips), strips, strict=True)
 
 
 def results_table(table: pa.Table) -> Any:
@@ -70,6 +87,17 @@ def headline_numbers(context: Context) -> dict[str, Any]:
     for task, one in context.headlines.items():
         found |= {f"{task}/best_rival": one.rival.name, f"{task}/gain_over_best_rival": one.gain.estimate}
     return found
+
+
+def cluster_numbers(data: RunData) -> dict[str, Any]:
+    """The machines of the last session with Ray as summary values; empty where there was none."""
+    if not data.cluster:
+        return {}
+    *_, last = data.cluster
+    found = {name: last[name] for name in ("ray", "address", "nodes", "cpus", "gpus") if name in last}
+    models = ", ".join(dict.fromkeys(one["gpu"] for one in last.get("kinds", ()) if one["gpu"]))
+    workers = {f"workers/{stage}": most for stage, most in last["workers"].items()}
+    return {f"cluster/{name}": value for name, value in (found | {"gpu_models": models} | workers).items()}
 
 
 def _headline(scores: Scores) -> Iterator[tuple[str, Any]]:

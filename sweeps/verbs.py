@@ -225,12 +225,12 @@ def bench(parsed: argparse.Namespace) -> int:
     """Measures one thing against its baseline in the same run."""
     from sweeps import benches
 
-    rows = benches.measure(parsed.bench)
+    found = benches.report(parsed.bench)
     if parsed.json:
-        print(json.dumps({"bench": parsed.bench, "rows": rows}))
+        print(json.dumps(found))
     else:
-        for row in rows:
-            print(f"{row['what']}: {row['ratio']:.3g} = {row['of']} / {row['to']}")
+        for row in found["rows"]:
+            print(benches.line(row))
     return 0
 
 

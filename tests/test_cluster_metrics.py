@@ -169,12 +169,12 @@ def test_watchers_travel_to_the_callbacks_of_tune() -> None:
 class Trial:
     """What Tune tells of a trial."""
 
-    def __init__(self, number: int) -> None:
-        self.config: dict[str, Any] = {"trial": number}
+    def __init__(self, name: str) -> None:
+        self.config: dict[str, Any] = {"trial": name}
         self.last_result = {"cells": 30, "fit_seconds": 2.0}
 
     def __str__(self) -> str:
-        return f"probe-{self.config['trial']:03d}"
+        return self.config["trial"]
 
 
 def test_trials_of_tune_are_told_like_tasks() -> None:
@@ -182,9 +182,9 @@ def test_trials_of_tune_are_told_like_tasks() -> None:
 
     heard: list[events.Event] = []
     noticed: list[tuple[int, int]] = []
-    trials = [grid.Trial("trained", ()), grid.Trial("random", ())]
+    trials = [grid.Trial(name, (grid.Cell(name, "mid.0", 1, "depth"),)) for name in ("trained", "random")]
     counter = probe_stage._counter(trials, lambda *counts: noticed.append(counts), [heard.append])
-    first, second = Trial(0), Trial(1)
+    first, second = (Trial(trial.name) for trial in trials)
     told: dict[str, Any] = {"iteration": 1, "trials": [first, second]}
     for trial in (first, second):
         counter.on_trial_start(trial=trial, **told)
@@ -198,5 +198,5 @@ def test_trials_of_tune_are_told_like_tasks() -> None:
     failures = [(e.key, e.attempt, e.final) for e in heard if isinstance(e, events.TaskFailed)]
     assert failures == [("trained", 1, False), ("random", 1, True)]
     assert heard[-1] == events.Progress(done=1, failed=1, running=0, total=2)
-    starts = [e.attempt for e in heard if isinstance(e, events.TaskStarted) and e.key == "trained"]
-    assert starts == [1, 2]
+    starts = [(e.attempt, e.worker) for e in heard if isinstance(e, events.TaskStarted) and e.key == "trained"]
+    assert starts == [(number, "probe-trained-mid.0-depth-step01") for number in (1, 2)]

@@ -216,7 +216,8 @@ def test_a_probe_trial_that_is_tried_again_leaves_out_finished_cells(undisturbed
     run = pipeline.prepare(config)
     every = cells(config.sweep, config.sampling.variants, run.sites)
     trials = pack(every, config.sweep.trial_axes)
-    shared = {"job": replace(probe_stage.job(run), dry=True), "trials": trials, "trial": 0}
+    named = {trial.name: trial for trial in trials}
+    shared = {"job": replace(probe_stage.job(run), dry=True), "trials": named, "trial": trials[0].name}
     assert probe_stage._trainable(shared | {"again": 1})["cells"] == 0
     assert probe_stage._trainable(shared)["cells"] == len(trials[0].cells) > 0
 

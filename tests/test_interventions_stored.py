@@ -14,6 +14,7 @@ from interventions.authors import AuthorsProbes
 from interventions.bench import bench_interventions
 from interventions.sources import VECTORS, ProbeKey
 from interventions.stored import Stored
+from storage import paired
 
 
 @pytest.fixture
@@ -63,8 +64,9 @@ def test_originals_carry_their_own_prompt_seed_and_labels(stored: Stored):
 def test_the_bench_measures_equal_work():
     (row,) = bench_interventions(side=4, channels=48, size=32, trials=2, iterations=12, pairs=1)
     assert row["what"] == "edit_speedup"
+    assert set(paired.KEYS) < set(row)
     assert row["difference"] < 1e-5
-    assert row["ratio"] == pytest.approx(row["to"] / row["of"])
+    assert row["ratio"] == pytest.approx(row["seconds"][0] / row["seconds"][1])
 
 
 def test_the_inner_optimisation_is_faster_than_the_plain_way_and_the_same():

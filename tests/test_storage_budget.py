@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from storage_fakes import fill, label_shard, noise, tiny_layout
 
-from storage import Layout, SiteShape, Store, budget
+from storage import Layout, SiteShape, Store, budget, paired
 from storage.bench import bench_codecs, bench_store
 
 PAPER_SITES = tuple(
@@ -72,8 +72,15 @@ def test_the_bench_reports_medians_of_pairs(tmp_path: Path):
     rows = bench_store(str(tmp_path), bytes=3 * 8 * 4096 * 320 * 2, pairs=1)
     assert [row["what"] for row in rows] == ["write_over_tofile", "read_over_fromfile"]
     for row in rows:
-        assert row["ratio"] == pytest.approx(row["to"] / row["of"])
-        assert row["seconds"] > row["to"] + row["of"]
+        assert tuple(row) == paired.KEYS
+        assert row["ratio"] == pytest.approx(row["seconds"][0] / row["seconds"][1])
+        assert row["to"] == "the store"
+
+
+def test_a_row_holds_the_medians_of_its_pairs():
+    row = paired.row("slow_over_quick", "slow", "quick", [(4, 1), (9, 3), (2, 2)], difference=0.1)
+    assert (row["ratio"], row["seconds"], row["difference"]) == (3, [4, 2], 0.1)
+    assert row["pairs"] == [[4, 1], [9, 3], [2, 2]]
 
 
 def test_codecs_are_compared_on_given_arrays():

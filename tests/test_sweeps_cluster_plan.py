@@ -34,7 +34,8 @@ def paper(tmp_path: Path) -> list[str]:
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(json.dumps(values))
     (tmp_path / "model_index.json").write_text("{}")
-    return ["paper", "prompts.count=617", "prompts.test=", f"model.name={tmp_path}", "output=s3://bucket/run"]
+    split = ["prompts.count=617", "prompts.test=", "curation.train=246", "curation.test=371"]
+    return ["paper", *split, f"model.name={tmp_path}", "output=s3://bucket/run"]
 
 
 def reference(tasks: int, workers: int, seconds: float) -> float:
@@ -97,6 +98,25 @@ def test_where_the_storage_becomes_the_limit(paper: list[str]) -> None:
     # bytes of one sample, all sites and steps, fp16, and its share of latents and images
     sample = 2 * 15 * 11_550_720
     assert limit == pytest.approx(2e9 / (0.5 * sample), rel=0.05)
+
+
+def hours_of_editing(words: list[str], *more: str) -> float:
+    """On one GPU, without the minute until it has its model."""
+    told = plan_view.on_gpus(load(words[0], [*words[1:], *more]), 1, Rates(editing=10, start=1e-9))
+    return float(told.splitlines()[1].replace("*", " ").split()[4])
+
+
+def test_test_images_are_edited_and_no_others(paper: list[str], tmp_path: Path) -> None:
+    assert hours_of_editing(paper) == pytest.approx(371 * 2 / 10)
+    assert hours_of_editing(paper, "curation.test=0") == pytest.approx((617 - 246) * 2 / 10)
+    assert hours_of_editing(paper, "interventions.images=100", "interventions.tasks=[depth]") == pytest.approx(10)
+    assert hours_of_editing(paper, "interventions.tasks=[]") == 0
+    # 5 moves with 4 controls and the edit are the unit; a dose makes the 5 edits alone
+    assert hours_of_editing(paper, "interventions.dose=[64]") == pytest.approx(371 * 2 / 10 * 6 / 5, rel=1e-3)
+    for name, count in (("train", 5), ("test", 3)):
+        (tmp_path / f"{name}.csv").write_text("prompts,seeds\n" + "".join(f"{name} {i},{i}\n" for i in range(count)))
+    files = [f"prompts.source={tmp_path / 'train.csv'}", f"prompts.test={tmp_path / 'test.csv'}", "prompts.count=0"]
+    assert hours_of_editing(paper, *files) == pytest.approx(3 * 2 / 10)
 
 
 @pytest.mark.parametrize(

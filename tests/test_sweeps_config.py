@@ -21,6 +21,31 @@ def test_the_preset_makes_the_papers_grid():
     assert len(pack(grid, ["variant", "site", "step", "task"])) == 960
 
 
+@pytest.mark.parametrize(
+    ("axes", "name"),
+    [
+        (["variant", "block"], "probe-trained-up.1-saliency+depth-steps01-15"),
+        (["variant", "site", "task"], "probe-trained-up.1.0-depth-steps01-15"),
+        (["variant", "site", "step", "task"], "probe-random-up.3.2-depth-step07"),
+        (["step"], "probe-trained+random-16sites-saliency+depth-step03"),
+        ([], "probe-trained+random-16sites-saliency+depth-steps01-15"),
+    ],
+)
+def test_trials_are_named_by_what_they_fit(axes, name):
+    from sweeps.grid import cells, pack
+    from sweeps.run import facts
+
+    made = load("scenes", [])
+    grid = cells(made.sweep, made.sampling.variants, facts(made).sites)
+    names = [trial.name for trial in pack(grid, axes)]
+    assert name in names
+    assert len(set(names)) == len(names)
+    assert not {c for text in names for c in text} & set("/ :*?")
+    beside = {trial.name for trial in pack(grid, axes, "smoothness")}
+    assert not beside & set(names)
+    assert name.replace("probe-", "probe-smoothness-") in beside
+
+
 @pytest.mark.parametrize("preset", sorted(config.presets()))
 def test_every_preset_loads_and_survives_a_round_trip(preset, tmp_path):
     made = load(preset, [])
@@ -75,6 +100,8 @@ def test_pairs_win_over_the_preset():
         ("scenes", ["interventions.guidances=[3,0]"], r"interventions.guidances=0.0"),
         ("scenes", ["tracking.mode=onlin"], r"tracking.mode='onlin': unknown; did you mean 'online'"),
         ("scenes", ["just-a-word"], r"write key=value"),
+        ("scenes", ["curation.val=0"], r"probe.selection=val: needs .* curation.val=0 .* set probe.selection=last"),
+        ("paper", ["probe.selection=val"], r"selection=val: needs .* prompts.test=test_split.* probe.selection=last"),
     ],
 )
 def test_wrong_input_names_key_value_and_cure(preset, pairs, message):

@@ -31,6 +31,7 @@ from sweeps import (
 from sweeps.cli import main
 from sweeps.config import load, presets
 from sweeps.experiment_config import NAMES
+from sweeps.grid import Cell, pack
 from sweeps.probe_work import labels_of
 from sweeps.run import facts, reopen
 
@@ -205,6 +206,19 @@ def test_clean_drops_the_families_too(finished: Path, tmp_path: Path) -> None:
     assert main(["clean", str(output)]) == 0
     left = [p for p in (output / "families" / "activations.zarr").rglob("*") if p.is_file()]
     assert {p.name for p in left} == {"zarr.json"}
+
+
+def test_a_trial_of_an_experiment_that_is_tried_again_leaves_out_its_own_finished_probes(finished: Path, pipe) -> None:
+    run = opened(configured(pipe, finished))
+    main = probe_stage.job(run)
+    job = replace(main, dry=True, further=tuple(probe_stage.experiment_job(run, main, n) for n in ("conv", "vae")))
+    job = replace(job, further=tuple(replace(one, dry=True) for one in job.further))
+    (trial,) = pack([Cell("trained", "vae.mid", step, "depth") for step in (1, 15)], ["variant"], "vae")
+    told = {"job": job, "trials": {trial.name: trial}, "trial": trial.name}
+    assert probe_stage._trainable(told)["cells"] == 2
+    assert probe_stage._trainable(told | {"again": 1})["cells"] == 0
+    unknown = replace(job, further=tuple(replace(one, stage_hash="0" * 16) for one in job.further))
+    assert probe_stage._trainable(told | {"again": 1, "job": unknown})["cells"] == 2
 
 
 def test_another_smoothness_redoes_that_experiment_alone(finished: Path, pipe: Path) -> None:

@@ -57,6 +57,49 @@ def test_submit_tells_where_to_look(head: dict[str, Any], capsys: Any) -> None:
     ]
 
 
+MISSING = "sweep.steps=[1,2,3]", f"output={OUTPUT}"
+"""settings under which the edits at step 4 have no probes"""
+
+
+@pytest.fixture
+def fresh(head: dict[str, Any], monkeypatch: Any) -> dict[str, Any]:
+    """The cluster knows no job yet, and no bucket is to be reached from here."""
+    monkeypatch.setattr(jobs, "jobs", lambda address, output=None: [])
+    monkeypatch.setattr("storage.open", lambda url: (_ for _ in ()).throw(ValueError(f"{url}: not a store")))
+    return head
+
+
+def test_interventions_without_probes_are_refused_before_anything_is_sent(fresh: dict[str, Any], capsys: Any) -> None:
+    assert main(["submit", "--address", HEAD, "scenes", *MISSING]) == 2
+    error = capsys.readouterr().err
+    assert "add 4 to sweep.steps=[1,2,3]" in error
+    assert error.count("\n") == 1
+    assert "submit" not in fresh
+
+
+def test_an_earlier_job_of_the_output_may_have_fitted_them(fresh: dict[str, Any], monkeypatch: Any) -> None:
+    monkeypatch.setattr(jobs, "jobs", lambda address, output=None: [job("sweep-1", "FAILED")])
+    assert main(["submit", "--address", HEAD, "scenes", *MISSING]) == 0
+    assert "submit" in fresh
+
+
+@pytest.mark.parametrize("name", ["nobody/has-this-model", "/only/on/the/cluster"])
+def test_a_model_that_is_elsewhere_is_left_to_the_job(name: str, fresh: dict[str, Any], capsys: Any) -> None:
+    words = [*MISSING, f"model.name={name}", f"model.revision={'0' * 40}"]
+    assert main(["submit", "--address", HEAD, "scenes", *words]) == 0
+    assert "submit" in fresh
+    assert capsys.readouterr().err == ""
+
+
+def test_an_output_that_cannot_be_read_from_here_is_left_to_the_job(fresh: dict[str, Any], monkeypatch: Any) -> None:
+    def broken(url: str) -> None:
+        raise PermissionError(f"{url}: no credentials")
+
+    monkeypatch.setattr("storage.open", broken)
+    assert main(["submit", "--address", HEAD, "scenes", *MISSING]) == 0
+    assert "submit" in fresh
+
+
 @pytest.mark.parametrize(("ends", "code"), [("SUCCEEDED", 0), ("FAILED", 1), ("STOPPED", 1)])
 def test_following_shows_lines_for_people(ends: str, code: int, head: dict[str, Any], capsys: Any) -> None:
     head["ends"] = ends

@@ -81,6 +81,18 @@ def test_what_is_not_planned_is_one_line(preset: str, pairs: list[str], told: li
     assert all(part in line for part in told), line
 
 
+def test_every_experiment_is_told_by_a_key_that_there_is(found: Facts) -> None:
+    told = ["dose=[64]", "step_counts=[4]", "sides=[encoder]", "second_objects=2", "frames=5", "controls=[none]"]
+    config = made("scenes", "interventions.tasks=[depth]", *(f"interventions.{pair}" for pair in told))
+    asked = {told for told, _ in needed_probes.needed(config, found.sites)}
+    assert asked == {
+        "interventions.depth_sites and depth_steps", "interventions.dose=64", "interventions.step_counts=4",
+        "interventions.sides=encoder", "interventions.second_objects=2", "interventions.frames=5",
+    }  # fmt: skip
+    names = {word.split("=")[0].removeprefix("interventions.") for text in asked for word in text.split(" and ")}
+    assert all(hasattr(config.interventions, name) for name in names)
+
+
 @pytest.mark.parametrize("pair", ["interventions.tasks=[]", "interventions.iterations=0"])
 def test_without_edits_nothing_is_needed(pair: str, found: Facts) -> None:
     needed_probes.check(made("scenes", "sweep.steps=[15]", "probe.hidden=8", pair), found)

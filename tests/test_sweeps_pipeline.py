@@ -16,7 +16,7 @@ import pytest
 from pipeline_runs import configured, scores, settings, stored
 
 import storage
-from sweeps import intervene_stage, pipeline, probe_stage, sample_stage
+from sweeps import cluster_facts, intervene_stage, pipeline, probe_stage, sample_stage
 from sweeps.cli import main
 from sweeps.config import load
 
@@ -262,6 +262,11 @@ def test_ray_gives_the_same_bytes_and_rows(finished, tiny_pipeline, tmp_path, ra
     assert result.failed == {}
     assert stored(output) == stored(finished)
     assert_same_scores(output, finished)
+    (told,) = cluster_facts.read(storage.open(str(output)))
+    assert (told["nodes"], told["cpus"], told["gpus"]) == (1, 2, 0)
+    assert told["workers"].keys() == {"sample", "label", "probe", "intervene"}
+    assert max(told["workers"].values()) == 2
+    assert "Machines that the run was carried out on" in (output / "report" / "index.html").read_text()
 
 
 @pytest.mark.slow

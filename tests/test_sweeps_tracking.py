@@ -15,11 +15,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 from report_fixture import CONFIG, Made, make_store
 
 import storage
-from sweeps import report_data, tracking
+from sweeps import report, report_data, report_strips, tracking
 from sweeps.tracking import Marker, mirror
 from sweeps.tracking_plan import plan, run_id
 
@@ -138,6 +140,52 @@ def test_the_summary_run_has_table_figures_examples_and_reference(
     assert len(found["data"]) == rows
     dice = found["columns"].index("dice")
     assert sum(r[dice] is not None for r in found["data"]) == rows // 2
+
+
+def test_the_summary_run_shows_every_figure_of_the_report_with_its_title(
+    store: storage.Store, mirrored: tracking.Mirrored
+) -> None:
+    drawn = report.draw(report_data.load(store, CONFIG), store)
+    summary = inspect(store, "summary")["summary"]
+    titles = {f"figures/{p.name}": p.title for p in drawn.context.panels}
+    shown = {name: value for name, value in summary.items() if name.startswith("figures/")}
+    assert {name: value["caption"] for name, value in shown.items()} == titles
+    assert len(shown) == drawn.page.count("<svg")
+    for panel in (drawn.context.curves[0], drawn.context.edit_panels[-1]):
+        assert (pixels(store, f"figures/{panel.name}") == panel.png()).all()
+
+
+def test_the_summary_run_shows_every_picture_of_the_report(
+    store: storage.Store, mirrored: tracking.Mirrored
+) -> None:
+    page = report.draw(report_data.load(store, CONFIG), store).page
+    strips = list(report_strips.strips(page))
+    assert sum(len(strip.cells) for strip in strips) == page.count("<figure><img") > 50
+    assert {strip.section for strip in strips} == {"images", "examples", "emergence", "interventions"}
+    summary = inspect(store, "summary")["summary"]
+    for section in {strip.section for strip in strips}:
+        words = [strip.words for strip in strips if strip.section == section]
+        assert summary[f"pictures/{section}"]["captions"] == words
+    edited = next(strip for strip in strips if strip.section == "interventions")
+    assert edited.title.startswith("Edited pictures, ")
+    assert ": before | its label | asked for | after" in edited.words
+    assert strips[0].title == "What the model paints"
+    sheets = report_strips.sheets(strips[:2])
+    assert len({sheet.shape for sheet in sheets}) == 1
+    photo = sheets[0][:, : report_strips.HEIGHT].astype(float)
+    kept = np.asarray(Image.fromarray(store.read_images("trained", [first_test(store)])[0]).resize((128, 128)))
+    assert np.abs(photo - kept).mean() < 12
+
+
+def first_test(store: storage.Store) -> int:
+    return int(min(r["sample"] for r in store.curation().to_pylist() if r["split"] == "test"))
+
+
+def pixels(store: storage.Store, name: str) -> np.ndarray:
+    """A logged picture of the summary run."""
+    ident = run_id(report_data.load(store, CONFIG), "summary")
+    (path,) = Path(store.url).glob(f"wandb/offline-run-*-{ident}/files/media/images/{name}_*.png")
+    return np.asarray(Image.open(path).convert("RGB"))
 
 
 def test_nothing_secret_or_local_is_recorded(
@@ -331,6 +379,7 @@ def test_what_was_sent_is_not_sent_again(
 @pytest.mark.slow
 def test_a_full_mirror_is_quick(tmp_path: Path) -> None:
     store = make_store(tmp_path, Made(train=32, test=96, size=128))
+    drawn = report.draw(report_data.load(store, CONFIG), store)
     started = time.process_time()
-    assert mirror(store, CONFIG).written == 33
+    assert mirror(store, CONFIG, drawn=drawn).written == 33
     assert time.process_time() - started < 8

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from pipeline_runs import configured, settings, stored
 import storage
 from cluster import Outcome, Progress, TaskDone, TaskFailed, TaskStarted
 from probing.prompts import read
+from storage import paired
 from sweeps import benches, failure_notes, intervene_stage, pipeline, plan_view, progress_note, status_view
 from sweeps import run as runs
 from sweeps.cli import main
@@ -225,13 +227,42 @@ def test_a_plan_that_does_not_fit_the_disk(more, tiny_pipeline, tmp_path, monkey
     assert told.out == ""
 
 
+@pytest.mark.parametrize(
+    ("what", "pair", "bar", "met"),
+    [
+        ("capture_over_sampling", (1.05, 1.0), {"most": 1.1}, True),
+        ("capture_over_sampling", (1.2, 1.0), {"most": 1.1}, False),
+        ("write_over_tofile", (0.8, 1.0), {"least": 0.7}, True),
+        ("cell_speedup_scenes", (20.0, 1.0), {"least": 30}, False),
+        ("cell_speedup_scenes_16x16", (20.0, 1.0), None, None),
+    ],
+)
+def test_every_bench_reports_in_one_shape(what, pair, bar, met, monkeypatch, capsys):
+    monkeypatch.setattr(benches, "measure", lambda name: [paired.row(what, "one", "the other", [pair])])
+    assert main(["bench", "capture", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert list(found) == ["bench", "machine", "rows"]
+    assert found["bench"] == "capture"
+    assert found["machine"].keys() == {"processor", "cores", "memory_gib", "gpus", "system", "versions"}
+    assert socket.gethostname() not in json.dumps(found)
+    (row,) = found["rows"]
+    assert list(row) == [*paired.KEYS, "bar", "met"]
+    assert (row["bar"], row["met"], row["pairs"]) == (bar, met, [list(pair)])
+    assert main(["bench", "capture"]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith(f"{what}: ")
+    assert told.rstrip().endswith({True: ": met", False: ": missed", None: " s)"}[met])
+
+
 @pytest.mark.slow
 def test_the_benches_of_sampling_measure_the_scenes_model():
     (row,) = benches.capture(count=1, pairs=1)
+    assert tuple(row) == paired.KEYS
     assert row["what"] == "capture_over_sampling"
     assert row["ratio"] == pytest.approx(row["seconds"][0] / row["seconds"][1])
     assert 0.3 < row["ratio"] < 10
     rows = {row["what"]: row for row in benches.codecs(count=1, steps=(15,), repeats=1)}
     assert {"codec_none", "codec_zstd", "codec_blosc-lz4", "codec_blosc-zstd"} <= set(rows)
+    assert all(set(paired.KEYS) < set(row) for row in rows.values())
     assert rows["codec_none"]["ratio"] == pytest.approx(1, abs=0.01)
     assert all(0.9 < row["ratio"] < 3 for row in rows.values())
