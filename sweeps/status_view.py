@@ -26,11 +26,14 @@ from sweeps.config import PREVIEW, Config
 from sweeps.grid import cells
 from sweeps.run import Run
 
+WIDTH = 32
+"""of the first column: `sampling` and the longest name of a variant"""
+
 
 def _line(name: str, done: int, total: int, failed: int, unit: str, running: int = 0) -> str:
     left = max(0, total - done - failed - running)
     counts = f"{done:>6} done {running:>3} running {failed:>4} failed {left:>6} to do"
-    return f"{name:22} {counts}  of {total} {unit}"
+    return f"{name:{WIDTH}} {counts}  of {total} {unit}"
 
 
 def _pace(note: dict[str, Any], stage: str) -> str:
@@ -89,7 +92,7 @@ def _shards(output: str, which: str) -> tuple[list[str], dict[str, str]]:
     lines.append(_labelling(run, which, note))
     failed |= {f"{which}label/{shard:05d}": why for shard, why in _label_failures(store).items()}
     state = "done" if curate_stage.done(run) else "to do"
-    return [*lines, f"{which + 'curation':22} {state:>6}"], failed
+    return [*lines, f"{which + 'curation':{WIDTH}} {state:>6}"], failed
 
 
 def _label_failures(store: Store) -> dict[int, str]:
@@ -143,7 +146,7 @@ def _further_sites(run: Run) -> tuple[list[str], dict[str, str]]:
         if left := {task.key for task in stage.missing(run)}:
             broken = _still(run, stage.STAGE, left)
             counts = f"{len(broken):>4} failed {len(left) - len(broken):>6} to do  shards"
-            lines, failed = [*lines, f"{name:22} {'':>24}{counts}"], failed | broken
+            lines, failed = [*lines, f"{name:{WIDTH}} {'':>24}{counts}"], failed | broken
     return lines, failed
 
 
@@ -160,7 +163,7 @@ def _experiments(run: Run) -> tuple[list[str], dict[str, str]]:
 def _interventions(run: Run) -> tuple[list[str], dict[str, str]]:
     """One line for the interventions; before curation nobody knows how many there are."""
     if not curate_stage.done(run):
-        return [f"{'intervening':22} {'to do':>6}"], {}
+        return [f"{'intervening':{WIDTH}} {'to do':>6}"], {}
     total, left = len(intervene_stage.tasks(run)), intervene_stage.missing(run)
     failed = intervene_stage.failures(run, left)
     return [_line("intervening", total - len(left), total, len(failed), "images, each with its controls")], failed

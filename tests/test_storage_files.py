@@ -262,19 +262,20 @@ def test_s3_serves_the_same_store_through_outages(flaky_s3: list[int], tmp_path:
 
     request = urllib.request.Request(f"{os.environ['AWS_ENDPOINT']}/bucket", method="PUT")
     urllib.request.urlopen(request).close()
-    layout = tiny_layout(samples=6, steps=2)
+    names = ["trained", "random@7"]
+    layout = tiny_layout(samples=6, steps=2, variants=tuple(names))
     store = Store.create("s3://bucket/a/run", layout)
     flaky_s3 += [503, 500, 503]
-    fill(store, ["trained"])
+    fill(store, names)
     assert flaky_s3 == []
-    local = fill(Store.create(str(tmp_path), layout, durable=False), ["trained"])
+    local = fill(Store.create(str(tmp_path), layout, durable=False), names)
     assert contents(store) == contents(local)
     flaky_s3 += [500]
     again = storage.open("s3://bucket/a/run")
     assert again.completed("sample", "trained") == {0, 1}
     np.testing.assert_array_equal(again.read_images("trained"), local.read_images("trained"))
-    found = again.zarr()["activations.zarr/trained/mid.0"][:]
-    assert np.isfinite(found).all()
+    for name in names:
+        assert np.isfinite(again.zarr()[f"activations.zarr/{name}/mid.0"][:]).all()
     with store.lease("one") as lease:
         assert lease.beat()
         with pytest.raises(storage.LeaseHeld, match="in use by one"):
