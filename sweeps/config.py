@@ -79,6 +79,8 @@ class SweepConfig:
     surface_rgb (patches of the decoded clean estimate)"""
     control_sites: list[str] = field(default_factory=list)
     """sites that the controls other than none are fitted at; empty means all"""
+    surface_rgb_steps: list[int] = field(default_factory=list)
+    """steps that surface_rgb is fitted at; empty means all. Decoding is most of its cost"""
     seeds: list[int] = field(default_factory=lambda: [0])
     """seeds of start and order; the report shows the lowest, 0 is the protocol's, and the spread over all"""
     trial_axes: list[str] = field(default_factory=lambda: ["variant", "block"])
@@ -87,9 +89,10 @@ class SweepConfig:
     """name under which the rows are kept"""
 
     def __post_init__(self) -> None:
-        for step in self.steps:
-            if not 1 <= step <= STEPS:
-                raise ValueError(f"sweep.steps={step}: steps are 1 to {STEPS}")
+        for name in ("steps", "surface_rgb_steps"):
+            for step in getattr(self, name):
+                if not 1 <= step <= STEPS:
+                    raise ValueError(f"sweep.{name}={step}: steps are 1 to {STEPS}")
         for axis in self.trial_axes:
             _known("sweep.trial_axes", axis, TRIAL_AXES)
         for task in self.tasks:

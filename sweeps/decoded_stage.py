@@ -71,10 +71,8 @@ def layout(run: Run) -> Layout:
 
 def space(config: Config, found: Facts, samples: int) -> int:
     """Bytes of the colours that a run of so many samples stores."""
-    if PICTURE not in config.sweep.controls:
-        return 0
     _, height, width = found.latent
-    return 2 * samples * len(set(config.sweep.steps)) * POINTS**2 * height * width * 3
+    return 2 * samples * len(grid.picture_steps(config.sweep)) * POINTS**2 * height * width * 3
 
 
 def opened(output: str) -> Store | None:

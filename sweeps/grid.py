@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from probing.controls import POSITION_CONTROLS
 from probing.sites import SiteSpec
-from probing.surface import SURFACE_CONTROLS
+from probing.surface import PICTURE, SURFACE_CONTROLS
 from storage import Store
 from sweeps.config import SweepConfig
 
@@ -59,10 +59,17 @@ class Trial:
         return min(sites if len(sites) == 1 else blocks) if len(blocks) == 1 else f"{len(sites)}sites"
 
 
-def _controls(sweep: SweepConfig, site: str, variant: str) -> list[str]:
-    """Controls of a site; those that do without the network's activations, or ask what these add to position, are
-    fitted for the trained variant alone."""
+def picture_steps(sweep: SweepConfig) -> list[int]:
+    """Steps whose decoded pictures are read, ascending; none without the control that reads them."""
+    chosen = set(sweep.surface_rgb_steps or sweep.steps) & set(sweep.steps)
+    return sorted(chosen) if PICTURE in sweep.controls else []
+
+
+def _controls(sweep: SweepConfig, site: str, variant: str, step: int) -> list[str]:
+    """Controls of a site at a step; those that do without the network's activations, or ask what these add to
+    position, are fitted for the trained variant alone."""
     wanted = [c for c in sweep.controls if c == "none" or _chosen(sweep, site)]
+    wanted = [c for c in wanted if c != PICTURE or step in picture_steps(sweep)]
     return [c for c in wanted if variant == "trained" or c not in (*POSITION_CONTROLS, *SURFACE_CONTROLS)]
 
 
@@ -78,7 +85,7 @@ def cells(sweep: SweepConfig, variants: Sequence[str], sites: Sequence[SiteSpec]
         for site in sites
         for step in sorted(set(sweep.steps))
         for task in sweep.tasks
-        for control in _controls(sweep, site.name, variant)
+        for control in _controls(sweep, site.name, variant, step)
         for seed in sweep.seeds
     ]
 

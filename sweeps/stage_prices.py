@@ -16,6 +16,7 @@ from probing.curation import SPLITS
 from probing.surface import PICTURE
 from sweeps.config import STEPS, Config
 from sweeps.emergence_stage import KINDS
+from sweeps.grid import picture_steps
 
 HALF = 0.5
 
@@ -86,9 +87,8 @@ def further_sites(config: Config, samples: int) -> list[StagePrice]:
 
 def decoded(config: Config, samples: int) -> list[StagePrice]:
     """Decoding the clean estimates, for the control that reads their colours."""
-    if PICTURE not in config.sweep.controls:
-        return []
-    return [StagePrice("decoding", f"{samples * len(set(config.sweep.steps))} clean estimates, for {PICTURE}")]
+    steps = len(picture_steps(config.sweep))
+    return [StagePrice("decoding", f"{samples * steps} clean estimates, for {PICTURE}")] if steps else []
 
 
 def emergence(config: Config, test: int) -> list[StagePrice]:

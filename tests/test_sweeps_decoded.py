@@ -58,6 +58,8 @@ def test_nothing_is_decoded_twice_and_more_steps_are_added(finished: Path, tiny_
     assert decoded_stage.missing(opened(tiny_pipeline, finished)) == []
     wider = opened(tiny_pipeline, finished, "sweep.steps=[1,2,3,15]")
     assert [(t.shard, t.steps) for t in decoded_stage.missing(wider)] == [(shard, (3,)) for shard in range(3)]
+    some = opened(tiny_pipeline, finished, "sweep.steps=[1,2,3,14,15]", "sweep.surface_rgb_steps=[1,14]")
+    assert {t.steps for t in decoded_stage.missing(some)} == {(14,)}
     without = opened(tiny_pipeline, finished, "sweep.controls=[none]", "sweep.steps=[1,2,3,15]")
     assert decoded_stage.missing(without) == []
 
@@ -96,5 +98,8 @@ def test_a_plan_tells_what_is_decoded(tiny_pipeline: Path, tmp_path: Path, capsy
     out = capsys.readouterr().out
     assert "36 clean estimates, for surface_rgb" in out
     assert "decoded pictures" in out
+    few = settings(tiny_pipeline, tmp_path / "out", *MORE, "sweep.surface_rgb_steps=[15]")
+    assert main(["plan", "scenes", *few]) == 0
+    assert "12 clean estimates, for surface_rgb" in capsys.readouterr().out
     assert main(["plan", "scenes", *settings(tiny_pipeline, tmp_path / "out")]) == 0
     assert "surface_rgb" not in capsys.readouterr().out
