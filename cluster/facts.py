@@ -30,7 +30,7 @@ def present() -> dict[str, Any]:
 def summary(nodes: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """The same of nodes as `ray.nodes()` describes them."""
     counted = Counter((*_amounts(node), gpu_model(node)) for node in nodes)
-    kinds = [
+    kinds: list[dict[str, Any]] = [
         {"nodes": count, "cpus": cpus, "gpus": gpus, "gpu": model}
         for (cpus, gpus, model), count in sorted(counted.items())
     ]
@@ -40,7 +40,11 @@ def summary(nodes: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _amounts(node: Mapping[str, Any]) -> tuple[float, float]:
     held = node.get("Resources", {})
-    return tuple(int(n) if (n := held.get(name, 0)) == int(n) else n for name in ("CPU", "GPU"))
+    return _whole(held.get("CPU", 0)), _whole(held.get("GPU", 0))
+
+
+def _whole(number: float) -> float:
+    return int(number) if number == int(number) else number
 
 
 def gpu_model(node: Mapping[str, Any]) -> str:
