@@ -40,8 +40,11 @@ def summary(nodes: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _amounts(node: Mapping[str, Any]) -> tuple[float, float]:
     held = node.get("Resources", {})
-    cpus, gpus = (int(n) if (n := held.get(name, 0)) == int(n) else n for name in ("CPU", "GPU"))
-    return cpus, gpus
+    return _whole(held.get("CPU", 0)), _whole(held.get("GPU", 0))
+
+
+def _whole(number: float) -> float:
+    return int(number) if number == int(number) else number
 
 
 def gpu_model(node: Mapping[str, Any]) -> str:

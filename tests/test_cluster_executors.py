@@ -29,6 +29,7 @@ from cluster import (
     WorkerReady,
     WorkerSpec,
 )
+from cluster.workers import process_title
 
 Make = Callable[[int], Executor]
 
@@ -311,3 +312,20 @@ def test_as_many_workers_as_fit(make_ray: Make, tmp_path: Path) -> None:
     outcome = make_ray(0).run(tasks, spec(tmp_path, num_cpus=2, count=None))
     assert outcome.ok
     assert fakes.marks(tmp_path, "built") == {"x": 1}
+
+
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="reads Linux's /proc")
+def test_a_workers_process_shows_what_it_is_at(ray_local: Any) -> None:
+    import ray
+
+    def shown() -> list[str]:
+        def title() -> str:
+            return Path("/proc/self/cmdline").read_bytes().strip(b"\0").decode()
+
+        with process_title("probe-trained-up.1"):
+            inside = title()
+        return [inside, title()]
+
+    inside, after = ray.get(ray.remote(shown).options(num_cpus=0).remote())
+    assert inside.strip() == "ray::probe-trained-up.1"
+    assert "probe" not in after
