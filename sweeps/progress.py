@@ -17,13 +17,15 @@ EVERY = 15.0
 
 @dataclass
 class Meter:
-    """Progress of one stage; call it with (done, total)."""
+    """Progress of one stage; call it with (done, total). A stage in parts counts each of them from 0."""
 
     name: str
     unit: str
     stream: TextIO = field(default_factory=lambda: sys.stderr)
     started: float = field(default_factory=time.monotonic)
     said: float = 0.0
+    last: tuple[int, int, float] = (0, 0, 0.0)
+    """done and total of the latest call, and when it came"""
     bar: tqdm | None = None
 
     def __getstate__(self) -> dict[str, object]:
@@ -34,6 +36,11 @@ class Meter:
         self.__dict__.update(state, stream=sys.stderr, bar=None)
 
     def __call__(self, done: int, total: int) -> None:
+        before, whole, when = self.last
+        if whole and (done < before or total != whole):
+            self.close()
+            self.bar, self.started, self.said = None, when, 0.0
+        self.last = (done, total, time.monotonic())
         if self.stream.isatty():
             self.bar = self.bar or tqdm(total=total, desc=self.name, unit=self.unit, file=self.stream)
             self.bar.update(done - self.bar.n)

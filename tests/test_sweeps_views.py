@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import socket
@@ -17,6 +18,7 @@ from storage import paired
 from sweeps import benches, failure_notes, intervene_stage, pipeline, plan_view, progress_note, status_view
 from sweeps import run as runs
 from sweeps.cli import main
+from sweeps.progress import Meter
 from sweeps.progress_note import ProgressNote
 from sweeps.run import Run
 
@@ -129,6 +131,17 @@ def test_a_reason_goes_with_its_task(probed):
     assert status_view.describe(probed.store.url)[1] == {}
     failure_notes.note(probed.store, "experiments", {})
     assert not probed.store.exists(failure_notes.path("experiments"))
+
+
+def test_the_time_left_of_a_stages_second_part_leaves_out_the_first(monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr("sweeps.progress.time.monotonic", lambda: now[0])
+    meter = Meter("sampling", "shards", stream=io.StringIO())
+    for done, total, later in [(1, 2, 100), (2, 2, 100), (0, 4, 0), (1, 4, 20), (3, 4, 40)]:
+        now[0] += later
+        meter(done, total)
+    last = meter.stream.getvalue().splitlines()[-1]
+    assert last == "sampling: 3/4 shards, 20 s left"
 
 
 def test_notes_are_seldom_but_the_last_is_written(half_way, monkeypatch):
