@@ -44,7 +44,7 @@ def words(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> list
         f"labels.depth_weights={folder / 'dpt_large_384.pt'}",
         "ray.address=none", "ray.sampling_gpus=0", "ray.label_gpus=0", "ray.probe_gpus=0", "sampling.threads=2",
         f"sweep.steps=[{','.join(map(str, STEPS))}]", "probe.epochs=2",
-        "experiments.emergence_images=1",
+        "experiments.emergence_images=1", "experiments.emergence_steps=[5,15]",
         "interventions.images=2", "interventions.moves=2", "interventions.iterations=2",
     ]  # fmt: skip
 
@@ -73,7 +73,7 @@ def test_the_papers_experiment_from_its_prompts_to_its_report(
     assert told == {(task, control): 4 for task in ("saliency", "depth") for control in controls}
 
     page = store.get("report/index.html").decode()
-    assert "midas-dpt-large" in page
+    assert "dpt_large_384.pt" in page
     assert main(["verify", store.url]) == 0
     before, rows = stored(store.url), len(store.table("interventions"))
     assert main(["run", *words]) == 0
