@@ -14,7 +14,7 @@ from cluster import Executor, Observer, Outcome
 from probing import model as models
 from probing.surface import PICTURE, PICTURE_SITE, POINTS, picture_points
 from storage import Layout, SiteShape, Store
-from sweeps import grid
+from sweeps import grid, side_store
 from sweeps.config import Config
 from sweeps.experiments import VARIANT
 from sweeps.run import Facts, Run
@@ -56,37 +56,13 @@ def layout(run: Run) -> Layout:
             f"sweep.controls={PICTURE}: {run.config.output} holds no latents, and it is these that are decoded; "
             f"leave {PICTURE} out, or sample into another output"
         )
-    return Layout(
-        samples=main.samples,
-        shard=main.shard,
-        variants=(VARIANT,),
-        sites=(SiteShape(PICTURE_SITE, POINTS**2 * main.latent[1] * main.latent[2], 3),),
-        steps=main.steps,
-        image=main.image,
-        latent=(),
-        tasks={},
-        codec=main.codec,
-    )
+    return side_store.layout(main, [SiteShape(PICTURE_SITE, POINTS**2 * main.latent[1] * main.latent[2], 3)], ())
 
 
 def space(config: Config, found: Facts, samples: int) -> int:
     """Bytes of the colours that a run of so many samples stores."""
     _, height, width = found.latent
     return 2 * samples * len(grid.picture_steps(config.sweep)) * POINTS**2 * height * width * 3
-
-
-def opened(output: str) -> Store | None:
-    """The store of an output, None where there is none."""
-    try:
-        return storage.open(url(output))
-    except ValueError:
-        return None
-
-
-def clean(output: str) -> int:
-    """Drops the colours; the bytes freed."""
-    store = opened(output)
-    return 0 if store is None else store.drop_activations()
 
 
 class DecodeWorker:
@@ -115,7 +91,7 @@ def missing(run: Run) -> list[DecodeTask]:
     if not wanted:
         return []
     steps = sorted({cell.step for cell in set(wanted) - grid.finished(run.store, sweep.experiment, run.hashes.probe)})
-    store, found = opened(run.config.output), []
+    store, found = side_store.opened(url(run.config.output)), []
     have = {step: _done(run, store, step) for step in steps}
     for shard in sorted(run.store.completed("sample", VARIANT)) if steps else ():
         if todo := tuple(step for step in steps if shard not in have[step]):

@@ -15,7 +15,7 @@ from probing import model as models
 from probing.conditioning import conditions
 from probing.replay import entering, replay_unet, replay_vae
 from storage import Layout, SiteShape, Store
-from sweeps import experiments
+from sweeps import experiments, side_store
 from sweeps.config import STEPS, Config
 from sweeps.experiments import VARIANT
 from sweeps.run import Facts, Run
@@ -55,17 +55,7 @@ def layout(run: Run) -> Layout:
     """The arrays of the families; they are made whole, whatever part of them is filled."""
     main = run.store.layout
     sites = [site for family in FAMILIES for site in run.facts.families[family]]
-    return Layout(
-        samples=main.samples,
-        shard=main.shard,
-        variants=(VARIANT,),
-        sites=tuple(SiteShape(site.name, site.tokens, site.channels) for site in sites),
-        steps=main.steps,
-        image=main.image,
-        latent=main.latent,
-        tasks={},
-        codec=main.codec,
-    )
+    return side_store.layout(main, [SiteShape(site.name, site.tokens, site.channels) for site in sites], main.latent)
 
 
 def space(config: Config, found: Facts, samples: int) -> int:
@@ -76,20 +66,6 @@ def space(config: Config, found: Facts, samples: int) -> int:
             steps = set(getattr(config.experiments, f"{family}_steps") or config.sweep.steps)
             total += 2 * samples * len(steps) * sum(site.values for site in found.families[family])
     return total
-
-
-def opened(output: str) -> Store | None:
-    """The families' store of an output, None where there is none."""
-    try:
-        return storage.open(url(output))
-    except ValueError:
-        return None
-
-
-def clean(output: str) -> int:
-    """Drops the families' activations; the bytes freed."""
-    store = opened(output)
-    return 0 if store is None else store.drop_activations()
 
 
 class FamilyWorker:
@@ -146,7 +122,7 @@ def missing(run: Run) -> list[FamilyTask]:
     wanted = {f: sorted({cell.step for cell in left.get(f, ())}) for f in FAMILIES}
     if not any(wanted.values()):
         return []
-    store = opened(run.config.output)
+    store = side_store.opened(url(run.config.output))
     sampled = sorted(run.store.completed("sample", VARIANT))
     found = []
     for family, steps in wanted.items():

@@ -165,7 +165,7 @@ def status(parsed: argparse.Namespace) -> int:
 
 def verify(parsed: argparse.Namespace) -> int:
     """Rereads every byte and computes random shards again; 1 where something disagrees."""
-    from sweeps import decoded_stage, families, recompute
+    from sweeps import decoded_stage, families, recompute, side_store
     from sweeps.config import PREVIEW
 
     store = storage.open(parsed.output)
@@ -176,7 +176,7 @@ def verify(parsed: argparse.Namespace) -> int:
     if store.list(f"{PREVIEW}/{storage.keys.LAYOUT}"):
         preview = storage.open(f"{parsed.output}/{PREVIEW}")
         total += _told(preview, storage.audit.verify(preview, deep=True), parsed.repair)
-    for further in filter(None, (stage.opened(parsed.output) for stage in (families, decoded_stage))):
+    for further in filter(None, (side_store.opened(stage.url(parsed.output)) for stage in (families, decoded_stage))):
         total += _told(further, storage.audit.verify(further, deep=True), parsed.repair)
     print(f"{total} disagreements")
     return 1 if total else 0
@@ -194,11 +194,12 @@ def _told(store: storage.Store, found: list[storage.audit.Disagreement], repair:
 
 def clean(parsed: argparse.Namespace) -> int:
     """Drops the activations."""
-    from sweeps import decoded_stage, families
+    from sweeps import decoded_stage, families, side_store
 
     store = storage.open(parsed.output)
     with store.lease("scenesweep clean"):
-        freed = store.drop_activations() + families.clean(parsed.output) + decoded_stage.clean(parsed.output)
+        freed = store.drop_activations()
+        freed += sum(side_store.clean(stage.url(parsed.output)) for stage in (families, decoded_stage))
     print(f"{freed / 1e9:.2f} GB freed; results, images and labels are kept")
     return 0
 

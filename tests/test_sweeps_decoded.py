@@ -14,7 +14,7 @@ from pipeline_runs import configured, settings
 import storage
 from probing import model as models
 from probing.surface import picture_points
-from sweeps import decoded_stage, pipeline
+from sweeps import decoded_stage, pipeline, side_store
 from sweeps.cli import main
 from sweeps.run import facts, reopen
 
@@ -47,7 +47,7 @@ def test_what_is_read_are_the_colours_of_the_decoded_clean_estimates(finished: P
     run = opened(tiny_pipeline, finished)
     model = models.load(run.config.model)
     clean = run.store.read_latents("trained", 2, [5])[1]
-    store = decoded_stage.opened(str(finished))
+    store = side_store.opened(decoded_stage.url(str(finished)))
     assert store is not None
     found = store.read_activations("trained", "rgb", 2, [5])
     expected = picture_points(model.decode(torch.from_numpy(clean)).numpy(), model.latent_shape[1:])
