@@ -16,11 +16,15 @@ CONTROLS = ("none", "random_direction", "random_probe", "shuffled_probe", "late_
 """what the real edit is compared with, each a row of the same table"""
 COMPARISONS = (*CONTROLS, *VARIATIONS)
 """all that can stand beside the real edit: controls, and the same edit by other means"""
+STEPS = 15
+"""denoising steps of a sample"""
 SIDES = ("encoder", "bottleneck", "decoder")
 GUIDANCE = "guidance"
 """the ablation that edits under other guidance scales; it alone starts from images of its own"""
 MAIN, SECOND_OBJECT, ANIMATION = "interventions", "second_object", "animation"
 """experiments that are no ablation: the measurement itself, appendix E, and one object on its way"""
+TRANSPLANT = "transplant"
+"""the experiment that follows no probe: another image's whole activations in place of an image's own"""
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,9 @@ class InterventionConfig:
     unedited image, made anew at the same scale"""
     second_objects: int = 0
     """images that get a second object, nearer to farther (appendix E, depth)"""
+    transplants: int = 0
+    """images that get the whole activations of another image of their prompt, at the edited sites, once in the edited
+    steps and once in all: the most that an edit at these places can do"""
     frames: int = 0
     """places of the object on its way across the first image, for the animation; 0 makes none"""
     rows: int = 32
@@ -116,7 +123,7 @@ class InterventionConfig:
     """images whose edited pictures are kept, in order of their sample number"""
 
     def __post_init__(self) -> None:
-        counts = ("images", "ablation_images", "second_objects", "frames", "keep_images")
+        counts = ("images", "ablation_images", "second_objects", "transplants", "frames", "keep_images")
         for name, low in (("moves", 1), ("rows", 1), *((name, 0) for name in counts)):
             if getattr(self, name) < low:
                 raise ValueError(f"interventions.{name}={getattr(self, name)}: must be {low} or more")
@@ -157,6 +164,8 @@ class InterventionConfig:
         means = tuple(name for name in self.controls if name in VARIATIONS)
         further = [(SECOND_OBJECT, main, means)] if task == "depth" and self.second_objects else []
         further += [(ANIMATION, main, means)] if self.frames else []
+        always = replace(main, steps=tuple(range(1, STEPS + 1)))
+        further += [(TRANSPLANT, spec, ()) for spec in dict.fromkeys((main, always))] if self.transplants else []
         return ((MAIN, main, tuple(self.controls)), *ablations, *further)
 
     def scales(self, sampling: float | None = None) -> tuple[float, ...]:
@@ -169,8 +178,8 @@ class InterventionConfig:
         main = min(self.images or available, available)
         if experiment == MAIN:
             return main
-        asked = {SECOND_OBJECT: self.second_objects, ANIMATION: 1}.get(experiment, self.ablation_images or main)
-        return min(asked, main)
+        own = {SECOND_OBJECT: self.second_objects, ANIMATION: 1, TRANSPLANT: self.transplants}
+        return min(own.get(experiment, self.ablation_images or main), main)
 
 
 def choose_sites(sites: Sequence[SiteSpec], names: Sequence[str]) -> tuple[SiteSpec, ...]:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from interventions.config import EditSpec, choose_sites
+from interventions.config import STEPS, EditSpec, choose_sites
 from interventions.controls import (
     EDIT,
     STEERED,
@@ -31,9 +31,6 @@ from probing.hooks import rewrite
 from probing.model import LatentDiffusion
 from probing.sampling import sample
 from probing.sites import SiteSpec
-
-STEPS = 15
-"""denoising steps of a sample"""
 
 
 @dataclass(frozen=True, order=True)

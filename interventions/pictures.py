@@ -46,6 +46,8 @@ class Pictures:
     """sample number"""
     stage_hash: str = ""
     """settings that it was made under"""
+    steps: tuple[int, ...] = ()
+    """denoising steps that were edited; empty in files that do not tell"""
 
 
 _ARRAYS = ("images", "labels", "before", "label_before", "targets")
@@ -72,6 +74,7 @@ def pack(pictures: Pictures) -> bytes:
         "experiment": pictures.experiment,
         "sample": pictures.sample,
         "stage_hash": pictures.stage_hash,
+        "steps": list(pictures.steps),
     }
     return save(tensors, {"about": json.dumps(about)})
 
@@ -94,6 +97,7 @@ def unpack(data: bytes) -> Pictures:
         experiment=about["experiment"],
         sample=about["sample"],
         stage_hash=about["stage_hash"],
+        steps=tuple(about.get("steps", ())),
         **{name: tensors[name] for name in _ARRAYS},
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -11,7 +12,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from interventions.config import ANIMATION, GUIDANCE, SECOND_OBJECT, EditSpec, InterventionConfig, choose_sites
+from interventions import transplant
+from interventions.config import (
+    ANIMATION,
+    GUIDANCE,
+    SECOND_OBJECT,
+    STEPS,
+    TRANSPLANT,
+    EditSpec,
+    InterventionConfig,
+    choose_sites,
+)
 from interventions.controls import EDIT
 from interventions.counterfactual import (
     Goal,
@@ -24,7 +35,7 @@ from interventions.counterfactual import (
     second_objects,
     target,
 )
-from interventions.edit import STEPS, Edited, Row, batches, edit_batch, untouched
+from interventions.edit import Edited, Row, batches, edit_batch, untouched
 from interventions.labelling import Labelling, Original, fresh_original
 from interventions.pictures import Pictures
 from interventions.readout import Goals
@@ -32,6 +43,7 @@ from interventions.recipe import Recipe
 from interventions.score import Case, Seen, score_row
 from interventions.sources import Cabinet, Sources
 from probing.model import LatentDiffusion
+from probing.variants import OTHER_SEED, noise_seed
 
 ACROSS = 0.25
 """the animation's object goes this share of the width to either side"""
@@ -106,7 +118,7 @@ def plan(
 
 
 class NothingToMoveError(ValueError):
-    """An image made anew for another guidance shows no object: no fault, and nothing to edit towards."""
+    """An image made anew, for another guidance or as a donor, shows no object: no fault, and nothing to move."""
 
 
 @dataclass(eq=False)
@@ -144,6 +156,8 @@ class Intervener:
         original = self.original(task.sample)
         if self.resampled:
             original = self.fresh(original.prompt, original.seed)
+        if task.experiment == TRANSPLANT:
+            return self.transplanted(task, original)
         before = self.labelling.seen(original)
         if task.experiment == GUIDANCE and not before.mask.any():
             raise NothingToMoveError(f"no salient object in the unedited image at guidance {self.guidance:g}")
@@ -173,6 +187,30 @@ class Intervener:
             self.config.rows, self.config.seed, task.sample, task.sample if stored else None, **self.about,
         )  # fmt: skip
         return self._outcome(task, case, recipe, parts, seen)
+
+    def transplanted(self, task: EditTask, original: Original) -> Outcome:
+        """One row: the image with the activations of another image of its prompt, scored against that one's label.
+
+        The pictures hold the donor as a second row.
+        """
+        started = time.perf_counter()
+        sites = choose_sites(self.model.sites(), task.spec.sites)
+        how: dict[str, Any] = {"guidance": self.guidance, "total": self.total}
+        seed = noise_seed(OTHER_SEED, original.seed)
+        donor = transplant.donate(self.model, original.prompt, seed, sites, task.spec.steps, **how)
+        image = transplant.receive(self.model, original.prompt, original.seed, donor.given, sites, **how)
+        before, (after, wanted) = self.labelling.seen(original), self.labelling(np.stack([image, donor.image]))
+        if not wanted.mask.any():
+            raise NothingToMoveError(f"no salient object in the donor, the image of seed {seed}")
+        case = Case(task.task, before, wanted.label(task.task)[None], [None], wanted.mask[None])
+        seconds = time.perf_counter() - started
+        row = {**score_row(case, 0, after), "trial": 0, "control": EDIT, "seconds": seconds}
+        pictures = Pictures(
+            task.task, (Row(0, EDIT), Row(0, "donor")), np.stack([image, donor.image]),
+            np.stack([after.label(task.task), wanted.label(task.task)]), before.image, before.label(task.task),
+            case.targets, (), "", task.experiment, task.sample, self.common.get("stage_hash", ""), task.spec.steps,
+        )  # fmt: skip
+        return Outcome([{**self.common, **self.columns(task), **row}], pictures)
 
     def _like(self) -> torch.Tensor:
         return torch.zeros((), dtype=torch.float32, device=self.model.device)
@@ -206,7 +244,7 @@ class Intervener:
             task.task, tuple(rows), np.stack([s.image for s in seen]),
             np.stack([s.label(task.task) for s in seen]), case.before.image,
             case.before.label(task.task), case.targets, recipe.goals, recipe.to_yaml(),
-            task.experiment, task.sample, self.common.get("stage_hash", ""),
+            task.experiment, task.sample, self.common.get("stage_hash", ""), task.spec.steps,
         )  # fmt: skip
         return Outcome(table, pictures)
 

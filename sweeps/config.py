@@ -359,7 +359,7 @@ NOT_SCIENCE = {
     "sampling": {"retries", "preview"},
     "interventions": {
         "keep_images", "images", "tasks", "ablation_images", "dose", "step_counts", "sides", "second_objects",
-        "guidances",
+        "guidances", "transplants",
     },
 }  # fmt: skip
 """fields that change no result and so are in no hash: those of interventions only say how many edits there are"""

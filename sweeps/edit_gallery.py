@@ -7,7 +7,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from interventions.config import ANIMATION, MAIN, SECOND_OBJECT
+from interventions.config import ANIMATION, MAIN, SECOND_OBJECT, TRANSPLANT
 from interventions.controls import EDIT
 from interventions.pictures import FOLDER, Pictures, unpack
 from interventions.recipe import from_yaml
@@ -32,8 +32,8 @@ def kept(store: Any, hashes: Collection[str]) -> list[Pictures]:
 
 
 def step_count(shown: Pictures) -> int:
-    """How many steps were edited; 0 where no recipe tells."""
-    return len(from_yaml(shown.recipe).spec.steps) if shown.recipe else 0
+    """How many steps were edited; 0 where nothing tells."""
+    return len(shown.steps or (from_yaml(shown.recipe).spec.steps if shown.recipe else ()))
 
 
 def of(found: Sequence[Pictures], experiment: str, task: str = "") -> list[Pictures]:
@@ -60,6 +60,13 @@ def by_steps(found: Sequence[Pictures], task: str) -> list[Pictures]:
 def series(found: Sequence[Pictures]) -> list[Pictures]:
     """Second objects that move away (Figure 12)."""
     return of(found, SECOND_OBJECT)[:SERIES]
+
+
+def transplants(found: Sequence[Pictures], task: str) -> list[list[Pictures]]:
+    """The first images that got another's activations, each in fewer and then in more steps."""
+    mine = of(found, TRANSPLANT, task)
+    samples = list(dict.fromkeys(p.sample for p in mine))[:SHOWN]
+    return [sorted((p for p in mine if p.sample == sample), key=step_count) for sample in samples]
 
 
 def moving(found: Sequence[Pictures]) -> list[Pictures]:

@@ -57,7 +57,8 @@ class InterveneWorker:
             return {"rows": 1}
         if task.sample in self.shared.shown:
             self.store.put(picture_path(task.key), pack(outcome.pictures))
-            self.store.put(recipe_path(task.key), outcome.pictures.recipe.encode())
+            if outcome.pictures.recipe:
+                self.store.put(recipe_path(task.key), outcome.pictures.recipe.encode())
         self.store.append("interventions", outcome.rows)
         return {"rows": len(outcome.rows)}
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from interventions.authors import AuthorsProbes
-from interventions.config import ANIMATION, SECOND_OBJECT, EditSpec, choose_sites
+from interventions.config import ANIMATION, SECOND_OBJECT, TRANSPLANT, EditSpec, choose_sites
 from interventions.controls import STEERED, late_steps, probes_of
 from interventions.sources import ProbeKey
 from interventions.stored import SEED
@@ -26,7 +26,7 @@ def needed(config: Config, sites: Sequence[SiteSpec]) -> Iterator[tuple[str, Cel
     wanted = config.interventions
     for task in wanted.tasks:
         for experiment, spec, controls in wanted.experiments(task):
-            if spec.iterations:
+            if spec.iterations and experiment != TRANSPLANT:
                 yield from _of_edit(config, experiment, spec, controls, choose_sites(sites, spec.sites))
 
 

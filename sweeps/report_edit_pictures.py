@@ -31,6 +31,9 @@ def pictures(found: Sequence[Pictures]) -> str:
          "(Figure 11 of the paper).", _steps(found)),
         ("A second object", "A copy of the object is asked for beside it, ever farther away and smaller (Figure 12 of "
          "the paper).", _objects(found)),
+        ("Another image’s activations", "At the edited sites an image gets everything that the network held while it "
+         "painted another image of the same prompt: the most that an edit at these places can do.",
+         _transplants(found)),
         ("An object on its way", "One prompt, one seed: the object is asked for at places across the image.",
          _moving(found)),
     ]  # fmt: skip
@@ -74,6 +77,22 @@ def _object_cells(shown: Pictures, way: str) -> list[str]:
     for trial, goal in enumerate(shown.goals):
         cells.append(_label(shown, shown.targets[trial], f"asked: {_goal(goal)}"))
         cells += _after(shown, Row(trial, way), "after")
+    return cells
+
+
+def _transplants(found: Sequence[Pictures]) -> str:
+    return "".join(
+        _strip(title, _transplant_cells(series))
+        for task, title in TASK_TITLES.items()
+        for series in edit_gallery.transplants(found, task)
+    )
+
+
+def _transplant_cells(series: Sequence[Pictures]) -> list[str]:
+    first = series[0]
+    cells = _start(first) + _after(first, Row(0, "donor"), "the other image")
+    for shown in series:
+        cells += _after(shown, Row(0, EDIT), f"{_count(edit_gallery.step_count(shown))} of its activations")
     return cells
 
 

@@ -7,7 +7,7 @@ from html import escape
 
 import numpy as np
 
-from interventions.config import ANIMATION, SECOND_OBJECT
+from interventions.config import ANIMATION, SECOND_OBJECT, TRANSPLANT
 from interventions.controls import EDIT
 from interventions.summary import EDITS, REACHED
 from probing.statistics import holm
@@ -65,7 +65,8 @@ LEGEND = (
 
 def interventions(context: Context) -> Section:
     """Edited activations: does the picture follow?"""
-    edits = [e for e in context.edits if e.effect.series.experiment not in (SECOND_OBJECT, ANIMATION)]
+    others = (SECOND_OBJECT, ANIMATION, TRANSPLANT)
+    edits = [e for e in context.edits if e.effect.series.experiment not in others]
     if not edits:
         return Section("interventions", "", "", "")
     text = paragraph(
@@ -76,7 +77,8 @@ def interventions(context: Context) -> Section:
     if theirs := context.run.setting("interventions.probes"):
         text += paragraph(f"The edits follow probes that the paper’s authors published, read from {escape(theirs)}.")
     found = context.edit_panels
-    body = text + _verdicts(edits) + panels(found) + _slopes(context) + pictures(context.edited)
+    body = text + _verdicts(edits) + _ceilings(context.edits) + panels(found) + _slopes(context)
+    body += pictures(context.edited)
     body += "".join(_edit_table(edits, task) + _inside_table(edits, task) for task in TASK_TITLES)
     body += "".join(_against_table(e) for e in edits if e.main and e.effect.against)
     body += paragraph(LEGEND, "note")
@@ -107,6 +109,34 @@ def _verdict(edit: Edits) -> str:
         f"above 0. At the edited sites the probe reads the target with a median {read} of "
         f"{number(effect.medians.get(column, np.nan))}; {number(100 * effect.reached, 0)} % of the edits reach {bar:g}."
     )
+
+
+def _ceilings(edits: Sequence[Edits]) -> str:
+    """What everything that another image holds does at the edited sites: no edit there can do more."""
+    found = [e for e in edits if e.effect.series.experiment == TRANSPLANT and e.effect.control == EDIT]
+    lines = []
+    for task, title in TASK_TITLES.items():
+        mine = sorted((e for e in found if e.measure.task == task), key=lambda e: len(_steps(e)))
+        if mine:
+            told = "; ".join(
+                f"in {_named_steps(_steps(e))} it goes from {interval(e.effect.before)} to {interval(e.effect.after)}"
+                for e in mine
+            )
+            lines.append(
+                f"<strong>{title}, the most that can be had.</strong> Over {mine[0].effect.images} images, the whole "
+                f"activations of another image of the same prompt take the place of the image’s own at the edited "
+                f"sites. {mine[0].measure.label} against that other image’s label: {told}. What this does not move, "
+                "no edit at these places can be expected to move."
+            )
+    return "".join(paragraph(line) for line in lines)
+
+
+def _steps(edit: Edits) -> list[str]:
+    return edit.effect.series.steps.split(",")
+
+
+def _named_steps(steps: Sequence[str]) -> str:
+    return f"step {steps[0]}" if len(steps) == 1 else f"steps {steps[0]} to {steps[-1]}"
 
 
 def _slopes(context: Context) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from interventions.config import ANIMATION, MAIN, SECOND_OBJECT, InterventionConfig
+from interventions.config import ANIMATION, MAIN, SECOND_OBJECT, TRANSPLANT, InterventionConfig
 from interventions.counterfactual import SERIES
 from interventions.edit import rows_of
 from interventions.worker import EditTask, plan
@@ -44,6 +44,8 @@ def test_samples(config: Config, samples: int) -> int:
 
 def images_of(task: EditTask, config: InterventionConfig) -> int:
     """Images that a task samples: each goal's edit with its controls, and the original where guidance differs."""
+    if task.experiment == TRANSPLANT:
+        return 2  # donor and receiver
     if task.spec.iterations == 0:
         return 0
     goals = {SECOND_OBJECT: len(SERIES), ANIMATION: config.frames}.get(task.experiment, config.moves)

@@ -13,7 +13,11 @@ from interventions.counterfactual import SERIES, Move, SecondObject
 from interventions.edit import Row
 from interventions.pictures import Pictures, pack, picture_path
 from interventions.recipe import Recipe
-from sweeps import edit_findings, edit_gallery, figures_edits, report_edit_pictures
+from interventions.summary import summarise
+from sweeps import edit_findings, edit_gallery, figures_edits, findings, report_edit_pictures, report_edits
+from sweeps.analysis import MEASURES
+
+MEASURE = {measure.task: measure for measure in MEASURES}
 
 SITES = {"decoder": "up.1.0,up.3.2", "encoder": "down.0.0", "all": "down.0.0,mid.0,up.1.0"}
 
@@ -168,3 +172,34 @@ def test_each_guidance_has_its_own_unedited_images():
     panel = figures_edits.ablation_panel(found)
     assert panel.name == "edits-saliency-guidance"
     assert "without and with edit at the same scale: 1: 0.20 and 0.25; 4: 0.30 and 0.50; 9: 0.40 and 0.80" in panel.text
+
+
+def transplant(sample: int, steps: int) -> Pictures:
+    """The picture of an image that got another's activations in its first steps."""
+    made = pictures("transplant", sample, steps)
+    return replace(
+        made, rows=(Row(0, "edit"), Row(0, "donor")), goals=(), recipe="", steps=tuple(range(1, steps + 1))
+    )
+
+
+def test_transplants_show_the_other_image_then_more_and_more_steps():
+    made = [transplant(s, n) for s in (4, 2) for n in (15, 3)]
+    series = edit_gallery.transplants(made, "saliency")
+    assert [[(p.sample, edit_gallery.step_count(p)) for p in one] for one in series] == [
+        [(4, 3), (4, 15)], [(2, 3), (2, 15)],
+    ]  # fmt: skip
+    page = report_edit_pictures.pictures(made)
+    assert page.index("the other image") < page.index("3 steps of its activations")
+    assert page.count(">15 steps of its activations<") == 2
+
+
+def test_the_page_says_the_most_that_can_be_had_apart_from_the_edits():
+    often = [(s, 0) for s in range(4)]
+    found = [row(s, t, 0.4, experiment="transplant") for s, t in often]
+    found += [row(s, t, 0.9, experiment="transplant", steps=",".join(map(str, range(1, 16)))) for s, t in often]
+    effects = [findings.Edits(e, MEASURE[e.series.task], np.array([0.3]), np.array([0.4])) for e in summarise(found)]
+    (line,) = report_edits._ceilings(effects).split("</p>")[:-1]
+    assert "Over 4 images" in line
+    assert "steps 1 to 3 it goes from 0.30" in line
+    assert line.index("to 0.40") < line.index("steps 1 to 15") < line.index("to 0.90")
+    assert report_edits._ceilings([]) == ""
