@@ -129,6 +129,8 @@ def _arguments(parser: argparse.ArgumentParser, verb: Verb) -> None:
         parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"),
                             help="where to train; cuda trains longer, in larger batches (default: cpu)")
         parser.add_argument("--start", default="", help="folder of finished weights to carry on from")
+        parser.add_argument("--focus", action="store_true",
+                            help="with --start: begin with new queries and keys in self-attention")
 
 
 def _play_arguments(parser: argparse.ArgumentParser) -> None:

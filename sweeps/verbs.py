@@ -245,6 +245,6 @@ def train_scenes(parsed: argparse.Namespace) -> int:
     if parsed.steps:
         config = replace(config, denoiser=replace(config.denoiser, steps=parsed.steps))
     if parsed.start:
-        training.start_from(Path(parsed.work), Path(parsed.start))
+        training.start_from(Path(parsed.work), Path(parsed.start), parsed.focus)
     training.run(Path(parsed.work), Path(parsed.target), config, lambda line: print(line, flush=True))
     return 0

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 import torch
 
-from probing.scenes import dataset, diffusion, evaluate, teacher, text, vae
+from probing.scenes import dataset, diffusion, evaluate, teacher, text, training, vae
 from probing.scenes.grammar import MAX_WORDS, PALETTE, WORDS, Thing, caption, relation, view, wall_distance
 from probing.scenes.optimise import Loop, Schedule
 from probing.scenes.render import INVERSE_DEPTH_LIMIT, draw_scene, render
+from probing.scenes.weights import folder
 from probing.scenes.world import Camera, Plane, Scene, Solid, Surface
 
 PLAIN = Surface("red", 0.0, 1.0)
@@ -279,3 +281,79 @@ def test_a_perfect_velocity_has_no_loss():
 
     loss = diffusion.velocity_loss(oracle, clean, None, signal, torch.Generator().manual_seed(3))
     assert float(loss) < 1e-8
+
+
+def _attention(network: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
+    """Mean weights (n, T, T) of the first self-attention of a UNet on tokens (n, T, C)."""
+    layer = network.down_blocks[0].attentions[0].transformer_blocks[0].attn1
+    return layer.get_attention_scores(layer.head_to_batch_dim(layer.to_q(tokens)), layer.head_to_batch_dim(
+        layer.to_k(tokens))).unflatten(0, (len(tokens), layer.heads)).mean(1)  # fmt: skip
+
+
+def test_focused_attention_looks_at_tokens_like_itself():
+    """Plain attention spreads over all tokens alike; focused attention finds the two kinds of token apart."""
+    torch.manual_seed(0)
+    unet = diffusion.build_unet()
+    kinds = torch.nn.functional.layer_norm(torch.randn(2, 64), (64,))
+    own = torch.arange(256) % 2
+    tokens = kinds[own][None] + 0.1 * torch.randn(3, 256, 64)
+    same = (own[:, None] == own).float()
+    with torch.no_grad():
+        plain = (_attention(unet, tokens) * same).sum(-1).mean()
+        diffusion.focus_attention(unet, 0)
+        focused = (_attention(unet, tokens) * same).sum(-1).mean()
+    assert plain < 0.6
+    assert focused > 0.95
+
+
+def test_queries_and_keys_of_self_attention_stay_in_training_and_the_rest_learns(tmp_path: Path):
+    torch.manual_seed(0)
+    latents, schedule = torch.randn(4, 4, 16, 16), Schedule(steps=2, average=0.5, warmup=1)
+    start = diffusion.Denoiser().state_dict()
+    trained = diffusion.train(latents, ["a red box"] * 4, tmp_path, schedule, print, batch=2, start=start).state_dict()
+    held = {name for name in start if ".attn1.to_q." in name or ".attn1.to_k." in name}
+    assert len(held) == 32
+    assert {name for name in start if torch.equal(start[name], trained[name])} >= held
+    assert not any(torch.equal(start[name], trained[name]) for name in start if ".attn1.to_v." in name)
+    again = diffusion.train(latents, ["a red box"] * 4, tmp_path, schedule, print, batch=2, start=start).state_dict()
+    assert all(torch.equal(trained[name], again[name]) for name in trained)
+
+
+def test_focus_depends_on_the_seed_alone_and_leaves_the_rest():
+    torch.manual_seed(0)
+    first, second = diffusion.build_unet((16, 16, 32, 32)), diffusion.build_unet((16, 16, 32, 32))
+    before = {name: value.clone() for name, value in first.state_dict().items()}
+    for unet in (first, second):
+        diffusion.focus_attention(unet, 3)
+    after, other = first.state_dict(), second.state_dict()
+    changed = [name for name in before if not torch.equal(before[name], after[name])]
+    assert len(changed) == 32
+    assert all(name.endswith(("attn1.to_q.weight", "attn1.to_k.weight")) for name in changed)
+    assert all(torch.equal(after[name], other[name]) for name in changed)
+
+
+def test_a_training_carries_on_from_finished_weights_with_or_without_focus(tmp_path: Path):
+    training.start_from(tmp_path / "plain", folder())
+    training.start_from(tmp_path / "focused", folder(), focus=True)
+    plain, focused = (training._start(tmp_path / name, "denoiser") for name in ("plain", "focused"))
+    assert plain.keys() == focused.keys() == diffusion.Denoiser().state_dict().keys()
+    changed = {name for name in plain if not torch.equal(plain[name], focused[name])}
+    assert len(changed) == 32
+    assert all(".attn1.to_" in name for name in changed)
+    shipped = training._single(folder() / "pipeline" / "unet")
+    assert all(torch.equal(plain[f"unet.{name}"], value) for name, value in shipped.items())
+    kept = (tmp_path / "plain" / "vae.safetensors").read_bytes()
+    training.start_from(tmp_path / "plain", folder(), focus=True)
+    assert (tmp_path / "plain" / "vae.safetensors").read_bytes() == kept
+    again = training._start(tmp_path / "plain", "denoiser")
+    assert all(torch.equal(plain[name], again[name]) for name in plain)
+
+
+def test_attention_that_looks_everywhere_alike_has_an_entropy_of_one():
+    model = tiny.model()
+    for site in model.sites():
+        torch.nn.init.zeros_(model.unet.get_submodule(site.module.removesuffix(".to_out.0")).to_q.weight)
+    alike = evaluate.attention_entropy(model, ["a red box"] * 2, 2.0, steps=2)
+    np.testing.assert_allclose(alike, np.ones(16), atol=1e-5)
+    diffusion.focus_attention(model.unet, 0)
+    assert (evaluate.attention_entropy(model, ["a red box"] * 2, 2.0, steps=2) < 0.9).mean() > 0.5

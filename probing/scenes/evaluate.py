@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +31,8 @@ WHITE_SATURATION = 60
 """of 255; below it a pixel is white (or grey, which is white in shadow)"""
 LEAST_AREA, LEAST_SHARE = 0.008, 0.06
 """a colour counts where it covers this share of the image, and this share of the object mask"""
+LOOKS = 16
+"""images that the entropy of self-attention is measured on"""
 _HUE_NAMES = [name for name in PALETTE if name != "white"]
 HUES = np.array([colorsys.rgb_to_hsv(*PALETTE[name])[0] * 255 for name in _HUE_NAMES])
 """hue of each named colour, 0..255"""
@@ -59,6 +64,8 @@ class Card:
     captions_right: int
     judge_right: float
     world: World
+    entropy: tuple[float, float, float]
+    """least, median and most over the self-attentions, at the last step: 1 is looking everywhere alike"""
 
 
 def fixed_prompts() -> tuple[list[str], list[tuple[str, ...]]]:
@@ -75,6 +82,38 @@ def generate(model: LatentDiffusion, prompts: Sequence[str], guidance: float, ba
         seeds = range(first, first + len(chunk))
         images.append(sample(model, chunk, list(seeds), guidance=guidance).images.numpy())
     return np.concatenate(images)
+
+
+def attention_entropy(model: LatentDiffusion, prompts: Sequence[str], guidance: float, steps: int = 15) -> np.ndarray:
+    """Entropy of each self-attention at the last step, as a share of the largest possible: float64 (sites,).
+
+    The mean over tokens, heads and the conditional halves of one image a prompt, seeds 0, 1, ...
+    """
+    modules: list[Any] = [model.unet.get_submodule(s.module.removesuffix(".to_out.0")) for s in model.sites()]
+    found = np.zeros(len(modules))
+
+    def watch(place: int) -> Callable[..., None]:
+        def hook(attention: Any, inputs: tuple[Tensor, ...]) -> None:
+            tokens = inputs[0][-len(prompts) :].float()
+            query, key = (attention.head_to_batch_dim(part(tokens)) for part in (attention.to_q, attention.to_k))
+            shares = attention.get_attention_scores(query, key)
+            entropy = -(shares * shares.clamp_min(1e-12).log()).sum(-1).mean()
+            found[place] = float(entropy) / math.log(shares.shape[-1])
+
+        return hook
+
+    @contextmanager
+    def around(step: int) -> Iterator[None]:
+        hooks = [m.register_forward_pre_hook(watch(i)) for i, m in enumerate(modules) if step == steps]
+        try:
+            yield
+        finally:
+            for handle in hooks:
+                handle.remove()
+
+    seeds = list(range(len(prompts)))
+    sample(model, prompts, seeds, steps=steps, guidance=guidance, around=around, decode=False)
+    return found
 
 
 def seen_colours(mask: np.ndarray, image: np.ndarray) -> frozenset[str]:
@@ -168,6 +207,7 @@ def measure(
     made = generate(model, prompts, guidance)
     decoded = teacher.quality(network, images, test)
     held = [tuple(row.split()) for row in test.colours]
+    entropy = attention_entropy(model, prompts[:LOOKS], guidance)
     card = Card(
         psnr=float(np.mean(10 * np.log10(255**2 / np.maximum(error, 1e-9)))),
         clean=teacher.quality(network, test.images, test),
@@ -175,6 +215,7 @@ def measure(
         captions_right=int(judged_right(network, made, colours).sum()),
         judge_right=float(judged_right(network, images, held).mean()),
         world=world(train, test),
+        entropy=(float(entropy.min()), float(np.median(entropy)), float(entropy.max())),
     )
     return card, made
 
@@ -191,6 +232,7 @@ def write_card(
     """Writes CARD.md and contact.jpg into the folder of the weights."""
     contact_sheet(images).save(folder / "contact.jpg", quality=85)
     values = {**asdict(card), "guidance": guidance, "how": how(), "colours": ", ".join(PALETTE)}
+    values["entropy"] = ", ".join(f"{share:.2f}" for share in card.entropy)
     (folder / "CARD.md").write_text(_TEXT.format(**values))
 
 
@@ -218,6 +260,7 @@ clipped at 1.8, because a picture does not tell absolute scale. On level ground 
 | the same after a trip through the autoencoder | {decoded[dice]:.3f}, {decoded[rmse]:.3f} |
 | object colours and count as in the caption, of 100 fixed prompts, guidance {guidance:g} | {captions_right} |
 | the judge itself on held-out renders after a trip through the autoencoder | {judge_right:.1%} |
+| entropy of self-attention at the last step, 1 is everywhere alike: least, median, most of 16 sites | {entropy} |
 | share of depth variance that the mean depth map explains | {world[mean_map_explains]:.1%} |
 | share of pixels that objects cover | {world[base_rate]:.1%} |
 | a small network that sees place, colour and a 7 x 7 patch alone: depth variance explained, best Dice | {world[shortcut_explains]:.1%}, {world[shortcut_dice]:.2f} |

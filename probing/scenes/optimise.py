@@ -54,8 +54,9 @@ class Loop:
         self.model, self.schedule, self.seed = model, schedule, seed
         self.path = folder / "checkpoint.safetensors"
         folder.mkdir(parents=True, exist_ok=True)
+        self.learning = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.optimiser = torch.optim.AdamW(
-            model.parameters(), lr=schedule.rate, betas=(0.9, 0.99), weight_decay=schedule.decay, fused=True
+            self.learning.values(), lr=schedule.rate, betas=(0.9, 0.99), weight_decay=schedule.decay, fused=True
         )
         self.averaged = {k: v.detach().clone() for k, v in model.state_dict().items()}
         self.device = next(model.parameters()).device
@@ -74,12 +75,11 @@ class Loop:
             return
         tensors = load_file(self.path, device=str(self.device))
         self.step = int(tensors.pop("step"))
-        names = [name for name, _ in self.model.named_parameters()]
         self.model.load_state_dict(_part(tensors, "model."))
         self.averaged = _part(tensors, "average.")
         state = {
             i: {key: tensors[f"{key}.{name}"] for key in ("exp_avg", "exp_avg_sq", "step")}
-            for i, name in enumerate(names)
+            for i, name in enumerate(self.learning)
         }
         groups = self.optimiser.state_dict()["param_groups"]
         self.optimiser.load_state_dict({"state": state, "param_groups": groups})
@@ -91,7 +91,7 @@ class Loop:
             return
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
         tensors |= {f"average.{k}": v for k, v in self.averaged.items()}
-        for name, parameter in self.model.named_parameters():
+        for name, parameter in self.learning.items():
             for key, value in self.optimiser.state.get(parameter, {}).items():
                 tensors[f"{key}.{name}"] = value
         tensors["step"] = torch.tensor(self.step)

@@ -78,17 +78,20 @@ def _said(progress: Progress, name: str) -> Progress:
     return lambda line: progress(f"{name}: {line}")
 
 
-def start_from(folder: Path, weights: Path) -> None:
+def start_from(folder: Path, weights: Path, focus: bool = False, seed: int = TrainingConfig.seed) -> None:
     """Lets a training folder carry on from finished weights, such as those that ship.
 
     The autoencoder is taken as it is, so that the latent space stays; the denoiser and the labelling network
-    begin at the given weights with a fresh optimiser. What the folder holds already wins.
+    begin at the given weights with a fresh optimiser. `focus` first gives self-attention the queries and keys that
+    a training from nothing has (`diffusion.focus_attention`). What the folder holds already wins.
     """
     folder.mkdir(parents=True, exist_ok=True)
     network = diffusion.Denoiser()
     parts: dict[str, nn.Module] = {"text_encoder": network.text_encoder, "unet": network.unet}
     for name, part in parts.items():
         part.load_state_dict(_single(weights / "pipeline" / name))
+    if focus:
+        diffusion.focus_attention(network.unet, seed)
     wanted = {
         "vae.safetensors": _single(weights / "pipeline" / "vae"),
         "denoiser.start.safetensors": network.state_dict(),
@@ -233,7 +236,9 @@ def describe(folder: Path, config: TrainingConfig) -> str:
         "a third of them after a "
         f"trip through the autoencoder, with blur, noise and tint; text encoder and UNet (channels {channels}; "
         f"v-prediction; loss weighted by min(SNR, {diffusion.SNR_LIMIT:g}), at least {diffusion.LEAST_WEIGHT:g}; "
-        f"half of the noise levels are those of the {diffusion.VISITED} denoising steps) for {steps:,} steps "
+        f"half of the noise levels are those of the {diffusion.VISITED} denoising steps; "
+        "queries and keys of self-attention stay the random projection that they begin with, by which a token looks "
+        f"at those like itself) for {steps:,} steps "
         f"of {config.batch} captioned latents, 10 % of the captions left out, last mean loss {loss:.4f}. "
         f"On {'CPU' if config.device == 'cpu' else 'one GPU'}, forward passes of the denoiser in bfloat16."
     )
