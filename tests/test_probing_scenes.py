@@ -351,8 +351,8 @@ def test_a_training_carries_on_from_finished_weights_with_or_without_focus(tmp_p
 
 def test_attention_that_looks_everywhere_alike_has_an_entropy_of_one():
     model = tiny.model()
-    for site in model.sites():
-        torch.nn.init.zeros_(model.unet.get_submodule(site.module.removesuffix(".to_out.0")).to_q.weight)
+    for _, attention in diffusion.self_attentions(model.unet):
+        torch.nn.init.zeros_(attention.to_q.weight)
     alike = evaluate.attention_entropy(model, ["a red box"] * 2, 2.0, steps=2)
     np.testing.assert_allclose(alike, np.ones(16), atol=1e-5)
     diffusion.focus_attention(model.unet, 0)

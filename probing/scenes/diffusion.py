@@ -58,6 +58,13 @@ def build_scheduler() -> LMSDiscreteScheduler:
     )
 
 
+def self_attentions(unet: Any) -> list[tuple[SiteSpec, Any]]:
+    """Every self-attention site of a UNet with the module that it is the output of, in order of execution."""
+    size = unet.config["sample_size"]
+    sites = attention_sites(unet.config, (size, size))
+    return [(site, unet.get_submodule(site.module.removesuffix(".to_out.0"))) for site in sites]
+
+
 def focus_attention(unet: UNet2DConditionModel, seed: int) -> None:
     """Lets every self-attention look from a token at those like itself.
 
@@ -67,9 +74,7 @@ def focus_attention(unet: UNet2DConditionModel, seed: int) -> None:
     2,500 steps), and then each token gets the same sum: self-attention does next to nothing.
     """
     generator = torch.Generator().manual_seed(seed)
-    size = unet.config["sample_size"]
-    for site in attention_sites(unet.config, (size, size)):
-        attention = _attention(unet, site)
+    for site, attention in self_attentions(unet):
         heads, width = attention.heads, attention.to_q.in_features
         # Tokens are normalised, so a head's projection has a squared length of about its own width.
         agreement = FOCUS * math.log(max(2, site.tokens)) * (heads / width) ** 0.5
@@ -82,15 +87,9 @@ def focus_attention(unet: UNet2DConditionModel, seed: int) -> None:
 def hold_attention(unet: UNet2DConditionModel) -> None:
     """Keeps queries and keys of every self-attention as they are in training: left to learn, they would drift
     back to looking everywhere alike. Values and outputs, and the tokens themselves, learn."""
-    size = unet.config["sample_size"]
-    for site in attention_sites(unet.config, (size, size)):
-        attention = _attention(unet, site)
+    for _, attention in self_attentions(unet):
         attention.to_q.requires_grad_(False)
         attention.to_k.requires_grad_(False)
-
-
-def _attention(unet: UNet2DConditionModel, site: SiteSpec) -> Any:
-    return unet.get_submodule(site.module.removesuffix(".to_out.0"))
 
 
 class Denoiser(nn.Module):

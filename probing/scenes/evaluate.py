@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from probing.model import LatentDiffusion
 from probing.sampling import sample
-from probing.scenes import teacher, vae
+from probing.scenes import diffusion, teacher, vae
 from probing.scenes.dataset import Renders
 from probing.scenes.grammar import PALETTE
 from probing.scenes.render import draw_scene
@@ -89,7 +89,7 @@ def attention_entropy(model: LatentDiffusion, prompts: Sequence[str], guidance: 
 
     The mean over tokens, heads and the conditional halves of one image a prompt, seeds 0, 1, ...
     """
-    modules: list[Any] = [model.unet.get_submodule(s.module.removesuffix(".to_out.0")) for s in model.sites()]
+    modules = [attention for _, attention in diffusion.self_attentions(model.unet)]
     found = np.zeros(len(modules))
 
     def watch(place: int) -> Callable[..., None]:
