@@ -107,8 +107,8 @@ def check_shared_output(url: str) -> None:
 
     A folder that each node has for itself would split the store between them.
     """
+    from storage.backends.objects import open_files
     from storage.keys import PARTIAL
-    from storage.objects import open_files
 
     here = nodes()
     if len(here) == 1 and not url.startswith("memory:"):
@@ -150,7 +150,7 @@ def _answer(ref: Any) -> str | None:
 
 def _read_marker(url: str, marker: str) -> str | None:
     """None where the marker is there, else what is wrong; runs on each node."""
-    from storage.objects import open_files
+    from storage.backends.objects import open_files
 
     try:
         found = open_files(url).get(marker)

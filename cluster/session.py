@@ -14,7 +14,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from cluster import logs
+from cluster.observers import logs
 
 OBJECT_STORE_BYTES = 200 * 2**20
 """Shared memory of an embedded Ray: results are small, data go to the store."""

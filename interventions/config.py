@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from interventions.controls import VARIATIONS
-from probing.sites import SiteSpec, choose
+from probing.diffusion.sites import SiteSpec, choose
 
 TASKS = ("saliency", "depth")
 LR_UNITS = ("absolute", "rms")

@@ -25,12 +25,12 @@ from interventions.controls import (
     rescaled,
 )
 from interventions.readout import Goals, Wanted
-from interventions.sources import Cabinet, Place, name_number
+from interventions.sources.cache import Cabinet, Place, name_number
 from interventions.steer import Adam, steer
-from probing.hooks import rewrite
-from probing.model import LatentDiffusion
-from probing.sampling import sample
-from probing.sites import SiteSpec
+from probing.diffusion.hooks import rewrite
+from probing.diffusion.model import LatentDiffusion
+from probing.diffusion.sampling import sample
+from probing.diffusion.sites import SiteSpec
 
 
 @dataclass(frozen=True, order=True)

@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 
 from interventions.score import Seen
-from probing import labellers
-from probing.labellers import LabelConfig, ScenesLabeller
-from probing.model import LatentDiffusion
-from probing.sampling import sample
+from probing.diffusion.model import LatentDiffusion
+from probing.diffusion.sampling import sample
+from probing.labelling import registry as labellers
+from probing.labelling.registry import LabelConfig, ScenesLabeller
 
 Labeller = Callable[[NDArray[np.uint8]], NDArray]
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from interventions.counterfactual import scale_range
 from interventions.steer import DepthObjective, MaskObjective, Objective
-from probing import metrics
-from probing.targets import Grid, pixel_ranks, pool_depth, pool_saliency
+from probing.scoring import metrics
+from probing.scoring.targets import Grid, pixel_ranks, pool_depth, pool_saliency
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from probing.targets import DepthTargets, SaliencyTargets
+from probing.scoring.targets import DepthTargets, SaliencyTargets
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from interventions import transplant
+from interventions import patching as transplant
 from interventions.config import (
     ANIMATION,
     GUIDANCE,
@@ -41,9 +41,9 @@ from interventions.pictures import Pictures
 from interventions.readout import Goals
 from interventions.recipe import Recipe
 from interventions.score import Case, Seen, score_row
-from interventions.sources import Cabinet, Sources
-from probing.model import LatentDiffusion
-from probing.variants import OTHER_SEED, noise_seed
+from interventions.sources.cache import Cabinet, Sources
+from probing.diffusion.model import LatentDiffusion
+from probing.diffusion.variants import OTHER_SEED, noise_seed
 
 ACROSS = 0.25
 """the animation's object goes this share of the width to either side"""

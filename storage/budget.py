@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
+from storage.backends.files import LocalFiles
+from storage.backends.objects import open_files
 from storage.codec import CRC_BYTES
-from storage.files import LocalFiles
 from storage.format import ArraySpec, Layout
-from storage.objects import open_files
 
 STEPS_IN_FLIGHT = 2
 """Steps of one shard whose chunks may wait for the disk at once."""

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from storage.backends.files import Files
 from storage.codec import CRC_BYTES, Part, as_bytes, codec_for, crc32c, refuse_nonfinite
 from storage.errors import CorruptChunk, MissingChunk, NonFinite
-from storage.files import Files
 from storage.format import ArraySpec
 from storage.keys import ChunkKey
 

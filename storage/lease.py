@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from storage.backends.files import Files
 from storage.errors import LeaseHeld
-from storage.files import Files
 from storage.format import encode_json
 from storage.keys import LEASE
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from storage.files import Files
+from storage.backends.files import Files
 from storage.format import FORMAT_VERSION, encode_json
 from storage.keys import failure_path, record_path, record_prefix
 

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from storage import keys
+from storage.backends.files import Files
+from storage.backends.objects import open_files
 from storage.chunks import Chunks
 from storage.errors import MissingChunk
-from storage.files import Files
 from storage.format import KINDS, ArraySpec, Layout, encode_json
 from storage.lease import Lease
-from storage.objects import open_files
 from storage.records import Record, Records, Written
 from storage.tables import Tables
 

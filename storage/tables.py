@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from storage import keys
-from storage.files import Files
+from storage.backends.files import Files
 from storage.format import Layout
 
 

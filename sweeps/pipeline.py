@@ -13,32 +13,30 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from cluster import Executor, InProcess, Observer, Outcome, turns
-from probing import labellers
-from probing import prompts as prompt_files
-from probing.prompts import Prompt
+from probing.dataset import prompts as prompt_files
+from probing.dataset.prompts import Prompt
+from probing.labelling import registry as labellers
 from storage import Store, budget
-from sweeps import (
-    cluster_facts,
-    curate_stage,
-    decoded_stage,
-    experiments_stage,
-    failure_notes,
-    families,
-    label_stage,
-    needed_probes,
-    plan_view,
-    preview_stage,
-    probe_stage,
-    safety_stage,
-    sample_stage,
-    truth_stage,
-)
-from sweeps import experiments as further
-from sweeps import run as runs
-from sweeps.config import Config, previews
-from sweeps.progress import Meter, StageObserver
-from sweeps.progress_note import ProgressNote
-from sweeps.run import Facts, Run
+from sweeps.config.schema import Config, previews
+from sweeps.planning import requirements as needed_probes
+from sweeps.planning import table as plan_view
+from sweeps.runtime import failures as failure_notes
+from sweeps.runtime import machines as cluster_facts
+from sweeps.runtime import run as runs
+from sweeps.runtime.live_status import ProgressNote
+from sweeps.runtime.progress import Meter, StageObserver
+from sweeps.runtime.run import Facts, Run
+from sweeps.stages import curate as curate_stage
+from sweeps.stages import decode as decoded_stage
+from sweeps.stages import label as label_stage
+from sweeps.stages import preview as preview_stage
+from sweeps.stages import probe as probe_stage
+from sweeps.stages import replay as families
+from sweeps.stages import safety as safety_stage
+from sweeps.stages import sample as sample_stage
+from sweeps.stages.experiments import registry as further
+from sweeps.stages.experiments import renders as truth_stage
+from sweeps.stages.experiments import stage as experiments_stage
 
 STAGES = ("sample", "label", "curate", "probe", "experiments", "intervene", "report")
 BUILT = "report/built.json"
@@ -140,7 +138,7 @@ def executor(config: Config, store: Store | None = None) -> Iterator[Executor]:
         return
     from cluster import facts
     from cluster.actors import OnRay
-    from cluster.observed import Observed
+    from cluster.observers.combined import Observed
     from cluster.resources import check_shared_output
     from cluster.session import connect
     from cluster.signals import sigterm_stops
@@ -252,7 +250,7 @@ def _experiments(run: Run, executor: Executor, result: Result) -> None:
 
 
 def _intervene(run: Run, executor: Executor, result: Result) -> None:
-    from sweeps import intervene_stage
+    from sweeps.stages import intervene as intervene_stage
 
     tasks = intervene_stage.missing(run)
     if tasks:
@@ -278,7 +276,9 @@ def _report(run: Run, executor: Executor | None, result: Result, force: bool = F
         built = json.loads(run.store.get(BUILT))
         if built.get("inputs") == inputs:
             return
-    from sweeps import report, report_data, tracking
+    from sweeps.analysis import tables as report_data
+    from sweeps.report import build as report
+    from sweeps.tracking import mirror as tracking
 
     plain, tracked = runs.plain(run), run.config.tracking
     with _timed(run, "report"):
@@ -315,7 +315,7 @@ def complete(run: Run, stages: Sequence[str]) -> bool:
     if "experiments" in stages and experiments_stage.missing(run):
         return False
     if "intervene" in stages:
-        from sweeps import intervene_stage
+        from sweeps.stages import intervene as intervene_stage
 
         if intervene_stage.missing(run):
             return False

@@ -22,7 +22,7 @@ def ray_local() -> Iterator[Session]:
 @pytest.fixture(scope="session")
 def tiny_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A narrow random model as a pipeline directory."""
-    import tiny
+    from support import tiny_model as tiny
 
     return tiny.save(tmp_path_factory.mktemp("model"))
 
@@ -30,8 +30,7 @@ def tiny_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def sampled(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An undisturbed run of the tiny model, sampling alone, in this process."""
-    import pipeline_runs
-
+    from support import tiny_runs as pipeline_runs
     from sweeps import pipeline
 
     output = tmp_path_factory.mktemp("runs") / "sampled"
@@ -43,8 +42,7 @@ def sampled(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 @pytest.fixture(scope="session")
 def finished(sampled: Path, tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same with all other stages."""
-    import pipeline_runs
-
+    from support import tiny_runs as pipeline_runs
     from sweeps import pipeline
 
     output = tmp_path_factory.mktemp("runs") / "whole"

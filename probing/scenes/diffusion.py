@@ -13,9 +13,9 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.schedulers.scheduling_lms_discrete import LMSDiscreteScheduler
 from torch import Tensor, nn
 
+from probing.diffusion.sites import SiteSpec, attention_sites
 from probing.scenes import text
 from probing.scenes.optimise import Loop, Schedule
-from probing.sites import SiteSpec, attention_sites
 
 CHANNELS = (64, 128, 160, 160)
 CAPTION_DROPOUT = 0.1

@@ -15,8 +15,8 @@ import torch
 from PIL import Image, ImageFilter
 from torch import Tensor, nn
 
-from probing.model import LatentDiffusion
-from probing.sampling import sample
+from probing.diffusion.model import LatentDiffusion
+from probing.diffusion.sampling import sample
 from probing.scenes import diffusion, teacher, vae
 from probing.scenes.dataset import Renders
 from probing.scenes.grammar import PALETTE

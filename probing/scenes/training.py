@@ -246,7 +246,7 @@ def describe(folder: Path, config: TrainingConfig) -> str:
 
 def write_card(folder: Path, target: Path, config: TrainingConfig, guidance: float = GUIDANCE) -> None:
     """Measures the finished weights as they ship, and writes their card."""
-    from probing import model as models
+    from probing.diffusion import model as models
     from probing.scenes import evaluate, weights
 
     model = models.load(models.ModelConfig(name=str(target / "pipeline"), device="cpu"))

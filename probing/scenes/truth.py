@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from probing.model import LatentDiffusion
-from probing.sampling import schedule
+from probing.diffusion.model import LatentDiffusion
+from probing.diffusion.sampling import schedule
 from probing.scenes.render import draw_scene, render
 from probing.scenes.vae import encode
 

@@ -1,0 +1,211 @@
+"""Results of fitted probes: what a cell is, and the rows of the results tables it gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from probing.probes.controls import Split
+from probing.probes.tasks import Scores
+from probing.probes.training import History
+
+IMAGE_COLUMNS = (
+    "dice",
+    "oracle_dice",
+    "ap",
+    "rmse",
+    "oracle_rmse",
+    "rmse_aligned",
+    "spearman",
+    "pearson",
+    "rmse_object",
+    "rmse_background",
+    "spearman_residual",
+)
+"""scores that results/images keeps of every test image"""
+
+
+@dataclass(frozen=True, order=True)
+class CellSpec:
+    """One probe of a (variant, site)."""
+
+    step: int
+    """denoising step, as given in `steps`"""
+    task: str
+    """name in the task registry"""
+    control: str = "none"
+    """see controls.CONTROLS"""
+    seed: int = 0
+    """of the start, of the order of samples and of the control's permutation"""
+
+
+@dataclass(frozen=True, eq=False)
+class CellResult:
+    """A fitted probe with its scores; a failed one has no weights and says why in its row."""
+
+    cell: CellSpec
+    weights: NDArray | None
+    """(O, C), or (O, C + 1) with the bias last, for raw activations; position: (O, T [+ 1]); position_activation:
+    (O, C + T [+ 1]); with a hidden layer (O, units [+ 1])"""
+    hidden: NDArray | None
+    """(units, C [+ 1]) hidden layer of an MLP probe, else None"""
+    scale: float
+    """the activations' root mean square, already folded into the weights (1 without normalising)"""
+    row: dict[str, object]
+    """columns of results/probes; None where undefined"""
+    images: list[dict[str, object]] = field(default_factory=list)
+    """columns of results/images, one row per test image"""
+    epochs: list[dict[str, object]] = field(default_factory=list)
+    """columns of results/epochs, epochs counted from 1"""
+    dropped: dict[str, int] = field(default_factory=dict)
+    """score -> test images on which it is undefined and which its mean leaves out"""
+
+    @property
+    def ok(self) -> bool:
+        """Whether the probe was fitted."""
+        return self.row["status"] == "done"
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What every row of a site says about it."""
+
+    tokens: int
+    """cells of the grid"""
+    channels: int
+    """of the activations"""
+    split: Split
+    """sample numbers"""
+
+    def columns(self) -> dict[str, object]:
+        """Columns of results/probes."""
+        split = self.split
+        counts = {"n_train": len(split.train), "n_val": len(split.val), "n_test": len(split.test)}
+        return {"tokens": self.tokens, "channels": self.channels, **counts}
+
+
+def failed(sizes: Sizes, cell: CellSpec, reason: str) -> CellResult:
+    """The result of a cell that could not be fitted."""
+    row = {**_key(cell), **sizes.columns(), "seconds": 0.0, "status": "failed", "error": reason}
+    return CellResult(cell, None, None, 1.0, row)
+
+
+def _key(cell: CellSpec) -> dict[str, object]:
+    return {"step": cell.step, "task": cell.task, "control": cell.control, "seed": cell.seed}
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """What a batched problem of S steps and K heads gave, to be taken apart into cells."""
+
+    sizes: Sizes
+    """of the site"""
+    cells: list[list[CellSpec]]
+    """[step][head]"""
+    weights: list[list[tuple[NDArray, NDArray | None]]]
+    """[step][head] last layer and hidden layer"""
+    scale: list[float]
+    """[step] root mean square folded into the weights"""
+    history: History
+    """losses of every epoch"""
+    test_loss: Tensor
+    """(S, K)"""
+    scores: list[Scores]
+    """of each task's heads, in order"""
+    finite: dict[str, Tensor]
+    """part of the split -> (S, K, samples) whether all predictions are numbers"""
+
+    def results(self, seconds: float) -> dict[CellSpec, CellResult]:
+        """One result per cell; the seconds are shared out evenly."""
+        tables = _Tables(self)
+        each = seconds / sum(len(row) for row in self.cells)
+        return {
+            cell: self._result(s, k, cell, each, tables)
+            for s, row in enumerate(self.cells)
+            for k, cell in enumerate(row)
+        }
+
+    def _result(self, s: int, k: int, cell: CellSpec, seconds: float, tables: _Tables) -> CellResult:
+        weights, hidden = self.weights[s][k]
+        reason = self._reason(s, k, weights)
+        if reason:
+            return failed(self.sizes, cell, reason)
+        epochs = tables.epochs(s, k, cell)
+        chosen = epochs[tables.chosen[s][k]]
+        test_loss = tables.test_loss[s][k]
+        losses = {"train_loss": chosen["train_loss"], "val_loss": chosen["val_loss"], "test_loss": test_loss}
+        if cell.task == "saliency":
+            losses["crossentropy"] = test_loss
+        end = {"seconds": seconds, "status": "done", "error": None}
+        images, dropped = tables.images(s, k, cell)
+        end["dropped"] = max(dropped.values(), default=0)
+        row = {**_key(cell), **self.sizes.columns(), **losses, **tables.cell(s, k), **end}
+        return CellResult(cell, weights, hidden, self.scale[s], row, images, epochs, dropped)
+
+    def _reason(self, s: int, k: int, weights: NDArray) -> str | None:
+        """Why a cell failed, if it did."""
+        if not np.isfinite(weights).all():
+            return "the weights are no longer finite: lower probe.lr"
+        for part, finite in self.finite.items():
+            bad = (~finite[s, k]).nonzero().flatten().tolist()
+            if bad:
+                sample = getattr(self.sizes.split, part)[bad[0]]
+                return f"{part} sample {sample}: the prediction is not finite, nor then is the activation"
+        return None
+
+
+class _Tables:
+    """A batched problem's numbers as nested lists, moved off the device once."""
+
+    def __init__(self, fitted: Fitted) -> None:
+        history = fitted.history
+        self.samples = fitted.sizes.split.test.tolist()
+        self.train = history.train.permute(1, 2, 0).tolist()
+        none = torch.full_like(history.train, torch.nan)
+        self.val = _plain((none if history.val is None else history.val).permute(1, 2, 0))
+        self.chosen, self.test_loss = history.chosen.tolist(), fitted.test_loss.tolist()
+        self.of_cells = [table for scores in fitted.scores for table in _by_head(scores.cells)]
+        self.of_images = [table for scores in fitted.scores for table in _by_head(scores.images)]
+
+    def epochs(self, s: int, k: int, cell: CellSpec) -> list[dict[str, object]]:
+        """Rows of results/epochs."""
+        losses = zip(self.train[s][k], self.val[s][k], strict=True)
+        return [
+            {**_key(cell), "epoch": number, "train_loss": train, "val_loss": val}
+            for number, (train, val) in enumerate(losses, 1)
+        ]
+
+    def cell(self, s: int, k: int) -> dict[str, object]:
+        """Scores of a cell, None where undefined."""
+        return {name: values[s] for name, values in self.of_cells[k].items()}
+
+    def images(self, s: int, k: int, cell: CellSpec) -> tuple[list[dict[str, object]], dict[str, int]]:
+        """Rows of results/images, and on how many images each score is undefined."""
+        table = self.of_images[k]
+        columns = {name: table[name][s] for name in IMAGE_COLUMNS if name in table}
+        dropped = {name: values.count(None) for name, values in columns.items() if None in values}
+        key, names = _key(cell), ("sample", *columns)
+        values = zip(self.samples, *columns.values(), strict=True)
+        return [{**key, **dict(zip(names, row, strict=True))} for row in values], dropped
+
+
+def _by_head(scores: dict[str, Tensor]) -> list[dict[str, list]]:
+    """Tables (S, H, ...) as one dictionary per head of lists by step."""
+    moved = {name: _plain(values.transpose(0, 1)) for name, values in scores.items()}
+    heads = len(next(iter(moved.values())))
+    return [{name: values[head] for name, values in moved.items()} for head in range(heads)]
+
+
+def _plain(values: Tensor) -> list:
+    """Nested lists of floats, None where undefined."""
+    array = values.cpu().numpy()
+    undefined = ~np.isfinite(array)
+    if not undefined.any():
+        return array.tolist()
+    plain = array.astype(object)
+    plain[undefined] = None
+    return plain.tolist()

@@ -1,0 +1,68 @@
+"""Answers that ignore the activations, scored on test images: what a probe has to beat."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow.compute as pc
+
+from sweeps.analysis.scores import POSITION_WORD, Scores
+from sweeps.analysis.tables import RunData, Site
+
+
+def in_split(run: RunData, part: str) -> list[int]:
+    """Kept samples of a part of the split (``train``, ``val``, ``test``), ascending."""
+    table = run.table("curation")
+    if table is None:
+        return []
+    mine = pc.and_(table["keep"], pc.equal(table["split"], part))
+    return sorted(table.filter(mine)["sample"].to_pylist())
+
+
+def named_floors(run: RunData, scores: Scores) -> dict[str, np.ndarray]:
+    """Mean test scores (S,) by floor, with the position control where it was fitted.
+
+    Depth: the mean depth map of results/probes. Saliency: mean mask and all foreground from the stored masks;
+    without them the best floor alone.
+    """
+    task = scores.measure.task
+    found = _mask_floors(run, scores.sites) if task == "saliency" else {}
+    if not found:
+        found = {"mean depth map" if task == "depth" else "best floor": scores.stored_floor}
+    return found if scores.position is None else {**found, POSITION_WORD: scores.position}
+
+
+def _mask_floors(run: RunData, sites: tuple[Site, ...]) -> dict[str, np.ndarray]:
+    train, test = (in_split(run, part) for part in ("train", "test"))
+    masks = run.reader.labels("saliency", train + test) if run.reader and train and test else None
+    if masks is None:
+        return {}
+    from probing.probes.controls import Split
+    from probing.scoring import floors, targets
+
+    split = Split(np.arange(len(train)), np.empty(0, np.int64), np.arange(len(train), len(masks)))
+    masks = masks > mask_threshold(run)
+    by_grid = {
+        grid: floors.mask_floor(targets.pool_saliency(masks.astype(np.uint8), grid), split)
+        for grid in {s.grid for s in sites}
+    }
+    return {
+        "mean mask": np.array([by_grid[s.grid].dice.mean() for s in sites]),
+        "all foreground": np.array([by_grid[s.grid].all_foreground.mean() for s in sites]),
+    }
+
+
+def mask_threshold(run: RunData) -> float:
+    """Label value above which a pixel is foreground."""
+    return float(run.setting("labels.threshold", 0))
+
+
+def depth_scale(run: RunData) -> tuple[float, float]:
+    """Mean and deviation that standardise depth: the configured ones, or the training split's."""
+    deviation = float(run.setting("labels.depth_deviation") or 0)
+    if deviation > 0:
+        return float(run.setting("labels.depth_mean") or 0), deviation
+    train = in_split(run, "train")
+    depth = run.reader.labels("depth", train) if run.reader and train else None
+    if depth is None:
+        return 0.0, 1.0
+    return float(depth.mean(dtype=np.float64)), max(float(depth.std(dtype=np.float64)), 1e-6)

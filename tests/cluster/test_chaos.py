@@ -1,0 +1,92 @@
+"""Workers, nodes and drivers are killed at seeded moments, and no file is lost or falsified.
+
+CHAOS_MOMENTS says how many moments of each kind (default 3).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support import cluster_chaos as chaos
+from support import cluster_fakes as fakes
+
+pytestmark = pytest.mark.chaos
+
+MOMENTS = int(os.environ.get("CHAOS_MOMENTS", "3"))
+SCRIPT = "from support import cluster_chaos; cluster_chaos.main()"
+ENVIRONMENT = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+
+
+def on_a_cluster(folder: Path, kind: str, seeds: list[int], retries: int) -> list[dict[str, Any]]:
+    numbers = ",".join(map(str, seeds))
+    done = fakes.run_apart(
+        SCRIPT, str(folder), kind, numbers, str(retries), timeout=600, **ENVIRONMENT
+    )
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+@pytest.mark.parametrize("kind", ["worker", "raylet"])
+def test_killed_workers_and_nodes_cost_nothing_but_time(kind: str, tmp_path: Path) -> None:
+    seeds = [100 + i for i in range(MOMENTS)]
+    moments = on_a_cluster(tmp_path, kind, seeds, retries=2)
+    assert [moment["seed"] for moment in moments] == seeds
+    for moment in moments:
+        assert moment["done"] == chaos.TASKS, moment
+        assert not moment["failed"], moment
+        assert not moment["faults"], moment
+        assert moment["lost"] >= 1, moment
+        assert chaos.TASKS <= moment["attempts"] <= chaos.TASKS + moment["lost"], moment
+    assert sum(moment["attempts"] for moment in moments) > chaos.TASKS * MOMENTS
+
+
+def test_without_retries_a_killed_worker_costs_its_task(tmp_path: Path) -> None:
+    moments = on_a_cluster(tmp_path, "worker", [100, 101, 102], retries=0)
+    assert sum(len(moment["failed"]) for moment in moments) >= 1
+    assert all(moment["faults"] for moment in moments if moment["failed"])
+
+
+def test_a_lost_node_is_not_the_tasks_fault(tmp_path: Path) -> None:
+    moments = on_a_cluster(tmp_path, "raylet", [100, 101, 102], retries=0)
+    assert not any(moment["failed"] for moment in moments)
+
+
+def test_a_drained_node_gives_back_its_work_unharmed(tmp_path: Path) -> None:
+    (moment,) = on_a_cluster(tmp_path, "drain", [100], retries=0)
+    assert moment["done"] == moment["attempts"] == chaos.TASKS
+    assert not moment["failed"]
+    assert not moment["faults"]
+    assert moment["lost"] in (1, 2)  # on a busy machine the next worker may be put on the node that leaves, once
+
+
+@pytest.mark.parametrize("seed", [200 + i for i in range(MOMENTS)])
+def test_killed_drivers_take_their_workers_along_and_resume(seed: int, tmp_path: Path) -> None:
+    how = fakes.apart(SCRIPT, str(tmp_path), "embedded", "0", "2")
+    driver = subprocess.Popen(**how, stdout=subprocess.DEVNULL)
+    wanted = random.Random(seed).randint(1, chaos.TASKS - 4)
+    until = time.monotonic() + 120
+    while len(list(tmp_path.glob("*.bin"))) < wanted:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    below = fakes.holders(driver.pid)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    while any(Path(f"/proc/{pid}").exists() for pid in below):
+        assert time.monotonic() < until, "processes outlive the driver"
+        time.sleep(0.05)
+
+    kept = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.bin")}
+    assert wanted <= len(kept) < chaos.TASKS
+    again = fakes.run_apart(SCRIPT, str(tmp_path), "embedded", "0", "2")
+    assert json.loads(again.stdout) == {"done": chaos.TASKS - len(kept), "failed": {}}
+    assert not chaos.faults(tmp_path)
+    assert all((tmp_path / name).stat().st_mtime_ns == when for name, when in kept.items())

@@ -1,0 +1,131 @@
+"""The embedded Ray keeps to this machine, is quiet, leaves nothing; joining checks first."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from cluster import Session, connect
+from support import cluster_fakes as fakes
+
+EMBEDDED = """
+import os, signal, sys, time
+from functools import partial
+from pathlib import Path
+from support import cluster_fakes as fakes
+import ray  # sets RAY_CLIENT_MODE when it is imported
+from cluster import WorkerSpec, connect
+
+folder = Path(sys.argv[1])
+before = dict(os.environ)
+handler = signal.getsignal(signal.SIGTERM)
+with connect(num_cpus=1) as session:
+    from cluster.actors import OnRay
+    assert session.embedded and session.cpus == 1 and session.nodes == 1
+    tasks = [fakes.Scripted("a", ("die", "raise")), fakes.Scripted("b", ("die",) * 9)]
+    outcome = OnRay(2).run(tasks, WorkerSpec(partial(fakes.build, folder)))
+    assert set(outcome.done) == {"a"} and set(outcome.failed) == {"b"}
+assert dict(os.environ) == before
+assert signal.getsignal(signal.SIGTERM) is handler
+until = time.monotonic() + 60
+while fakes.descendants(os.getpid()):
+    assert time.monotonic() < until, fakes.descendants(os.getpid())
+    time.sleep(0.1)
+"""
+
+JOIN = """
+import sys
+import ray
+from cluster import connect
+
+if len(sys.argv) > 2:
+    ray.__version__ = sys.argv[2]
+try:
+    with connect(sys.argv[1]) as session:
+        print("joined" if not session.embedded else "embedded", session.address)
+except ValueError as error:
+    print("refused:", error)
+print(ray.is_initialized())
+"""
+
+
+def listening(pids: set[int]) -> set[str]:
+    """Hexadecimal local addresses on which these processes accept TCP connections."""
+    inodes = set()
+    for pid in pids:
+        for entry in Path(f"/proc/{pid}/fd").glob("*"):
+            try:
+                inodes.add(os.readlink(entry))
+            except FileNotFoundError:
+                continue
+    found = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and f"socket:[{fields[9]}]" in inodes:
+                found.add(fields[1].rpartition(":")[0])
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="reads Linux's /proc")
+def test_embedded_ray_listens_on_loopback_alone(ray_local: Session) -> None:
+    loopback = {"0100007F", "0000000000000000FFFF00000100007F"}
+    found = listening(fakes.descendants(os.getpid()))
+    assert found
+    assert found <= loopback
+    assert ray_local.address.startswith("127.0.0.1:")
+
+
+def test_embedded_ray_is_quiet_and_leaves_nothing(tmp_path: Path) -> None:
+    home, marks = tmp_path / "home", tmp_path / "marks"
+    home.mkdir()
+    marks.mkdir()
+    done = fakes.run_apart(EMBEDDED, str(marks), HOME=str(home))
+    assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
+    assert not list(home.iterdir())
+
+
+def test_a_connection_that_exists_is_used_and_left_open(ray_local: Session) -> None:
+    import ray
+
+    with connect() as session:
+        assert session.address == ray_local.address
+        assert not session.embedded
+    assert ray.is_initialized()
+
+
+def test_joining_leaves_the_cluster_running(ray_local: Session) -> None:
+    import ray
+
+    for address, environment in [(ray_local.address, {}), ("", {"RAY_ADDRESS": ray_local.address})]:
+        done = fakes.run_apart(JOIN, address, **environment)
+        assert done.stdout == f"joined {ray_local.address}\nFalse\n", done.stderr
+    assert ray.get(ray.put(3)) == 3
+
+
+def test_another_version_is_refused_in_one_line_naming_both(ray_local: Session) -> None:
+    done = fakes.run_apart(JOIN, ray_local.address, "1.0.0")
+    versions = ray_local.versions
+    assert done.stdout == (
+        f"refused: the cluster at {ray_local.address} runs Ray {versions['ray']}, "
+        f"Python {versions['python']}, this process Ray 1.0.0, Python {versions['python']}: "
+        "use the same on both\nFalse\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [("ray://head:10001", "submit the run as a job"), ("http://head:8265", "submit the run")],
+)
+def test_addresses_of_other_kinds_are_refused(address: str, told: str) -> None:
+    done = fakes.run_apart(JOIN, address)
+    assert done.stdout.startswith(f"refused: ray.address: {address} cannot be joined")
+    assert told in done.stdout
+
+
+def test_no_cluster_at_the_address(tmp_path: Path) -> None:
+    done = fakes.run_apart(JOIN, "127.0.0.1:9")
+    assert done.stdout.startswith("refused: ray.address: no cluster answers at 127.0.0.1:9 (")
+    assert done.stdout.endswith("start one with `ray start`\nFalse\n")

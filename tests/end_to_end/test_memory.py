@@ -1,0 +1,72 @@
+"""Memory of a sampling actor does not grow with the number of shards."""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from cluster import TaskDone, WorkerSpec
+from storage import Layout, SiteShape, Store
+from support.tiny_runs import configured
+from sweeps.config.schema import Config
+from sweeps.runtime import run as runs
+from sweeps.stages import sample as sample_stage
+from sweeps.stages.sample import SampleTask
+
+SHARDS = int(os.environ.get("MEMORY_SHARDS", "500"))
+STEPS = 2
+ROOM = 25_000_000
+"""bytes that allocators may swing by; less than half of what is recorded in all"""
+
+
+def resident() -> int:
+    return psutil.Process().memory_info().rss
+
+
+def measured(worker: Callable[[SampleTask], dict[str, Any]], task: SampleTask) -> dict[str, Any]:
+    return {**worker(task), "resident": resident()}
+
+
+def build(config: Config) -> Callable[[SampleTask], dict[str, Any]]:
+    sample_stage.STEPS = STEPS  # in the actor's own process
+    return partial(measured, sample_stage.SampleWorker(config, ""))
+
+
+def store_of(config: Config) -> Store:
+    """One sample a shard, two steps."""
+    found = runs.facts(config)
+    sites = tuple(SiteShape(site.name, site.tokens, site.channels) for site in found.sites)
+    layout = Layout(SHARDS, 1, ("trained",), sites, STEPS, found.image, found.latent)
+    store = Store.create(config.output, layout)
+    store.write_samples({"sample": i, "prompt": "a red box", "seed": i, "shard": i} for i in range(SHARDS))
+    return store
+
+
+@pytest.mark.slow
+def test_memory_is_flat_after_the_tenth_shard(ray_local, tiny_pipeline, tmp_path: Path):
+    from cluster.actors import OnRay
+
+    config = configured(tiny_pipeline, tmp_path / "out", "sampling.shard=1")
+    store = store_of(config)
+    shard_bytes = STEPS * sum(site.tokens * site.channels * 2 for site in store.layout.sites)
+    assert shard_bytes * SHARDS > 2 * ROOM, "too little is recorded for a leak to show"
+    actor: list[int] = []
+
+    def watch(event: Any) -> None:
+        if isinstance(event, TaskDone):
+            actor.append(event.result["resident"])
+
+    spec = WorkerSpec(partial(build, config), count=1, name="memory")
+    outcome = OnRay().run([SampleTask("trained", shard) for shard in range(SHARDS)], spec, [watch])
+    assert outcome.ok
+    assert store.completed("sample", "trained") == set(range(SHARDS))
+    assert len(actor) == SHARDS
+    early, late = statistics.median(actor[10:30]), max(actor[-20:])
+    assert late - early < ROOM, f"{early / 1e6:.0f} MB after ten shards, {late / 1e6:.0f} MB at the end"

@@ -1,0 +1,107 @@
+"""Prompts from the grammar and from files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from probing.dataset.prompts import PromptConfig, read
+
+AWKWARD = ['a "quoted", odd café', "two\nlines", "x" * 300, "plain"]
+
+
+def csv_file(path: Path, encoding: str = "utf-8") -> Path:
+    import csv
+
+    with path.open("w", newline="", encoding=encoding) as handle:
+        writer = csv.writer(handle)
+        writer.writerow(["prompts", "seeds", "prompt_inds"])
+        writer.writerows([text, 10 + i, i] for i, text in enumerate(AWKWARD))
+    return path
+
+
+def test_csv_is_read_exactly(tmp_path):
+    found = read(PromptConfig(source=str(csv_file(tmp_path / "a.csv"))))
+    assert [p.text for p in found.prompts] == AWKWARD
+    assert [p.seed for p in found.prompts] == [10, 11, 12, 13]
+
+
+def test_latin_encoding_garbles_as_the_authors_did(tmp_path):
+    path = str(csv_file(tmp_path / "a.csv"))
+    garbled = read(PromptConfig(source=path, encoding="iso-8859-1")).prompts[0].text
+    assert garbled == AWKWARD[0].encode().decode("iso-8859-1")
+
+
+def test_two_files_give_the_split(tmp_path):
+    one, two = csv_file(tmp_path / "a.csv"), csv_file(tmp_path / "b.csv")
+    found = read(PromptConfig(source=str(one), test=str(two)))
+    assert [p.split for p in found.prompts] == ["train"] * 4 + ["test"] * 4
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", "text_of,seeds\nx,1\n", "no column prompts / prompt / caption / text; it has text_of, seeds"),
+        ("a.csv", "prompts,seeds\nx,one\n", "row 2: seed 'one' is no integer"),
+        ("a.csv", "prompts,seeds\nx,1,2\n", "row 2: 2 fields expected"),
+        ("a.jsonl", '{"prompt": "x"}\n{broken\n', "row 2"),
+        ("a.jsonl", "[1]\n", "row 1: no JSON object"),
+        ("a.xyz", "x", "is no .csv, .parquet, .jsonl or .txt"),
+        ("a.txt", "\n\n", "holds no usable prompt"),
+    ],
+)
+def test_broken_files_are_named(tmp_path, name, content, message):
+    path = tmp_path / name
+    path.write_text(content)
+    with pytest.raises(ValueError, match=message):
+        read(PromptConfig(source=str(path)))
+
+
+def test_wrong_bytes_are_named(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"caf\xe9\n")
+    with pytest.raises(ValueError, match="is not utf-8"):
+        read(PromptConfig(source=str(path)))
+
+
+def test_missing_file_is_named():
+    with pytest.raises(ValueError, match="no file nowhere.csv"):
+        read(PromptConfig(source="nowhere.csv"))
+
+
+@pytest.mark.parametrize(("text", "score"), [("TEXT", "AESTHETIC_SCORE"), ("caption", "aesthetic")])
+def test_parquet_schemas_filters_and_duplicates(tmp_path, text, score):
+    table = pa.table(
+        {
+            "URL": ["u"] * 6,
+            text: ["one", "two", "two", None, "  ", "low"],
+            score: [6.0, 6.0, 6.0, 6.0, 6.0, 4.0],
+            "punsafe": [0.0, 0.1, 0.1, 0.0, 0.0, 0.0],
+        }
+    )
+    pq.write_table(table, tmp_path / "part-0.parquet")
+    found = read(PromptConfig(source=str(tmp_path / "*.parquet"), min_score=5.0, max_unsafe=0.5))
+    assert [p.text for p in found.prompts] == ["one", "two"]
+    assert found.dropped == {"duplicate": 1, "empty": 2, "low score": 1}
+    assert len({p.seed for p in found.prompts}) == 2
+
+
+def test_counts_draw_reproducibly(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"prompt": f"p{i}"}) + "\n" for i in range(50)))
+    one = read(PromptConfig(source=str(path), count=10, seed=1)).prompts
+    assert one == read(PromptConfig(source=str(path), count=10, seed=1)).prompts
+    assert one != read(PromptConfig(source=str(path), count=10, seed=2)).prompts
+    with pytest.raises(ValueError, match="asked for 60"):
+        read(PromptConfig(source=str(path), count=60))
+
+
+def test_scenes_prompts_are_distinct_and_repeat():
+    one = read(PromptConfig(count=20)).prompts
+    assert one == read(PromptConfig(count=20)).prompts
+    assert len({p.text for p in one}) == 20
+    assert all(0 <= p.seed < 10**8 for p in one)

@@ -1,0 +1,283 @@
+"""Loading pipelines: three families by one rule, strictness, and one clear line for whatever is amiss."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers.models.attention_processor import Attention, AttnProcessor2_0
+from safetensors.torch import load_file, save_file
+
+from probing.diffusion import hooks, memory, pretrained
+from probing.diffusion import model as models
+from probing.diffusion.model import LatentDiffusion, ModelConfig
+from probing.diffusion.sampling import initial_noise, sample
+from support import tiny_families
+from sweeps.cli.main import main
+
+PROMPTS = ["a large red sphere on a green floor under a sky", "a small blue box on a white floor under a sky"]
+SEEDS = [3, 99]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("families")
+    made = {
+        "2.x": tiny_families.second(), "2.x epsilon": tiny_families.second("epsilon"),
+        "XL": tiny_families.extra_large(), "XL empty": tiny_families.extra_large(zeros=False),
+    }  # fmt: skip
+    for name, pipeline in made.items():
+        pipeline.save_pretrained(folder / name)
+    return {name: folder / name for name in made}
+
+
+def load(folder: Path) -> LatentDiffusion:
+    return models.load(ModelConfig(name=str(folder), device="cpu"))
+
+
+@pytest.mark.parametrize("family", ["2.x", "2.x epsilon", "XL", "XL empty"])
+def test_sampling_is_the_pipelines_own(folders, family):
+    from diffusers import DiffusionPipeline
+
+    model = load(folders[family])
+    pipeline = DiffusionPipeline.from_pretrained(folders[family])
+    pipeline.set_progress_bar_config(disable=True)
+    theirs = pipeline(
+        PROMPTS, num_inference_steps=4, guidance_scale=2.5, output_type="latent", latents=initial_noise(model, SEEDS)
+    ).images  # fmt: skip
+    ours = sample(model, PROMPTS, SEEDS, steps=4, guidance=2.5)
+    assert theirs.std() > 0.1
+    torch.testing.assert_close(ours.latents, theirs, atol=2e-4, rtol=1e-4)
+    assert ours.images.shape == (2, 128, 128, 3) if family.startswith("2") else (2, 64, 64, 3)
+
+
+@pytest.mark.parametrize(("family", "count"), [("2.x", 16), ("XL", 2 * 2 + 2 * 3 + 3 + 3 * 3 + 3 * 2)])
+@pytest.mark.parametrize("kind", ["attention", "conv"])
+def test_the_rule_finds_what_the_network_runs(folders, family, count, kind):
+    model = load(folders[family])
+    sites = model.sites(kind)
+    assert len(sites) == count or kind == "conv"
+    seen = []
+    for site in sites:
+        model.unet.get_submodule(site.module)
+    with hooks.record(model.unet, sites, lambda site, x: seen.append((site.name, tuple(x.shape)))):
+        sample(model, PROMPTS, SEEDS, steps=1, guidance=2.0, decode=False)
+    assert seen == [(s.name, (4, s.tokens, s.channels)) for s in sites]
+
+
+def test_every_self_attention_of_the_network_is_a_site(folders):
+    for family in ("2.x", "XL"):
+        model = load(folders[family])
+        found = {n for n, m in model.unet.named_modules() if isinstance(m, Attention) and n.endswith("attn1")}
+        assert {site.module.removesuffix(".to_out.0") for site in model.sites()} == found
+        processors = {type(m.processor) for m in model.unet.modules() if isinstance(m, Attention)}
+        assert processors == {AttnProcessor2_0}  # scaled dot product attention, no attention matrix
+
+
+def test_half_precision_and_the_autoencoder_that_overflows(folders, tmp_path):
+    import shutil
+
+    half = models.load(ModelConfig(name=str(folders["XL"]), dtype="float16", device="cpu"))
+    assert half.unet.dtype == torch.float16
+    shutil.copytree(folders["XL"], tmp_path / "up")
+    path = tmp_path / "up" / "vae" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"force_upcast": True}))
+    assert models.load(ModelConfig(name=str(tmp_path / "up"), dtype="float16", device="cpu")).vae.dtype == torch.float32
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"force_upcast": False}))
+    assert models.load(ModelConfig(name=str(tmp_path / "up"), dtype="float16", device="cpu")).vae.dtype == torch.float16
+
+
+@pytest.fixture
+def broken(folders, tmp_path) -> Path:
+    import shutil
+
+    shutil.copytree(folders["XL"], tmp_path / "model")
+    return tmp_path / "model"
+
+
+def refusal(folder: Path) -> str:
+    with pytest.raises(ValueError, match="model.name") as caught:
+        load(folder)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 600
+    return str(caught.value)
+
+
+def weights(folder: Path, part: str) -> Path:
+    return next((folder / part).glob("*.safetensors"))
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder", "text_encoder_2"])
+def test_weights_that_are_missing_cut_short_or_incomplete(broken, part):
+    path = weights(broken, part)
+    tensors = {name: value.clone() for name, value in load_file(path).items()}
+    whole = path.read_bytes()
+    for length in (len(whole) // 2, 5):
+        path.unlink()  # the old file may still be mapped
+        path.write_bytes(whole[:length])
+        assert "cut short" in refusal(broken)
+    name = sorted(n for n in tensors if n.endswith("weight"))[0]
+    path.unlink()
+    save_file({n: v for n, v in tensors.items() if n != name}, path, metadata={"format": "pt"})
+    assert f"its {part} lacks 1 tensors" in refusal(broken)
+    path.unlink()
+    assert str(broken) in refusal(broken)
+
+
+def test_pickled_weights_are_not_read(broken):
+    path = weights(broken, "unet")
+    torch.save(load_file(path), broken / "unet" / "diffusion_pytorch_model.bin")
+    path.unlink()
+    assert "safetensors" in refusal(broken)
+
+
+def test_another_pipeline_is_refused(broken):
+    path = broken / "model_index.json"
+    path.write_text(path.read_text().replace("StableDiffusionXLPipeline", "FluxPipeline"))
+    assert "is a FluxPipeline" in refusal(broken)
+    path.write_text("{broken")
+    assert str(broken) in refusal(broken)
+
+
+def test_too_little_memory_is_told_before_loading(folders, monkeypatch):
+    sizes = pretrained.weight_bytes(folders["XL"], torch.float32)
+    model = load(folders["XL"])
+    assert sizes["unet"] == 4 * sum(p.numel() for p in model.unet.parameters())
+    assert sizes["text_encoder_2"] == 4 * sum(p.numel() for p in model.second.encoder.parameters())
+    assert pretrained.weight_bytes(folders["XL"], torch.float16)["unet"] * 2 == sizes["unet"]
+    need = int(memory.MARGIN * (sum(sizes.values()) + sizes["unet"]))
+    config = ModelConfig(name=str(folders["XL"]), device="cpu")
+    monkeypatch.setattr(memory, "free", lambda device: need)
+    models.load(config, variants=2)
+    monkeypatch.setattr(memory, "free", lambda device: need - 1)
+    models.load(config, variants=1)
+    with pytest.raises(ValueError, match=r"needs 0.0 GB of cpu memory.*model.dtype=float16"):
+        models.load(config, variants=2)
+
+
+def test_memory_that_runs_out_is_one_line():
+    for error in (torch.OutOfMemoryError("CUDA out of memory.\nTried"), MemoryError()):
+        with pytest.raises(ValueError, match="memory; try model.dtype=float16"), pretrained.one_line("x"):
+            raise error
+
+
+def test_free_memory_is_that_of_this_machine():
+    import psutil
+
+    found = memory.free(torch.device("cpu"))
+    assert 0 < found <= psutil.virtual_memory().total
+
+
+def hub_error(name: str) -> Exception:
+    from huggingface_hub import errors
+
+    kind = getattr(errors, name)
+    return kind.__new__(kind)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("GatedRepoError", "needs a token; accept its terms at https://huggingface.co/o/m"),
+        ("RepositoryNotFoundError", "no such model, or it needs a token"),
+        ("RevisionNotFoundError", "no such model.revision"),
+        ("LocalEntryNotFoundError", "the hub can't be reached"),
+    ],
+)
+def test_the_hubs_refusals_name_the_cure(name, said):
+    wrapped = OSError("We couldn't connect\nto the hub\nfor reasons")
+    wrapped.__cause__ = hub_error(name)
+    with pytest.raises(ValueError, match="model.name: o/m: ") as caught, pretrained.one_line("o/m"):
+        raise wrapped
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("unet", "count", "total"),
+    [(tiny_families.V14, 16, 11_550_720), (tiny_families.V21, 16, 25_989_120), (tiny_families.XL, 70, 104_857_600)],
+)
+def test_sites_of_full_configurations_without_weights(tmp_path, capsys, unet, count, total):
+    for part, config in (("unet", unet), ("vae", tiny_families.V14_VAE)):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "config.json").write_text(json.dumps(config))
+    (tmp_path / "model_index.json").write_text("{}")
+    assert main(["sites", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1].startswith(f"{count} sites, {total} values")
+    first = lines[1].split()
+    side = unet["sample_size"]
+    if count == 16:
+        assert first[:7] == ["down.0.0", "encoder", str(side), "x", str(side), "320", str(side * side * 640)]
+    sizes = [int(line.split()[6]) for line in lines[1:-1]]
+    assert sum(sizes) == 2 * total
+    assert main(["sites", str(tmp_path), "--family", "vae"]) == 0
+    assert "vae.mid" in capsys.readouterr().out
+    assert main(["sites", str(tmp_path), "--family", "conv"]) == 0
+    assert "conv.mid.1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("nowhere", "give 'scenes', a pipeline's directory or OWNER/NAME"),
+        ("owner/name", "pin the commit"),
+        (".", "holds no model_index.json"),
+    ],
+)
+def test_unknown_models_are_one_line_and_code_2(tmp_path, monkeypatch, capsys, name, said):
+    monkeypatch.chdir(tmp_path)
+    for verb in ("sites", "run"):
+        words = [verb, name] if verb == "sites" else [verb, "scenes", f"model.name={name}", "ray.address=none"]
+        assert main(words) == 2
+        error = capsys.readouterr().err
+        assert said in error
+        assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_without_sites_is_refused(tmp_path, capsys):
+    plain = tiny_families.V14 | {"down_block_types": ["DownBlock2D"] * 4, "up_block_types": ["UpBlock2D"] * 4}
+    plain["mid_block_type"] = "UNetMidBlock2D"
+    for part, config in (("unet", plain), ("vae", tiny_families.V14_VAE)):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "config.json").write_text(json.dumps(config))
+    (tmp_path / "model_index.json").write_text("{}")
+    assert main(["sites", str(tmp_path)]) == 2
+    assert "no blocks with cross-attention" in capsys.readouterr().err
+
+
+def test_unknown_dtypes_are_refused():
+    with pytest.raises(ValueError, match="model.dtype='int8': use float32, float16, bfloat16"):
+        ModelConfig(dtype="int8")
+    assert ModelConfig(autocast="").autocast == ""
+
+
+def test_decoding_is_the_same_alone_and_together(folders):
+    model = load(folders["2.x"])
+    latents = torch.randn(3, *model.latent_shape, generator=torch.Generator().manual_seed(0))
+    together = model.decode(latents).numpy().astype(int)
+    alone = np.concatenate([model.decode(x[None]).numpy() for x in latents]).astype(int)
+    assert np.abs(together - alone).max() <= 1
+
+
+def test_shard_advice_follows_free_memory(monkeypatch):
+    from probing.diffusion.sites import attention_sites
+
+    sample = memory.sample_bytes(attention_sites(tiny_families.V14, (64, 64)), True, 2)
+    assert sample == 24 * 2 * 4096 * 320 * 2
+    monkeypatch.setattr(memory, "free", lambda device: int(1.1 * (3e9 + 10.5 * sample)))
+    fits = memory.shard_advice(10, int(3e9), sample, torch.device("cpu"))
+    assert "enough for 10 together" in fits
+    assert "lower sampling.shard" not in fits
+    assert "lower sampling.shard" in memory.shard_advice(11, int(3e9), sample, torch.device("cpu"))
+
+
+def test_the_plan_tells_what_a_shard_takes(capsys):
+    assert main(["plan", "scenes"]) == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("shard of 16"))
+    assert "of weights" in line
+    assert "are free on this" in line

@@ -1,0 +1,388 @@
+"""The store: round trips, bytes shared with zarr-python, padding, refusals, completion, resume."""
+
+import pickle
+import threading
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+import storage
+from storage import CorruptChunk, MissingChunk, NonFinite, Store
+from storage.codec import CODECS
+from support.storage_fakes import SITES, activation, contents, fill, fill_shard, label_shard, noise
+from support.storage_fakes import tiny_layout as tiny
+
+A = "activations.zarr/trained/down.0.0"
+
+
+@pytest.fixture(params=["local", "memory"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """An empty place of each kind: the same code path must serve both."""
+    return str(tmp_path / "out") if request.param == "local" else f"memory://{uuid.uuid4().hex}"
+
+
+@pytest.fixture
+def store(url: str) -> Store:
+    """An empty tiny store."""
+    return Store.create(url, tiny(), durable=False)
+
+
+def test_everything_comes_back(store: Store):
+    fill(store)
+    again = storage.open(store.url)
+    assert again.layout == store.layout
+    for site in SITES:
+        for step in (1, 2, 3):
+            expected = np.concatenate([activation(tiny(), site, step, i) for i in range(3)])
+            found = again.read_activations("trained", site.name, step)
+            assert found.dtype == np.float16
+            np.testing.assert_array_equal(found, expected)
+    xt, x0 = again.read_latents("random", 2)
+    np.testing.assert_array_equal(xt[:4], noise(2, (4, 4, 2, 3), "float32"))
+    np.testing.assert_array_equal(x0, -xt)
+    assert again.read_images("trained").shape == (10, 8, 6, 3)
+    label_shard(store, 2)
+    expected = noise(2, (2, 8, 6), "float32")
+    np.testing.assert_array_equal(again.read_labels("depth", [8, 9]), expected)
+
+
+@pytest.mark.parametrize("samples", [[9, 0, 5, 5], [4, 5, 6, 7], [7, 6, 5, 4], [], [8, 9, 0, 1, 2, 3]])
+def test_any_selection_of_samples_in_any_order(store: Store, samples: list[int]):
+    fill(store, ["trained"])
+    every = store.read_activations("trained", "mid.0", 2)
+    np.testing.assert_array_equal(store.read_activations("trained", "mid.0", 2, samples),
+                                  every[samples])  # fmt: skip
+
+
+def test_reading_into_a_given_array(store: Store):
+    fill(store, ["trained"])
+    samples = [4, 5, 6, 7, 0, 9]
+    out = np.full((2, 6, 16, 8), np.nan, np.float16)
+    store.read_activations_into("trained", "down.0.0", [3, 1], samples, out)
+    for part, step in zip(out, (3, 1), strict=True):
+        expected = store.read_activations("trained", "down.0.0", step, samples)
+        np.testing.assert_array_equal(part, expected)
+    with pytest.raises(ValueError, match=r"`out` is float16 \(2, 6, 16, 8\), due is float16 \(1,"):
+        store.read_activations_into("trained", "down.0.0", [3], samples, out)
+    with pytest.raises(ValueError, match="`out` is float32"):
+        store.read_activations_into("trained", "down.0.0", [3, 1], samples, out.astype("f4"))
+
+
+def test_reading_into_a_strided_array(store: Store):
+    fill(store, ["trained"])
+    wide = np.zeros((1, 10, 16, 16), np.float16)
+    store.read_activations_into("trained", "down.0.0", [1], None, wide[..., ::2])
+    expected = store.read_activations("trained", "down.0.0", 1)
+    np.testing.assert_array_equal(wide[0, ..., ::2], expected)
+    assert not wide[..., 1::2].any()
+
+
+@pytest.mark.filterwarnings("ignore:Numcodecs codecs are not in the Zarr version 3")
+@pytest.mark.parametrize("codec", CODECS)
+def test_zarr_python_reads_and_writes_the_same_bytes(tmp_path: Path, codec: str):
+    """Our chunks equal those that zarr-python writes for the same array, also the padded one."""
+    if codec == "pcodec":
+        pytest.importorskip("pcodec")
+    store = fill(Store.create(str(tmp_path / "ours"), tiny(codec=codec), durable=False))
+    for shard in range(3):
+        label_shard(store, shard)
+    theirs = zarr.storage.LocalStore(tmp_path / "theirs")
+    for path in (A, "images.zarr/random", "labels.zarr/depth", "latents.zarr/trained/xt"):
+        ours = zarr.open_array(tmp_path / "ours" / path, mode="r")
+        copy = zarr.create_array(theirs, name=path, shape=ours.shape, chunks=ours.chunks,
+                                 dtype=ours.dtype, fill_value=ours.fill_value,
+                                 serializer=ours.serializer, compressors=ours.compressors,
+                                 config={"write_empty_chunks": True})  # fmt: skip
+        values = ours[:]
+        assert np.isfinite(values).all()
+        copy[:] = values
+        for key in store.array(path).keys():
+            assert (tmp_path / "theirs" / key.path).read_bytes() == store.get(key.path)
+            store.files.put(key.path, [(tmp_path / "theirs" / key.path).read_bytes()])
+    expected = zarr.open_array(tmp_path / "theirs" / A, mode="r")[:, 1]
+    np.testing.assert_array_equal(store.read_activations("trained", "down.0.0", 2), expected)
+
+
+def test_plain_zarr_reads_an_object_store(store: Store):
+    fill(store, ["trained"])
+    expected = store.read_activations("trained", "down.0.0", 3)
+    np.testing.assert_array_equal(store.zarr()[A][:, 2], expected)
+    group = zarr.open_group(store.files.zarr_store(), path="activations.zarr", mode="r")
+    np.testing.assert_array_equal(group["trained/down.0.0"][:, 2], expected)
+    assert group["trained/down.0.0"].metadata.dimension_names == (
+        "sample", "step", "token", "channel",
+    )  # fmt: skip
+
+
+def test_tensorstore_reads_it(tmp_path: Path):
+    ts = pytest.importorskip("tensorstore")
+    store = fill(Store.create(str(tmp_path), tiny(), durable=False), ["trained"])
+    spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{tmp_path}/{A}/"}}
+    found = ts.open(spec, read=True).result()[:, 1].read().result()
+    np.testing.assert_array_equal(found, store.read_activations("trained", "down.0.0", 2))
+
+
+@pytest.mark.parametrize("codec", ["none", "blosc-lz4"])
+def test_black_images_and_empty_masks_are_written(tmp_path: Path, codec: str):
+    store = Store.create(str(tmp_path), tiny(codec=codec), durable=False)
+    store.write_labels("saliency", 0, np.zeros((4, 8, 6), np.uint8))
+    assert store.exists("labels.zarr/saliency/c/0/0/0")
+    assert not store.read_labels("saliency", [0, 1, 2, 3]).any()
+
+
+def test_a_missing_chunk_is_never_a_fill_value(store: Store):
+    fill(store, ["trained"])
+    store.delete(f"{A}/c/1/1/0/0")
+    assert store.read_activations("trained", "down.0.0", 2, [0, 9]).shape == (2, 16, 8)
+    with pytest.raises(MissingChunk, match=r"down\.0\.0/c/1/1/0/0: no such chunk .*--repair"):
+        store.read_activations("trained", "down.0.0", 2)
+
+
+@pytest.mark.parametrize("codec", ["none", "zstd"])
+def test_flipped_and_missing_bytes_are_named(url: str, codec: str):
+    store = fill(Store.create(url, tiny(codec=codec), durable=False), ["trained"])
+    path = f"{A}/c/0/0/0/0"
+    good = store.get(path)
+    for place in (0, len(good) // 2, len(good) - 1):
+        bad = bytearray(good)
+        bad[place] ^= 16
+        store.put(path, bytes(bad))
+        with pytest.raises(CorruptChunk, match=f"{path}: crc32c is"):
+            store.read_activations("trained", "down.0.0", 1)
+    for short in (good[:-1], good[:3], b""):
+        store.put(path, short)
+        with pytest.raises(CorruptChunk, match=path):
+            store.read_activations("trained", "down.0.0", 1)
+
+
+def test_wrong_values_are_refused_before_anything_is_written(store: Store):
+    good = np.zeros((4, 16, 8), np.float16)
+    before = store.list()
+    with pytest.raises(ValueError, match=r"shape \(3, 16, 8\) where \(4, 16, 8\) is due"):
+        store.write_activation("trained", "down.0.0", 1, 0, good[:3])
+    with pytest.raises(ValueError, match=r"where \(2, 16, 8\) is due"):
+        store.write_activation("trained", "down.0.0", 1, 2, good)
+    with pytest.raises(ValueError, match="float32 can't be stored as uint8"):
+        store.write_labels("saliency", 0, np.zeros((4, 8, 6), np.float32))
+    with pytest.raises(ValueError, match="no array .*down.9.9.*there are .*down.0.0"):
+        store.write_activation("trained", "down.9.9", 1, 0, good)
+    with pytest.raises(ValueError, match="step 16 is outside"):
+        store.write_activation("trained", "down.0.0", 16, 0, good)
+    with pytest.raises(ValueError, match="shard 3 is outside"):
+        store.write_activation("trained", "down.0.0", 1, 3, good)
+    with pytest.raises(ValueError, match="sample 10 is outside"):
+        store.read_images("trained", [10])
+    assert store.list() == before
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e6])
+@pytest.mark.parametrize("codec", ["none", "zstd"])
+@pytest.mark.parametrize("shard", [0, 2])
+def test_nonfinite_values_are_refused(tmp_path: Path, bad: float, codec: str, shard: int):
+    """1e6 is finite in float32 but overflows float16; the last shard is the padded one."""
+    store = Store.create(str(tmp_path), tiny(codec=codec), durable=False)
+    values = np.ones((len(store.layout.shard_samples(shard)), 16, 8), np.float32)
+    values[-1, -1, -1] = bad
+    with pytest.raises(NonFinite, match=rf"down\.0\.0/c/{shard}/0/0/0: NaN or infinity"):
+        store.write_activation("trained", "down.0.0", 1, shard, values)
+    assert not store.exists(f"{A}/c/{shard}/0/0/0")
+
+
+def test_step_images_stop_with_their_samples(store: Store):
+    """Of 5 samples with partial images, shard 1 has only sample 4."""
+    values = noise(0, (1, 8, 6, 3), "uint8")
+    store.write_step_images("trained", 3, "x0", 1, values)
+    np.testing.assert_array_equal(store.read_step_images("trained", 3, "x0", [4]), values)
+    store.write_step_labels("trained", 3, "x0", "saliency", 1, values[..., 0])
+    found = store.read_step_labels("trained", 3, "x0", "saliency", [4])
+    np.testing.assert_array_equal(found, values[..., 0])
+    with pytest.raises(ValueError, match="shard 2 is outside the 5 samples"):
+        store.write_step_images("trained", 3, "x0", 2, values)
+
+
+def test_create_reopens_only_an_equal_layout(store: Store):
+    fill_shard(store, "trained", 0)
+    before = contents(store)
+    again = Store.create(store.url, tiny(), durable=False)
+    assert again.completed("sample", "trained") == {0}
+    with pytest.raises(ValueError, match="another layout .samples: stored 10, asked 12.*another"):
+        Store.create(store.url, tiny(samples=12))
+    assert contents(store) == before
+
+
+def test_open_refuses_what_is_no_store(url: str):
+    with pytest.raises(ValueError, match=r"not a store \(there is no layout\.json"):
+        storage.open(url)
+
+
+def test_an_interrupted_creation_is_finished(tmp_path: Path):
+    whole = Store.create(str(tmp_path / "a"), tiny(), durable=False)
+    part = Store.create(str(tmp_path / "b"), tiny(), durable=False)
+    for path in part.list()[::2]:
+        part.delete(path)
+    part.delete("layout.json")
+    assert contents(Store.create(part.url, tiny(), durable=False)) == contents(whole)
+
+
+def test_growing_appends_shards_and_keeps_the_rest(url: str):
+    store = Store.create(url, tiny(samples=8, step_images=0), durable=False)
+    fill(store, ["trained"])
+    before = {p: d for p, d in contents(store).items() if not p.endswith("zarr.json")}
+    grown = store.grown(10)
+    assert grown.completed("sample", "trained") == {0, 1}
+    fill_shard(grown, "trained", 2)
+    assert storage.open(url).read_images("trained").shape[0] == 10
+    after = contents(grown)
+    assert {p for p in before if after[p] != before[p]} == {"layout.json"}
+
+
+def test_records_are_written_last_and_name_every_chunk(store: Store):
+    assert store.completed("sample", "trained") == set()
+    fill_shard(store, "trained", 1)
+    assert store.completed("sample", "trained") == {1}
+    assert store.completed("sample", "random") == set()
+    np.testing.assert_array_equal(store.complete_samples("sample", "trained"), [4, 5, 6, 7])
+    (record,) = store.records.read("shards/").values()
+    chunks = [path for path in store.list() if "/c/" in path]
+    assert sorted(record.chunks) == chunks
+    for path, (size, crc) in record.chunks.items():
+        data = store.get(path)
+        assert (len(data), int.from_bytes(data[-4:], "little")) == (size, crc)
+
+
+def test_equal_runs_give_equal_bytes(tmp_path: Path):
+    """Also with another order of shards and variants, and after a retried shard."""
+    one = fill(Store.create(str(tmp_path / "one"), tiny(), durable=True))
+    two = Store.create(str(tmp_path / "two"), tiny(), durable=False)
+    fill_shard(two, "random", 2)
+    two.write_images("trained", 0, np.full((4, 8, 6, 3), 7, np.uint8))
+    two.fail("sample", "trained", 0, "first attempt")
+    fill(two, ["random", "trained"])
+    assert contents(one) == contents(two)
+
+
+@pytest.mark.parametrize("harm", ["truncate", "lengthen", "delete", "record", "misplaced"])
+def test_a_damaged_shard_is_not_complete(store: Store, harm: str):
+    fill(store, ["trained"])
+    chunk, record = f"{A}/c/1/2/0/0", "shards/sample/trained/00001.json"
+    if harm == "truncate":
+        store.put(chunk, store.get(chunk)[:-1])
+    elif harm == "lengthen":
+        store.put(chunk, store.get(chunk) + b"x")
+    elif harm == "delete":
+        store.delete(chunk)
+    elif harm == "record":
+        store.put(record, store.get(record)[:40])
+    else:
+        store.put(record, store.get("shards/sample/trained/00000.json"))
+    assert store.completed("sample", "trained") == {0, 2}
+
+
+def test_data_are_synced_before_the_record_and_the_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """What a record or a row rests on must outlive a power cut before it does."""
+    store = Store.create(str(tmp_path), tiny())
+    log: list[str] = []
+    sync, put = store.files.sync, store.files.put
+
+    def logged_sync(paths: list[str]) -> None:
+        log.extend(f"sync {path}" for path in paths)
+        sync(paths)
+
+    def logged_put(path: str, parts: list, *, sync: bool = False) -> None:
+        put(path, parts, sync=sync)
+        log.append(f"{'durable' if sync else 'put'} {path}")
+
+    monkeypatch.setattr(store.files, "sync", logged_sync)
+    monkeypatch.setattr(store.files, "put", logged_put)
+    store.write_images("trained", 0, noise(0, (4, 8, 6, 3), "uint8"))
+    store.complete("sample", "trained", 0)
+    store.put("probes/x.safetensors", b"weights")
+    row = store.append("probes", [{"attempt": 1}])
+    image = "images.zarr/trained/c/0/0/0/0"
+    assert log == [
+        f"put {image}", f"sync {image}", "durable shards/sample/trained/00000.json",
+        "put probes/x.safetensors", "sync probes/x.safetensors", f"durable {row}",
+    ]  # fmt: skip
+
+
+def test_completion_filters_by_stage_hash(store: Store):
+    shape = (4, 8, 6)
+    for shard, name in ((0, "old"), (1, "new")):
+        store.write_labels("saliency", shard, noise(0, shape, "uint8"))
+        store.complete("label", "trained", shard, stage_hash=name)
+    assert store.completed("label", "trained") == {0, 1}
+    assert store.completed("label", "trained", stage_hash="new") == {1}
+
+
+def test_stages_record_only_their_own_arrays(store: Store):
+    """Labels written meanwhile belong to the label stage, other variants' chunks to theirs."""
+    store.write_labels("saliency", 0, noise(0, (4, 8, 6), "uint8"))
+    store.write_images("random", 0, noise(0, (4, 8, 6, 3), "uint8"))
+    fill_shard(store, "trained", 0)
+    assert set(store.complete("label", "trained", 0).chunks) == {"labels.zarr/saliency/c/0/0/0"}
+    assert set(store.complete("sample", "random", 0).chunks) == {"images.zarr/random/c/0/0/0/0"}
+
+
+def test_completing_nothing_is_refused(store: Store):
+    with pytest.raises(ValueError, match="this process wrote no chunk of it"):
+        store.complete("sample", "trained", 0)
+    fill_shard(store, "trained", 0)
+    with pytest.raises(ValueError, match="wrote no chunk"):
+        store.complete("sample", "trained", 0)
+
+
+def test_failures_hold_until_the_shard_is_done(store: Store):
+    store.fail("sample", "trained", 1, "NaN at up.3.2, step 7")
+    assert store.failures("sample", "trained") == {1: "NaN at up.3.2, step 7"}
+    assert store.completed("sample", "trained") == set()
+    fill_shard(store, "trained", 1)
+    assert store.failures("sample", "trained") == {}
+    assert not [path for path in store.list() if "failed" in path]
+
+
+def test_a_store_travels_by_pickle(tmp_path: Path):
+    store = fill(Store.create(str(tmp_path), tiny(), durable=False), ["trained"])
+    again = pickle.loads(pickle.dumps(store))
+    assert (again.url, again.layout, again.durable) == (store.url, store.layout, False)
+    assert again.completed("sample", "trained") == {0, 1, 2}
+
+
+def test_threads_may_write_one_store(store: Store):
+    def work(shard: int) -> None:
+        fill_shard(store, "trained", shard)
+
+    threads = [threading.Thread(target=work, args=(shard,)) for shard in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert store.completed("sample", "trained") == {0, 1, 2}
+    reference = fill(Store.create(f"memory://{uuid.uuid4().hex}", tiny()), ["trained"])
+    assert contents(store) == contents(reference)
+
+
+def test_cleaning_keeps_everything_but_the_activations(store: Store):
+    fill(store, ["trained"])
+    before = contents(store)
+    freed = store.drop_activations()
+    gone = {path for path in before if path.startswith("activations.zarr/") and "/c/" in path}
+    assert freed == sum(len(before[path]) for path in gone)
+    assert set(before) - set(store.list()) == gone
+    again = storage.open(store.url)
+    assert again.completed("sample", "trained") == {0, 1, 2}
+    assert again.read_images("trained").shape == (10, 8, 6, 3)
+    with pytest.raises(MissingChunk, match="were cleaned"):
+        again.read_activations("trained", "mid.0", 1)
+
+
+def test_a_failed_chunk_does_not_hang_the_reading_threads(store: Store):
+    fill(store, ["trained"])
+    for shard in range(3):
+        store.delete(f"{A}/c/{shard}/0/0/0")
+    out = np.empty((3, 10, 16, 8), np.float16)
+    with pytest.raises(MissingChunk):
+        store.read_activations_into("trained", "down.0.0", [1, 2, 3], None, out)

@@ -1,0 +1,1 @@
+"""What several tests share: fakes, reference implementations, tiny models and runs."""

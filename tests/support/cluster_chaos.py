@@ -1,0 +1,195 @@
+"""What the fault tests run in a process of its own: tasks that write files, and their killers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from cluster import TaskStarted, WorkerLost, WorkerSpec, connect
+from support import cluster_fakes as fakes
+
+TASKS = 24
+SECONDS = 0.05
+
+
+@dataclass(frozen=True)
+class Write:
+    """A task: write this file, always with the same bytes."""
+
+    key: str
+
+    def content(self) -> bytes:
+        return hashlib.sha256(self.key.encode()).digest() * 1000
+
+
+def write(folder: Path, task: Write) -> dict[str, Any]:
+    """Slowly, then atomically."""
+    partial_file = folder / f"{task.key}.{os.getpid()}.partial"
+    data = task.content()
+    with partial_file.open("wb") as stream:
+        for piece in range(0, len(data), len(data) // 4):
+            stream.write(data[piece : piece + len(data) // 4])
+            time.sleep(SECONDS / 4)
+    partial_file.rename(folder / f"{task.key}.bin")
+    return {"bytes": len(data)}
+
+
+def build(folder: Path, marks: Path) -> Callable[[Write], dict[str, Any]]:
+    fakes.mark(marks, "built", "x")
+    return partial(write, folder)
+
+
+def missing(folder: Path) -> list[Write]:
+    """The tasks whose file is not there."""
+    tasks = [Write(f"w{i:02d}") for i in range(TASKS)]
+    return [task for task in tasks if not (folder / f"{task.key}.bin").exists()]
+
+
+def faults(folder: Path) -> list[str]:
+    """What is wrong with the files: lost, falsified or left over."""
+    expected = {f"w{i:02d}.bin": Write(f"w{i:02d}").content() for i in range(TASKS)}
+    found = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    wrong = [name for name, data in expected.items() if found.get(name) != data]
+    finished = set(found) - set(expected)
+    return wrong + [name for name in finished if not name.endswith(".partial")]
+
+
+class Saboteur:
+    """An observer that strikes once, at a chosen moment or when there is a target after it."""
+
+    def __init__(self, rng: random.Random, strike: Callable[[random.Random], bool]) -> None:
+        self.start, self.delay = rng.randint(2, TASKS // 2), rng.uniform(0, SECONDS)
+        self.rng, self.strike = rng, strike
+        self.started = self.lost = 0
+        self.struck = False
+
+    def __call__(self, event: Any) -> None:
+        self.lost += isinstance(event, WorkerLost)
+        self.started += isinstance(event, TaskStarted)
+        if isinstance(event, TaskStarted) and self.started >= self.start and not self.struck:
+            time.sleep(self.delay)
+            self.struck = self.strike(self.rng)
+
+
+def one_moment(
+    folder: Path, seed: int, strike: Callable[[Path, random.Random], bool], retries: int
+) -> dict[str, Any]:
+    """Run all tasks while something is killed; what came of it."""
+    from cluster.actors import OnRay
+
+    marks = folder / "marks"
+    marks.mkdir(parents=True)
+    saboteur = Saboteur(random.Random(seed), partial(strike, marks))
+    worker = WorkerSpec(partial(build, folder, marks), count=2, name="write")
+    outcome = OnRay(retries).run(missing(folder), worker, [saboteur])
+    return {
+        "seed": seed,
+        "done": len(outcome.done),
+        "failed": outcome.failed,
+        "attempts": sum(outcome.attempts.values()),
+        "lost": saboteur.lost,
+        "faults": faults(folder),
+    }
+
+
+def kill_worker(marks: Path, rng: random.Random) -> bool:
+    """SIGKILL a process that holds a worker."""
+    alive = [pid for pid in fakes.processes(marks) if Path(f"/proc/{pid}").exists()]
+    os.kill(rng.choice(sorted(alive)), signal.SIGKILL)
+    return True
+
+
+def at_work(cluster: Any, marks: Path, rng: random.Random) -> tuple[Any, int] | None:
+    """A node that holds a worker, and its raylet's process."""
+    workers = fakes.processes(marks)
+    found = []
+    for node in sorted(cluster.worker_nodes, key=lambda node: node.unique_id):
+        raylet = node.all_processes["raylet"][0].process.pid
+        if workers & fakes.descendants(raylet):
+            found.append((node, raylet))
+    return rng.choice(found) if found else None
+
+
+def kill_raylet(cluster: Any, marks: Path, rng: random.Random) -> bool:
+    """SIGKILL a node's raylet and all it started, as when the machine goes."""
+    target = at_work(cluster, marks, rng)
+    if target is None:
+        return False
+    node, raylet = target
+    for pid in [raylet, *fakes.descendants(raylet)]:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    cluster.remove_node(node, allow_graceful=False)
+    return True
+
+
+def drain_node(cluster: Any, marks: Path, rng: random.Random) -> bool:
+    """A node announces that it will be taken away."""
+    from ray._raylet import GcsClient
+    from ray.core.generated import autoscaler_pb2
+
+    target = at_work(cluster, marks, rng)
+    if target is None:
+        return False
+    reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+    deadline_ms = int(time.time() * 1000) + 60_000
+    accepted, _ = GcsClient(address=cluster.address).drain_node(
+        target[0].node_id, reason, "taken away", deadline_ms
+    )
+    return accepted
+
+
+def on_a_cluster(folder: Path, kind: str, seeds: list[int], retries: int) -> None:
+    """A head that holds the driver, two nodes of one CPU each; a strike for each seed."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
+    )
+    strike = {
+        "worker": kill_worker,
+        "raylet": partial(kill_raylet, cluster),
+        "drain": partial(drain_node, cluster),
+    }[kind]
+    try:
+        cluster.add_node(num_cpus=1)
+        cluster.add_node(num_cpus=1)
+        with connect(cluster.address):
+            for seed in seeds:
+                if len(cluster.worker_nodes) < 2:
+                    cluster.add_node(num_cpus=1)
+                came = one_moment(folder / str(seed), seed, strike, retries)
+                print(json.dumps(came), flush=True)
+    finally:
+        cluster.shutdown()
+
+
+def embedded(folder: Path) -> None:
+    """The plain run that resumes: whatever file is there is left alone."""
+    from cluster.actors import OnRay
+
+    marks = folder / "marks"
+    marks.mkdir(parents=True, exist_ok=True)
+    with connect("local", num_cpus=2):
+        worker = WorkerSpec(partial(build, folder, marks), count=2, name="write")
+        outcome = OnRay(2).run(missing(folder), worker)
+    print(json.dumps({"done": len(outcome.done), "failed": outcome.failed}), flush=True)
+
+
+def main() -> None:
+    place, what, numbers, tries = sys.argv[1:]
+    if what == "embedded":
+        embedded(Path(place))
+    else:
+        on_a_cluster(Path(place), what, [int(seed) for seed in numbers.split(",")], int(tries))

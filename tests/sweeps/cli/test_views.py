@@ -1,0 +1,287 @@
+"""Status, plan and benches of sampling: what is at work, at which pace, what is refused, what is measured."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import socket
+from pathlib import Path
+
+import pytest
+
+import storage
+from cluster import Outcome, Progress, TaskDone, TaskFailed, TaskStarted
+from probing.dataset.prompts import read
+from support.tiny_runs import configured, settings, stored
+from sweeps import pipeline
+from sweeps.bench import paired
+from sweeps.bench import suite as benches
+from sweeps.cli import status as status_view
+from sweeps.cli.main import main
+from sweeps.planning import table as plan_view
+from sweeps.runtime import failures as failure_notes
+from sweeps.runtime import live_status as progress_note
+from sweeps.runtime import run as runs
+from sweeps.runtime.live_status import ProgressNote
+from sweeps.runtime.progress import Meter
+from sweeps.runtime.run import Run
+from sweeps.stages import intervene as intervene_stage
+
+
+@pytest.fixture
+def half_way(sampled: Path, tmp_path: Path) -> Path:
+    """A run of which two shards of the random model are left."""
+    output = tmp_path / "half"
+    shutil.copytree(sampled, output)
+    for shard in (1, 2):
+        (output / "shards" / "sample" / "random" / f"{shard:05d}.json").unlink()
+    return output
+
+
+def line(text: str, start: str) -> str:
+    (found,) = [line for line in text.splitlines() if line.startswith(start)]
+    return " ".join(found.split())
+
+
+def test_status_tells_what_is_at_work_and_for_how_long(half_way):
+    store = storage.open(str(half_way))
+    with store.lease("somebody"):
+        note = ProgressNote(store, "sample")
+        note.started -= 60
+        note(TaskStarted("sample/trained/00000", 1, "sample.0"))
+        note(TaskDone("sample/trained/00000", 1, 1.0, {}))
+        note(TaskStarted("sample/random/00001", 1, "sample.0"))
+        note(Progress(4, 0, 1, 6))
+        text, failed = status_view.describe(str(half_way))
+    assert failed == {}
+    assert line(text, "sampling trained") == "sampling trained 3 done 0 running 0 failed 0 to do of 3 shards"
+    random = line(text, "sampling random")
+    assert random.startswith("sampling random 1 done 1 running 0 failed 1 to do of 3 shards; 4 a minute, 0 min 30 s")
+    assert "left" in random
+
+
+def test_what_a_dead_run_noted_is_not_at_work(half_way):
+    store = storage.open(str(half_way))
+    note = ProgressNote(store, "sample")
+    note(TaskStarted("sample/random/00001", 1, "sample.0"))
+    note(Progress(4, 0, 1, 6))
+    assert json.loads(store.get(progress_note.PATH))["running"] == {"sample/random/00001": "sample.0"}
+    text, _ = status_view.describe(str(half_way))
+    assert line(text, "sampling random") == "sampling random 1 done 0 running 0 failed 2 to do of 3 shards"
+
+
+def test_status_tells_failed_shards_with_their_reason(half_way, capsys):
+    storage.open(str(half_way)).fail("sample", "random", 2, "site mid.0 step 3: activation is not finite")
+    assert main(["status", str(half_way)]) == 1
+    told = capsys.readouterr()
+    assert "1 done 0 running 1 failed 1 to do" in line(told.out, "sampling random")
+    assert "sample/random/00002 site mid.0 step 3" in " ".join(told.err.split())
+
+
+class Refusing:
+    """An executor under which every task fails."""
+
+    def run(self, tasks, spec, observers=()):
+        return Outcome({}, {task.key: f"ValueError: no room for {task.sample}" for task in tasks}, {})
+
+
+@pytest.fixture
+def probed(finished: Path, tiny_pipeline: Path, tmp_path: Path) -> Run:
+    """A finished run that now asks for four edited images and for emergence."""
+    output = tmp_path / "probed"
+    shutil.copytree(finished, output)
+    for path in (output / "results" / "interventions").glob("*.parquet"):
+        path.unlink()
+    more = ("interventions.images=4", "experiments.names=[emergence]", "experiments.emergence_images=2")
+    config = configured(tiny_pipeline, output, *more)
+    found = runs.facts(config)
+    return runs.begin(config, found, read(config.prompts).prompts)
+
+
+def test_status_tells_all_stages(probed, capsys):
+    assert main(["status", probed.store.url]) == 0
+    told = capsys.readouterr()
+    assert line(told.out, "probing") == "probing 192 done 0 running 0 failed 0 to do of 192 probes"
+    assert line(told.out, "other experiments").endswith("0 done 0 running 0 failed 2 to do of 2 tasks")
+    assert line(told.out, "intervening").startswith("intervening 0 done 0 running 0 failed 4 to do of 4 images")
+    assert told.err == ""
+
+
+def test_status_groups_what_failed_by_reason(probed, capsys):
+    store, names = probed.store, ("experiment", "variant", "site", "step", "task", "control", "seed", "stage_hash")
+    cells = store.table("probes", probed.hashes.probe).slice(0, 3).to_pylist()
+    broken = [{n: row[n] for n in names} | {"status": "failed", "attempt": 9} for row in cells]
+    reasons = ["step 1 is not finite", "step 2 is not finite", "no foreground"]
+    store.append("probes", [row | {"error": why} for row, why in zip(broken, reasons, strict=True)])
+    intervene_stage.work(probed, Refusing(), [], intervene_stage.missing(probed)[:3])
+    pipeline._experiments(probed, Refusing(), pipeline.Result())
+    assert main(["status", store.url]) == 1
+    told = capsys.readouterr()
+    assert line(told.out, "probing") == "probing 189 done 0 running 3 failed 0 to do of 192 probes"
+    assert line(told.out, "other experiments").startswith("other experiments 0 done 0 running 2 failed 0 to do")
+    assert line(told.out, "intervening").startswith("intervening 0 done 0 running 3 failed 1 to do of 4 images")
+    *said, resuming = [" ".join(row.split()) for row in told.err.splitlines()[1:]]
+    assert resuming == "the command that made the run resumes it"
+    assert len(said) == 4
+    assert [row.partition("/")[0] for row in said] == ["emergence", "intervene", "probe", "probe"]
+    assert " and 1 more ValueError: no room for" in said[0]
+    assert " and 2 more ValueError: no room for" in said[1]
+    told_of = sorted(row.partition(" ")[2].replace("step 2", "step 1") for row in said[2:])
+    assert told_of == ["and 1 more step 1 is not finite", "no foreground"]
+
+
+def test_a_reason_goes_with_its_task(probed):
+    """A note of an earlier run tells nothing of tasks that are done, or are no longer asked for."""
+    failure_notes.note(probed.store, "experiments", {"emergence/00099": "gone", "transfer/up.3.2/depth": "gone"})
+    assert status_view.describe(probed.store.url)[1] == {}
+    failure_notes.note(probed.store, "experiments", {})
+    assert not probed.store.exists(failure_notes.path("experiments"))
+
+
+def test_the_time_left_of_a_stages_second_part_leaves_out_the_first(monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr("sweeps.runtime.progress.time.monotonic", lambda: now[0])
+    meter = Meter("sampling", "shards", stream=io.StringIO())
+    for done, total, later in [(1, 2, 100), (2, 2, 100), (0, 4, 0), (1, 4, 20), (3, 4, 40)]:
+        now[0] += later
+        meter(done, total)
+    last = meter.stream.getvalue().splitlines()[-1]
+    assert last == "sampling: 3/4 shards, 20 s left"
+
+
+def test_notes_are_seldom_but_the_last_is_written(half_way, monkeypatch):
+    store = storage.open(str(half_way))
+    written = []
+    monkeypatch.setattr(type(store), "put", lambda self, path, data: written.append(json.loads(data)))
+    note = ProgressNote(store, "sample")
+    for done in range(50):
+        note(Progress(done, 0, 1, 50))
+    assert len(written) == 1
+    note(TaskFailed("sample/random/00002", 3, 1.0, "poison", final=True))
+    note(Progress(49, 1, 0, 50))
+    assert [(n["done"], n["failed"], n["seconds_left"]) for n in written[1:]] == [(49, 1, 0.0)]
+
+
+def test_a_full_disk_takes_no_note_and_stops_no_run(half_way, monkeypatch):
+    store = storage.open(str(half_way))
+
+    def full(self, path, data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(type(store), "put", full)
+    ProgressNote(store, "sample")(Progress(1, 0, 1, 2))
+
+
+@pytest.mark.parametrize(("address", "refused"), [("none", True), ("local", True), ("auto", False)])
+def test_a_plan_that_needs_more_memory_than_there_is(address, refused, tiny_pipeline, tmp_path, monkeypatch):
+    """On a cluster the driver's memory says nothing about the workers'."""
+    output = tmp_path / "out"
+    config = configured(tiny_pipeline, output, f"ray.address={address}", "ray.sampling_actors=3")
+    monkeypatch.setattr(plan_view, "memory", lambda: 1000)
+    if refused:
+        for what in (lambda: plan_view.describe(config, 0), lambda: pipeline.prepare(config)):
+            with pytest.raises(ValueError, match="buffers of 3 workers need .* smaller sampling.shard"):
+                what()
+        assert not output.exists()
+    else:
+        assert "UNet calls" in plan_view.describe(config, 0)
+
+
+def test_a_plan_tells_calls_bytes_files_memory_and_hours(sampled, tiny_pipeline, tmp_path, capsys):
+    assert main(["plan", "scenes", *settings(tiny_pipeline, tmp_path / "out"), "--rate", "2"]) == 0
+    out = capsys.readouterr().out
+    layout = storage.open(str(sampled)).layout
+    price = storage.budget.price(layout)
+    assert f"UNet calls        {12 * 15 * 2} " in out
+    assert f"files             {price.files}, " in out
+    assert f"{plan_view.human(price.peak_writer_bytes)} of buffers" in out
+    assert "at 2 samples/s each (given with --rate)" in out
+    # one image, one move, the control `none` needs no image
+    assert line(out, "editing: interventions") == "editing: interventions 1 images with controls 15 0.00 or more"
+    for site in layout.sites:
+        assert f"  {site.name:16} " in out
+    chunks = {
+        path: len(data) for path, data in stored(sampled).items() if path.startswith("activations") and "/c/" in path
+    }
+    assert sum(chunks.values()) == price.families()["activations.zarr"]
+
+
+PRICED = {
+    "scenes": {
+        "sampling": 208 * 15 * 2, "further sites: conv": 208 * 3 / 2, "further sites: vae": 0, "transfer": 0,
+        "editing: interventions": 6 * 2 * 2 * 4 * 15,
+    },
+    "causal": {
+        "editing: interventions": 40 * 2 * 5 * 6 * 15, "editing: steps": 8 * 5 * (4 + 4) * 15,
+        "editing: dose": 8 * 5 * 3 * 2 * 15, "editing: second_object": 6 * 4 * 2 * 15,
+        "editing: animation": 9 * 2 * 2 * 15,
+        "editing: guidance": 8 * 2 * (5 + 1) * (0.5 + 1) * 15,
+    },
+    "scenes-full": {"sampling": 208 * 15 * 3, "further sites: conv": 208 * 15 / 2,
+                    "editing: interventions": 20 * 2 * 5 * 5 * 15},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("preset", sorted(PRICED))
+def test_a_plan_prices_every_stage(preset, tmp_path, capsys):
+    assert main(["plan", preset, f"output={tmp_path / 'out'}"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (start,) = (i for i, text in enumerate(lines) if text.startswith("stage "))
+    (end,) = (i for i, text in enumerate(lines) if text.startswith("all UNet calls"))
+    told = {text.partition("  ")[0]: text.removesuffix(" or more").split()[-2:] for text in lines[start + 1 : end + 1]}
+    for name, calls in PRICED[preset].items():
+        assert float(told[name][0]) == pytest.approx(calls), name
+    assert sum(float(calls) for calls, _ in list(told.values())[:-1]) == float(told["all UNet calls"][0])
+    assert "(assumed; --rate takes a measured one)" in lines[end + 1]
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("more", [[], ["--gpus", "8"]])
+def test_a_plan_that_does_not_fit_the_disk(more, tiny_pipeline, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(storage.files.LocalFiles, "free", lambda self: 1000)
+    assert main(["plan", "scenes", *settings(tiny_pipeline, tmp_path / "out"), *more]) == 2
+    told = capsys.readouterr()
+    assert "its disk has 1 kB free" in told.err
+    assert told.out == ""
+
+
+@pytest.mark.parametrize(
+    ("what", "pair", "bar", "met"),
+    [
+        ("capture_over_sampling", (1.05, 1.0), {"most": 1.1}, True),
+        ("capture_over_sampling", (1.2, 1.0), {"most": 1.1}, False),
+        ("write_over_tofile", (0.8, 1.0), {"least": 0.7}, True),
+        ("cell_speedup_scenes", (20.0, 1.0), {"least": 30}, False),
+        ("cell_speedup_scenes_16x16", (20.0, 1.0), None, None),
+    ],
+)
+def test_every_bench_reports_in_one_shape(what, pair, bar, met, monkeypatch, capsys):
+    monkeypatch.setattr(benches, "measure", lambda name: [paired.row(what, "one", "the other", [pair])])
+    assert main(["bench", "capture", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert list(found) == ["bench", "machine", "rows"]
+    assert found["bench"] == "capture"
+    assert found["machine"].keys() == {"processor", "cores", "memory_gib", "gpus", "system", "versions"}
+    assert socket.gethostname() not in json.dumps(found)
+    (row,) = found["rows"]
+    assert list(row) == [*paired.KEYS, "bar", "met"]
+    assert (row["bar"], row["met"], row["pairs"]) == (bar, met, [list(pair)])
+    assert main(["bench", "capture"]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith(f"{what}: ")
+    assert told.rstrip().endswith({True: ": met", False: ": missed", None: " s)"}[met])
+
+
+@pytest.mark.slow
+def test_the_benches_of_sampling_measure_the_scenes_model():
+    (row,) = benches.capture(count=1, pairs=1)
+    assert tuple(row) == paired.KEYS
+    assert row["what"] == "capture_over_sampling"
+    assert row["ratio"] == pytest.approx(row["seconds"][0] / row["seconds"][1])
+    assert 0.3 < row["ratio"] < 10
+    rows = {row["what"]: row for row in benches.codecs(count=1, steps=(15,), repeats=1)}
+    assert {"codec_none", "codec_zstd", "codec_blosc-lz4", "codec_blosc-zstd"} <= set(rows)
+    assert all(set(paired.KEYS) < set(row) for row in rows.values())
+    assert rows["codec_none"]["ratio"] == pytest.approx(1, abs=0.01)
+    assert all(0.9 < row["ratio"] < 3 for row in rows.values())

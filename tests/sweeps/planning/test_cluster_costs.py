@@ -1,0 +1,147 @@
+"""Hours and price on many GPUs: rounds of equal tasks, one storage for all, assumptions named."""
+
+from __future__ import annotations
+
+import heapq
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sweeps.cli.main import main
+from sweeps.config.schema import load
+from sweeps.planning import cluster_costs as cluster_plan
+from sweeps.planning import table as plan_view
+from sweeps.planning.cluster_costs import Rates, Stage
+
+UNET = {
+    "sample_size": 64, "in_channels": 4, "out_channels": 4, "block_out_channels": [320, 640, 1280, 1280],
+    "layers_per_block": 2, "attention_head_dim": 8, "cross_attention_dim": 768,
+    "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
+    "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
+}  # fmt: skip
+VAE = {"block_out_channels": [128, 256, 512, 512], "latent_channels": 4}
+
+
+@pytest.fixture
+def paper(tmp_path: Path) -> list[str]:
+    """The paper's sweep over a folder that holds only the configuration of Stable Diffusion v1."""
+    for name, values in (("unet", UNET), ("vae", VAE)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps(values))
+    (tmp_path / "model_index.json").write_text("{}")
+    split = ["prompts.count=617", "prompts.test=", "curation.train=246", "curation.test=371"]
+    return ["paper", *split, f"model.name={tmp_path}", "output=s3://bucket/run"]
+
+
+def reference(tasks: int, workers: int, seconds: float) -> float:
+    """The end of the last task, where each worker takes the next as soon as it is free."""
+    free = [0.0] * workers
+    for _ in range(tasks):
+        heapq.heappush(free, heapq.heappop(free) + seconds)
+    return max(free)
+
+
+@settings(max_examples=100)
+@given(st.integers(1, 200), st.integers(1, 70), st.floats(0.1, 100))
+def test_without_a_limit_it_is_list_scheduling(tasks: int, gpus: int, seconds: float) -> None:
+    stage = Stage("sampling", tasks, seconds, 1.0, 1)
+    assert stage.wall(gpus, 1e30, 0) == pytest.approx(reference(tasks, gpus, seconds))
+
+
+@settings(max_examples=100)
+@given(st.integers(1, 300), st.integers(1, 64), st.floats(0.1, 100), st.floats(1, 1e10), st.floats(1e6, 1e11))
+def test_neither_workers_nor_storage_are_outrun(
+    tasks: int, gpus: int, seconds: float, size: float, storage: float
+) -> None:
+    stage = Stage("sampling", tasks, seconds, size, 1)
+    wall = stage.wall(gpus, storage, 0)
+    assert wall >= tasks * size / storage * (1 - 1e-9)
+    assert wall >= tasks * seconds / gpus * (1 - 1e-9)
+    assert wall <= stage.wall(1, storage, 0) * (1 + 1e-9)
+    if gpus <= stage.limit(storage):
+        assert wall == pytest.approx(stage.wall(gpus, 1e30, 0))
+
+
+def test_fractions_of_a_gpu_make_more_workers() -> None:
+    assert [Stage("probing", 1, 1, 1, part).workers(8) for part in (0.25, 0.5, 1, 2)] == [32, 16, 8, 4]
+    assert Stage("probing", 0, 1, 1, 1).wall(8, 1, 60) == 0
+    assert Stage("editing", 3, 1, 0, 1).limit(1e9) == math.inf
+
+
+def test_the_paper_on_many_gpus(paper: list[str], capsys: Any) -> None:
+    assert main(["plan", *paper, "--gpus", "64", "--rate", "0.5", "--rates", "storage=4", "price=2.5"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line.replace("*", " ").split() for line in lines[1:4]]
+    assert [row[0] for row in rows] == ["1", "8", "64"]
+    hours = [float(row[-3]) for row in rows]
+    assert hours[0] > hours[1] > hours[2]
+    for count, row in zip((1, 8, 64), rows, strict=True):
+        assert float(row[-2]) == pytest.approx(count * float(row[-3]), abs=0.01 * count + 0.06)
+        assert float(row[-1]) == pytest.approx(2.5 * float(row[-2]), abs=1)
+    # 156 tasks of 16 s on one GPU, and a minute until it has its model
+    assert float(rows[0][1]) == pytest.approx((156 * 16 + 60) / 3600, abs=0.01)
+    assert "sampling 0.5 samples/s (given)" in lines[-1]
+    assert "storage 4 GB/s in all (given)" in lines[-1]
+    assert "labelling 2 samples/s (assumed)" in lines[-1]
+
+
+def test_where_the_storage_becomes_the_limit(paper: list[str]) -> None:
+    told = plan_view.on_gpus(load(paper[0], paper[1:]), 64, Rates(sampling=0.5, storage=2))
+    row, limits = told.splitlines()[3:5]
+    assert "*" in row.split()[1]
+    limit = float(limits.partition("sampling from ")[2].split()[0])
+    # bytes of one sample, all sites and steps, fp16, and its share of latents and images
+    sample = 2 * 15 * 11_550_720
+    assert limit == pytest.approx(2e9 / (0.5 * sample), rel=0.05)
+
+
+def hours_of_editing(words: list[str], *more: str) -> float:
+    """On one GPU, without the minute until it has its model."""
+    told = plan_view.on_gpus(load(words[0], [*words[1:], *more]), 1, Rates(editing=10, start=1e-9))
+    return float(told.splitlines()[1].replace("*", " ").split()[4])
+
+
+def test_test_images_are_edited_and_no_others(paper: list[str], tmp_path: Path) -> None:
+    assert hours_of_editing(paper) == pytest.approx(371 * 2 / 10)
+    assert hours_of_editing(paper, "curation.test=0") == pytest.approx((617 - 246) * 2 / 10)
+    assert hours_of_editing(paper, "interventions.images=100", "interventions.tasks=[depth]") == pytest.approx(10)
+    assert hours_of_editing(paper, "interventions.tasks=[]") == 0
+    # 5 moves with 4 controls and the edit are the unit; a dose makes the 5 edits alone
+    assert hours_of_editing(paper, "interventions.dose=[64]") == pytest.approx(371 * 2 / 10 * 6 / 5, rel=1e-3)
+    for name, count in (("train", 5), ("test", 3)):
+        (tmp_path / f"{name}.csv").write_text("prompts,seeds\n" + "".join(f"{name} {i},{i}\n" for i in range(count)))
+    files = [f"prompts.source={tmp_path / 'train.csv'}", f"prompts.test={tmp_path / 'test.csv'}", "prompts.count=0"]
+    assert hours_of_editing(paper, *files) == pytest.approx(3 * 2 / 10)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--gpus", "-1"], "above 0"),
+        (["--gpus", "4", "--rates", "storage=fast"], "--rates storage=fast: needs a number, in GB/s"),
+        (["--gpus", "4", "--rates", "speed=3"], "--rates speed: unknown; known are sampling"),
+        (["--gpus", "4", "--rates", "storage=-1"], "above 0"),
+    ],
+)
+def test_wrong_numbers_are_one_line(words: list[str], told: str, paper: list[str], capsys: Any) -> None:
+    assert main(["plan", *paper, *words]) == 2
+    error = capsys.readouterr().err
+    assert told in error
+    assert error.count("\n") == 1
+
+
+def test_few_gpus_are_not_shown_twice() -> None:
+    assert [cluster_plan.counts(gpus) for gpus in (1, 4, 8, 64)] == [[1], [1, 4], [1, 8], [1, 8, 64]]
+
+
+def test_the_readme_shows_what_the_planner_says(paper: list[str]) -> None:
+    readme = (Path(__file__).parents[3] / "README.md").read_text().partition("<!-- cost -->")[2]
+    shown = [re.findall(r"[\d.]+\*?", line) for line in readme.splitlines() if re.match(r"\| \d", line)]
+    told = plan_view.on_gpus(load(paper[0], paper[1:]), 64, Rates()).splitlines()
+    assert shown == [re.findall(r"[\d.]+\*?", line) for line in told[1:4]]

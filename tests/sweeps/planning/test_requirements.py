@@ -1,0 +1,118 @@
+"""Interventions whose probes the sweep does not plan are refused before anything runs."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from support.tiny_runs import configured, settings
+from sweeps import pipeline
+from sweeps.cli.main import main
+from sweeps.config.schema import Config, load, presets
+from sweeps.planning import requirements as needed_probes
+from sweeps.runtime import run as runs
+from sweeps.runtime.grid import cells
+from sweeps.runtime.run import Facts
+
+
+@pytest.fixture(scope="module")
+def found() -> Facts:
+    """The sites of Stable Diffusion's topology."""
+    return runs.facts(load("scenes", []))
+
+
+def made(preset: str, *more: str) -> Config:
+    """A preset whose output holds nothing yet."""
+    return load(preset, ["output=/nowhere/run", *more])
+
+
+@pytest.mark.parametrize("preset", sorted(presets()))
+def test_every_preset_plans_what_its_interventions_need(preset: str, found: Facts) -> None:
+    config = made(preset)
+    needed_probes.check(config, found)
+    wanted = {cell for _, cell in needed_probes.needed(config, found.sites)}
+    assert wanted <= set(cells(config.sweep, config.sampling.variants, found.sites))
+    assert ("shuffled" in {cell.control for cell in wanted}) == ("shuffled_probe" in config.interventions.controls)
+
+
+def test_the_authors_edits_need_their_sites_and_steps(found: Facts) -> None:
+    config = made("paper", "interventions.controls=[none]")
+    wanted = [cell for _, cell in needed_probes.needed(config, found.sites)]
+    assert len(wanted) == len(set(wanted)) == 9 * 5 + 16 * 3
+    assert {cell.step for cell in wanted if cell.task == "depth"} == {1, 2, 3}
+    late = made("paper", "interventions.controls=[late_steps]", "interventions.tasks=[depth]")
+    assert {cell.step for _, cell in needed_probes.needed(late, found.sites)} == {1, 2, 3, 13, 14, 15}
+
+
+DECODER = "sampling.sites=[mid.0,up.1.0,up.1.1,up.1.2,up.2.0,up.2.1,up.2.2,up.3.0,up.3.1,up.3.2]"
+LATE = "interventions.controls=[none,late_steps]"
+
+
+@pytest.mark.parametrize(
+    ("preset", "pairs", "told"),
+    [
+        ("paper", ["sweep.controls=[none]"],
+         ["interventions.controls=shuffled_probe", "add shuffled to sweep.controls=[none]"]),
+        ("causal", ["sweep.control_sites=[up.2.1]"],
+         ["interventions.controls=shuffled_probe", "to sweep.control_sites=[up.2.1]"]),
+        ("scenes", ["sampling.variants=[trained]"],
+         ["interventions.controls=random_probe", "add random to sampling.variants=[trained]"]),
+        ("scenes", ["sweep.tasks=[saliency]"],
+         ["interventions.depth_sites and depth_steps", "add depth to sweep.tasks"]),
+        ("scenes", ["sweep.steps=[1,2,3]", "interventions.controls=[none]"],
+         ["interventions.saliency_sites and saliency_steps", "add 4 to sweep.steps=[1,2,3]"]),
+        ("scenes", ["sweep.steps=[1,2,3,4,5]", LATE], ["interventions.controls=late_steps", "to sweep.steps"]),
+        ("scenes", ["sampling.sites=[up.2.1]"], ["to sampling.sites=[up.2.1]"]),
+        ("scenes", ["sweep.seeds=[1,2]"], ["add 0 to sweep.seeds=[1,2]"]),
+        ("causal", ["sweep.steps=[1,2,3,4,5,11,12,13,14,15]"],
+         ["interventions.step_counts=10", "add 6 to sweep.steps"]),
+        ("scenes", ["interventions.sides=[encoder]", "interventions.tasks=[saliency]", DECODER],
+         ["interventions.sides=encoder", "add down.0.0 to sampling.sites"]),
+        ("scenes", ["probe.hidden=8"], ["probe.hidden=8", "need linear probes"]),
+    ],
+)  # fmt: skip
+def test_what_is_not_planned_is_one_line(preset: str, pairs: list[str], told: list[str], found: Facts) -> None:
+    with pytest.raises(ValueError, match="interventions") as refused:
+        needed_probes.check(made(preset, *pairs), found)
+    line = str(refused.value)
+    assert "\n" not in line
+    assert all(part in line for part in told), line
+
+
+def test_every_experiment_is_told_by_a_key_that_there_is(found: Facts) -> None:
+    told = ["dose=[64]", "step_counts=[4]", "sides=[encoder]", "second_objects=2", "frames=5", "controls=[none]"]
+    config = made("scenes", "interventions.tasks=[depth]", *(f"interventions.{pair}" for pair in told))
+    asked = {told for told, _ in needed_probes.needed(config, found.sites)}
+    assert asked == {
+        "interventions.depth_sites and depth_steps", "interventions.dose=64", "interventions.step_counts=4",
+        "interventions.sides=encoder", "interventions.second_objects=2", "interventions.frames=5",
+    }  # fmt: skip
+    names = {word.split("=")[0].removeprefix("interventions.") for text in asked for word in text.split(" and ")}
+    assert all(hasattr(config.interventions, name) for name in names)
+
+
+@pytest.mark.parametrize("pair", ["interventions.tasks=[]", "interventions.iterations=0"])
+def test_without_edits_nothing_is_needed(pair: str, found: Facts) -> None:
+    needed_probes.check(made("scenes", "sweep.steps=[15]", "probe.hidden=8", pair), found)
+
+
+def test_the_command_line_refuses_before_anything_runs(tiny_pipeline: Path, tmp_path: Path, capsys) -> None:
+    words = settings(tiny_pipeline, tmp_path / "run", "interventions.controls=[none,shuffled_probe]")
+    for verb in ("run", "intervene", "plan"):
+        assert main([verb, "scenes", *words]) == 2
+        error = capsys.readouterr().err
+        assert "interventions.controls=shuffled_probe: needs 16 probes" in error
+        assert error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_probes_that_are_there_already_need_no_plan(finished: Path, tiny_pipeline: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    config = configured(tiny_pipeline, tmp_path / "run", "sweep.steps=[15]")
+    assert pipeline.carry_out(config, ("intervene",)).failed == {}
+    elsewhere = replace(config, output=str(tmp_path / "other"))
+    with pytest.raises(ValueError, match=r"add 1 to sweep.steps=\[15\]"):
+        pipeline.carry_out(elsewhere, ("intervene",))

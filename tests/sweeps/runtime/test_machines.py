@@ -1,0 +1,133 @@
+"""The machines of a run: told without names or addresses, kept in the store, counted by stage."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import storage
+from cluster import Session, TaskDone, TaskFailed, TaskStarted, facts
+from support.report_store import CONFIG, Made, make_store
+from sweeps.analysis import tables as report_data
+from sweeps.report import context as report_context
+from sweeps.report.sections import provenance as report_facts
+from sweeps.runtime import machines as cluster_facts
+from sweeps.runtime.machines import WorkerCount
+from sweeps.tracking.runs import plan, summary_digest
+from sweeps.tracking.summary import cluster_numbers
+
+HEAD = {"NodeID": "ab12", "NodeManagerHostname": "secret-host", "NodeManagerAddress": "10.0.0.7",
+        "Resources": {"CPU": 4.0, "memory": 9e9, "node:10.0.0.7": 1.0}}  # fmt: skip
+GPU = HEAD | {"Resources": {"CPU": 16.0, "GPU": 2.0, "accelerator_type:A100": 1.0, "node:10.0.0.8": 1.0}}
+LABELLED = HEAD | {"Resources": {"CPU": 16.0, "GPU": 1.0}, "Labels": {"ray.io/accelerator-type": "H100"}}
+SMALL = facts.summary([HEAD])
+LARGE = facts.summary([HEAD, GPU, GPU, LABELLED])
+RAY = {"ray": "2.60.0", "python": "3.12.1", "address": "private network"}
+
+
+def session(address: str, embedded: bool = False) -> Session:
+    return Session(address, embedded, 1, 2, 0, {"ray": "2.60.0", "python": "3.12.1"})
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> storage.Store:
+    return make_store(tmp_path, Made(train=2, test=3, sites=("mid.0",), steps=(1, 15), extras=False, pictures=False))
+
+
+def test_nodes_are_told_by_kind_and_not_by_name() -> None:
+    assert (LARGE["nodes"], LARGE["cpus"], LARGE["gpus"]) == (4, 52, 5)
+    assert LARGE["kinds"] == [
+        {"nodes": 1, "cpus": 4, "gpus": 0, "gpu": ""},
+        {"nodes": 1, "cpus": 16, "gpus": 1, "gpu": "H100"},
+        {"nodes": 2, "cpus": 16, "gpus": 2, "gpu": "A100"},
+    ]
+    assert not {"secret-host", "10.0.0", "ab12"} & set(json.dumps(LARGE).split('"'))
+    assert facts.summary([]) == {"nodes": 0, "cpus": 0, "gpus": 0, "kinds": []}
+
+
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        ("127.0.0.1:6379", "this machine"),
+        ("[::1]:6379", "this machine"),
+        ("localhost:6379", "this machine"),
+        ("10.1.2.3:6379", "private network"),
+        ("8.8.8.8:6379", "public network"),
+        ("head.lab.example:6379", "network, by name"),
+    ],
+)
+def test_an_address_is_told_by_its_kind(address: str, told: str) -> None:
+    assert facts.kind(session(address)) == told
+    assert facts.kind(session(address, embedded=True)) == "private Ray of this machine"
+
+
+def test_a_real_session_tells_nothing_of_its_machine(ray_local: Session) -> None:
+    told = facts.of(ray_local)
+    assert told["ray"] == ray_local.versions["ray"]
+    assert (told["nodes"], told["cpus"], told["gpus"]) == (1, 2, 0)
+    text = json.dumps(told)
+    assert socket.gethostname() not in text
+    assert "127.0.0.1" not in text
+
+
+def test_workers_at_once_are_counted_by_stage(store: storage.Store) -> None:
+    cluster_facts.begin(store, RAY | SMALL)
+    listener = pickle.loads(pickle.dumps(WorkerCount(store.url, "sample")))
+    for key in ("a", "b"):
+        listener(TaskStarted(key, 1, "sample.0"))
+    listener(TaskFailed("a", 1, 0.1, "gone"))
+    listener(TaskStarted("a", 2, "sample.1"))
+    for key in ("a", "b"):
+        listener(TaskDone(key, 1, 0.1, {}))
+    one = WorkerCount(store.url, "label")
+    one(TaskStarted("c", 1, "label.0"))
+    one(TaskDone("c", 1, 0.1, {}))
+    assert cluster_facts.read(store) == [RAY | SMALL | {"workers": {"sample": 2, "label": 1}}]
+
+
+def test_a_cluster_that_grows_is_one_session_and_another_is_a_second(store: storage.Store) -> None:
+    cluster_facts.begin(store, RAY | SMALL)
+    cluster_facts.count(store, "sample", 3, LARGE)
+    cluster_facts.count(store, "sample", 2, SMALL)
+    assert cluster_facts.read(store) == [RAY | LARGE | {"workers": {"sample": 3}}]
+    cluster_facts.begin(store, RAY | SMALL)  # resumed, and grown again
+    cluster_facts.count(store, "probe", 5, LARGE)
+    assert cluster_facts.read(store) == [RAY | LARGE | {"workers": {"sample": 3, "probe": 5}}]
+    cluster_facts.begin(store, RAY | SMALL | {"address": "this machine"})
+    cluster_facts.count(store, "intervene", 1, SMALL)
+    assert [one["address"] for one in cluster_facts.read(store)] == ["private network", "this machine"]
+
+
+def test_mirror_and_report_tell_them(store: storage.Store) -> None:
+    before = report_data.load(store, CONFIG)
+    assert (before.cluster, cluster_numbers(before)) == ([], {})
+    cluster_facts.begin(store, RAY | LARGE)
+    cluster_facts.count(store, "sample", 5, LARGE)
+    cluster_facts.count(store, "probe", 7, LARGE)
+    run = report_data.load(store, CONFIG)
+    (told,) = plan(run, "site")[0].config["cluster"]
+    assert told == RAY | LARGE | {"workers": {"probe": 7}}
+    assert summary_digest(run) != summary_digest(before)
+    numbers: dict[str, Any] = cluster_numbers(run)
+    assert numbers["cluster/ray"] == "2.60.0"
+    assert (numbers["cluster/nodes"], numbers["cluster/gpus"]) == (4, 5)
+    assert numbers["cluster/gpu_models"] == "H100, A100"
+    assert (numbers["cluster/workers/sample"], numbers["cluster/workers/probe"]) == (5, 7)
+    body = report_facts.costs(report_context.build(run, store)).body
+    assert "Machines that the run was carried out on" in body
+    assert "H100 on 1, A100 on 2" in body
+    assert "sample 5, probe 7" in body
+
+
+def test_later_stages_elsewhere_leave_the_runs_of_sites_as_they_are(store: storage.Store) -> None:
+    cluster_facts.begin(store, RAY | LARGE)
+    cluster_facts.count(store, "probe", 7, LARGE)
+    digests = [p.digest for p in plan(report_data.load(store, CONFIG), "site")]
+    cluster_facts.begin(store, RAY | SMALL)
+    cluster_facts.count(store, "intervene", 1, SMALL)
+    assert [p.digest for p in plan(report_data.load(store, CONFIG), "site")] == digests

@@ -1,0 +1,314 @@
+"""The experiments beside the grid on a tiny random model: rows, resume, and equality with what sampling saw."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import storage
+from probing.diffusion.conditioning import conditions
+from probing.diffusion.replay import entering, replay_unet
+from probing.diffusion.sampling import sample
+from probing.probes.converged import fit_converged
+from support import tiny_model as tiny
+from sweeps import pipeline
+from sweeps.cli.main import main
+from sweeps.config.experiments import NAMES
+from sweeps.config.schema import load, presets
+from sweeps.runtime.grid import Cell, pack
+from sweeps.runtime.run import facts, reopen
+from sweeps.stages import curate as curate_stage
+from sweeps.stages import probe as probe_stage
+from sweeps.stages import replay as families
+from sweeps.stages.experiments import converged as converged_stage
+from sweeps.stages.experiments import emergence as emergence_stage
+from sweeps.stages.experiments import registry as experiments
+from sweeps.stages.experiments import renders as truth_stage
+from sweeps.stages.experiments import stage as experiments_stage
+from sweeps.stages.experiments import transfer as transfer_stage
+from sweeps.stages.probe_trial import labels_of
+
+SMALL = [
+    "prompts.count=12", "sampling.shard=4", "curation.train=5", "curation.val=3", "curation.test=4",
+    "curation.min_foreground=0", "curation.min_contrast=0", "sweep.steps=[1,15]", "probe.epochs=2",
+    "interventions.tasks=[]", "interventions.images=1", "tracking.mode=disabled", "sweep.controls=[none]",
+    "sampling.variants=[trained,random]", "ray.address=none",
+    "experiments.vae_steps=[1,15]", "experiments.conv_steps=[15]", "experiments.emergence_images=2",
+    "experiments.emergence_steps=[1,15]", "experiments.emergence_shown=1", "experiments.transfer_sites=[up.3.2]",
+    "experiments.converged_sites=[up.3.2]",
+]  # fmt: skip
+STAGES = ("sample", "label", "curate", "probe", "experiments")
+
+
+@pytest.fixture(scope="module")
+def pipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.save(tmp_path_factory.mktemp("model"))
+
+
+def configured(pipe: Path, output: Path, *more: str):
+    return load("scenes", [*SMALL, f"model.name={pipe}", f"output={output}", *more])
+
+
+@pytest.fixture(scope="module")
+def finished(pipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("runs") / "whole"
+    result = pipeline.carry_out(configured(pipe, output), STAGES)
+    assert result.failed == {}
+    return output
+
+
+def opened(config):
+    return reopen(config, facts(config))
+
+
+def rows(output: Path, table: str, experiment: str) -> list[dict]:
+    return [r for r in storage.open(str(output)).table(table).to_pylist() if r["experiment"] == experiment]
+
+
+def test_every_experiment_has_its_rows(finished: Path) -> None:
+    probes = {name: rows(finished, "probes", name) for name in ("vae", "conv", "smoothness", "transfer")}
+    assert {(r["site"], r["step"], r["task"]) for r in probes["vae"]} == {
+        ("vae.mid", step, task) for step in (1, 15) for task in ("saliency", "depth")
+    }
+    assert len(probes["conv"]) == 17 * 2
+    assert {(r["step"], r["task"]) for r in probes["smoothness"]} == {(15, "depth")}
+    assert len(probes["smoothness"]) == 16
+    assert len(probes["transfer"]) == 2 * 2 * 2
+    assert all(r["status"] == "done" for found in probes.values() for r in found)
+    seen = rows(finished, "images", "emergence")
+    assert {(r["site"], r["step"]) for r in seen} == {(f"labeller.{k}", s) for k in ("xt", "x0") for s in (1, 15)}
+    assert len(seen) == 2 * 2 * 2 * 2
+
+
+def test_converged_references_are_those_of_the_stored_activations(finished: Path, pipe: Path) -> None:
+    found = rows(finished, "probes", "converged")
+    assert {(r["site"], r["step"], r["task"], r["status"]) for r in found} == {
+        ("up.3.2", 15, task, "done") for task in ("saliency", "depth")
+    }
+    run = opened(configured(pipe, finished))
+    samples, split = curate_stage.kept(run)
+    job = probe_stage.job(run)
+    acts = run.store.read_activations("trained", "up.3.2", 15, samples.tolist())
+    mine = fit_converged(acts[None], [15], (16, 16), labels_of(job, job.site("up.3.2")), split)
+    for result in mine:
+        row = next(r for r in found if r["task"] == result.cell.task)
+        assert row["test_loss"] == pytest.approx(result.row["test_loss"], rel=1e-9)
+    assert len(rows(finished, "images", "converged")) == 2 * 4
+    assert converged_stage.missing(run) == []
+
+
+def test_probes_on_renders_are_scored_against_the_renderer(finished: Path, pipe: Path, tmp_path: Path) -> None:
+    output = tmp_path / "truth"
+    shutil.copytree(finished, output)
+    names = "experiments.names=[truth]", "experiments.truth_sites=[up.3.2]", "experiments.truth_steps=[15]"
+    run = opened(configured(pipe, output, *names))
+    assert [task.step for task in truth_stage.missing(run)] == [15]
+    worker = truth_stage.worker(run)()
+    worker(truth_stage.TruthTask(15))
+    found = rows(output, "probes", "truth")
+    assert {(r["site"], r["task"], r["n_train"], r["n_test"]) for r in found} == {
+        ("up.3.2", task, 5, 4) for task in ("saliency", "depth")
+    }
+    made = worker.truth
+    seen = [r for r in rows(output, "images", "truth") if r["task"] == "depth"]
+    assert [r["sample"] for r in seen] == list(made.seeds[8:])
+    depth = made.depth.astype(np.float64)
+    standard = (depth - depth[:5].mean()) / depth[:5].std()
+    cells = standard[8:].reshape(4, 16, 8, 16, 8)
+    oracle = np.sqrt(cells.var((2, 4)).mean((1, 2)))
+    assert [r["oracle_rmse"] for r in seen] == pytest.approx(oracle, rel=1e-4)
+    assert truth_stage.missing(run) == []
+
+
+def test_renders_for_probing_are_no_renders_of_training() -> None:
+    from probing.dataset import prompts
+    from probing.scenes import dataset, evaluate, truth
+
+    others = [*dataset.FIRST_SEED.values(), prompts._SCENES_FIRST, evaluate.FIRST_PROMPT]
+    assert all(abs(truth.FIRST_SEED - first) >= 5_000_000 for first in others)
+    model = tiny.model()
+    clean = torch.zeros(2, *model.latent_shape)
+    levels = [truth.noised(model, clean, [1, 2], step, 15).std() for step in (1, 8, 15)]
+    assert levels == sorted(levels, reverse=True)
+
+
+def test_truth_is_refused_where_nothing_can_be_rendered() -> None:
+    with pytest.raises(ValueError, match=r"experiments\.names=truth"):
+        truth_stage.check(load("paper", ["experiments.names=[truth]"]))
+
+
+def test_ablations_leave_the_main_probes_alone(finished: Path) -> None:
+    store = storage.open(str(finished))
+    plain, smooth = (
+        store.get(f"{folder}probes/trained/up.3.2/15.depth.none.0.safetensors")
+        for folder in ("", "experiments/smoothness/")
+    )
+    assert plain != smooth
+    assert len(rows(finished, "probes", "grid")) == 2 * 16 * 2 * 2
+
+
+def test_a_probe_transferred_to_its_own_step_scores_what_it_scored(finished: Path) -> None:
+    mine = [r for r in rows(finished, "probes", "grid") if (r["variant"], r["site"]) == ("trained", "up.3.2")]
+    own = {(r["step"], r["task"]): r for r in mine}
+    for row in rows(finished, "probes", "transfer"):
+        if transfer_stage.trained_at(row["control"]) == row["step"]:
+            score = "dice" if row["task"] == "saliency" else "rmse"
+            assert row[score] == pytest.approx(own[row["step"], row["task"]][score], rel=1e-4, abs=1e-5)
+
+
+def test_the_finished_latent_is_labelled_as_the_finished_image(finished: Path) -> None:
+    for row in rows(finished, "images", "emergence"):
+        if (row["site"], row["step"]) == ("labeller.xt", 15):
+            assert row["dice"] == pytest.approx(1) if row["task"] == "saliency" else row["rmse"] < 1e-3
+
+
+def test_nothing_is_done_twice_and_more_steps_are_added(finished: Path, pipe: Path, tmp_path: Path) -> None:
+    output = tmp_path / "more"
+    shutil.copytree(finished, output)
+    config = configured(pipe, output)
+    run = opened(config)
+    assert experiments.missing(run) == {}
+    assert families.missing(run) == []
+    assert experiments_stage.missing(run) == []
+    wider = opened(configured(pipe, output, "experiments.conv_steps=[1,15]", "experiments.emergence_images=3"))
+    assert {cell.step for cell in experiments.missing(wider)["conv"]} == {1}
+    assert {task.steps for task in families.missing(wider)} == {(1,)}
+    assert len(emergence_stage.missing(wider)) == 1
+
+
+def test_a_lost_family_chunk_is_made_again_with_the_same_bytes(finished: Path, pipe: Path, tmp_path: Path) -> None:
+    output = tmp_path / "hurt"
+    shutil.copytree(finished, output)
+    chunk = next((output / "families" / "activations.zarr" / "trained" / "vae.mid" / "c" / "1").rglob("0"))
+    chunk = next(p for p in chunk.parents[0].rglob("*") if p.is_file())
+    before = chunk.read_bytes()
+    chunk.unlink()
+    assert main(["verify", str(output), "--repair"]) == 1
+    for part in (output / "results" / "probes").glob("*.parquet"):
+        part.unlink()
+    run = opened(configured(pipe, output))
+    assert [(t.family, t.shard) for t in families.missing(run)] == [("vae", 1)]
+    pipeline.carry_out(configured(pipe, output), ("probe",))
+    assert chunk.read_bytes() == before
+    assert main(["verify", str(output)]) == 0
+
+
+def test_clean_drops_the_families_too(finished: Path, tmp_path: Path) -> None:
+    output = tmp_path / "clean"
+    shutil.copytree(finished, output)
+    assert main(["clean", str(output)]) == 0
+    left = [p for p in (output / "families" / "activations.zarr").rglob("*") if p.is_file()]
+    assert {p.name for p in left} == {"zarr.json"}
+
+
+def test_a_trial_of_an_experiment_that_is_tried_again_leaves_out_its_own_finished_probes(finished: Path, pipe) -> None:
+    run = opened(configured(pipe, finished))
+    main = probe_stage.job(run)
+    job = replace(main, dry=True, further=tuple(probe_stage.experiment_job(run, main, n) for n in ("conv", "vae")))
+    job = replace(job, further=tuple(replace(one, dry=True) for one in job.further))
+    (trial,) = pack([Cell("trained", "vae.mid", step, "depth") for step in (1, 15)], ["variant"], "vae")
+    told = {"job": job, "trials": {trial.name: trial}, "trial": trial.name}
+    assert probe_stage._trainable(told)["cells"] == 2
+    assert probe_stage._trainable(told | {"again": 1})["cells"] == 0
+    unknown = replace(job, further=tuple(replace(one, stage_hash="0" * 16) for one in job.further))
+    assert probe_stage._trainable(told | {"again": 1, "job": unknown})["cells"] == 2
+
+
+def test_another_smoothness_redoes_that_experiment_alone(finished: Path, pipe: Path) -> None:
+    run = opened(configured(pipe, finished, "experiments.smoothness=0.5"))
+    assert set(experiments.missing(run)) == {"smoothness"}
+
+
+def test_transfer_leaves_out_sites_that_are_not_recorded(finished: Path, pipe: Path) -> None:
+    def chosen(*more: str) -> list[str]:
+        config = configured(pipe, finished, *more)
+        run = opened(config)
+        return [site.name for site in experiments.sites(run, "transfer")]
+
+    assert chosen("experiments.transfer_sites=[blocks]") == [
+        "down.0.1", "down.1.1", "down.2.1", "mid.0", "up.1.2", "up.2.2", "up.3.2",
+    ]  # fmt: skip
+    assert chosen("experiments.transfer_sites=[up.2.0,up.3.2]", "sampling.sites=[up.3.2]") == ["up.3.2"]
+    with pytest.raises(ValueError, match=r"no site 'up\.9\.9'"):
+        chosen("experiments.transfer_sites=[up.9.9]")
+
+
+def test_a_replayed_step_gives_what_sampling_recorded(finished: Path, pipe: Path) -> None:
+    from probing.diffusion import model as models
+
+    model = models.load(configured(pipe, finished).model)
+    store = storage.open(str(finished))
+    table = store.samples().to_pydict()
+    told = conditions(model, table["prompt"][:4], False)
+    sites = model.sites()[-3:]
+    for step in (1, 15):
+        latents = (
+            entering(model, table["seed"][:4], 15)
+            if step == 1
+            else torch.from_numpy(store.read_latents("trained", step - 1, [0, 1, 2, 3])[0])
+        )
+        seen: dict[str, np.ndarray] = {}
+        replay_unet(model, told, latents, step, 15, sites, seen.__setitem__)
+        for site in sites:
+            recorded = store.read_activations("trained", site.name, step, [0, 1, 2, 3]).astype(np.float32)
+            np.testing.assert_allclose(seen[site.name].astype(np.float32), recorded, rtol=4e-3, atol=4e-3)
+
+
+def test_replay_reads_convolutions_as_a_hook_in_the_loop_does() -> None:
+    from contextlib import contextmanager
+
+    from probing.diffusion.hooks import record
+
+    model = tiny.model()
+    sites = model.sites("conv")
+    seen, before = {}, {}
+
+    @contextmanager
+    def around(step: int):
+        with record(model.unet, sites, lambda site, out: seen.__setitem__((step, site.name), out[1:])):
+            yield
+
+    def note(event) -> None:
+        before[event.step] = event.before.clone()
+
+    sample(model, ["a red box"], [3], steps=3, guidance=2.0, around=around, on_step=note, decode=False)
+    again: dict[str, np.ndarray] = {}
+    replay_unet(model, conditions(model, ["a red box"], False), before[2], 2, 3, sites, again.__setitem__)
+    assert len(again) == 17
+    for name, values in again.items():
+        np.testing.assert_allclose(values, seen[2, name].numpy(), rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("experiments.names=[vea]", "experiments.names='vea'"),
+        ("experiments.conv_steps=[16]", "experiments.conv_steps=16"),
+        ("experiments.smoothness=0", "experiments.smoothness"),
+        ("experiments.emergence_images=-1", "experiments.emergence_images"),
+    ],
+)
+def test_wrong_settings_are_named(setting: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message.replace("[", r"\[")):
+        load("scenes", [setting])
+
+
+def test_the_full_preset_has_everything() -> None:
+    assert "scenes-full" in presets()
+    config = load("scenes-full", [])
+    assert set(config.experiments.names) == set(NAMES)
+    assert config.experiments.conv_steps == config.experiments.vae_steps == []
+    assert config.experiments.emergence_images == 0
+    scenes = load("scenes", [])
+    assert replace(config.probe) == scenes.probe
+    assert config.curation == scenes.curation
+
+
+def test_all_without_a_full_preset_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "paper", "--all"]) == 2
+    assert "--all: there is no preset 'paper-full'" in capsys.readouterr().err

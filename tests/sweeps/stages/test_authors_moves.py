@@ -1,0 +1,28 @@
+"""The authors' moves count every row of the test list, those that curation drops too."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from support.tiny_runs import configured
+from sweeps.runtime import run as runs
+from sweeps.stages import intervene as intervene_stage
+
+
+def test_positions_are_those_of_the_prompts_own_test_list(finished: Path, tiny_pipeline: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    config = configured(tiny_pipeline, tmp_path / "run", "interventions.images=0", "interventions.move_rule=authors")
+    run = runs.reopen(config, runs.facts(config))
+    rows = run.store.curation().to_pylist()
+    test = [row["sample"] for row in rows if row["split"] == "test"]
+    plain = [(task.sample, task.position) for task in intervene_stage.tasks(run)]
+    assert plain == [(sample, place) for place, sample in enumerate(test)]
+
+    told = [{"split": "test" if row["sample"] in test else "train", "name": ""} for row in rows]
+    run.store.put("prompts.json", json.dumps(told).encode())
+    dropped = test[1]
+    run.store.write_curation({**row, "keep": row["sample"] != dropped} for row in rows)
+    found = [(task.sample, task.position) for task in intervene_stage.tasks(run)]
+    assert found == [(sample, place) for place, sample in enumerate(test) if sample != dropped]

@@ -1,0 +1,210 @@
+"""What the report says and shows of ablations, second objects and kept pictures."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from interventions.config import EditSpec
+from interventions.counterfactual import SERIES, Move, SecondObject
+from interventions.edit import Row
+from interventions.pictures import Pictures, pack, picture_path
+from interventions.recipe import Recipe
+from interventions.summary import summarise
+from sweeps.analysis import interventions as edit_findings
+from sweeps.analysis import summary as findings
+from sweeps.analysis.scores import MEASURES
+from sweeps.report.figures import ablations as figures_edits
+from sweeps.report.gallery import interventions as edit_gallery
+from sweeps.report.sections import edited_images as report_edit_pictures
+from sweeps.report.sections import interventions as report_edits
+
+MEASURE = {measure.task: measure for measure in MEASURES}
+
+SITES = {"decoder": "up.1.0,up.3.2", "encoder": "down.0.0", "all": "down.0.0,mid.0,up.1.0"}
+
+
+def row(sample: int, trial: int, after: float, **changes: object) -> dict:
+    common = {
+        "experiment": "interventions", "task": "saliency", "control": "edit", "sites": SITES["decoder"],
+        "steps": "1,2,3", "iterations": 128, "lr": 0.03, "guidance": 4.0, "status": "done",
+        **dict.fromkeys(("depth_wanted", "depth_before", "depth_after")),
+    }  # fmt: skip
+    return {**common, "sample": sample, "trial": trial, "score_before": 0.3, "score_after": after, **changes}
+
+
+def rows() -> list[dict]:
+    """Six images edited in the main way, four of them also otherwise; more steps help more."""
+    images, few = [(s, t) for s in range(6) for t in range(2)], [(s, t) for s in range(4) for t in range(2)]
+    found = [row(s, t, 0.5 if s < 4 else 0.9) for s, t in images]
+    found += [row(s, t, 0.1, control="random_direction") for s, t in images]
+    for count, after in ((1, 0.4), (10, 0.6)):
+        steps = ",".join(map(str, range(1, count + 1)))
+        found += [row(s, t, after, experiment="steps", steps=steps) for s, t in few]
+    found += [row(s, t, 0.2, experiment="sides", sites=SITES["encoder"]) for s, t in few]
+    found += [row(0, 0, 9.0, experiment="steps", steps="1", status="failed")]
+    return found
+
+
+def objects() -> list[dict]:
+    """Second objects at half of the depth asked for, and not at all by another way."""
+    return [
+        row(s, t, 0.5, experiment="second_object", task="depth", control=way, depth_before=0.2,
+            depth_wanted=0.2 + asked, depth_after=0.2 + share * asked)
+        for way, share in (("edit", 0.5), ("natural", 0.0))
+        for s in range(3)
+        for t, asked in enumerate((1.5, 1.0, 0.5, -0.5))
+    ]  # fmt: skip
+
+
+def test_an_ablation_holds_the_main_edit_on_its_own_images():
+    steps, sides = edit_findings.ablations(rows())
+    assert [(p.label, p.after.estimate, p.images) for p in steps.points] == [
+        ("1", 0.4, 4),
+        ("3", 0.5, 4),
+        ("10", 0.6, 4),
+    ]
+    assert {p.label: p.after.estimate for p in sides.points} == {"encoder": 0.2, "decoder": 0.5}
+    assert {p.before.estimate for p in steps.points} == {0.3}
+
+
+@pytest.mark.parametrize(("group", "sites"), SITES.items())
+def test_groups_of_sites_are_named(group: str, sites: str):
+    assert edit_findings.side(sites) == group
+    assert edit_findings.side("mid.0") == "bottleneck"
+    assert edit_findings.side("down.0.0,up.1.0") == "down.0.0,up.1.0"
+
+
+def test_second_objects_give_a_slope_for_each_way_of_editing():
+    found = edit_findings.second_objects([*rows(), *objects()])
+    assert list(found) == ["edit", "natural"]
+    assert found["edit"][0].slope.estimate == pytest.approx(0.5)
+    assert found["natural"][0].slope.estimate == pytest.approx(0)
+    assert found["edit"][0].edits == 12
+
+
+def test_panels_carry_their_numbers():
+    table = pa.Table.from_pylist([*rows(), *objects()])
+    panels = {p.name: p for p in figures_edits.panels(table)}
+    assert set(panels) == {"edits-saliency-steps", "edits-saliency-sides", "edits-second-object"}
+    assert [r[1:5] for r in panels["edits-saliency-steps"].rows] == [
+        ("1", 4, 0.3, 0.4), ("3", 4, 0.3, 0.5), ("10", 4, 0.3, 0.6),
+    ]  # fmt: skip
+    asked, came = np.array([r[3:] for r in panels["edits-second-object"].rows if r[0] == "edit"]).T
+    assert came == pytest.approx(0.5 * asked)
+    assert "3: 0.50" in panels["edits-saliency-steps"].text
+    for panel in panels.values():
+        assert panel.svg.count("<path") > 5
+    assert figures_edits.panels(None) == []
+
+
+def pictures(
+    experiment: str, sample: int, steps: int, task: str = "saliency", goals: tuple = (Move(3, 1),)
+) -> Pictures:
+    values = np.random.default_rng([sample, steps]).integers(0, 255, (2 * len(goals), 16, 16, 3), dtype=np.uint8)
+    label = values[0, ..., 0] > 127 if task == "saliency" else values[0, ..., 0].astype(np.float32)
+    spec = EditSpec(task, ("decoder",), tuple(range(1, steps + 1)))
+    return Pictures(
+        task, tuple(Row(t, c) for t in range(len(goals)) for c in ("edit", "natural")), values,
+        np.stack([label] * len(values)), values[0], label, np.stack([label] * len(goals)), goals,
+        Recipe("a sphere", 1, 2.0, spec, goals).to_yaml(), experiment, sample, "now",
+    )  # fmt: skip
+
+
+class Folder:
+    """Files as a store lists and gives them."""
+
+    def __init__(self, files: dict[str, bytes]) -> None:
+        self.files, self.get = files, files.__getitem__
+
+    def list(self, prefix: str) -> list[str]:
+        return sorted(path for path in self.files if path.startswith(prefix))
+
+
+def shown() -> list[Pictures]:
+    series = tuple(SecondObject(9, 0, scale, back) for scale, back in SERIES)
+    made = [
+        *(pictures("interventions", sample, 3) for sample in range(5)), pictures("interventions", 0, 3, "depth"),
+        pictures("steps", 0, 10), pictures("steps", 0, 1), pictures("steps", 1, 1),
+        pictures("second_object", 0, 3, "depth", series), pictures("animation", 0, 3, goals=(Move(-4, 0), Move(4, 0))),
+    ]  # fmt: skip
+    made.append(replace(made[0], stage_hash="before"))
+    files = {picture_path(f"{place}"): pack(p) for place, p in enumerate(made)}
+    return edit_gallery.kept(
+        Folder({**files, picture_path("broken"): b"\0" * 20, "interventions/0.yaml": b"x"}), {"now"}
+    )
+
+
+def test_kept_pictures_are_chosen_by_what_they_show():
+    found = shown()
+    assert len(found) == 11
+    assert [p.sample for p in edit_gallery.pairs(found, "saliency")] == [0, 1, 2]
+    assert [edit_gallery.step_count(p) for p in edit_gallery.by_steps(found, "saliency")] == [1, 3, 10]
+    assert {p.sample for p in edit_gallery.by_steps(found, "saliency")} == {0}
+    assert edit_gallery.by_steps(found, "depth") == []
+    assert [len(p.goals) for p in edit_gallery.series(found)] == [4]
+    assert [p.experiment for p in edit_gallery.moving(found)] == ["animation"]
+
+
+def test_controls_alone_are_no_edit():
+    plain = replace(pictures("interventions", 0, 3), rows=(Row(0, "none"), Row(0, "natural")))
+    assert edit_gallery.pairs([plain], "saliency") == []
+
+
+def test_the_page_shows_pairs_steps_objects_and_an_animation():
+    html = report_edit_pictures.pictures(shown())
+    assert html.count('alt="Image after the edit"') == 4 + 2 * len(SERIES)
+    assert all(count in html for count in ("1 step<", "3 steps", "10 steps", "3 right, 1 down"))
+    assert html.count("data:image/gif;base64,") == 2
+    assert "asked: size 0.55, 1.5 farther" in html
+    assert report_edit_pictures.pictures([]) == ""
+
+
+def test_each_guidance_has_its_own_unedited_images():
+    mine = [
+        row(sample, trial, after, experiment="guidance", guidance=scale, score_before=before)
+        for scale, before, after in ((1.0, 0.2, 0.25), (9.0, 0.4, 0.8))
+        for sample in range(4)
+        for trial in range(2)
+    ]
+    found = next(a for a in edit_findings.ablations([*rows(), *mine]) if a.experiment == "guidance")
+    assert [(p.label, p.before.estimate, p.after.estimate) for p in found.points] == [
+        ("1", 0.2, 0.25), ("4", 0.3, 0.5), ("9", 0.4, 0.8),
+    ]  # fmt: skip
+    panel = figures_edits.ablation_panel(found)
+    assert panel.name == "edits-saliency-guidance"
+    assert "without and with edit at the same scale: 1: 0.20 and 0.25; 4: 0.30 and 0.50; 9: 0.40 and 0.80" in panel.text
+
+
+def transplant(sample: int, steps: int) -> Pictures:
+    """The picture of an image that got another's activations in its first steps."""
+    made = pictures("transplant", sample, steps)
+    return replace(
+        made, rows=(Row(0, "edit"), Row(0, "donor")), goals=(), recipe="", steps=tuple(range(1, steps + 1))
+    )
+
+
+def test_transplants_show_the_other_image_then_more_and_more_steps():
+    made = [transplant(s, n) for s in (4, 2) for n in (15, 3)]
+    series = edit_gallery.transplants(made, "saliency")
+    assert [[(p.sample, edit_gallery.step_count(p)) for p in one] for one in series] == [
+        [(4, 3), (4, 15)], [(2, 3), (2, 15)],
+    ]  # fmt: skip
+    page = report_edit_pictures.pictures(made)
+    assert page.index("the other image") < page.index("3 steps of its activations")
+    assert page.count(">15 steps of its activations<") == 2
+
+
+def test_the_page_says_the_most_that_can_be_had_apart_from_the_edits():
+    often = [(s, 0) for s in range(4)]
+    found = [row(s, t, 0.4, experiment="transplant") for s, t in often]
+    found += [row(s, t, 0.9, experiment="transplant", steps=",".join(map(str, range(1, 16)))) for s, t in often]
+    effects = [findings.Edits(e, MEASURE[e.series.task], np.array([0.3]), np.array([0.4])) for e in summarise(found)]
+    (line,) = report_edits._ceilings(effects).split("</p>")[:-1]
+    assert "Over 4 images" in line
+    assert "steps 1 to 3 it goes from 0.30" in line
+    assert line.index("to 0.40") < line.index("steps 1 to 15") < line.index("to 0.90")
+    assert report_edits._ceilings([]) == ""

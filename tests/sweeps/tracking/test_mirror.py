@@ -1,0 +1,388 @@
+"""The W&B mirror: read back with W&B's own reader, never doubled, never in the way."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import logging
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import storage
+from support.report_store import CONFIG, Made, make_store
+from sweeps.analysis import tables as report_data
+from sweeps.report import build as report
+from sweeps.report import strips as report_strips
+from sweeps.tracking import mirror as tracking
+from sweeps.tracking.mirror import Marker, mirror
+from sweeps.tracking.runs import plan, run_id
+
+SITES = ("mid.0", "up.2.1", "up.3.0")
+SMALL = Made(train=2, test=4, sites=SITES, steps=(1, 8, 15), extras=False, pictures=False)
+RUNS = 2 * len(SITES) + 1
+"""runs of a small sweep, with its summary"""
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> storage.Store:
+    return make_store(tmp_path_factory.mktemp("tracked"), Made(train=4, test=6))
+
+
+@pytest.fixture(scope="module")
+def mirrored(store: storage.Store) -> tracking.Mirrored:
+    return mirror(store, CONFIG)
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> storage.Store:
+    return make_store(tmp_path, SMALL)
+
+
+def directories(store: storage.Store) -> list[Path]:
+    return sorted(Path(store.url).glob("wandb/offline-run-*"))
+
+
+def inspect(store: storage.Store, *parts: object) -> dict[str, Any]:
+    """One run as W&B's own reader shows it."""
+    ident = run_id(report_data.load(store, CONFIG), *parts)
+    (directory,) = Path(store.url).glob(f"wandb/offline-run-*-{ident}")
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json"]
+    done = subprocess.run([*command, str(directory)], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def history(store: storage.Store, *parts: object) -> list[dict[str, Any]]:
+    """The logged rows of one run, from W&B's own reader."""
+    ident = run_id(report_data.load(store, CONFIG), *parts)
+    (directory,) = Path(store.url).glob(f"wandb/offline-run-*-{ident}")
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(directory)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    records = [json.loads(line) for line in done.stdout.splitlines() if line.strip()]
+    return [r for r in records if r.get("type") == "history"]
+
+
+def scores(store: storage.Store, variant: str, site: str, step: int) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for row in store.table("probes").to_pylist():
+        if (row["experiment"], row["variant"], row["site"], row["step"], row["control"]) == (
+            "grid", variant, site, step, "none",
+        ):  # fmt: skip
+            found |= {k: row[k] for k in ("dice", "rmse") if row[k] is not None}
+    return found
+
+
+# -- what is written
+
+
+def test_one_run_per_variant_and_site_and_a_summary(
+    store: storage.Store, mirrored: tracking.Mirrored
+) -> None:
+    assert mirrored == tracking.Mirrored(written=33)
+    assert len(directories(store)) == 33
+
+
+def test_a_site_run_reads_back_with_its_scores(
+    store: storage.Store, mirrored: tracking.Mirrored
+) -> None:
+    run = inspect(store, "trained", "up.2.1")
+    assert (run["name"], run["state"]) == ("trained up.2.1", "finished")
+    assert run["project"] == "scenesweep"
+    config = run["config"]
+    assert (config["variant"], config["site"], config["side"]) == ("trained", "up.2.1", "decoder")
+    assert config["manifest"]["stages"]["probe"] == "c7d9e0f2"
+    assert config["sweep"]["name"] == "scenes"
+    expected = scores(store, "trained", "up.2.1", 15)
+    assert run["summary"]["denoising_step"] == 15
+    assert run["summary"]["saliency/dice"] == pytest.approx(expected["dice"])
+    assert run["summary"]["depth/rmse"] == pytest.approx(expected["rmse"])
+    assert run["summary"]["saliency/position/dice"] < run["summary"]["saliency/dice"]
+
+
+def test_a_site_run_has_one_row_per_denoising_step_and_one_per_epoch(
+    store: storage.Store, mirrored: tracking.Mirrored
+) -> None:
+    rows = history(store, "random", "mid.0")
+    assert len(rows) == 15 + 3
+    assert "epochs/step03/depth/train_loss" in json.dumps(rows[15])
+    text = json.dumps(rows[2])
+    assert repr(scores(store, "random", "mid.0", 3)["dice"])[:12] in text
+
+
+def test_the_summary_run_has_table_figures_examples_and_reference(
+    store: storage.Store, mirrored: tracking.Mirrored
+) -> None:
+    run = inspect(store, "summary")
+    summary = run["summary"]
+    rows = store.table("probes").num_rows
+    assert summary["tables/probes"]["nrows"] == rows
+    assert summary["tables/examples"]["nrows"] == 4
+    assert "figures/heatmap-saliency-trained" in summary
+    assert "figures/edits-depth-controls" in summary
+    for name in ("emergence-depth", "vae-saliency", "transfer-depth-up-3-0", "selectivity-saliency"):
+        assert f"figures/{name}" in summary
+    assert summary["claims/linear-depth"] == "partly supported"  # this run holds no random_forced
+    assert summary["depth/best_rival"] in ("random", "position", "surface", "surface_point", "surface_rgb")
+    assert summary["depth/gain_over_best_rival"] > 0
+    assert summary["tables/claims"]["nrows"] == 5
+    assert summary["saliency/best_site"] == "up.3.0"
+    assert summary["depth/gap_random"] > 0
+    (directory,) = Path(store.url).glob(f"wandb/offline-run-*-{run['run_id']}")
+    (table,) = directory.glob("files/media/table/tables/probes*.table.json")
+    found = json.loads(table.read_text())
+    assert len(found["data"]) == rows
+    dice = found["columns"].index("dice")
+    assert sum(r[dice] is not None for r in found["data"]) == rows // 2
+
+
+def test_the_summary_run_shows_every_figure_of_the_report_with_its_title(
+    store: storage.Store, mirrored: tracking.Mirrored
+) -> None:
+    drawn = report.draw(report_data.load(store, CONFIG), store)
+    summary = inspect(store, "summary")["summary"]
+    titles = {f"figures/{p.name}": p.title for p in drawn.context.panels}
+    shown = {name: value for name, value in summary.items() if name.startswith("figures/")}
+    assert {name: value["caption"] for name, value in shown.items()} == titles
+    assert len(shown) == drawn.page.count("<svg")
+    for panel in (drawn.context.curves[0], drawn.context.edit_panels[-1]):
+        assert (pixels(store, f"figures/{panel.name}") == panel.png()).all()
+
+
+def test_the_summary_run_shows_every_picture_of_the_report(
+    store: storage.Store, mirrored: tracking.Mirrored
+) -> None:
+    page = report.draw(report_data.load(store, CONFIG), store).page
+    strips = list(report_strips.strips(page))
+    assert sum(len(strip.cells) for strip in strips) == page.count("<figure><img") > 50
+    assert {strip.section for strip in strips} == {"images", "examples", "emergence", "interventions"}
+    summary = inspect(store, "summary")["summary"]
+    for section in {strip.section for strip in strips}:
+        words = [strip.words for strip in strips if strip.section == section]
+        assert summary[f"pictures/{section}"]["captions"] == words
+    edited = next(strip for strip in strips if strip.section == "interventions")
+    assert edited.title.startswith("Edited pictures, ")
+    assert ": before | its label | asked for | after" in edited.words
+    assert strips[0].title == "What the model paints"
+    sheets = report_strips.sheets(strips[:2])
+    assert len({sheet.shape for sheet in sheets}) == 1
+    photo = sheets[0][:, : report_strips.HEIGHT].astype(float)
+    kept = np.asarray(Image.fromarray(store.read_images("trained", [first_test(store)])[0]).resize((128, 128)))
+    assert np.abs(photo - kept).mean() < 12
+
+
+def first_test(store: storage.Store) -> int:
+    return int(min(r["sample"] for r in store.curation().to_pylist() if r["split"] == "test"))
+
+
+def pixels(store: storage.Store, name: str) -> np.ndarray:
+    """A logged picture of the summary run."""
+    ident = run_id(report_data.load(store, CONFIG), "summary")
+    (path,) = Path(store.url).glob(f"wandb/offline-run-*-{ident}/files/media/images/{name}_*.png")
+    return np.asarray(Image.open(path).convert("RGB"))
+
+
+def test_nothing_secret_or_local_is_recorded(
+    store: storage.Store, mirrored: tracking.Mirrored
+) -> None:
+    names = {p.name for d in directories(store) for p in d.rglob("*") if p.is_file()}
+    assert not names & {"requirements.txt", "wandb-metadata.json", "diff.patch"}
+
+
+# -- once and again
+
+
+def test_a_second_mirror_writes_nothing(store: storage.Store, mirrored: tracking.Mirrored) -> None:
+    before = {p: p.stat().st_mtime_ns for p in Path(store.url).glob("wandb/**/*")}
+    assert mirror(store, CONFIG) == tracking.Mirrored(kept=33)
+    assert {p: p.stat().st_mtime_ns for p in Path(store.url).glob("wandb/**/*")} == before
+
+
+def test_changed_rows_replace_their_run_and_the_summary(fresh: storage.Store) -> None:
+    assert mirror(fresh, CONFIG).written == RUNS
+    row = fresh.table("probes").to_pylist()[0]
+    fresh.append("probes", [{**row, "train_loss": 0.125, "attempt": 2}])
+    assert mirror(fresh, CONFIG) == tracking.Mirrored(written=2, kept=RUNS - 2)
+    assert len(directories(fresh)) == RUNS
+    run = inspect(fresh, row["variant"], row["site"])
+    logged = history(fresh, row["variant"], row["site"])
+    assert "0.125" in json.dumps(logged)
+    assert run["state"] == "finished"
+
+
+def test_a_run_whose_files_are_gone_is_written_again(fresh: storage.Store) -> None:
+    mirror(fresh, CONFIG)
+    shutil.rmtree(directories(fresh)[4])
+    assert mirror(fresh, CONFIG) == tracking.Mirrored(written=1, kept=RUNS - 1)
+
+
+def test_a_killed_mirror_leaves_no_doubles(fresh: storage.Store) -> None:
+    mirror(fresh, CONFIG)
+    (Path(fresh.url) / "wandb" / tracking.MARKER).unlink()
+    assert mirror(fresh, CONFIG).written == RUNS
+    assert len(directories(fresh)) == RUNS
+
+
+# -- the plan
+
+
+def test_ids_are_those_of_the_sweep_stage_and_part(
+    store: storage.Store, fresh: storage.Store
+) -> None:
+    run, same = (report_data.load(s, CONFIG) for s in (store, fresh))
+    assert run_id(run, "trained", "mid.0") == run_id(same, "trained", "mid.0")
+    other = report_data.load(store, {**CONFIG, "name": "else"})
+    ids = {run_id(r, v, "mid.0") for r in (run, other) for v in ("trained", "random")}
+    assert len(ids) == 4
+    assert all(len(i) <= 64 for i in ids)
+
+
+def test_a_run_per_cell_has_epochs_and_final_scores(fresh: storage.Store) -> None:
+    cells = plan(report_data.load(fresh, CONFIG), "cell")
+    assert len(cells) == len({c.id for c in cells}) == 36
+    cell = next(c for c in cells if c.name == "trained up.3.0 step 15 depth none seed 0")
+    assert [r["epoch"] for r in cell.history] == [1, 2, 3]
+    assert cell.history[1]["train_loss"] == pytest.approx(0.5)
+    assert cell.summary["rmse"] == pytest.approx(scores(fresh, "trained", "up.3.0", 15)["rmse"])
+    assert cell.config["step"] == 15
+
+
+def test_unknown_settings_are_refused(fresh: storage.Store) -> None:
+    with pytest.raises(ValueError, match=r"tracking\.mode='cloud': expected one of offline"):
+        mirror(fresh, CONFIG, mode="cloud")
+    with pytest.raises(ValueError, match=r"tracking\.runs='step': expected 'site' or 'cell'"):
+        mirror(fresh, CONFIG, runs="step")
+
+
+def test_disabled_touches_nothing(fresh: storage.Store) -> None:
+    assert mirror(fresh, CONFIG, mode="disabled") == tracking.Mirrored()
+    assert not (Path(fresh.url) / "wandb").exists()
+
+
+# -- losing W&B
+
+
+def broken(monkeypatch: pytest.MonkeyPatch, init: Any) -> None:
+    fake = ModuleType("wandb")
+    fake.Settings = lambda **_: None  # type: ignore[attr-defined]
+    fake.init = init  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+
+
+def test_without_wandb_there_is_one_warning_line(
+    fresh: storage.Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with caplog.at_level(logging.WARNING):
+        found = mirror(fresh, CONFIG)
+    assert "wandb" in found.problem
+    assert len(caplog.records) == 1
+    assert "\n" not in caplog.records[0].getMessage()
+
+
+def test_a_failing_wandb_never_raises(
+    fresh: storage.Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def init(**_: Any) -> None:
+        raise RuntimeError("service\ndied")
+
+    broken(monkeypatch, init)
+    with caplog.at_level(logging.WARNING):
+        found = mirror(fresh, CONFIG)
+    assert found.problem == "RuntimeError: service died"
+    assert len(caplog.records) == 1
+
+
+def test_a_hanging_wandb_is_left_behind(
+    fresh: storage.Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released = threading.Event()
+    broken(monkeypatch, lambda **_: released.wait(30))
+    started = time.perf_counter()
+    found = mirror(fresh, CONFIG, limit_s=0.5)
+    released.set()
+    assert "no answer within" in found.problem
+    assert time.perf_counter() - started < 10
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """A stand-in of W&B's server that refuses everything with 429; the paths it was asked for."""
+    asked: list[str] = []
+
+    class Limited(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            asked.append(self.path)
+            self.send_response(429)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_GET = do_PUT = do_POST
+
+        def log_message(self, *_: Any) -> None:
+            """Quiet."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Limited) as found:
+        threading.Thread(target=found.serve_forever, daemon=True).start()
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{found.server_port}")
+        monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+        yield asked
+        found.shutdown()
+
+
+@pytest.mark.slow
+def test_a_server_that_limits_rates_holds_nothing_up(
+    fresh: storage.Store, server: list[str]
+) -> None:
+    assert mirror(fresh, CONFIG).written == RUNS
+    started = time.perf_counter()
+    found = mirror(fresh, CONFIG, mode="online", limit_s=20)
+    assert time.perf_counter() - started < 60
+    assert server
+    assert "send later with: wandb sync" in found.problem
+    assert (found.kept, found.sent, len(directories(fresh))) == (RUNS, 0, RUNS)
+    marker = Marker(Path(fresh.url) / "wandb")
+    assert marker.unsent(list(marker.runs)) == list(marker.runs)
+
+
+def test_an_unreachable_server_is_named(
+    fresh: storage.Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracking, "SYNC", ("-c", "raise SystemExit('connection refused')"))
+    found = mirror(fresh, CONFIG, mode="online")
+    assert found.problem.startswith("ConnectionError: connection refused; send later with: wandb")
+    assert (found.written, found.sent) == (RUNS, 0)
+
+
+def test_what_was_sent_is_not_sent_again(
+    fresh: storage.Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    log = tmp_path / "sent"
+    script = f"import sys; open({str(log)!r}, 'a').write(' '.join(sys.argv[1:]) + chr(10))"
+    monkeypatch.setattr(tracking, "SYNC", ("-c", script))
+    assert mirror(fresh, CONFIG, mode="online") == tracking.Mirrored(written=RUNS, sent=RUNS)
+    assert mirror(fresh, CONFIG, mode="online") == tracking.Mirrored(kept=RUNS)
+    row = fresh.table("probes").to_pylist()[0]
+    fresh.append("probes", [{**row, "train_loss": 0.125, "attempt": 2}])
+    assert mirror(fresh, CONFIG, mode="online").sent == 2
+    first, second = log.read_text().splitlines()
+    assert len(first.split()) == RUNS
+    assert len(second.split()) == 2
+
+
+@pytest.mark.slow
+def test_a_full_mirror_is_quick(tmp_path: Path) -> None:
+    store = make_store(tmp_path, Made(train=32, test=96, size=128))
+    drawn = report.draw(report_data.load(store, CONFIG), store)
+    started = time.process_time()
+    assert mirror(store, CONFIG, drawn=drawn).written == 33
+    assert time.process_time() - started < 8
