@@ -101,9 +101,7 @@ class OnRay:
     worker too large is a ValueError at once; GROWING_S on a cluster, whose autoscaler sees what
     waits."""
 
-    def run(
-        self, tasks: Sequence[Task], worker: WorkerSpec, observers: Iterable[Observer] = ()
-    ) -> Outcome:
+    def run(self, tasks: Sequence[Task], worker: WorkerSpec, observers: Iterable[Observer] = ()) -> Outcome:
         assert ray.is_initialized(), "OnRay runs inside cluster.session.connect()"
         ledger = Ledger(tasks, self.retries, observers)
         if not ledger.open:

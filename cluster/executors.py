@@ -20,9 +20,7 @@ class Executor(Protocol):
         """Further attempts at a task after its first failure."""
         ...
 
-    def run(
-        self, tasks: Sequence[Task], worker: WorkerSpec, observers: Iterable[Observer] = ()
-    ) -> Outcome:
+    def run(self, tasks: Sequence[Task], worker: WorkerSpec, observers: Iterable[Observer] = ()) -> Outcome:
         """Run every task to success or to its last failure.
 
         Raises what the factory raises (a ValueError at once, anything else after `retries` further
@@ -41,9 +39,7 @@ class InProcess:
 
     retries: int = 2
 
-    def run(
-        self, tasks: Sequence[Task], worker: WorkerSpec, observers: Iterable[Observer] = ()
-    ) -> Outcome:
+    def run(self, tasks: Sequence[Task], worker: WorkerSpec, observers: Iterable[Observer] = ()) -> Outcome:
         ledger = Ledger(tasks, self.retries, observers)
         if not ledger.open:
             return ledger.outcome()

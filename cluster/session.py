@@ -151,12 +151,7 @@ def _joined(address: str, log_to_driver: bool) -> Iterator[Session]:
     local = _loopback() if host == "localhost" or host.startswith("127.") else nullcontext()
     with local, _raylet_messages(log_to_driver), _sigterm_kept():
         try:
-            ray.init(
-                address,
-                logging_level=logging.ERROR,
-                log_to_driver=log_to_driver,
-                logging_config=logs.config(),
-            )
+            ray.init(address, logging_level=logging.ERROR, log_to_driver=log_to_driver, logging_config=logs.config())
         except (ConnectionError, RuntimeError, ValueError) as error:
             ray.shutdown()
             raise ValueError(_refusal(address, str(error))) from error

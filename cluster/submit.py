@@ -88,11 +88,7 @@ def submit(address: str, arguments: Sequence[str], *, output: str = "", home: Pa
             # A copy of the packages in the head's working directory must not win over these.
             "env_vars": {SUBMITTED_FROM: json.dumps(_versions()), "PYTHONSAFEPATH": "1"},
         },
-        "metadata": {
-            "project": "scenesweep",
-            "arguments": json.dumps(list(arguments)),
-            "output": output,
-        },
+        "metadata": {"project": "scenesweep", "arguments": json.dumps(list(arguments)), "output": output},
     }
     return _sent(address, request)
 

@@ -20,12 +20,7 @@ OURS = ("storage", "probing", "interventions", "cluster", "sweeps")
 RESULT_BYTES = 1_000_000
 """Largest pickled result of a task: facts about the work, never the work itself."""
 
-THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-)
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 Worker = Callable[[Any], dict[str, Any]]
 
@@ -57,13 +52,9 @@ class WorkerSpec:
         if self.threads < 1:
             raise ValueError(f"{where}: threads {self.threads} is below 1; give 1 or more")
         if self.num_cpus < 0 or self.num_gpus < 0:
-            raise ValueError(
-                f"{where}: num_cpus {self.num_cpus}, num_gpus {self.num_gpus}; neither may be < 0"
-            )
+            raise ValueError(f"{where}: num_cpus {self.num_cpus}, num_gpus {self.num_gpus}; neither may be < 0")
         if self.num_gpus > 1 and self.num_gpus != int(self.num_gpus):
-            raise ValueError(
-                f"{where}: num_gpus {self.num_gpus}; give a fraction of one GPU or a whole number"
-            )
+            raise ValueError(f"{where}: num_gpus {self.num_gpus}; give a fraction of one GPU or a whole number")
 
 
 @dataclass(frozen=True)

@@ -224,12 +224,7 @@ class Intervener:
         )  # fmt: skip
 
     def _outcome(
-        self,
-        task: EditTask,
-        case: Case,
-        recipe: Recipe,
-        parts: Sequence[Edited],
-        seen: Sequence[Seen],
+        self, task: EditTask, case: Case, recipe: Recipe, parts: Sequence[Edited], seen: Sequence[Seen]
     ) -> Outcome:
         inside = [_measures(part, i) for part in parts for i in range(len(part.rows))]
         rows = [row for part in parts for row in part.rows]

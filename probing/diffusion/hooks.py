@@ -45,9 +45,7 @@ def record(network: nn.Module, sites: Sequence[SiteSpec], sink: Sink) -> Iterato
 
 
 @contextmanager
-def rewrite(
-    network: nn.Module, sites: Sequence[SiteSpec], edit: Edit, guided: bool = True
-) -> Iterator[None]:
+def rewrite(network: nn.Module, sites: Sequence[SiteSpec], edit: Edit, guided: bool = True) -> Iterator[None]:
     """Replaces what `edit` returns for the conditional half, fp32 (n, tokens, channels).
 
     With guidance the batch is [unconditional, conditional] and only its second half is edited;

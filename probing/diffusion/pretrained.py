@@ -93,9 +93,7 @@ def _scheduler(path: Path | str, where: dict[str, Any]) -> dict[str, Any]:
     return dict(LMSDiscreteScheduler.load_config(str(path), subfolder="scheduler", **where))
 
 
-def _network(
-    kind: type[Network], path: Path | str, part: str, where: dict[str, Any], dtype: torch.dtype
-) -> Network:
+def _network(kind: type[Network], path: Path | str, part: str, where: dict[str, Any], dtype: torch.dtype) -> Network:
     """A network with every tensor from the file. An autoencoder that overflows in half stays in float32."""
     loader: Any = kind  # the loaders of diffusers and transformers share no base class
     named = "dtype" if kind.__module__.startswith("transformers") else "torch_dtype"

@@ -48,10 +48,7 @@ OnStep = Callable[[StepEvent], None]
 
 def initial_noise(model: LatentDiffusion, seeds: Sequence[int]) -> Tensor:
     """One CPU draw per sample from a generator seeded with the sample's own seed."""
-    draws = [
-        torch.randn(model.latent_shape, generator=torch.Generator().manual_seed(int(seed)))
-        for seed in seeds
-    ]
+    draws = [torch.randn(model.latent_shape, generator=torch.Generator().manual_seed(int(seed))) for seed in seeds]
     return torch.stack(draws).to(model.device)
 
 

@@ -44,9 +44,7 @@ def load(weights: str, device: torch.device, model: str) -> RembgLabeller:
     if model not in REMBG_MODELS:
         raise ValueError(f"labels.saliency: rembg-{model} is not among {', '.join(REMBG_MODELS)}")
     if weights:
-        raise ValueError(
-            f"labels.saliency_weights: {weights}: rembg models fetch their own weights; leave it empty"
-        )
+        raise ValueError(f"labels.saliency_weights: {weights}: rembg models fetch their own weights; leave it empty")
     rembg = _package()
     options: dict[str, Any] = {} if device.type == "cuda" else {"providers": ["CPUExecutionProvider"]}
     session = rembg.new_session(model, **options)
@@ -57,9 +55,7 @@ def _package() -> Any:
     try:
         import rembg
     except ImportError as error:
-        raise ValueError(
-            'labels.saliency: rembg models need the package rembg; pip install "rembg[cpu]"'
-        ) from error
+        raise ValueError('labels.saliency: rembg models need the package rembg; pip install "rembg[cpu]"') from error
     return rembg
 
 

@@ -43,9 +43,7 @@ def _check(network: Any, origin: Source, width: int) -> None:
     if config.depth_estimation_type != "relative":
         raise origin.error("predicts metric depth; relative inverse depth is needed")
     if config.backbone_config.hidden_size != width:
-        raise origin.error(
-            f"is another size: encoder of {config.backbone_config.hidden_size} channels, not {width}"
-        )
+        raise origin.error(f"is another size: encoder of {config.backbone_config.hidden_size} channels, not {width}")
 
 
 def transform(levels: Tensor) -> Tensor:

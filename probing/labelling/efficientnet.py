@@ -113,9 +113,7 @@ class MBConv(nn.Module):
         if self.expands:
             self._expand_conv = nn.Conv2d(shape.inputs, wide, 1, bias=False)
             self._bn0 = nn.BatchNorm2d(wide, eps=1e-3)
-        self._depthwise_conv = nn.Conv2d(
-            wide, wide, shape.kernel, shape.stride, before, groups=wide, bias=False
-        )
+        self._depthwise_conv = nn.Conv2d(wide, wide, shape.kernel, shape.stride, before, groups=wide, bias=False)
         self._bn1 = nn.BatchNorm2d(wide, eps=1e-3)
         self._se_reduce = nn.Conv2d(wide, squeezed, 1)
         self._se_expand = nn.Conv2d(squeezed, wide, 1)

@@ -15,13 +15,7 @@ from transformers.utils import logging as progress
 from probing.labelling import checkpoints
 from probing.labelling.checkpoints import Source
 
-SHAPE = (
-    "hidden_size",
-    "num_hidden_layers",
-    "neck_hidden_sizes",
-    "backbone_out_indices",
-    "is_hybrid",
-)
+SHAPE = ("hidden_size", "num_hidden_layers", "neck_hidden_sizes", "backbone_out_indices", "is_hybrid")
 """settings in which a directory must agree with the model that was asked for, where that has them"""
 
 
@@ -78,9 +72,7 @@ def split_revision(path: str) -> tuple[str, str | None]:
     return name, revision or None
 
 
-def _check_shape(
-    kind: Any, name: str, revision: str | None, wanted: PreTrainedConfig | None, source: Source
-) -> None:
+def _check_shape(kind: Any, name: str, revision: str | None, wanted: PreTrainedConfig | None, source: Source) -> None:
     given, _ = kind.config_class.get_config_dict(name, revision=revision)
     if given.get("model_type") not in (None, kind.config_class.model_type):
         raise _Refused(f"is a {given['model_type']} model, not {kind.config_class.model_type}")

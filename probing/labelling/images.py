@@ -43,9 +43,7 @@ class ImageLabeller:
 def check(images: NDArray) -> None:
     """Raises ValueError for anything but uint8 (n, H, W, 3)."""
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
-        raise ValueError(
-            f"a labeller takes uint8 images (n, H, W, 3), not {images.dtype} {images.shape}"
-        )
+        raise ValueError(f"a labeller takes uint8 images (n, H, W, 3), not {images.dtype} {images.shape}")
 
 
 def resize_cubic(images: Tensor, size: tuple[int, int]) -> Tensor:

@@ -49,9 +49,7 @@ def load(weights: str, device: torch.device, config: DPTConfig | None = None) ->
         network = from_official(checkpoints.read(origin), origin, config)
         revision = checkpoints.digest([origin.file])
     network = network.to(device)
-    return ImageLabeller(
-        f"midas-dpt-large {revision}", lambda part: depth(network, part), device, np.float32
-    )
+    return ImageLabeller(f"midas-dpt-large {revision}", lambda part: depth(network, part), device, np.float32)
 
 
 def from_official(state: State, origin: Source, config: DPTConfig) -> DPTForDepthEstimation:

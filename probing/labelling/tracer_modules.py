@@ -39,9 +39,7 @@ class Depthwise(nn.Module):
 
     def __init__(self, channels: int, kernel: int, padding: int, dilation: int) -> None:
         super().__init__()
-        self.DWConv = nn.Conv2d(
-            channels, channels, kernel, 1, padding, dilation, groups=channels, bias=False
-        )
+        self.DWConv = nn.Conv2d(channels, channels, kernel, 1, padding, dilation, groups=channels, bias=False)
         self.bn = nn.BatchNorm2d(channels)
 
     def forward(self, x: Tensor) -> Tensor:

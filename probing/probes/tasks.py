@@ -160,7 +160,6 @@ class DepthHeads:
             cells["val_rmse"] = val.sqrt().mean(2)
         return Scores(images, cells)
 
-
     def _regions(self, test: Tensor, samples: Tensor, mean: Tensor, variance: Tensor) -> dict[str, Tensor]:
         """RMSE (S, H, test samples) over the salient object's pixels and over the others, where masks were given."""
         if self.targets.inside is None:

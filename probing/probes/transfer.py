@@ -18,10 +18,7 @@ Scores = dict[str, NDArray[np.float64]]
 
 
 def transfer(
-    weights: Sequence[NDArray],
-    acts: Sequence[NDArray],
-    targets: Targets,
-    samples: NDArray[np.int64],
+    weights: Sequence[NDArray], acts: Sequence[NDArray], targets: Targets, samples: NDArray[np.int64]
 ) -> Scores:
     """Scores of every probe on the activations of every step.
 

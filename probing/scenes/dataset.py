@@ -63,11 +63,7 @@ def _jobs(folder: Path, split: str, count: int) -> Iterator[tuple[str, int, int]
 
 
 def make(
-    folder: Path,
-    split: str,
-    count: int,
-    workers: int,
-    progress: Callable[[int, int], None] | None = None,
+    folder: Path, split: str, count: int, workers: int, progress: Callable[[int, int], None] | None = None
 ) -> None:
     """Renders the missing parts of a set of `count` scenes with `workers` processes."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -184,8 +184,7 @@ def _shortcut_scores(
     # The threshold that suits the network best: the bar is an upper one.
     chances = guess[:, 1].sigmoid()
     dice = max(
-        float(2 * ((chances > t) * mask).sum() / ((chances > t).sum() + mask.sum()))
-        for t in np.linspace(0.1, 0.7, 13)
+        float(2 * ((chances > t) * mask).sum() / ((chances > t).sum() + mask.sum())) for t in np.linspace(0.1, 0.7, 13)
     )
     return explained, dice
 
@@ -226,9 +225,7 @@ def contact_sheet(images: np.ndarray, columns: int = 10) -> Image.Image:
     return Image.fromarray(np.concatenate(rows, 0))
 
 
-def write_card(
-    folder: Path, card: Card, images: np.ndarray, guidance: float, how: Callable[[], str]
-) -> None:
+def write_card(folder: Path, card: Card, images: np.ndarray, guidance: float, how: Callable[[], str]) -> None:
     """Writes CARD.md and contact.jpg into the folder of the weights."""
     contact_sheet(images).save(folder / "contact.jpg", quality=85)
     values = {**asdict(card), "guidance": guidance, "how": how(), "colours": ", ".join(PALETTE)}

@@ -101,9 +101,7 @@ class Loop:
         self.path.with_suffix(".json").write_text(json.dumps(self.history))
         os.replace(partial, self.path)
 
-    def run(
-        self, loss: Callable[[int, torch.Generator], Tensor], progress: Callable[[str], None]
-    ) -> None:
+    def run(self, loss: Callable[[int, torch.Generator], Tensor], progress: Callable[[str], None]) -> None:
         """Trains to the end; `loss(step, generator)` returns a scalar."""
         self.model.train()
         saved = started = time.monotonic()

@@ -45,9 +45,7 @@ class Mixer(nn.Module):
     def __init__(self, width: int, cells: int) -> None:
         super().__init__()
         self.places = nn.Parameter(0.02 * torch.randn(1, cells, width))
-        self.layer = nn.TransformerEncoderLayer(
-            width, 4, 2 * width, 0.0, "gelu", batch_first=True, norm_first=True
-        )
+        self.layer = nn.TransformerEncoderLayer(width, 4, 2 * width, 0.0, "gelu", batch_first=True, norm_first=True)
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, width, h, w), unchanged in shape."""
@@ -62,9 +60,7 @@ class Teacher(nn.Module):
         super().__init__()
         a, b, c, d = WIDTHS
         self.fine = nn.Conv2d(3, 8, 3, 1, 1)
-        self.down = nn.ModuleList(
-            [Block(3, a, 2), Block(a, b, 2), Block(b, c, 2), Block(c, d, 2)]
-        )
+        self.down = nn.ModuleList([Block(3, a, 2), Block(a, b, 2), Block(b, c, 2), Block(c, d, 2)])
         self.mix = nn.Sequential(*(Mixer(d, 64) for _ in range(MIXERS)))
         self.up = nn.ModuleList([Block(d + c, c), Block(c + b, b), Block(b + a, a)])
         self.last = nn.Sequential(nn.Conv2d(a + 8, 16, 1), nn.SiLU(), nn.Conv2d(16, 2, 3, 1, 1))

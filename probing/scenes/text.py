@@ -22,8 +22,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{_START} $A {_END}",
-        special_tokens=[(name, vocabulary[name]) for name in (_START, _END)],
+        single=f"{_START} $A {_END}", special_tokens=[(name, vocabulary[name]) for name in (_START, _END)]
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -56,9 +55,5 @@ def build_encoder(width: int = 128, layers: int = 2, heads: int = 4) -> CLIPText
 def tokenize(tokenizer: PreTrainedTokenizerFast, captions: Sequence[str]) -> torch.Tensor:
     """int64 (n, positions)."""
     return tokenizer(
-        list(captions),
-        padding="max_length",
-        max_length=POSITIONS,
-        truncation=True,
-        return_tensors="pt",
+        list(captions), padding="max_length", max_length=POSITIONS, truncation=True, return_tensors="pt"
     ).input_ids

@@ -99,9 +99,7 @@ def encode(model: AutoencoderKL, images: np.ndarray, batch: int = 50) -> Tensor:
 @torch.inference_mode()
 def decode(model: AutoencoderKL, latents: Tensor, batch: int = 50) -> np.ndarray:
     """uint8 (N, H, W, 3) from latents that are not scaled."""
-    parts = [
-        model.decode(latents[i : i + batch].to(model.device)).sample.cpu() for i in range(0, len(latents), batch)
-    ]
+    parts = [model.decode(latents[i : i + batch].to(model.device)).sample.cpu() for i in range(0, len(latents), batch)]
     images = torch.cat(parts).add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
     return images.permute(0, 2, 3, 1).contiguous().numpy()
 

@@ -143,9 +143,7 @@ def _half(rng: np.random.Generator, shape: str, radius: float) -> tuple[float, f
     return tuple(radius * rng.uniform(0.6, 1.0, size=3))
 
 
-def _solid(
-    rng: np.random.Generator, camera: Camera, ground: Plane, colour: str, large: bool
-) -> tuple[Solid, bool]:
+def _solid(rng: np.random.Generator, camera: Camera, ground: Plane, colour: str, large: bool) -> tuple[Solid, bool]:
     """One object at a drawn place in the picture, size in the picture drawn apart from distance."""
     shape = str(rng.choice(SHAPES))
     distance = float(np.exp(rng.uniform(math.log(2.0), math.log(8.0))))

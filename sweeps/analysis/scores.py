@@ -32,10 +32,7 @@ class Measure:
         return 1.0 if self.higher else -1.0
 
 
-MEASURES = (
-    Measure("saliency", "dice", "Dice", True),
-    Measure("depth", "rmse", "RMSE", False),
-)
+MEASURES = (Measure("saliency", "dice", "Dice", True), Measure("depth", "rmse", "RMSE", False))
 
 
 FLOOR_WORDS = {"saliency": "mean mask or all foreground", "depth": "mean depth map"}
@@ -186,11 +183,7 @@ def equal(table: pa.Table, **wanted: Any) -> pa.ChunkedArray:
 
 
 def _scores(
-    run: RunData,
-    measure: Measure,
-    sites: tuple[Site, ...],
-    probes: pa.Table,
-    images: pa.Table | None,
+    run: RunData, measure: Measure, sites: tuple[Site, ...], probes: pa.Table, images: pa.Table | None
 ) -> Scores:
     probes = probes.filter(pc.equal(probes["task"], measure.task))
     steps = tuple(sorted(pc.unique(probes["step"]).to_pylist()))

@@ -64,9 +64,7 @@ class Reader(Protocol):
     ) -> dict[str, np.ndarray] | None:
         """A stored probe; `experiment` names one beside the main grid."""
 
-    def step_images(
-        self, variant: str, step: int, kind: str, samples: Sequence[int]
-    ) -> np.ndarray | None:
+    def step_images(self, variant: str, step: int, kind: str, samples: Sequence[int]) -> np.ndarray | None:
         """uint8 (n, H, W, 3): the latent (``xt`` or ``x0``) after a step, decoded."""
 
 
@@ -161,9 +159,7 @@ class StoreReader:
         """See `Reader`."""
         return self._read(lambda: self.store.read_labels(task, list(samples)))
 
-    def step_images(
-        self, variant: str, step: int, kind: str, samples: Sequence[int]
-    ) -> np.ndarray | None:
+    def step_images(self, variant: str, step: int, kind: str, samples: Sequence[int]) -> np.ndarray | None:
         """See `Reader`."""
         stored = getattr(self.store.layout, "step_images", 0)
         if not samples or max(samples) >= stored:
@@ -177,9 +173,7 @@ class StoreReader:
         weights = self.weights(variant, site.name, step, task, experiment)
         if weights is None:
             return None
-        acts = self._read(
-            lambda: self.store.read_activations(variant, site.name, step, list(samples))
-        )
+        acts = self._read(lambda: self.store.read_activations(variant, site.name, step, list(samples)))
         if acts is None:
             return None
         return apply_probe(weights, acts, task).reshape(len(samples), *site.grid)

@@ -221,6 +221,7 @@ def compare(parsed: argparse.Namespace) -> int:
     print(compare_view.describe(stored_config(parsed.output), stored_config(parsed.other)))
     return 0
 
+
 def sites(parsed: argparse.Namespace) -> int:
     """Lists the sites of a model from its configuration, without weights."""
     from probing.diffusion.model import ModelConfig

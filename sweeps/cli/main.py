@@ -127,11 +127,16 @@ def _arguments(parser: argparse.ArgumentParser, verb: Verb) -> None:
         parser.add_argument("work", help="folder for renders and checkpoints; the same folder resumes")
         parser.add_argument("target", help="folder that the weights are written to")
         parser.add_argument("--steps", type=int, default=0, help="steps of the denoiser (default: as shipped)")
-        parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"),
-                            help="where to train; cuda trains longer, in larger batches (default: cpu)")
+        parser.add_argument(
+            "--device",
+            default="cpu",
+            choices=("cpu", "cuda"),
+            help="where to train; cuda trains longer, in larger batches (default: cpu)",
+        )
         parser.add_argument("--start", default="", help="folder of finished weights to carry on from")
-        parser.add_argument("--focus", action="store_true",
-                            help="with --start: begin with new queries and keys in self-attention")
+        parser.add_argument(
+            "--focus", action="store_true", help="with --start: begin with new queries and keys in self-attention"
+        )
 
 
 def _play_arguments(parser: argparse.ArgumentParser) -> None:

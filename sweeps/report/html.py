@@ -27,8 +27,7 @@ def page(title: str, kicker: str, meta: str, sections: Sequence[Section], foot: 
     kept = [s for s in sections if s.body]
     links = "".join(f'<li><a href="#{s.key}">{escape(s.short)}</a></li>' for s in kept)
     body = "".join(
-        f'<section id="{s.key}" aria-labelledby="{s.key}-h">'
-        f'<h2 id="{s.key}-h">{escape(s.title)}</h2>{s.body}</section>'
+        f'<section id="{s.key}" aria-labelledby="{s.key}-h"><h2 id="{s.key}-h">{escape(s.title)}</h2>{s.body}</section>'
         for s in kept
     )
     return (
@@ -56,10 +55,7 @@ def downloads(found: Sequence[Panel], name: str) -> str:
     head, _, _ = found[0].csv().partition("\n")
     text = "\n".join([head, *(p.csv().partition("\n")[2].rstrip("\n") for p in found), ""])
     address = "data:text/csv;base64," + base64.b64encode(text.encode()).decode()
-    return (
-        f'<p class="note download"><a download="{name}.csv" href="{address}">'
-        f"Numbers as {name}.csv</a></p>"
-    )
+    return f'<p class="note download"><a download="{name}.csv" href="{address}">Numbers as {name}.csv</a></p>'
 
 
 def picture(address: str, alt: str, caption: str = "", map_like: bool = False) -> str:

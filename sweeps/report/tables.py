@@ -110,9 +110,7 @@ def _groups(groups: Sequence[tuple[str, int]]) -> str:
     if not groups:
         return ""
     cells = "".join(
-        f'<th scope="colgroup" colspan="{span}">{escape(label)}</th>'
-        if label
-        else f'<td colspan="{span}"></td>'
+        f'<th scope="colgroup" colspan="{span}">{escape(label)}</th>' if label else f'<td colspan="{span}"></td>'
         for label, span in groups
     )
     return f'<tr class="groups">{cells}</tr>'
@@ -121,8 +119,7 @@ def _groups(groups: Sequence[tuple[str, int]]) -> str:
 def _columns(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     numeric = [any(_is_number(row[i]) for row in rows) for i in range(len(columns))]
     cells = "".join(
-        f'<th scope="col"{_class(flag)}>{escape(name)}</th>'
-        for name, flag in zip(columns, numeric, strict=True)
+        f'<th scope="col"{_class(flag)}>{escape(name)}</th>' for name, flag in zip(columns, numeric, strict=True)
     )
     return f"<tr>{cells}</tr>"
 

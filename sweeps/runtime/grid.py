@@ -105,6 +105,5 @@ def pack(wanted: Iterable[Cell], axes: Sequence[str], experiment: str = "") -> l
     for cell in wanted:
         groups.setdefault(tuple(getattr(cell, axis) for axis in axes), []).append(cell)
     return [
-        Trial("/".join([*start, *map(str, key)]) or "all", tuple(found), experiment)
-        for key, found in groups.items()
+        Trial("/".join([*start, *map(str, key)]) or "all", tuple(found), experiment) for key, found in groups.items()
     ]

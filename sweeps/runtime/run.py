@@ -77,10 +77,7 @@ def _facts(config: Config, folder: Path) -> Facts:
         (unet["in_channels"], height, width),
         (height * factor, width * factor),
         models.revision(config.model),
-        {
-            "conv": site_rules.conv_sites(unet, (height, width)),
-            "vae": (site_rules.vae_site(vae, (height, width)),),
-        },
+        {"conv": site_rules.conv_sites(unet, (height, width)), "vae": (site_rules.vae_site(vae, (height, width)),)},
     )
 
 

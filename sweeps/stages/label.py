@@ -40,12 +40,7 @@ class LabelWorker:
         self.store = storage.open(config.output)
         device = pick_device(config.model.device)
         self.labellers = {
-            task: labellers.build(
-                task,
-                getattr(config.labels, task),
-                getattr(config.labels, f"{task}_weights"),
-                device,
-            )
+            task: labellers.build(task, getattr(config.labels, task), getattr(config.labels, f"{task}_weights"), device)
             for task in self.store.layout.tasks
         }
 

@@ -210,10 +210,7 @@ def fan_out(run: Run, shared: ProbeJob, trials: Sequence[Trial], notice: Notice)
             tune.with_resources(fit, {"cpu": 1, "gpu": gpus} if gpus else {"cpu": 1}),
             param_space={"trial": tune.grid_search(list(by_name))},
             tune_config=tune.TuneConfig(
-                reuse_actors=True,
-                max_concurrent_trials=slots,
-                trial_name_creator=_name,
-                trial_dirname_creator=_name,
+                reuse_actors=True, max_concurrent_trials=slots, trial_name_creator=_name, trial_dirname_creator=_name
             ),
             run_config=tune.RunConfig(
                 name="probes",

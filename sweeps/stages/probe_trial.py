@@ -129,9 +129,7 @@ def fit_trial(job: ProbeJob, trial: Trial) -> dict[str, Any]:
     return {"cells": done, "failed": broken, "seconds": time.perf_counter() - started}
 
 
-def _fit_one(
-    job: ProbeJob, variant: str, site: SiteSpec, cells: Sequence[Cell]
-) -> tuple[int, int]:
+def _fit_one(job: ProbeJob, variant: str, site: SiteSpec, cells: Sequence[Cell]) -> tuple[int, int]:
     """(finished, failed) cells of one site."""
     targets = labels_of(job, site)
     counts = np.zeros(2, dtype=int)

@@ -116,9 +116,7 @@ def _within(seconds: float, action: Callable[[], Mirrored]) -> Mirrored:
     return box["result"]
 
 
-def _write(
-    run: RunData, store: Any, planned: Sequence[PlannedRun], folder: Path, drawn: Drawn | None
-) -> Mirrored:
+def _write(run: RunData, store: Any, planned: Sequence[PlannedRun], folder: Path, drawn: Drawn | None) -> Mirrored:
     """Write the runs whose content the folder does not hold yet."""
     marker = Marker(folder)
     todo = [p for p in planned if not marker.has(p.id, p.digest)]

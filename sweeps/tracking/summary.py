@@ -138,10 +138,7 @@ def _example_cells(example: Example) -> Iterator[tuple[str, Any]]:
     for r in example.readings:
         maps = {"label": r.label, **{f"step {s}": p for s, p in r.predictions.items()}}
         for name, values in maps.items():
-            yield (
-                f"{r.task} {name}",
-                wandb.Image(thumbnails.colour_map(values, r.task, r.low, r.high)),
-            )
+            yield (f"{r.task} {name}", wandb.Image(thumbnails.colour_map(values, r.task, r.low, r.high)))
 
 
 def reference(data: RunData, url: str) -> Any:

@@ -28,9 +28,7 @@ ENVIRONMENT = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
 
 def on_a_cluster(folder: Path, kind: str, seeds: list[int], retries: int) -> list[dict[str, Any]]:
     numbers = ",".join(map(str, seeds))
-    done = fakes.run_apart(
-        SCRIPT, str(folder), kind, numbers, str(retries), timeout=600, **ENVIRONMENT
-    )
+    done = fakes.run_apart(SCRIPT, str(folder), kind, numbers, str(retries), timeout=600, **ENVIRONMENT)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 

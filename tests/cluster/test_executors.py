@@ -68,9 +68,7 @@ def test_every_task_runs_once_and_returns_by_key(make: Make, tmp_path: Path) -> 
     tasks = [Scripted(f"t{i}") for i in range(7)]
     outcome = make(2).run(tasks, spec(tmp_path, count=2))
     assert outcome.ok
-    assert {key: result["key"] for key, result in outcome.done.items()} == {
-        task.key: task.key for task in tasks
-    }
+    assert {key: result["key"] for key, result in outcome.done.items()} == {task.key: task.key for task in tasks}
     assert fakes.marks(tmp_path, "run") == outcome.attempts == {task.key: 1 for task in tasks}
 
 
@@ -180,9 +178,7 @@ def test_an_observer_that_raises_ends_the_run_loudly(make: Make, tmp_path: Path)
 def test_random_scripts_come_out_the_same_in_both(make_ray: Make, tmp_path: Path) -> None:
     rng = random.Random(5)
     tasks = [
-        Scripted(
-            f"t{i}", tuple(rng.choices(["ok", "raise", "exit"], [1, 3, 3], k=rng.randint(0, 4)))
-        )
+        Scripted(f"t{i}", tuple(rng.choices(["ok", "raise", "exit"], [1, 3, 3], k=rng.randint(0, 4))))
         for i in range(25)
     ]
     outcomes = []
@@ -211,9 +207,7 @@ def test_threads_are_pinned_alike_and_given_back(make: Make) -> None:
 
 def test_bytes_are_the_same_in_both(make_ray: Make) -> None:
     worker = WorkerSpec(fakes.build_threads, threads=2, name="threads")
-    here, there = (
-        executor.run([Scripted("a")], worker).done["a"] for executor in (InProcess(0), make_ray(0))
-    )
+    here, there = (executor.run([Scripted("a")], worker).done["a"] for executor in (InProcess(0), make_ray(0)))
     assert here == there
 
 
@@ -225,9 +219,7 @@ def test_a_poisonous_task_fails_and_the_others_go_on(make_ray: Make, tmp_path: P
     tasks = [Scripted("p", ("die",) * 9), *[Scripted(f"t{i}") for i in range(6)]]
     outcome = make_ray(2).run(tasks, spec(tmp_path, count=2), [events.append])
     assert set(outcome.done) == {f"t{i}" for i in range(6)}
-    assert outcome.failed == {
-        "p": "worker died: its process ended without a word (crashed, killed, or out of memory)"
-    }
+    assert outcome.failed == {"p": "worker died: its process ended without a word (crashed, killed, or out of memory)"}
     assert fakes.marks(tmp_path, "run")["p"] == outcome.attempts["p"] == 3
     assert sum(isinstance(event, WorkerLost) for event in events) == 3
 
@@ -256,9 +248,7 @@ def test_each_worker_builds_once_and_holds_one_task(make_ray: Make, tmp_path: Pa
         if isinstance(event, TaskStarted):
             named.update(ray.util.list_named_actors())
 
-    outcome = make_ray(0).run(
-        [Scripted(f"t{i}") for i in range(40)], spec(tmp_path, count=2, name="hold"), [look]
-    )
+    outcome = make_ray(0).run([Scripted(f"t{i}") for i in range(40)], spec(tmp_path, count=2, name="hold"), [look])
     assert outcome.ok
     assert 1 <= fakes.marks(tmp_path, "built")["x"] <= 2
     assert {result["process"] for result in outcome.done.values()} <= fakes.processes(tmp_path)
@@ -281,6 +271,7 @@ def test_each_worker_builds_once_and_holds_one_task(make_ray: Make, tmp_path: Pa
 
 def test_interrupting_kills_the_actors_and_their_work(make_ray: Make, tmp_path: Path) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started us with it ignored
+
     def interrupt(event: Any) -> None:
         if isinstance(event, TaskStarted):
             threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()

@@ -58,9 +58,7 @@ def test_versions_are_compared_and_both_are_named() -> None:
     ours = resources.versions()
     resources.check_versions(ours, "here")
     resources.check_versions({"ray": ours["ray"]}, "here")
-    with pytest.raises(
-        ValueError, match=f"http://head runs Ray 1.0, this process Ray {ours['ray']}"
-    ):
+    with pytest.raises(ValueError, match=f"http://head runs Ray 1.0, this process Ray {ours['ray']}"):
         resources.check_versions({"ray": "1.0"}, "http://head")
 
 
@@ -72,18 +70,14 @@ def test_a_node_that_does_not_answer_is_not_alive(ray_local: Session, monkeypatc
     assert not resources.is_alive(node["NodeID"])
 
 
-def test_an_output_that_all_nodes_see_is_fine(
-    ray_local: Session, tmp_path: Path, monkeypatch: Any
-) -> None:
+def test_an_output_that_all_nodes_see_is_fine(ray_local: Session, tmp_path: Path, monkeypatch: Any) -> None:
     seen = resources.nodes()
     monkeypatch.setattr(resources, "nodes", lambda: seen * 2)
     resources.check_shared_output(str(tmp_path))
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-def test_an_output_that_a_node_does_not_see_is_refused(
-    ray_local: Session, tmp_path: Path, monkeypatch: Any
-) -> None:
+def test_an_output_that_a_node_does_not_see_is_refused(ray_local: Session, tmp_path: Path, monkeypatch: Any) -> None:
     seen = resources.nodes()
     monkeypatch.setattr(resources, "nodes", lambda: seen * 2)
     handle = os.open(tmp_path, os.O_RDONLY)
@@ -106,9 +100,7 @@ def test_our_packages_are_ours() -> None:
 
 
 @pytest.mark.parametrize("single", [True, False])
-def test_a_foreign_package_of_our_name_is_noticed(
-    single: bool, tmp_path: Path, monkeypatch: Any
-) -> None:
+def test_a_foreign_package_of_our_name_is_noticed(single: bool, tmp_path: Path, monkeypatch: Any) -> None:
     if single:
         (tmp_path / "sweeps.py").write_text("")
     else:

@@ -116,8 +116,7 @@ def test_another_version_is_refused_in_one_line_naming_both(ray_local: Session) 
 
 
 @pytest.mark.parametrize(
-    ("address", "told"),
-    [("ray://head:10001", "submit the run as a job"), ("http://head:8265", "submit the run")],
+    ("address", "told"), [("ray://head:10001", "submit the run as a job"), ("http://head:8265", "submit the run")]
 )
 def test_addresses_of_other_kinds_are_refused(address: str, told: str) -> None:
     done = fakes.run_apart(JOIN, address)

@@ -66,11 +66,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (place / name).mkdir()
         (place / name / "__init__.py").write_text('"""A stand-in."""\n')
     (place / "sweeps" / "__main__.py").write_text(FAKE_SWEEPS)
-    shutil.copytree(
-        Path(cluster.__file__).parent,
-        place / "cluster",
-        ignore=shutil.ignore_patterns("__pycache__"),
-    )
+    shutil.copytree(Path(cluster.__file__).parent, place / "cluster", ignore=shutil.ignore_patterns("__pycache__"))
     return place
 
 

@@ -25,6 +25,8 @@ from sweeps.stages import probe as probe_stage
 from sweeps.stages import sample as sample_stage
 
 ROOT = Path(__file__).parents[2]
+
+
 def copied(finished: Path, target: Path) -> Path:
     shutil.copytree(finished, target)
     return target

@@ -79,8 +79,7 @@ def test_second_object_pushed_back_shrinks_and_hides_behind_the_first():
 
 
 @pytest.mark.parametrize(
-    ("goal", "message"),
-    [(SecondObject(90, 0), "outside the image"), (SecondObject(3, 0, scale=0.0), "positive")],
+    ("goal", "message"), [(SecondObject(90, 0), "outside the image"), (SecondObject(3, 0, scale=0.0), "positive")]
 )
 def test_second_objects_that_make_no_sense_are_refused(goal: SecondObject, message: str):
     with pytest.raises(ValueError, match=message):

@@ -82,9 +82,7 @@ class Saboteur:
             self.struck = self.strike(self.rng)
 
 
-def one_moment(
-    folder: Path, seed: int, strike: Callable[[Path, random.Random], bool], retries: int
-) -> dict[str, Any]:
+def one_moment(folder: Path, seed: int, strike: Callable[[Path, random.Random], bool], retries: int) -> dict[str, Any]:
     """Run all tasks while something is killed; what came of it."""
     from cluster.actors import OnRay
 
@@ -144,9 +142,7 @@ def drain_node(cluster: Any, marks: Path, rng: random.Random) -> bool:
         return False
     reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
     deadline_ms = int(time.time() * 1000) + 60_000
-    accepted, _ = GcsClient(address=cluster.address).drain_node(
-        target[0].node_id, reason, "taken away", deadline_ms
-    )
+    accepted, _ = GcsClient(address=cluster.address).drain_node(target[0].node_id, reason, "taken away", deadline_ms)
     return accepted
 
 
@@ -154,14 +150,10 @@ def on_a_cluster(folder: Path, kind: str, seeds: list[int], retries: int) -> Non
     """A head that holds the driver, two nodes of one CPU each; a strike for each seed."""
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
-    )
-    strike = {
-        "worker": kill_worker,
-        "raylet": partial(kill_raylet, cluster),
-        "drain": partial(drain_node, cluster),
-    }[kind]
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    strike = {"worker": kill_worker, "raylet": partial(kill_raylet, cluster), "drain": partial(drain_node, cluster)}[
+        kind
+    ]
     try:
         cluster.add_node(num_cpus=1)
         cluster.add_node(num_cpus=1)

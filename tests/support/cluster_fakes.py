@@ -137,9 +137,7 @@ def apart(code: str, *arguments: str, **environment: str) -> dict[str, Any]:
     }
 
 
-def run_apart(
-    code: str, *arguments: str, timeout: float = 240, **environment: str
-) -> subprocess.CompletedProcess[str]:
+def run_apart(code: str, *arguments: str, timeout: float = 240, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run that code to its end."""
     how = apart(code, *arguments, **environment)
     return subprocess.run(**how, capture_output=True, timeout=timeout, check=False)

@@ -56,9 +56,7 @@ def scene(sample: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, s
     horizon = rng.uniform(0.25, 0.6)
     floor = np.clip((y - horizon) / (1 - horizon), 0, 1)
     depth = (0.2 + 2.2 * floor + rng.uniform(-0.6, 0.6) * (x - 0.5)).astype(np.float32)
-    image = np.where(floor[..., None] > 0, (190, 186, 176), (172, 196, 214)) * (
-        0.8 + 0.2 * floor[..., None]
-    )
+    image = np.where(floor[..., None] > 0, (190, 186, 176), (172, 196, 214)) * (0.8 + 0.2 * floor[..., None])
     mask = np.zeros((size, size), np.uint8)
     words = []
     for _ in range(rng.integers(1, 3)):
@@ -128,14 +126,10 @@ def make_store(root: Path, made: Made = Made()) -> storage.Store:
 def write_samples(store: storage.Store, made: Made) -> None:
     """samples.parquet and curation.parquet."""
     every = range(made.samples)
-    store.write_samples(
-        {"sample": i, "prompt": scene(i, 8)[3], "seed": 100 + i, "shard": 0} for i in every
-    )
+    store.write_samples({"sample": i, "prompt": scene(i, 8)[3], "seed": 100 + i, "shard": 0} for i in every)
     split = ["train"] * made.train + ["test"] * made.test
     store.put("costs.json", json.dumps({"sample": 71.4, "label": 9.2, "probe": 48.0}).encode())
-    store.write_curation(
-        {"sample": i, "keep": True, "reason": "", "split": split[i]} for i in every
-    )
+    store.write_curation({"sample": i, "keep": True, "reason": "", "split": split[i]} for i in every)
 
 
 def write_results(store: storage.Store, made: Made) -> None:
@@ -240,21 +234,14 @@ def activations(scenes: list[tuple[np.ndarray, ...]], site: str, q: float, seed:
     """float16 (n, T, 3): a mask, a depth and a constant per cell, noisier where q is smaller."""
     cells = SITES[site][0]
     rng = np.random.default_rng(seed)
-    planes = [
-        [v.reshape(cells, 32 // cells, cells, -1).mean((1, 3)).ravel() for v in pair]
-        for pair in scenes
-    ]
+    planes = [[v.reshape(cells, 32 // cells, cells, -1).mean((1, 3)).ravel() for v in pair] for pair in scenes]
     clean = np.stack(planes).transpose(0, 2, 1)
     noisy = q * clean + (1 - q) * rng.normal(0.6, 0.7, clean.shape)
     return np.concatenate([noisy, np.ones((*noisy.shape[:2], 1))], -1).astype(np.float16)
 
 
 def image_rows(
-    made: Made,
-    control: str,
-    variants: tuple[str, ...],
-    experiment: str = "grid",
-    sites: tuple[str, ...] = (),
+    made: Made, control: str, variants: tuple[str, ...], experiment: str = "grid", sites: tuple[str, ...] = ()
 ) -> pa.Table:
     """results/images of both tasks on all steps, of the main sites or others."""
     sites = sites or made.sites

@@ -193,9 +193,7 @@ def spread(positions: Sequence[float], gap: float, low: float, high: float) -> n
     return out
 
 
-def draw_bands(
-    ax: Axes, steps: Sequence[int], bands: Sequence[Band], levels: dict[str, float]
-) -> None:
+def draw_bands(ax: Axes, steps: Sequence[int], bands: Sequence[Band], levels: dict[str, float]) -> None:
     """Curves with shaded intervals, and dashed `levels` by name; all named at the right end."""
     for band in bands:
         colour = ink(band.role)

@@ -20,10 +20,7 @@ CURVE_HEADER = ("task", "score", "line", "step", "mean", "low", "high")
 def vae_curves(main: Scores, vae: Scores) -> Panel:
     """Section 4.2 and table 1: the VAE's self-attention beside the UNet's decoder, by step."""
     task = main.measure.task
-    bands = [
-        _band(main, "decoder", "UNet decoder", "up.2"),
-        _band(vae, "all", "VAE", "first", marker="o"),
-    ]
+    bands = [_band(main, "decoder", "UNet decoder", "up.2"), _band(vae, "all", "VAE", "first", marker="o")]
     floor = float(np.mean(main.floor[main.which("decoder")]))
     return _curves(f"vae-{task}", f"{TASK_TITLES[task]} – VAE and UNet", main, bands, {"floor": floor})
 

@@ -58,16 +58,13 @@ def before_after(edit: Edits, stem: str) -> Panel:
         ax.set_xlim(edges[0], edges[-1])
         ax.set_title(TASK_TITLES[measure.task])
         ax.yaxis.set_major_locator(MaxNLocator(5, integer=True))
-        ax.legend(
-            frameon=False, fontsize=8.5, loc="lower right", bbox_to_anchor=(1.02, 0.96), ncols=2
-        )
+        ax.legend(frameon=False, fontsize=8.5, loc="lower right", bbox_to_anchor=(1.02, 0.96), ncols=2)
     effect = edit.effect
     text = f"Histogram of {effect.trials} edits of {effect.images} images. Median {measure.label} "
     text += f"{effect.before.estimate:.2f} before, {effect.after.estimate:.2f} after."
     counts = [np.histogram(v, edges)[0].tolist() for v in (edit.before, edit.after)]
     rows = [
-        (measure.task, float(edges[i]), float(edges[i + 1]), *pair)
-        for i, pair in enumerate(zip(*counts, strict=True))
+        (measure.task, float(edges[i]), float(edges[i + 1]), *pair) for i, pair in enumerate(zip(*counts, strict=True))
     ]
     title = f"{TASK_TITLES[measure.task]}: before and after"
     return Panel(name, title, text, fig, ("task", "from", "to", "before", "after"), rows)
@@ -103,9 +100,6 @@ def effects(edits: Sequence[Edits], stem: str) -> Panel:
         ax.set_title(f"{TASK_TITLES[measure.task]} – edit and controls")
     text = "Improvement of the median with 95 % intervals over images: "
     text += "; ".join(f"{n} {c.estimate:.2f}" for n, c in zip(names, change, strict=True))
-    rows = [
-        (measure.task, e.effect.control, c.estimate, c.low, c.high)
-        for e, c in zip(edits, change, strict=True)
-    ]
+    rows = [(measure.task, e.effect.control, c.estimate, c.low, c.high) for e, c in zip(edits, change, strict=True)]
     title = f"{TASK_TITLES[measure.task]}: edit and controls"
     return Panel(name, title, text + ".", fig, ("task", "control", "mean", "low", "high"), rows)

@@ -47,9 +47,7 @@ def y_limits(scores: Scores) -> tuple[float, float]:
 def block_curves(scores: Scores) -> Panel:
     """Figure 2 of the paper: block means by step, beside the randomised network."""
     task = scores.measure.task
-    bands = [
-        _band(scores, "trained", block, block, block) for block in BLOCKS if scores.which(block)
-    ]
+    bands = [_band(scores, "trained", block, block, block) for block in BLOCKS if scores.which(block)]
     for variant in findings.contrasts(scores):
         label = variant_title(variant).partition(",")[0]
         bands.append(_band(scores, variant, "all", label, "random", dashed=True))
@@ -58,10 +56,7 @@ def block_curves(scores: Scores) -> Panel:
         _axes(ax, scores)
         draw_bands(ax, scores.steps, bands, _levels(scores, "decoder"))
         ax.set_title(f"{TASK_TITLES[task]} – block means")
-    text = (
-        f"{direction(scores)}, by denoising step, one line per block with 95 % intervals. "
-        + _sentence(scores)
-    )
+    text = f"{direction(scores)}, by denoising step, one line per block with 95 % intervals. " + _sentence(scores)
     return Panel(
         f"curves-{task}",
         f"{TASK_TITLES[task]}: {scores.measure.label} by step",
@@ -109,13 +104,7 @@ def _block_panel(scores: Scores, block: str) -> Panel:
 
 
 def _band(
-    scores: Scores,
-    variant: str,
-    part: str,
-    label: str,
-    role: str,
-    dashed: bool = False,
-    marker: str = "",
+    scores: Scores, variant: str, part: str, label: str, role: str, dashed: bool = False, marker: str = ""
 ) -> Band:
     mean, low, high = findings.curve(scores, variant, part)
     return Band(label, role, mean, low, high, dashed, marker, key=(part, variant))
@@ -137,10 +126,7 @@ def _axes(ax: Axes, scores: Scores) -> None:
 
 def _levels(scores: Scores, part: str) -> dict[str, float]:
     sites = scores.which(part) or scores.which("all")
-    return {
-        "floor": float(np.mean(scores.floor[sites])),
-        "grid oracle": float(np.mean(scores.oracle_means[sites])),
-    }
+    return {"floor": float(np.mean(scores.floor[sites])), "grid oracle": float(np.mean(scores.oracle_means[sites]))}
 
 
 def _sentence(scores: Scores) -> str:
@@ -185,9 +171,7 @@ def heatmap(scores: Scores, variant: str) -> Panel:
         for t, step in enumerate(scores.steps)
     ]
     header = ("task", "score", "variant", "site", "step", "mean", "not_above")
-    return Panel(
-        name, f"{TASK_TITLES[task]}, {variant_title(variant)}: every site and step", text, fig, header, rows
-    )
+    return Panel(name, f"{TASK_TITLES[task]}, {variant_title(variant)}: every site and step", text, fig, header, rows)
 
 
 def _mesh(ax: Axes, scores: Scores, values: np.ndarray) -> matplotlib.collections.QuadMesh:
@@ -195,12 +179,7 @@ def _mesh(ax: Axes, scores: Scores, values: np.ndarray) -> matplotlib.collection
     maps = matplotlib.colormaps
     shades = maps["viridis"] if scores.measure.higher else maps["viridis_r"]
     mesh = ax.pcolormesh(
-        np.ma.masked_invalid(values),
-        cmap=shades,
-        vmin=low,
-        vmax=high,
-        lw=0.6,
-        edgecolors=ink("paper"),
+        np.ma.masked_invalid(values), cmap=shades, vmin=low, vmax=high, lw=0.6, edgecolors=ink("paper")
     )
     ax.set_xticks(np.arange(len(scores.steps)) + 0.5, [str(s) for s in scores.steps])
     ax.set_xlabel("denoising step")
@@ -262,17 +241,7 @@ def dumbbells(scores: Scores) -> Panel:
         ax.set_axisbelow(True)
         ax.set_title(f"{TASK_TITLES[task]} – step {scores.steps[-1]}")
     rows = [
-        (
-            task,
-            scores.measure.score,
-            v,
-            site.name,
-            e.estimate,
-            e.low,
-            e.high,
-            scores.oracle_means[i],
-            scores.floor[i],
-        )
+        (task, scores.measure.score, v, site.name, e.estimate, e.low, e.high, scores.oracle_means[i], scores.floor[i])
         for v in variants
         for i, (site, e) in enumerate(zip(scores.sites, found[v], strict=True))
     ]

@@ -156,9 +156,7 @@ def _partial(run: RunData, samples: list[int]) -> dict[int, np.ndarray]:
     return {step: pixels for step, pixels in found.items() if pixels is not None}
 
 
-def _readings(
-    run: RunData, scores: Scores, memory: PredictionMemory, samples: list[int]
-) -> list[Reading]:
+def _readings(run: RunData, scores: Scores, memory: PredictionMemory, samples: list[int]) -> list[Reading]:
     """The best site's readings of each sample; empty where labels or predictions are gone."""
     assert run.reader is not None
     task, index = scores.measure.task, findings.best_site(scores)
@@ -169,8 +167,7 @@ def _readings(
     maps = {
         s: found
         for s in SHOWN_STEPS
-        if s in scores.steps
-        and (found := memory.predict("trained", site, s, task, samples)) is not None
+        if s in scores.steps and (found := memory.predict("trained", site, s, task, samples)) is not None
     }
     other = next(iter(findings.randomised(scores)), None)
     last = memory.predict(other, site, scores.steps[-1], task, samples) if other else None

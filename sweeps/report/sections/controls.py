@@ -111,29 +111,14 @@ def paper(context: Context) -> Section:
         "the left column is a reference for the reader and not a mark to reach, unless this run is "
         "of Stable Diffusion v1.4 itself."
     )
-    columns = [
-        "Quantity",
-        "In the paper",
-        "Stable Diffusion v1.4 (paper)",
-        f"{context.model} (this run)",
-    ]
+    columns = ["Quantity", "In the paper", "Stable Diffusion v1.4 (paper)", f"{context.model} (this run)"]
     caption = "The paper’s values and this run’s"
-    return Section(
-        "paper",
-        "Beside the paper",
-        "The paper",
-        text + table(caption, columns, _paper_rows(context)),
-    )
+    return Section("paper", "Beside the paper", "The paper", text + table(caption, columns, _paper_rows(context)))
 
 
 def _paper_rows(context: Context) -> list[list]:
     rows: list[list] = []
-    quoted = {
-        ("saliency", 5): 0.84,
-        ("saliency", 15): 0.85,
-        ("depth", 5): 0.53,
-        ("depth", 15): 0.47,
-    }
+    quoted = {("saliency", 5): 0.84, ("saliency", 15): 0.85, ("depth", 5): 0.53, ("depth", 15): 0.47}
     for (task, step), value in quoted.items():
         ours = at_step(context.scores.get(task), "decoder", step)
         rows.append([_quantity(task, f"decoder mean, step {step}"), "Table 1", value, ours])
@@ -152,12 +137,7 @@ def _quantity(task: str, rest: str) -> str:
 
 
 def _vae_rows(context: Context) -> list[list]:
-    quoted = {
-        ("saliency", 5): 0.15,
-        ("saliency", 15): 0.71,
-        ("depth", 5): 0.96,
-        ("depth", 15): 0.84,
-    }
+    quoted = {("saliency", 5): 0.15, ("saliency", 15): 0.71, ("depth", 5): 0.96, ("depth", 15): 0.84}
     found = context.families.get("vae", {})
     return [
         [_quantity(task, f"VAE self-attention, step {step}"), "Table 1", value,
@@ -173,9 +153,7 @@ def _edit_rows(edits: Sequence[Edits]) -> list[list]:
         match = next((e.effect for e in edits if _is_main(e, task)), None)
         for when, value in zip(("before", "after"), values, strict=True):
             ours = getattr(match, when) if match else np.nan
-            rows.append(
-                [_quantity(task, f"median {when} the intervention"), "Section 5", value, ours]
-            )
+            rows.append([_quantity(task, f"median {when} the intervention"), "Section 5", value, ours])
     return rows
 
 

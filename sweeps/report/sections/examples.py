@@ -28,9 +28,7 @@ def contact_strip(context: Context) -> Section:
         cells = [
             picture(
                 thumbnails.photo(pixels),
-                f"Generated image: {words}"
-                if trained
-                else f"Generated image, {variant_title(contact.variant)}",
+                f"Generated image: {words}" if trained else f"Generated image, {variant_title(contact.variant)}",
                 escape(words) if trained else "",
             )
             for pixels, words in zip(contact.images, contact.captions, strict=True)
@@ -107,13 +105,7 @@ def _reading_strip(reading: Reading) -> str:
     cells = [cell(reading.label, f"{label}: label", "label")]
     for step, values in reading.predictions.items():
         score = number(reading.scores[step])
-        cells.append(
-            cell(
-                values,
-                f"{label}: prediction at step {step}, score {score}",
-                f"step {step}<br>{score}",
-            )
-        )
+        cells.append(cell(values, f"{label}: prediction at step {step}, score {score}", f"step {step}<br>{score}"))
     if reading.control is not None:
         score = number(reading.control_score)
         alt = f"{label}: randomised network, score {score}"

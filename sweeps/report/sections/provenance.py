@@ -104,11 +104,7 @@ def _samples_table(context: Context) -> str:
     run, probes = context.run, context.run.table("probes")
     rows: list[list[Any]] = [
         [words, count]
-        for words, column in (
-            ("Training images", "n_train"),
-            ("Validation images", "n_val"),
-            ("Test images", "n_test"),
-        )
+        for words, column in (("Training images", "n_train"), ("Validation images", "n_val"), ("Test images", "n_test"))
         if (count := context.count(column)) is not None
     ]
     if probes is not None:

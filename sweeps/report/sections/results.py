@@ -241,12 +241,7 @@ def heatmaps(context: Context) -> Section:
     )
     numbers = "".join(_grid_table(s, v) for s in context.scores.values() for v in ("trained", *findings.contrasts(s)))
     body = text + panels(context.heatmaps) + folded("The heatmaps as tables", numbers)
-    return Section(
-        "heatmaps",
-        "Every site and every step",
-        "Heatmaps",
-        body + downloads(context.heatmaps, "heatmaps"),
-    )
+    return Section("heatmaps", "Every site and every step", "Heatmaps", body + downloads(context.heatmaps, "heatmaps"))
 
 
 def _other_image(context: Context) -> str:

@@ -62,11 +62,7 @@ def _smoothness(run: Run, name: str) -> list[Cell]:
     return [Cell(VARIANT, site.name, step, "depth") for site in run.sites for step in steps(run, name)]
 
 
-PROBED: dict[str, Callable[[Run, str], list[Cell]]] = {
-    "vae": _family,
-    "conv": _family,
-    "smoothness": _smoothness,
-}
+PROBED: dict[str, Callable[[Run, str], list[Cell]]] = {"vae": _family, "conv": _family, "smoothness": _smoothness}
 """experiments that consist of probes, and their cells"""
 
 

@@ -16,10 +16,7 @@ from support import browser
 from sweeps.curation import page as curation_page
 from sweeps.curation.page import Shown
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(browser.CHROMIUM is None, reason="no Chromium on this machine"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(browser.CHROMIUM is None, reason="no Chromium on this machine")]
 PROMPTS = ['a "quoted", odd café', "two\nlines", "</script><b>bold</b>", "a red box", "a dog", "a cat"]
 
 

@@ -69,9 +69,7 @@ def test_references_inside_a_figure_resolve(panels: list[Panel]) -> None:
         assert set(used) <= ids, panel.name
 
 
-def test_inline_figures_take_the_readers_colours_and_describe_themselves(
-    panels: list[Panel],
-) -> None:
+def test_inline_figures_take_the_readers_colours_and_describe_themselves(panels: list[Panel]) -> None:
     for panel in panels:
         inline = panel.inline()
         assert not [c for c in THEMED if c in inline], panel.name

@@ -154,12 +154,8 @@ def test_figures_of_earlier_reports_are_removed(tmp_path: Path) -> None:
 
 def test_prompts_are_text_not_markup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = report_fixture.scene
-    monkeypatch.setattr(
-        report_fixture, "scene", lambda i, n: (*plain(i, n)[:3], "<script>alert('&')</script>")
-    )
-    html = Path(
-        report.build(make_store(tmp_path, Made(test=3, sites=FEW, extras=False)), CONFIG)
-    ).read_text()
+    monkeypatch.setattr(report_fixture, "scene", lambda i, n: (*plain(i, n)[:3], "<script>alert('&')</script>"))
+    html = Path(report.build(make_store(tmp_path, Made(test=3, sites=FEW, extras=False)), CONFIG)).read_text()
     assert "<script" not in html
     assert "&lt;script&gt;" in html
 
@@ -168,9 +164,7 @@ def test_prompts_are_text_not_markup(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_parts_without_data_are_left_out(tmp_path: Path) -> None:
-    made = Made(
-        test=4, sites=FEW, variants=("trained",), extras=False, pictures=False, images=False
-    )
+    made = Made(test=4, sites=FEW, variants=("trained",), extras=False, pictures=False, images=False)
     page = Page(Path(report.build(make_store(tmp_path, made), CONFIG)).read_text())
     assert not set(EXTRA) & set(sections(page))
     assert {"findings", "steps", "heatmaps", "sites", "paper"} <= set(sections(page))
@@ -218,9 +212,7 @@ def test_failed_probes_are_named_and_not_averaged(tmp_path: Path) -> None:
 # -- numbers
 
 
-def test_headline_states_the_best_site_with_test_score_oracle_and_floor(
-    store: storage.Store, page: Page
-) -> None:
+def test_headline_states_the_best_site_with_test_score_oracle_and_floor(store: storage.Store, page: Page) -> None:
     rows = store.table("images").to_pylist()
     last = [r for r in rows if r["step"] == 15 and r["control"] == "none"]
     dice = [r["dice"] for r in last if (r["variant"], r["site"]) == ("trained", "up.3.0")]
@@ -277,9 +269,7 @@ def test_best_site_is_chosen_on_validation_and_scored_on_test(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(("task", "sign"), [("saliency", 1), ("depth", -1)])
-def test_a_gap_is_positive_where_the_trained_network_is_better(
-    store: storage.Store, task: str, sign: int
-) -> None:
+def test_a_gap_is_positive_where_the_trained_network_is_better(store: storage.Store, task: str, sign: int) -> None:
     scores = analysis.collect(report_data.load(store, CONFIG))[task]
     gap = findings.gap(scores, "decoder", "random")
     trained, other = (findings.final(scores, v, "decoder").estimate for v in ("trained", "random"))
@@ -467,24 +457,14 @@ def test_only_rows_of_the_present_settings_count() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(
-    st.lists(
-        st.tuples(
-            st.sampled_from("ab"), st.integers(1, 4), st.floats(-5, 5) | st.just(float("nan"))
-        ),
-        max_size=25,
-    )
+    st.lists(st.tuples(st.sampled_from("ab"), st.integers(1, 4), st.floats(-5, 5) | st.just(float("nan"))), max_size=25)
 )
-def test_cube_is_the_mean_of_the_rows_that_name_a_place(
-    rows: list[tuple[str, int, float]],
-) -> None:
+def test_cube_is_the_mean_of_the_rows_that_name_a_place(rows: list[tuple[str, int, float]]) -> None:
     columns = list(zip(*rows, strict=True)) or [(), (), ()]
     kinds = (pa.string(), pa.int64(), pa.float64())
     arrays = [pa.array(list(c), t) for c, t in zip(columns, kinds, strict=True)]
     found = analysis.cube(
-        pa.table(arrays, names=["site", "step", "dice"]),
-        ("site", "step"),
-        (("b", "a"), (1, 2, 3)),
-        "dice",
+        pa.table(arrays, names=["site", "step", "dice"]), ("site", "step"), (("b", "a"), (1, 2, 3)), "dice"
     )
     for i, site in enumerate("ba"):
         for j, step in enumerate((1, 2, 3)):

@@ -182,9 +182,7 @@ def test_each_guidance_has_its_own_unedited_images():
 def transplant(sample: int, steps: int) -> Pictures:
     """The picture of an image that got another's activations in its first steps."""
     made = pictures("transplant", sample, steps)
-    return replace(
-        made, rows=(Row(0, "edit"), Row(0, "donor")), goals=(), recipe="", steps=tuple(range(1, steps + 1))
-    )
+    return replace(made, rows=(Row(0, "edit"), Row(0, "donor")), goals=(), recipe="", steps=tuple(range(1, steps + 1)))
 
 
 def test_transplants_show_the_other_image_then_more_and_more_steps():

@@ -85,16 +85,12 @@ def scores(store: storage.Store, variant: str, site: str, step: int) -> dict[str
 # -- what is written
 
 
-def test_one_run_per_variant_and_site_and_a_summary(
-    store: storage.Store, mirrored: tracking.Mirrored
-) -> None:
+def test_one_run_per_variant_and_site_and_a_summary(store: storage.Store, mirrored: tracking.Mirrored) -> None:
     assert mirrored == tracking.Mirrored(written=33)
     assert len(directories(store)) == 33
 
 
-def test_a_site_run_reads_back_with_its_scores(
-    store: storage.Store, mirrored: tracking.Mirrored
-) -> None:
+def test_a_site_run_reads_back_with_its_scores(store: storage.Store, mirrored: tracking.Mirrored) -> None:
     run = inspect(store, "trained", "up.2.1")
     assert (run["name"], run["state"]) == ("trained up.2.1", "finished")
     assert run["project"] == "scenesweep"
@@ -158,9 +154,7 @@ def test_the_summary_run_shows_every_figure_of_the_report_with_its_title(
         assert (pixels(store, f"figures/{panel.name}") == panel.png()).all()
 
 
-def test_the_summary_run_shows_every_picture_of_the_report(
-    store: storage.Store, mirrored: tracking.Mirrored
-) -> None:
+def test_the_summary_run_shows_every_picture_of_the_report(store: storage.Store, mirrored: tracking.Mirrored) -> None:
     page = report.draw(report_data.load(store, CONFIG), store).page
     strips = list(report_strips.strips(page))
     assert sum(len(strip.cells) for strip in strips) == page.count("<figure><img") > 50
@@ -191,9 +185,7 @@ def pixels(store: storage.Store, name: str) -> np.ndarray:
     return np.asarray(Image.open(path).convert("RGB"))
 
 
-def test_nothing_secret_or_local_is_recorded(
-    store: storage.Store, mirrored: tracking.Mirrored
-) -> None:
+def test_nothing_secret_or_local_is_recorded(store: storage.Store, mirrored: tracking.Mirrored) -> None:
     names = {p.name for d in directories(store) for p in d.rglob("*") if p.is_file()}
     assert not names & {"requirements.txt", "wandb-metadata.json", "diff.patch"}
 
@@ -235,9 +227,7 @@ def test_a_killed_mirror_leaves_no_doubles(fresh: storage.Store) -> None:
 # -- the plan
 
 
-def test_ids_are_those_of_the_sweep_stage_and_part(
-    store: storage.Store, fresh: storage.Store
-) -> None:
+def test_ids_are_those_of_the_sweep_stage_and_part(store: storage.Store, fresh: storage.Store) -> None:
     run, same = (report_data.load(s, CONFIG) for s in (store, fresh))
     assert run_id(run, "trained", "mid.0") == run_id(same, "trained", "mid.0")
     other = report_data.load(store, {**CONFIG, "name": "else"})
@@ -302,9 +292,7 @@ def test_a_failing_wandb_never_raises(
     assert len(caplog.records) == 1
 
 
-def test_a_hanging_wandb_is_left_behind(
-    fresh: storage.Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_hanging_wandb_is_left_behind(fresh: storage.Store, monkeypatch: pytest.MonkeyPatch) -> None:
     released = threading.Event()
     broken(monkeypatch, lambda **_: released.wait(30))
     started = time.perf_counter()
@@ -340,9 +328,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
 
 @pytest.mark.slow
-def test_a_server_that_limits_rates_holds_nothing_up(
-    fresh: storage.Store, server: list[str]
-) -> None:
+def test_a_server_that_limits_rates_holds_nothing_up(fresh: storage.Store, server: list[str]) -> None:
     assert mirror(fresh, CONFIG).written == RUNS
     started = time.perf_counter()
     found = mirror(fresh, CONFIG, mode="online", limit_s=20)
@@ -354,18 +340,14 @@ def test_a_server_that_limits_rates_holds_nothing_up(
     assert marker.unsent(list(marker.runs)) == list(marker.runs)
 
 
-def test_an_unreachable_server_is_named(
-    fresh: storage.Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unreachable_server_is_named(fresh: storage.Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracking, "SYNC", ("-c", "raise SystemExit('connection refused')"))
     found = mirror(fresh, CONFIG, mode="online")
     assert found.problem.startswith("ConnectionError: connection refused; send later with: wandb")
     assert (found.written, found.sent) == (RUNS, 0)
 
 
-def test_what_was_sent_is_not_sent_again(
-    fresh: storage.Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_what_was_sent_is_not_sent_again(fresh: storage.Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     log = tmp_path / "sent"
     script = f"import sys; open({str(log)!r}, 'a').write(' '.join(sys.argv[1:]) + chr(10))"
     monkeypatch.setattr(tracking, "SYNC", ("-c", script))
