@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from interventions.score import Seen
 from probing.diffusion.model import LatentDiffusion
 from probing.diffusion.sampling import sample
-from probing.labelling import registry as labellers
+from probing.labelling import registry
 from probing.labelling.registry import LabelConfig, ScenesLabeller
 
 Labeller = Callable[[NDArray[np.uint8]], NDArray]
@@ -67,8 +67,8 @@ class Labelling:
 
 def build_labelling(config: LabelConfig, mean: float, deviation: float, device: torch.device) -> Labelling:
     """The labellers of a configuration; with the scenes labeller also the objects' colours."""
-    saliency = labellers.build("saliency", config.saliency, config.saliency_weights, device)
-    depth = labellers.build("depth", config.depth, config.depth_weights, device)
+    saliency = registry.build("saliency", config.saliency, config.saliency_weights, device)
+    depth = registry.build("depth", config.depth, config.depth_weights, device)
     if not isinstance(saliency, ScenesLabeller):
         return Labelling(saliency, depth, config.threshold, mean, deviation)
     from probing.scenes.evaluate import seen_colours

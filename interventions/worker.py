@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from interventions import patching as transplant
+from interventions import patching
 from interventions.config import (
     ANIMATION,
     GUIDANCE,
@@ -197,8 +197,8 @@ class Intervener:
         sites = choose_sites(self.model.sites(), task.spec.sites)
         how: dict[str, Any] = {"guidance": self.guidance, "total": self.total}
         seed = noise_seed(OTHER_SEED, original.seed)
-        donor = transplant.donate(self.model, original.prompt, seed, sites, task.spec.steps, **how)
-        image = transplant.receive(self.model, original.prompt, original.seed, donor.given, sites, **how)
+        donor = patching.donate(self.model, original.prompt, seed, sites, task.spec.steps, **how)
+        image = patching.receive(self.model, original.prompt, original.seed, donor.given, sites, **how)
         before, (after, wanted) = self.labelling.seen(original), self.labelling(np.stack([image, donor.image]))
         if not wanted.mask.any():
             raise NothingToMoveError(f"no salient object in the donor, the image of seed {seed}")

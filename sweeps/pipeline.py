@@ -18,24 +18,16 @@ from probing.dataset.prompts import Prompt
 from probing.labelling import registry as labellers
 from storage import Store, budget
 from sweeps.config.schema import Config, previews
-from sweeps.planning import requirements as needed_probes
-from sweeps.planning import table as plan_view
-from sweeps.runtime import failures as failure_notes
-from sweeps.runtime import machines as cluster_facts
+from sweeps.planning import requirements, table
+from sweeps.runtime import failures, machines
 from sweeps.runtime import run as runs
 from sweeps.runtime.live_status import ProgressNote
 from sweeps.runtime.progress import Meter, StageObserver
 from sweeps.runtime.run import Facts, Run
-from sweeps.stages import curate as curate_stage
-from sweeps.stages import decode as decoded_stage
-from sweeps.stages import label as label_stage
+from sweeps.stages import curate, decode, label, probe, replay, safety, sample
 from sweeps.stages import preview as preview_stage
-from sweeps.stages import probe as probe_stage
-from sweeps.stages import replay as families
-from sweeps.stages import safety as safety_stage
-from sweeps.stages import sample as sample_stage
 from sweeps.stages.experiments import registry as further
-from sweeps.stages.experiments import renders as truth_stage
+from sweeps.stages.experiments import renders
 from sweeps.stages.experiments import stage as experiments_stage
 
 STAGES = ("sample", "label", "curate", "probe", "experiments", "intervene", "report")
@@ -65,8 +57,8 @@ def prepare(config: Config, write: bool = True) -> Run:
     found, prompts = _checked(config, tell=not previews(config))
     if previews(config):
         prompts = preview_stage.kept(config, prompts)
-    extra = plan_view.further_space(config, found, len(prompts))
-    plan_view.check_fits(config, budget.price(runs.layout(config, found, len(prompts))), extra)
+    extra = table.further_space(config, found, len(prompts))
+    table.check_fits(config, budget.price(runs.layout(config, found, len(prompts))), extra)
     return runs.begin(config, found, prompts)
 
 
@@ -77,7 +69,7 @@ def _checked(config: Config, tell: bool = True) -> tuple[Facts, tuple[Prompt, ..
     _check_writable(config)
     found = runs.facts(config)
     runs.check_other(config, found)
-    truth_stage.check(config)
+    renders.check(config)
     reading = prompt_files.read(config.prompts)
     for reason, count in reading.dropped.items() if tell else ():
         say(f"prompts: {count} dropped ({reason})")
@@ -88,7 +80,7 @@ def _check_labellers(config: Config, found: Facts) -> None:
     """Refuses labellers that can't be had, as long as they are needed."""
     with suppress(ValueError):  # nothing there yet
         run = runs.reopen(config, found)
-        done = run.store.completed(label_stage.STAGE, label_stage.VARIANT, stage_hash=run.hashes.label)
+        done = run.store.completed(label.STAGE, label.VARIANT, stage_hash=run.hashes.label)
         if len(done) == run.store.layout.shards:
             return
     labellers.check(config.labels)
@@ -98,8 +90,8 @@ def preview(config: Config, result: Result) -> None:
     """Makes and curates an image of every raw prompt; prices both passes before anything is written."""
     found, prompts = _checked(config)
     _check_labellers(config, found)
-    _, then, first = plan_view.with_preview(config, found, len(prompts))
-    plan_view.check_fits(config, then, first)
+    _, then, first = table.with_preview(config, found, len(prompts))
+    table.check_fits(config, then, first)
     run = preview_stage.begin(config, found, prompts)
     if preview_stage.complete(run):
         return
@@ -149,8 +141,8 @@ def executor(config: Config, store: Store | None = None) -> Iterator[Executor]:
         check_shared_output(config.output)
         say(f"Ray: {session.cpus:.0f} CPUs, {session.gpus:.0f} GPUs on {session.nodes} node(s)")
         if store is not None:
-            cluster_facts.begin(store, facts.of(session))
-        further = partial(cluster_facts.observers, store.url) if store is not None else None
+            machines.begin(store, facts.of(session))
+        further = partial(machines.observers, store.url) if store is not None else None
         yield Observed(OnRay(retries=config.sampling.retries), config.name, further)
 
 
@@ -170,48 +162,48 @@ def _note(result: Result, stage: str, outcome: Outcome) -> None:
 
 
 def _sample(run: Run, executor: Executor, result: Result, which: str = "") -> None:
-    tasks = sample_stage.missing(run)
+    tasks = sample.missing(run)
     if tasks:
         meter = Meter(f"{which}sampling", "shards")
-        observers: list[Observer] = [StageObserver(meter), ProgressNote(run.store, sample_stage.STAGE)]
+        observers: list[Observer] = [StageObserver(meter), ProgressNote(run.store, sample.STAGE)]
         with _timed(run, "sample"):
-            _note(result, f"{which}sample", sample_stage.work(run, executor, observers, tasks))
+            _note(result, f"{which}sample", sample.work(run, executor, observers, tasks))
         meter.close()
 
 
 def _label(run: Run, executor: Executor, result: Result, which: str = "") -> None:
-    tasks = label_stage.missing(run)
+    tasks = label.missing(run)
     if tasks:
         meter = Meter(f"{which}labelling", "shards")
-        observers: list[Observer] = [StageObserver(meter), ProgressNote(run.store, label_stage.STAGE)]
+        observers: list[Observer] = [StageObserver(meter), ProgressNote(run.store, label.STAGE)]
         with _timed(run, "label"):
-            _note(result, f"{which}label", label_stage.work(run, executor, observers, tasks))
+            _note(result, f"{which}label", label.work(run, executor, observers, tasks))
         meter.close()
 
 
 def _flag(run: Run, executor: Executor, result: Result, which: str = "") -> None:
-    tasks = safety_stage.missing(run)
+    tasks = safety.missing(run)
     if tasks:
         meter = Meter(f"{which}safety checker", "shards")
         with _timed(run, "curate"):
-            _note(result, f"{which}safety", safety_stage.work(run, executor, [StageObserver(meter)], tasks))
+            _note(result, f"{which}safety", safety.work(run, executor, [StageObserver(meter)], tasks))
         meter.close()
 
 
 def _curate(run: Run, executor: Executor, result: Result) -> None:
-    if not curate_stage.done(run):
+    if not curate.done(run):
         _flag(run, executor, result)
         if result.failed:
             return
         with _timed(run, "curate"):
-            curate_stage.work(run)
-        result.lines += [f"curate: {n} dropped ({reason})" for reason, n in curate_stage.dropped(run).items()]
-        samples, split = curate_stage.kept(run)
+            curate.work(run)
+        result.lines += [f"curate: {n} dropped ({reason})" for reason, n in curate.dropped(run).items()]
+        samples, split = curate.kept(run)
         sizes = ", ".join(f"{len(part)} {name}" for name, part in split.parts)
         result.lines.append(f"curate: {len(samples)} samples in use ({sizes})")
 
 
-_READ_FIRST = ((families, "families", "reading further sites"), (decoded_stage, "decoded", "decoding clean estimates"))
+_READ_FIRST = ((replay, "families", "reading further sites"), (decode, "decoded", "decoding clean estimates"))
 """what some probes read beside the recorded activations: stage, name among the costs, words of its meter"""
 
 
@@ -222,15 +214,15 @@ def _probe(run: Run, executor: Executor, result: Result) -> None:
             with _timed(run, name):
                 outcome = stage.work(run, executor, [StageObserver(meter)], tasks)
             meter.close()
-            failure_notes.note(run.store, stage.STAGE, outcome.failed)
+            failures.note(run.store, stage.STAGE, outcome.failed)
             _note(result, name, outcome)
-    wanted, more = probe_stage.missing(run), further.missing(run)
+    wanted, more = probe.missing(run), further.missing(run)
     asked = len(wanted) + sum(map(len, more.values()))
     if asked:
         meter = Meter("probing", "trials")
         with _timed(run, "probe"):
             ray = run.config.ray.address != "none"
-            fitted = probe_stage.work(run, wanted, meter, ray=ray, further=more)
+            fitted = probe.work(run, wanted, meter, ray=ray, further=more)
         meter.close()
         result.failed |= fitted.failed
         if fitted.done < asked and not fitted.failed:
@@ -244,19 +236,19 @@ def _experiments(run: Run, executor: Executor, result: Result) -> None:
         with _timed(run, "experiments"):
             outcome = experiments_stage.work(run, executor, [StageObserver(meter)], tasks)
         meter.close()
-        failure_notes.note(run.store, experiments_stage.STAGE, outcome.failed)
+        failures.note(run.store, experiments_stage.STAGE, outcome.failed)
         result.failed |= outcome.failed
         result.lines.append(f"experiments: {len(outcome.done)} tasks done, {len(outcome.failed)} failed")
 
 
 def _intervene(run: Run, executor: Executor, result: Result) -> None:
-    from sweeps.stages import intervene as intervene_stage
+    from sweeps.stages import intervene
 
-    tasks = intervene_stage.missing(run)
+    tasks = intervene.missing(run)
     if tasks:
         meter = Meter("intervening", "images")
         with _timed(run, "intervene"):
-            outcome = intervene_stage.work(run, executor, [StageObserver(meter)], tasks)
+            outcome = intervene.work(run, executor, [StageObserver(meter)], tasks)
         meter.close()
         result.failed |= outcome.failed
         result.lines.append(f"intervene: {len(outcome.done)} images, {len(outcome.failed)} failed")
@@ -276,20 +268,20 @@ def _report(run: Run, executor: Executor | None, result: Result, force: bool = F
         built = json.loads(run.store.get(BUILT))
         if built.get("inputs") == inputs:
             return
-    from sweeps.analysis import tables as report_data
-    from sweeps.report import build as report
-    from sweeps.tracking import mirror as tracking
+    from sweeps.analysis import tables
+    from sweeps.report import build
+    from sweeps.tracking import mirror
 
     plain, tracked = runs.plain(run), run.config.tracking
     with _timed(run, "report"):
-        drawn = report.draw(report_data.load(run.store, plain), run.store)
-        report.write(run.store, drawn)
+        drawn = build.draw(tables.load(run.store, plain), run.store)
+        build.write(run.store, drawn)
     with _timed(run, "track"):
-        mirrored = tracking.mirror(run.store, plain, tracked.mode, tracked.runs, drawn=drawn)
+        mirrored = mirror.mirror(run.store, plain, tracked.mode, tracked.runs, drawn=drawn)
     if mirrored.problem:
         result.lines.append(f"W&B: {mirrored.problem}")
     run.store.put(BUILT, json.dumps({"inputs": inputs}).encode())
-    result.lines.append(f"report: {run.config.output}/{report.PAGE}")
+    result.lines.append(f"report: {run.config.output}/{build.PAGE}")
 
 
 _WORK = {
@@ -304,20 +296,20 @@ _WORK = {
 
 def complete(run: Run, stages: Sequence[str]) -> bool:
     """Whether nothing is left to do."""
-    if "sample" in stages and sample_stage.missing(run):
+    if "sample" in stages and sample.missing(run):
         return False
-    if "label" in stages and label_stage.missing(run):
+    if "label" in stages and label.missing(run):
         return False
-    if "curate" in stages and not curate_stage.done(run):
+    if "curate" in stages and not curate.done(run):
         return False
-    if "probe" in stages and (probe_stage.missing(run) or further.missing(run)):
+    if "probe" in stages and (probe.missing(run) or further.missing(run)):
         return False
     if "experiments" in stages and experiments_stage.missing(run):
         return False
     if "intervene" in stages:
-        from sweeps.stages import intervene as intervene_stage
+        from sweeps.stages import intervene
 
-        if intervene_stage.missing(run):
+        if intervene.missing(run):
             return False
     return True
 
@@ -326,7 +318,7 @@ def carry_out(config: Config, stages: Sequence[str] = STAGES) -> Result:
     """Runs the given stages to the end, leaving out what is finished."""
     result = Result()
     if "intervene" in stages:
-        needed_probes.check(config, runs.facts(config))
+        requirements.check(config, runs.facts(config))
     if previews(config):
         preview(config, result)
         if result.failed:

@@ -13,7 +13,7 @@ import numpy as np
 
 from probing import statistics
 from probing.statistics import Interval
-from sweeps.analysis import summary as findings
+from sweeps.analysis import summary
 from sweeps.analysis.scores import Scores
 
 NAMED = ("surface", "surface_rgb", "random_forced", "position")
@@ -61,7 +61,7 @@ class Rival:
 
 def rivals(scores: Scores, controls: Mapping[str, Scores], part: str = "decoder") -> list[Rival]:
     """Rivals that have a score at every site of a part; `controls`: scores of fitted controls by name."""
-    found = [Rival(v, scores, v) for v in findings.contrasts(scores)]
+    found = [Rival(v, scores, v) for v in summary.contrasts(scores)]
     found += [Rival(c, controls[c], "trained") for c in CONTROLS if c in controls and _alike(scores, controls[c])]
     return [r for r in found if scores.which(part) and np.isfinite(statistics.mean_defined(r.final(part)))]
 
@@ -99,7 +99,7 @@ def headline(scores: Scores, controls: Mapping[str, Scores], part: str = "decode
 def gap(scores: Scores, rival: Rival, part: str) -> Interval:
     """How much better the trained network is at the last step, image by image; positive is better."""
     ours, theirs = scores.part("trained", part)[-1], rival.final(part)
-    return findings.mean_of(scores, scores.measure.sign * (ours - theirs))
+    return summary.mean_of(scores, scores.measure.sign * (ours - theirs))
 
 
 def site_tests(scores: Scores, rival: Rival) -> np.ndarray:
@@ -158,7 +158,7 @@ def _pair(
 def _gain(scores: Scores | None, pair: tuple[np.ndarray, np.ndarray] | None) -> Interval:
     if scores is None or pair is None:
         return Interval(np.nan, np.nan, np.nan)
-    return findings.mean_of(scores, scores.measure.sign * (pair[0] - pair[1]))
+    return summary.mean_of(scores, scores.measure.sign * (pair[0] - pair[1]))
 
 
 def lacking(names: set[str]) -> list[str]:

@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from probing.statistics import Interval, difference_interval
-from sweeps.analysis import baselines as contrasts
-from sweeps.analysis import summary as findings
+from sweeps.analysis import baselines, summary
 from sweeps.analysis.experiments import Emergence
 from sweeps.analysis.scores import Scores
 from sweeps.analysis.summary import Edits
@@ -71,28 +70,28 @@ LINEAR_RULE = (
 
 def _linear(found: Material, task: str, name: str) -> Claim:
     key, scores = f"linear-{task}", found.scores.get(task)
-    best = findings.best_site(scores) if scores else None
-    others = findings.contrasts(scores) if scores else ()
+    best = summary.best_site(scores) if scores else None
+    others = summary.contrasts(scores) if scores else ()
     if scores is None or not others:
         return Claim(key, name, LINEAR_RULE, UNTESTED, "needs the grid on the trained and another network")
     if best is None:
         return Claim(key, name, LINEAR_RULE, UNTESTED, "needs validation scores or training losses to choose a site")
     site = scores.sites[best].name
-    value = findings.final(scores, "trained", site).estimate
+    value = summary.final(scores, "trained", site).estimate
     floor, oracle = float(scores.floor[best]), float(scores.oracle_means[best])
     share = (value - floor) / (oracle - floor)
-    gains = {v: findings.gap(scores, site, v) for v in others}
+    gains = {v: summary.gap(scores, site, v) for v in others}
     gains |= {c: _over(scores, by_task[task], site) for c, by_task in found.controls.items() if task in by_task}
     gains = {v: g for v, g in gains.items() if np.isfinite(g.estimate)}
     better = all(g.low > 0 for g in gains.values()) and scores.measure.sign * (value - floor) > 0
-    lacking = contrasts.lacking(set(gains))
+    lacking = baselines.lacking(set(gains))
     verdict = CONTRADICTED if not better else SUPPORTED if share >= HALFWAY and not lacking else PARTLY
     how = "" if scores.validated else " (chosen by training loss)"
     text = f"{site}{how}: {scores.measure.label} {value:.2f}, {_percent(share)} of the way from "
     text += f"{floor:.2f} ({scores.floor_word(site)}) to {oracle:.2f}; "
     text += "; ".join(f"gain over {v} {_span(g)}" for v, g in gains.items())
     if lacking:
-        text += f"; not among the rivals: {', '.join(lacking)}; to fit them run {contrasts.CURE}"
+        text += f"; not among the rivals: {', '.join(lacking)}; to fit them run {baselines.CURE}"
     return Claim(key, name, LINEAR_RULE, verdict, text)
 
 
@@ -179,8 +178,8 @@ def _lead(main: Scores, vae: Scores, step: int) -> Interval:
 
 def _share(main: Scores, vae: Scores, step: int) -> float:
     floor = float(np.mean(main.floor[main.which("decoder")]))
-    ours = findings.curve(main, "trained", "decoder")[0][main.steps.index(step)] - floor
-    theirs = findings.curve(vae, "trained", "all")[0][vae.steps.index(step)] - floor
+    ours = summary.curve(main, "trained", "decoder")[0][main.steps.index(step)] - floor
+    theirs = summary.curve(vae, "trained", "all")[0][vae.steps.index(step)] - floor
     return float(theirs / ours) if main.measure.sign * ours > 0 else float("nan")
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from probing import statistics
 from probing.statistics import Interval
-from sweeps.analysis import scores as analysis
+from sweeps.analysis import scores
 from sweeps.analysis.measures import PRECISION
 from sweeps.analysis.scores import MEASURES, Measure
 from sweeps.analysis.tables import RunData
@@ -31,8 +31,8 @@ class Pair:
 def references(run: RunData) -> list[Pair]:
     """Converged references against the trained probes of the same cells: ours is the reference."""
     table = run.table("images")
-    found = analysis.chosen(table, "converged", "none")
-    trained = analysis.chosen(table, run.experiment, "none")
+    found = scores.chosen(table, "converged", "none")
+    trained = scores.chosen(table, run.experiment, "none")
     if found is None or trained is None:
         return []
     order = [s.name for s in run.sites]
@@ -45,7 +45,7 @@ def references(run: RunData) -> list[Pair]:
     pairs: list[Pair] = []
     # Average precision needs no threshold, so it compares a cross-entropy fit with one for Dice fairly.
     for measure in (MEASURES[0], PRECISION, *MEASURES[1:]):
-        ours, theirs = (analysis.cube(t, keys, axes, measure.score)[0] for t in (found, trained))
+        ours, theirs = (scores.cube(t, keys, axes, measure.score)[0] for t in (found, trained))
         pairs += _pairs(measure, sites, steps, ours, theirs, counts)
     return pairs
 

@@ -14,7 +14,7 @@ from probing import statistics
 from probing.probes.transfer import cosines, direction
 from probing.statistics import Interval
 from sweeps.analysis import scores as analysis
-from sweeps.analysis import summary as findings
+from sweeps.analysis import summary
 from sweeps.analysis.scores import Measure, Scores
 from sweeps.analysis.tables import RunData, Site, site_order
 from sweeps.stages.experiments.transfer import trained_at
@@ -41,7 +41,7 @@ def family_sites(run: RunData, experiment: str) -> tuple[Site, ...]:
 def families(run: RunData) -> dict[str, dict[str, Scores]]:
     """Scores by experiment and task of the trained network, for experiments that consist of probes."""
     found = {}
-    for name in findings.experiments(run):
+    for name in summary.experiments(run):
         sites = family_sites(run, name)
         scores = analysis.collect(run, name, sites=sites) if sites else {}
         if scores:
@@ -90,7 +90,7 @@ def emergence(run: RunData, scores: dict[str, Scores]) -> list[Emergence]:
 
 
 def _emergence(rows: pa.Table, scores: Scores) -> Emergence | None:
-    best = findings.best_site(scores)
+    best = summary.best_site(scores)
     shared = sorted(set(rows["sample"].to_pylist()) & set(scores.samples.tolist()))
     if best is None or len(shared) < 2 or not scores.per_image:
         return None
@@ -129,7 +129,7 @@ def _arrival(name: str, values: np.ndarray, rise: _Rise) -> Arrival:
 
 def _when(values: np.ndarray, rise: _Rise) -> Interval:
     found = statistics.emergence(values, rise.floor, rise.steps, rise.measure.higher, SHARE, rise.counts)
-    if found.step is None or found.defined < findings.CLEARLY:
+    if found.step is None or found.defined < summary.CLEARLY:
         return Interval(np.nan, np.nan, np.nan)
     return Interval(float(found.step), found.low, found.high)
 
@@ -215,10 +215,10 @@ def selective(run: RunData, scores: Scores) -> Selective:
     sign, task = scores.measure.sign, scores.measure.task
     ours = scores.means[scores.at("trained")]
     rivals = {"floor": np.broadcast_to(scores.floor[:, None], ours.shape)}
-    for variant in findings.contrasts(scores):
+    for variant in summary.contrasts(scores):
         rivals[variant] = scores.means[scores.at(variant)]
     for name in RIVALS:
-        theirs = analysis.collect(run, control=name).get(task) if name in findings.controls(run) else None
+        theirs = analysis.collect(run, control=name).get(task) if name in summary.controls(run) else None
         if theirs is not None and theirs.steps == scores.steps:
             rivals[name] = theirs.means[theirs.at("trained")]
     stacked = sign * np.stack(list(rivals.values()))

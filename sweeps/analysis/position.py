@@ -12,8 +12,7 @@ import numpy as np
 
 from probing import statistics
 from probing.statistics import Interval
-from sweeps.analysis import scores as analysis
-from sweeps.analysis import summary as findings
+from sweeps.analysis import scores, summary
 from sweeps.analysis.scores import Scores
 from sweeps.analysis.tables import RunData
 
@@ -42,9 +41,9 @@ class Nested:
 
 def nested(run: RunData) -> list[Nested]:
     """The test of every task for which both controls were fitted at a site of the decoder."""
-    if not {LARGER, SMALLER} <= set(findings.controls(run)):
+    if not {LARGER, SMALLER} <= set(summary.controls(run)):
         return []
-    larger, smaller = (analysis.collect(run, control=name) for name in (LARGER, SMALLER))
+    larger, smaller = (scores.collect(run, control=name) for name in (LARGER, SMALLER))
     return compare(larger, smaller)
 
 
@@ -68,7 +67,7 @@ def _one(larger: Scores, smaller: Scores) -> Nested | None:
     if not both:
         return None
     ours, theirs = ours[both].mean(0), theirs[both].mean(0)
-    gain = findings.mean_of(larger, larger.measure.sign * (ours - theirs))
+    gain = summary.mean_of(larger, larger.measure.sign * (ours - theirs))
     ours_mean, theirs_mean = (float(statistics.mean_defined(v)) for v in (ours, theirs))
     p = statistics.paired_test(ours, theirs).p
     return Nested(larger.measure.task, len(both), len(decoder), ours_mean, theirs_mean, gain, p, float("nan"))

@@ -10,7 +10,7 @@ import numpy as np
 from probing.diffusion.variants import is_plain, kind, own_seed
 from probing.statistics import Interval
 from sweeps.analysis import scores as analysis
-from sweeps.analysis import summary as findings
+from sweeps.analysis import summary
 from sweeps.analysis.scores import Measure, Scores
 from sweeps.analysis.tables import RunData
 
@@ -59,14 +59,14 @@ def permutations(run: RunData, scores: Scores) -> list[Permutations]:
 
 def _permutations(run: RunData, scores: Scores, name: str) -> Permutations | None:
     mine = sorted((v for v in scores.variants if kind(v) == name), key=lambda v: not is_plain(v))
-    means = {v: findings.final(scores, v, PART).estimate for v in mine}
+    means = {v: summary.final(scores, v, PART).estimate for v in mine}
     held = [v for v in mine if np.isfinite(means[v])]
     if len(held) < 2 or not is_plain(held[0]):
         return None
     default = int(run.setting("model.random_seed", PERMUTED))
-    gains = [findings.gap(scores, PART, v) for v in held]
+    gains = [summary.gap(scores, PART, v) for v in held]
     smallest = min(gains, key=lambda g: g.estimate)
-    trained = findings.final(scores, "trained", PART).estimate
+    trained = summary.final(scores, "trained", PART).estimate
     seeds, values = tuple(own_seed(v, default) for v in held), tuple(means[v] for v in held)
     return Permutations(scores.measure, name, seeds, values, trained, smallest)
 
@@ -80,7 +80,7 @@ def probes(run: RunData, scores: Scores) -> list[Spread]:
     sites = [s.name for s in scores.sites]
     mine = rows.filter(analysis.equal(rows, task=scores.measure.task, variant="trained", step=scores.steps[-1]))
     values = analysis.cube(mine, ("seed", "site"), (seeds, sites), scores.measure.score)
-    best = findings.best_site(scores)
+    best = summary.best_site(scores)
     places = {} if best is None else {f"best site {sites[best]}": [best]}
     places |= {"decoder mean": scores.which(PART)} if scores.which(PART) else {}
     found = (_probes(scores.measure, what, seeds, values[:, where].mean(1)) for what, where in places.items())

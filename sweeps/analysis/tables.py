@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from storage import budget
-from sweeps.runtime import machines as cluster_facts
+from sweeps.runtime import machines
 
 MAIN_SITE = re.compile(r"^(down|mid|up)\.\d+(\.\d+)?$")
 EXPERIMENTS = "experiments.json"
@@ -236,7 +236,7 @@ def load(store: Any, config: dict[str, Any]) -> RunData:
         tables=_tables(store, manifest),
         space=budget.price(layout).families(),
         reader=StoreReader(store),
-        cluster=cluster_facts.read(store),
+        cluster=machines.read(store),
     )
 
 

@@ -184,15 +184,15 @@ def tune(output: str = "runs/scenes") -> Rows:
     from sweeps.pipeline import executor
     from sweeps.runtime.grid import cells, pack
     from sweeps.runtime.run import facts, reopen, stored_config
-    from sweeps.stages import probe as probe_stage
+    from sweeps.stages import probe
 
     config = stored_config(output)
     run = reopen(config, facts(config))
     trials = pack(cells(config.sweep, config.sampling.variants, run.sites), config.sweep.trial_axes)
-    job = replace(probe_stage.job(run), dry=True)
+    job = replace(probe.job(run), dry=True)
     spec = WorkerSpec(factory=partial(TrialWorker, job), count=None, name="probe")
     with executor(config) as engine:
-        through_tune = partial(probe_stage.fan_out, run, job, trials, _silent)
+        through_tune = partial(probe.fan_out, run, job, trials, _silent)
         plainly = partial(engine.run, trials, spec)
         timed = _pairs(lambda: _timed(through_tune), lambda: _timed(plainly), pairs=1)
     return [

@@ -21,21 +21,21 @@ def version() -> str:
 
 def _preset(parsed: argparse.Namespace) -> str:
     """The preset; with --all its full-size form. ValueError where it has none."""
-    from sweeps.config import schema as config
+    from sweeps.config import schema
 
     if not getattr(parsed, "all", False):
         return parsed.preset
     full = f"{parsed.preset}-full"
-    if full not in config.presets():
+    if full not in schema.presets():
         raise ValueError(f"--all: there is no preset {full!r}; leave --all out and set experiments.* instead")
     return full
 
 
 def _stages(parsed: argparse.Namespace, stages: Sequence[str]) -> int:
     from sweeps import pipeline
-    from sweeps.config import schema as config
+    from sweeps.config import schema
 
-    result = pipeline.carry_out(config.load(_preset(parsed), parsed.overrides), stages)
+    result = pipeline.carry_out(schema.load(_preset(parsed), parsed.overrides), stages)
     for line in result.lines:
         print(line)
     if not result.lines and not result.failed:
@@ -73,10 +73,10 @@ def label(parsed: argparse.Namespace) -> int:
 
 def curate(parsed: argparse.Namespace) -> int:
     """The curation stage alone, decisions by hand, and the page for making them."""
-    from sweeps.config import schema as config
-    from sweeps.curation import decisions as curating
+    from sweeps.config import schema
+    from sweeps.curation import decisions
 
-    result = curating.carry_out(config.load(parsed.preset, parsed.overrides), parsed.decisions)
+    result = decisions.carry_out(schema.load(parsed.preset, parsed.overrides), parsed.decisions)
     for line in result.lines:
         print(line)
     return _failures(result.failed)
@@ -101,9 +101,9 @@ def intervene(parsed: argparse.Namespace) -> int:
 
 def _play(parsed: argparse.Namespace) -> int:
     from sweeps.cli import play
-    from sweeps.config import schema as config
+    from sweeps.config import schema
 
-    made = config.load(parsed.preset, parsed.overrides)
+    made = schema.load(parsed.preset, parsed.overrides)
     wanted: play.Request | Path = Path(parsed.recipe)
     if not parsed.recipe:
         goals = play.goals_from(parsed.move, parsed.second, parsed.label)
@@ -116,16 +116,16 @@ def _play(parsed: argparse.Namespace) -> int:
 
 def plan(parsed: argparse.Namespace) -> int:
     """Prints the price of a run; refuses what does not fit."""
-    from sweeps.config import schema as config
-    from sweeps.planning import table as plan_view
+    from sweeps.config import schema
+    from sweeps.planning import table
     from sweeps.planning.cluster_costs import Rates
 
-    made = config.load(parsed.preset, parsed.overrides)
+    made = schema.load(parsed.preset, parsed.overrides)
     if parsed.gpus:
         given = dict(pair.partition("=")[::2] for pair in parsed.rates)
-        print(plan_view.on_gpus(made, parsed.gpus, Rates.read({"sampling": parsed.rate, **given})))
+        print(table.on_gpus(made, parsed.gpus, Rates.read({"sampling": parsed.rate, **given})))
     else:
-        print(plan_view.describe(made, parsed.rate))
+        print(table.describe(made, parsed.rate))
     return 0
 
 
@@ -143,23 +143,23 @@ def report(parsed: argparse.Namespace) -> int:
 def dashboards(parsed: argparse.Namespace) -> int:
     """Makes the W&B workspace of a sweep whose runs were sent."""
     import storage
-    from sweeps.analysis import tables as report_data
+    from sweeps.analysis import tables
     from sweeps.config.schema import to_dict
     from sweeps.runtime.run import stored_config
-    from sweeps.tracking import workspace as boards
+    from sweeps.tracking import workspace
 
     store = storage.open(parsed.output)
     figures = {Path(path).stem for path in store.list("report/figures/")}
-    print(boards.save(report_data.load(store, to_dict(stored_config(parsed.output))), sorted(figures)))
+    print(workspace.save(tables.load(store, to_dict(stored_config(parsed.output))), sorted(figures)))
     return 0
 
 
 def status(parsed: argparse.Namespace) -> int:
     """Prints what is done, failed and left; 1 where something failed. Of a cluster's job with --address."""
     if parsed.address:
-        from sweeps.cli import jobs as job_verbs
+        from sweeps.cli import jobs
 
-        return job_verbs.status(parsed)
+        return jobs.status(parsed)
     from sweeps.cli import status as status_view
 
     text, failed = status_view.describe(parsed.output)
@@ -172,8 +172,7 @@ def verify(parsed: argparse.Namespace) -> int:
     from sweeps.cli import recompute
     from sweeps.config.schema import PREVIEW
     from sweeps.runtime import side_store
-    from sweeps.stages import decode as decoded_stage
-    from sweeps.stages import replay as families
+    from sweeps.stages import decode, replay
 
     store = storage.open(parsed.output)
     found = storage.audit.verify(store, deep=True)
@@ -183,7 +182,7 @@ def verify(parsed: argparse.Namespace) -> int:
     if store.list(f"{PREVIEW}/{storage.keys.LAYOUT}"):
         preview = storage.open(f"{parsed.output}/{PREVIEW}")
         total += _told(preview, storage.audit.verify(preview, deep=True), parsed.repair)
-    for further in filter(None, (side_store.opened(stage.url(parsed.output)) for stage in (families, decoded_stage))):
+    for further in filter(None, (side_store.opened(stage.url(parsed.output)) for stage in (replay, decode))):
         total += _told(further, storage.audit.verify(further, deep=True), parsed.repair)
     print(f"{total} disagreements")
     return 1 if total else 0
@@ -202,13 +201,12 @@ def _told(store: storage.Store, found: list[storage.audit.Disagreement], repair:
 def clean(parsed: argparse.Namespace) -> int:
     """Drops the activations."""
     from sweeps.runtime import side_store
-    from sweeps.stages import decode as decoded_stage
-    from sweeps.stages import replay as families
+    from sweeps.stages import decode, replay
 
     store = storage.open(parsed.output)
     with store.lease("scenesweep clean"):
         freed = store.drop_activations()
-        freed += sum(side_store.clean(stage.url(parsed.output)) for stage in (families, decoded_stage))
+        freed += sum(side_store.clean(stage.url(parsed.output)) for stage in (replay, decode))
     print(f"{freed / 1e9:.2f} GB freed; results, images and labels are kept")
     return 0
 
@@ -225,23 +223,23 @@ def compare(parsed: argparse.Namespace) -> int:
 def sites(parsed: argparse.Namespace) -> int:
     """Lists the sites of a model from its configuration, without weights."""
     from probing.diffusion.model import ModelConfig
-    from sweeps.planning import table as plan_view
+    from sweeps.planning import table
 
     model = ModelConfig(name=parsed.model, revision=parsed.revision)
-    print(plan_view.site_table(model, parsed.family))
+    print(table.site_table(model, parsed.family))
     return 0
 
 
 def bench(parsed: argparse.Namespace) -> int:
     """Measures one thing against its baseline in the same run."""
-    from sweeps.bench import suite as benches
+    from sweeps.bench import suite
 
-    found = benches.report(parsed.bench)
+    found = suite.report(parsed.bench)
     if parsed.json:
         print(json.dumps(found))
     else:
         for row in found["rows"]:
-            print(benches.line(row))
+            print(suite.line(row))
     return 0
 
 
@@ -251,10 +249,10 @@ def train_scenes(parsed: argparse.Namespace) -> int:
 
     from probing.scenes import training
 
-    config = training.on_gpu() if parsed.device == "cuda" else training.TrainingConfig()
+    schema = training.on_gpu() if parsed.device == "cuda" else training.TrainingConfig()
     if parsed.steps:
-        config = replace(config, denoiser=replace(config.denoiser, steps=parsed.steps))
+        schema = replace(schema, denoiser=replace(schema.denoiser, steps=parsed.steps))
     if parsed.start:
         training.start_from(Path(parsed.work), Path(parsed.start), parsed.focus)
-    training.run(Path(parsed.work), Path(parsed.target), config, lambda line: print(line, flush=True))
+    training.run(Path(parsed.work), Path(parsed.target), schema, lambda line: print(line, flush=True))
     return 0

@@ -21,9 +21,9 @@ log = logging.getLogger(__name__)
 
 def submit(parsed: argparse.Namespace) -> int:
     """Submits the run as a Ray job; the same command resumes it."""
-    from sweeps.config import schema as config
+    from sweeps.config import schema
 
-    made = config.load(parsed.preset, parsed.overrides)
+    made = schema.load(parsed.preset, parsed.overrides)
     check(made, parsed.address)
     job = jobs.submit(parsed.address, arguments(parsed.preset, parsed.overrides), output=made.output)
     print(f"job {job.id}\ndashboard {job.dashboard}\noutput {job.output}\nW&B {tracked(made)}")
@@ -36,14 +36,14 @@ def check(made: Config, address: str) -> None:
     It can't where the model's configuration is elsewhere, or where an earlier job of the same output, which need not be
     in sight from here, may have fitted them: the job itself then tells.
     """
-    from sweeps.planning import requirements as needed_probes
+    from sweeps.planning import requirements
     from sweeps.runtime import run
 
     found = run.facts_at_hand(made)
     if found is None:
         return
     try:
-        needed_probes.check(made, found)
+        requirements.check(made, found)
     except ValueError:
         if not jobs.jobs(address, made.output):
             raise
@@ -98,11 +98,11 @@ def _followed(parsed: argparse.Namespace, job: jobs.Job) -> int:
 
 def arguments(preset: str, overrides: Sequence[str]) -> list[str]:
     """What a job is started with: a preset by its name; a file, which the cluster may not have, by its settings."""
-    from sweeps.config import schema as config
+    from sweeps.config import schema
 
-    if preset in config.presets():
+    if preset in schema.presets():
         return [preset, *overrides]
-    base, wanted = (config.to_dict(config.load(*words)) for words in (("scenes", []), (preset, overrides)))
+    base, wanted = (schema.to_dict(schema.load(*words)) for words in (("scenes", []), (preset, overrides)))
     return ["scenes", *_differences(base, wanted)]
 
 

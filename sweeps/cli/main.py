@@ -11,8 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sweeps.cli import commands as verbs
-from sweeps.cli import jobs as job_verbs
+from sweeps.cli import commands, jobs
 
 OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 """errors that are no fault of ours: full, read-only or broken; the same command carries on when it is mended"""
@@ -32,35 +31,36 @@ class Verb:
 
 
 VERBS = (
-    Verb("run", "do everything that is not done yet", "scenesweep run scenes", verbs.run),
-    Verb("plan", "print and price the plan, write nothing", "scenesweep plan paper", verbs.plan),
-    Verb("sample", "sample images and record activations", "scenesweep sample scenes", verbs.sample),
-    Verb("label", "label the sampled images", "scenesweep label scenes", verbs.label),
+    Verb("run", "do everything that is not done yet", "scenesweep run scenes", commands.run),
+    Verb("plan", "print and price the plan, write nothing", "scenesweep plan paper", commands.plan),
+    Verb("sample", "sample images and record activations", "scenesweep sample scenes", commands.sample),
+    Verb("label", "label the sampled images", "scenesweep label scenes", commands.label),
     Verb("curate", "choose samples and split them, by rules and by hand",
-         "scenesweep curate scenes --decisions decisions.csv", verbs.curate),
-    Verb("probe", "fit the probe grid", "scenesweep probe scenes probe.lr=0.003", verbs.probe),
-    Verb("experiments", "emergence, transfer, references", "scenesweep experiments scenes", verbs.experiments),
+         "scenesweep curate scenes --decisions decisions.csv", commands.curate),
+    Verb("probe", "fit the probe grid", "scenesweep probe scenes probe.lr=0.003", commands.probe),
+    Verb("experiments", "emergence, transfer, references", "scenesweep experiments scenes", commands.experiments),
     Verb("intervene", "edit activations and score the images; with --prompt one edit for play",
          "scenesweep intervene scenes --prompt 'a large red sphere on a green floor under a sky' --move -24 0",
-         verbs.intervene),
-    Verb("report", "build the report again from the tables", "scenesweep report runs/scenes", verbs.report, "output"),
-    Verb("dashboards", "make the W&B workspace", "scenesweep dashboards runs/scenes", verbs.dashboards, "output"),
-    Verb("status", "what is done, failed and left", "scenesweep status runs/scenes", verbs.status, "output"),
-    Verb("verify", "reread and check every byte", "scenesweep verify runs/scenes --repair", verbs.verify, "output"),
-    Verb("clean", "drop the activations, keep the results", "scenesweep clean runs/scenes", verbs.clean, "output"),
-    Verb("compare", "two runs side by side", "scenesweep compare runs/scenes runs/guided", verbs.compare, "output"),
+         commands.intervene),
+    Verb("report", "build the report again from the tables", "scenesweep report runs/scenes", commands.report,
+         "output"),
+    Verb("dashboards", "make the W&B workspace", "scenesweep dashboards runs/scenes", commands.dashboards, "output"),
+    Verb("status", "what is done, failed and left", "scenesweep status runs/scenes", commands.status, "output"),
+    Verb("verify", "reread and check every byte", "scenesweep verify runs/scenes --repair", commands.verify, "output"),
+    Verb("clean", "drop the activations, keep the results", "scenesweep clean runs/scenes", commands.clean, "output"),
+    Verb("compare", "two runs side by side", "scenesweep compare runs/scenes runs/guided", commands.compare, "output"),
     Verb("submit", "run on a Ray cluster, from outside",
-         "scenesweep submit --address http://HEAD:8265 paper output=s3://bucket/run", job_verbs.submit),
+         "scenesweep submit --address http://HEAD:8265 paper output=s3://bucket/run", jobs.submit),
     Verb("logs", "what a job has written", "scenesweep logs --address http://HEAD:8265 s3://bucket/run",
-         job_verbs.logs, "output"),
+         jobs.logs, "output"),
     Verb("stop", "end a job, keep what is finished", "scenesweep stop --address http://HEAD:8265 s3://bucket/run",
-         job_verbs.stop, "output"),
+         jobs.stop, "output"),
     Verb("resume", "submit the run of an ended job again",
-         "scenesweep resume --address http://HEAD:8265 s3://bucket/run", job_verbs.resume, "output"),
-    Verb("sites", "list the sites of a model", "scenesweep sites scenes", verbs.sites, "own"),
-    Verb("bench", "measure speed against a baseline", "scenesweep bench probes --json", verbs.bench, "own"),
+         "scenesweep resume --address http://HEAD:8265 s3://bucket/run", jobs.resume, "output"),
+    Verb("sites", "list the sites of a model", "scenesweep sites scenes", commands.sites, "own"),
+    Verb("bench", "measure speed against a baseline", "scenesweep bench probes --json", commands.bench, "own"),
     Verb("train-scenes", "train the embedded model from nothing",
-         "scenesweep train-scenes work/ out/", verbs.train_scenes, "own"),
+         "scenesweep train-scenes work/ out/", commands.train_scenes, "own"),
 )  # fmt: skip
 
 DEFAULT = "scenes"
@@ -121,7 +121,7 @@ def _arguments(parser: argparse.ArgumentParser, verb: Verb) -> None:
         parser.add_argument("--revision", default="", help="commit of a hub id")
         parser.add_argument("--family", choices=("attention", "conv", "vae"), default="attention")
     if verb.name == "bench":
-        parser.add_argument("bench", choices=verbs.BENCHES, help="what to measure")
+        parser.add_argument("bench", choices=commands.BENCHES, help="what to measure")
         parser.add_argument("--json", action="store_true", help="print one JSON object")
     if verb.name == "train-scenes":
         parser.add_argument("work", help="folder for renders and checkpoints; the same folder resumes")
@@ -170,7 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         words.insert(1, DEFAULT)
     parsed = parse(words)
     if parsed.version:
-        print(verbs.version())
+        print(commands.version())
         return 0
     if parsed.verb is None:
         _parser().print_help()

@@ -22,7 +22,7 @@ from interventions.replay import replay
 from interventions.worker import ACROSS, Intervener, Outcome
 from sweeps.config.schema import Config
 from sweeps.report.thumbnails import colour_map
-from sweeps.runtime import run as runs
+from sweeps.runtime import run
 from sweeps.stages.intervene import intervener, shared_by
 
 WAYS = (EDIT, *VARIATIONS)
@@ -79,7 +79,7 @@ def play(config: Config, wanted: Request | Path, folder: Path) -> list[str]:
     """
     given = _recipe_text(wanted) if isinstance(wanted, Path) else ""
     recipe = from_yaml(given) if given else None
-    worker = intervener(shared_by(runs.reopen(config, runs.facts(config))))
+    worker = intervener(shared_by(run.reopen(config, run.facts(config))))
     if recipe is None:
         assert isinstance(wanted, Request)
         recipe = _recipe(wanted, config, worker)

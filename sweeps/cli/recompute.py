@@ -15,7 +15,7 @@ from cluster.workers import pinned_threads
 from storage.audit import Disagreement
 from storage.errors import CorruptChunk, MissingChunk
 from sweeps.config.schema import Config
-from sweeps.runtime import run as runs
+from sweeps.runtime import run
 from sweeps.stages.sample import STAGE, SampleTask, SampleWorker
 
 TOLERANCE = 0.01
@@ -92,7 +92,7 @@ def recompute(config: Config, count: int, seed: int) -> tuple[int, list[Disagree
     tasks = choose(store, config.sampling.variants, count, seed)
     if not tasks:
         return 0, []
-    exact = _versions(store) == json.loads(json.dumps(runs.versions()))
+    exact = _versions(store) == json.loads(json.dumps(run.versions()))
     with pinned_threads(config.sampling.threads):
         worker = SampleWorker(config, "")
         ended = [_again(worker, Comparison(store, task, exact)) for task in tasks]
@@ -103,7 +103,7 @@ def live(output: str, count: int, say: Callable[[str], None]) -> list[Disagreeme
     """`recompute` for the command line: says what was done, or why it could not be."""
     seed = random.randrange(10**6)
     try:
-        config = runs.stored_config(output)
+        config = run.stored_config(output)
         compared, found = recompute(config, count, seed)
     except (ValueError, OSError) as error:
         say(f"not recomputed: {error}")

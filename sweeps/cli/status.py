@@ -10,18 +10,12 @@ import storage
 from storage import Store
 from sweeps.config.schema import PREVIEW, Config
 from sweeps.runtime import failures as failure_notes
-from sweeps.runtime import live_status as progress_note
+from sweeps.runtime import live_status
 from sweeps.runtime import run as runs
 from sweeps.runtime.grid import cells
 from sweeps.runtime.run import Run
-from sweeps.stages import curate as curate_stage
-from sweeps.stages import decode as decoded_stage
-from sweeps.stages import intervene as intervene_stage
-from sweeps.stages import label as label_stage
-from sweeps.stages import probe as probe_stage
-from sweeps.stages import replay as families
-from sweeps.stages import sample as sample_stage
-from sweeps.stages.experiments import registry as experiments
+from sweeps.stages import curate, decode, intervene, label, probe, replay, sample
+from sweeps.stages.experiments import registry
 from sweeps.stages.experiments import stage as experiments_stage
 
 WIDTH = 32
@@ -78,29 +72,29 @@ def _shards(output: str, which: str) -> tuple[list[str], dict[str, str]]:
     """Sampling per variant and labelling of one store."""
     config = runs.stored_config(output)
     run = runs.reopen(config, runs.facts(config))
-    store, shards, note = run.store, run.store.layout.shards, progress_note.read(run.store)
-    failed = {f"{which}{key}": reason for key, reason in sample_stage.failed(store, config.sampling.variants).items()}
+    store, shards, note = run.store, run.store.layout.shards, live_status.read(run.store)
+    failed = {f"{which}{key}": reason for key, reason in sample.failed(store, config.sampling.variants).items()}
     lines = [f"{output}: {store.layout.samples} samples in {shards} shards"]
     for variant in config.sampling.variants:
-        stage = sample_stage.STAGE
+        stage = sample.STAGE
         busy, done = _running(note, f"{stage}/{variant}/"), len(store.completed(stage, variant))
         broken = len(store.failures(stage, variant))
         pace = _pace(note, stage) if busy else ""
         lines.append(_line(f"{which}sampling {variant}", done, shards, broken, "shards", busy) + pace)
     lines.append(_labelling(run, which, note))
     failed |= {f"{which}label/{shard:05d}": why for shard, why in _label_failures(store).items()}
-    state = "done" if curate_stage.done(run) else "to do"
+    state = "done" if curate.done(run) else "to do"
     return [*lines, f"{which + 'curation':{WIDTH}} {state:>6}"], failed
 
 
 def _label_failures(store: Store) -> dict[int, str]:
-    return store.failures(label_stage.STAGE, label_stage.VARIANT)
+    return store.failures(label.STAGE, label.VARIANT)
 
 
 def _labelling(run: Run, which: str, note: dict[str, Any]) -> str:
-    done = len(run.store.completed(label_stage.STAGE, label_stage.VARIANT, stage_hash=run.hashes.label))
-    busy = _running(note, f"{label_stage.STAGE}/")
-    pace = _pace(note, label_stage.STAGE) if busy else ""
+    done = len(run.store.completed(label.STAGE, label.VARIANT, stage_hash=run.hashes.label))
+    busy = _running(note, f"{label.STAGE}/")
+    pace = _pace(note, label.STAGE) if busy else ""
     broken = len(_label_failures(run.store))
     return _line(f"{which}labelling", done, run.store.layout.shards, broken, "shards", busy) + pace
 
@@ -119,16 +113,16 @@ def _later(config: Config) -> tuple[list[str], dict[str, str]]:
 def _probes(run: Run) -> tuple[list[str], dict[str, str]]:
     """A line for the grid and one for each experiment that consists of probes."""
     named = {run.config.sweep.experiment: cells(run.config.sweep, run.config.sampling.variants, run.sites)}
-    left = {run.config.sweep.experiment: probe_stage.missing(run)} | experiments.missing(run)
-    named |= experiments.cells(run)
-    hashes = [run.hashes.probe, *(experiments.stage_hash(run, name) for name in experiments.cells(run))]
-    failed = {key: why for key, why in probe_stage.cell_errors(run, hashes).items() if key.partition("/")[0] in named}
+    left = {run.config.sweep.experiment: probe.missing(run)} | registry.missing(run)
+    named |= registry.cells(run)
+    hashes = [run.hashes.probe, *(registry.stage_hash(run, name) for name in registry.cells(run))]
+    failed = {key: why for key, why in probe.cell_errors(run, hashes).items() if key.partition("/")[0] in named}
     lines = []
     for name, wanted in named.items():
         bad = sum(key.startswith(f"{name}/") for key in failed)
         shown = "probing" if name == run.config.sweep.experiment else f"  {name}"
         lines.append(_line(shown, len(wanted) - len(left.get(name, ())), len(wanted), bad, "probes"))
-    return lines, {f"{probe_stage.STAGE}/{key}": why for key, why in failed.items()}
+    return lines, {f"{probe.STAGE}/{key}": why for key, why in failed.items()}
 
 
 def _still(run: Run, stage: str, left: Collection[str]) -> dict[str, str]:
@@ -140,7 +134,7 @@ def _further_sites(run: Run) -> tuple[list[str], dict[str, str]]:
     """Nothing, unless shards are left whose further sites or decoded pictures are to be read."""
     lines: list[str] = []
     failed: dict[str, str] = {}
-    for name, stage in (("reading further sites", families), ("decoding estimates", decoded_stage)):
+    for name, stage in (("reading further sites", replay), ("decoding estimates", decode)):
         if left := {task.key for task in stage.missing(run)}:
             broken = _still(run, stage.STAGE, left)
             counts = f"{len(broken):>4} failed {len(left) - len(broken):>6} to do  shards"
@@ -150,7 +144,7 @@ def _further_sites(run: Run) -> tuple[list[str], dict[str, str]]:
 
 def _experiments(run: Run) -> tuple[list[str], dict[str, str]]:
     """One line for the tasks that follow the probes."""
-    if not curate_stage.done(run):
+    if not curate.done(run):
         return [], {}
     left = {task.key for task in experiments_stage.missing(run)}
     failed = _still(run, experiments_stage.STAGE, left)
@@ -160,10 +154,10 @@ def _experiments(run: Run) -> tuple[list[str], dict[str, str]]:
 
 def _interventions(run: Run) -> tuple[list[str], dict[str, str]]:
     """One line for the interventions; before curation nobody knows how many there are."""
-    if not curate_stage.done(run):
+    if not curate.done(run):
         return [f"{'intervening':{WIDTH}} {'to do':>6}"], {}
-    total, left = len(intervene_stage.tasks(run)), intervene_stage.missing(run)
-    failed = intervene_stage.failures(run, left)
+    total, left = len(intervene.tasks(run)), intervene.missing(run)
+    failed = intervene.failures(run, left)
     return [_line("intervening", total - len(left), total, len(failed), "images, each with its controls")], failed
 
 

@@ -8,11 +8,10 @@ from pathlib import Path
 import storage
 from sweeps import pipeline
 from sweeps.config.schema import Config, previews
-from sweeps.curation import page as curation_page
+from sweeps.curation import page
 from sweeps.pipeline import Result
 from sweeps.runtime import run as runs
-from sweeps.stages import curate as curate_stage
-from sweeps.stages import preview as preview_stage
+from sweeps.stages import curate, preview
 
 
 def carry_out(config: Config, decisions: str = "") -> Result:
@@ -22,7 +21,7 @@ def carry_out(config: Config, decisions: str = "") -> Result:
     they are missing. `decisions` is the path of a CSV from the page; it takes the place of decisions
     applied earlier. The page is written also where too few samples are kept.
     """
-    own = preview_stage.settings(config) if _before_recording(config) else config
+    own = preview.settings(config) if _before_recording(config) else config
     lines = [_apply(own, decisions)] if decisions else []
     result = Result()
     try:
@@ -57,10 +56,10 @@ def _apply(config: Config, decisions: str) -> str:
         raise ValueError(f"--decisions: no file {decisions}; save one from the page that `scenesweep curate` writes")
     run = runs.reopen(config, runs.facts(config))
     with run.store.lease(f"scenesweep {config.name}"):
-        return f"{curate_stage.apply(run, path.read_bytes(), decisions)} decisions by hand applied"
+        return f"{curate.apply(run, path.read_bytes(), decisions)} decisions by hand applied"
 
 
 def _page(config: Config) -> str:
     run = runs.reopen(config, runs.facts(config))
     with run.store.lease(f"scenesweep {config.name}"):
-        return curation_page.write(run)
+        return page.write(run)

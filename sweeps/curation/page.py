@@ -19,7 +19,7 @@ from probing.dataset.curation import FAILED, Measures, drop_reason
 from probing.dataset.manual_decisions import COLUMNS, Choice
 from sweeps.curation.template import PAGE
 from sweeps.runtime.run import Run, decisions_digest
-from sweeps.stages import curate as curate_stage
+from sweeps.stages import curate
 
 PATH = "curation/index.html"
 SIDE = 320
@@ -108,8 +108,8 @@ def write(run: Run) -> str:
     html = build(
         f"Curation of {run.config.name}",
         f"{run.hashes.label} {decided}",
-        _shown(run, curate_stage.measures(run)),
-        curate_stage.by_hand(run),
+        _shown(run, curate.measures(run)),
+        curate.by_hand(run),
     )
     run.store.put(PATH, html.encode())
     return f"{run.config.output.rstrip('/')}/{PATH}"
@@ -121,7 +121,7 @@ def _shown(run: Run, measures: Mapping[int, Measures]) -> Iterator[Shown]:
     shards = sorted({sample // store.layout.shard for sample in measures})
     for shard in shards:
         samples = list(store.layout.shard_samples(shard))
-        images, depth = store.read_images("trained", samples), curate_stage.depth_labels(run, samples)
+        images, depth = store.read_images("trained", samples), curate.depth_labels(run, samples)
         masks = store.read_labels("saliency", samples) > run.config.labels.threshold
         for k, i in enumerate(samples):
             found = measures.get(i)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 
 from storage.budget import Budget
 from sweeps.config.schema import Config
-from sweeps.planning import costs as stage_prices
+from sweeps.planning import costs
 
 ASSUMED = "assumed"
 GIVEN = "given"
@@ -114,7 +114,7 @@ def stages(
     activations = families.get("activations.zarr", 0)
     written = sum(size for name, size in families.items() if not name.startswith("labels"))
     tasks = shards * variants
-    edits = math.ceil(stage_prices.edited(config, test))
+    edits = math.ceil(costs.edited(config, test))
     ray = config.ray
     return [
         Stage("sampling", tasks, shard / rates.sampling, written / tasks, ray.sampling_gpus or 1),

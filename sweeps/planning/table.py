@@ -12,16 +12,12 @@ from probing.diffusion.sites import SiteSpec
 from storage import budget
 from storage.format import Layout
 from sweeps.config.schema import STEPS, Config, previews
-from sweeps.planning import cluster_costs as cluster_plan
-from sweeps.planning import costs as stage_prices
-from sweeps.planning import requirements as needed_probes
+from sweeps.planning import cluster_costs, costs, requirements
 from sweeps.planning.cluster_costs import Rates
 from sweeps.planning.costs import StagePrice
-from sweeps.runtime import grid
-from sweeps.runtime import run as runs
-from sweeps.stages import decode as decoded_stage
+from sweeps.runtime import grid, run
+from sweeps.stages import decode, replay
 from sweeps.stages import preview as preview_stage
-from sweeps.stages import replay as families
 from sweeps.stages.experiments.registry import PROBED
 
 RATE = {"scenes": 3.0, "": 0.25}
@@ -71,30 +67,30 @@ def on_gpus(config: Config, gpus: int, rates: Rates) -> str:
     """
     if gpus < 1 or min(vars(rates).values()) < 0:
         raise ValueError(f"--gpus={gpus} and all rates: give numbers above 0")
-    samples, found = _sample_count(config), runs.facts(config)
-    needed_probes.check(config, found)
-    layout, whole = runs.layout(config, found, samples), rates.filled()
+    samples, found = _sample_count(config), run.facts(config)
+    requirements.check(config, found)
+    layout, whole = run.layout(config, found, samples), rates.filled()
     cells = grid.cells(config.sweep, config.sampling.variants, site_rules.choose(found.sites, config.sampling.sites))
     check_disk(config, budget.price(layout), further_space(config, found, samples))
     trials = grid.pack(cells, config.sweep.trial_axes)
     test = _test_count(config, samples)
-    work = cluster_plan.stages(config, budget.price(layout), samples, test, len(trials), len(cells), whole)
-    return "\n".join([*cluster_plan.table(work, cluster_plan.counts(gpus), whole), f"rates: {rates.told()}"])
+    work = cluster_costs.stages(config, budget.price(layout), samples, test, len(trials), len(cells), whole)
+    return "\n".join([*cluster_costs.table(work, cluster_costs.counts(gpus), whole), f"rates: {rates.told()}"])
 
 
 def describe(config: Config, rate: float) -> str:
     """The plan of a run in words and numbers. Raises ValueError where it does not fit."""
-    found = runs.facts(config)
-    needed_probes.check(config, found)
+    found = run.facts(config)
+    requirements.check(config, found)
     samples = _sample_count(config)
-    layout = runs.layout(config, found, samples)
+    layout = run.layout(config, found, samples)
     price = budget.price(layout)
     lines = _costs(config, layout, price, rate)
     lines += [f"  {name:16} {human(size)}" for name, size in price.families().items()]
     lines += ["sites, all variants and steps:"]
     lines += [f"  {name:16} {human(size)}" for name, size in price.sites().items()]
-    lines.append(f"further families   {human(families.space(config, found, samples))} of activations beside these")
-    if decoded := decoded_stage.space(config, found, samples):
+    lines.append(f"further families   {human(replay.space(config, found, samples))} of activations beside these")
+    if decoded := decode.space(config, found, samples):
         lines.append(f"decoded pictures   {human(decoded)} of their colours")
     further = further_space(config, found, samples)
     if previews(config):
@@ -105,11 +101,11 @@ def describe(config: Config, rate: float) -> str:
     return "\n".join(lines)
 
 
-def with_preview(config: Config, found: runs.Facts, samples: int) -> tuple[list[str], budget.Budget, int]:
+def with_preview(config: Config, found: run.Facts, samples: int) -> tuple[list[str], budget.Budget, int]:
     """What a preview costs in words, the price of the fewest samples to record after it, and its own bytes."""
-    first = budget.price(runs.layout(preview_stage.settings(config), found, samples))
+    first = budget.price(run.layout(preview_stage.settings(config), found, samples))
     fewest = preview_stage.fewest(config, samples)
-    then = budget.price(runs.layout(config, found, fewest))
+    then = budget.price(run.layout(config, found, fewest))
     lines = [
         f"preview           {samples} images of the trained model, nothing recorded: {first.unet_calls} UNet calls, "
         f"{human(first.total)}",
@@ -118,9 +114,9 @@ def with_preview(config: Config, found: runs.Facts, samples: int) -> tuple[list[
     return lines, then, first.total
 
 
-def further_space(config: Config, found: runs.Facts, samples: int) -> int:
+def further_space(config: Config, found: run.Facts, samples: int) -> int:
     """Bytes of what some probes read beside the recorded activations."""
-    return families.space(config, found, samples) + decoded_stage.space(config, found, samples)
+    return replay.space(config, found, samples) + decode.space(config, found, samples)
 
 
 def check_fits(config: Config, price: budget.Budget, more: int = 0) -> None:
@@ -135,7 +131,7 @@ def check_fits(config: Config, price: budget.Budget, more: int = 0) -> None:
 
 def check_disk(config: Config, price: budget.Budget, more: int = 0) -> None:
     """Raises ValueError where a plan, and `more` bytes, do not fit the disk beside what is there already."""
-    folder = runs.local_path(config.output)
+    folder = run.local_path(config.output)
     chunks = (p for p in folder.rglob("c/**/*") if p.is_file()) if folder else ()
     present = sum(p.stat().st_size for p in chunks)
     budget.check_disk(config.output, price.total + more, present)
@@ -157,7 +153,7 @@ def _sample_count(config: Config) -> int:
 def _test_count(config: Config, samples: int) -> int:
     """Test images: those of the second file of prompts, else the most that curation can leave of so many samples."""
     if not config.prompts.test:
-        return stage_prices.test_samples(config, samples)
+        return costs.test_samples(config, samples)
     from probing.dataset.prompts import read
 
     return sum(prompt.split == "test" for prompt in read(config.prompts).prompts)
@@ -180,7 +176,7 @@ def _shard(config: Config, sites: Sequence[SiteSpec]) -> str:
 
 def _costs(config: Config, layout: Layout, price: budget.Budget, rate: float) -> list[str]:
     variants = config.sampling.variants
-    sites = site_rules.choose(runs.facts(config).sites, config.sampling.sites)
+    sites = site_rules.choose(run.facts(config).sites, config.sampling.sites)
     cells = grid.cells(config.sweep, variants, sites)
     trials = grid.pack(cells, config.sweep.trial_axes)
     return [
@@ -199,7 +195,7 @@ def _costs(config: Config, layout: Layout, price: budget.Budget, rate: float) ->
 
 def _stages(config: Config, price: budget.Budget, samples: int, rate: float) -> list[str]:
     """The table of all stages."""
-    found = runs.facts(config)
+    found = run.facts(config)
     sites = site_rules.choose(found.sites, config.sampling.sites)
     test = _test_count(config, samples)
     variants = len(config.sampling.variants)
@@ -207,20 +203,18 @@ def _stages(config: Config, price: budget.Budget, samples: int, rate: float) -> 
     prices += [
         StagePrice("sampling", f"{samples} samples x {variants} variants", price.unet_calls),
         StagePrice("labelling", f"{samples} samples"),
-        *stage_prices.further_sites(config, samples),
-        *stage_prices.decoded(config, samples),
+        *costs.further_sites(config, samples),
+        *costs.decoded(config, samples),
         *_probes(config, found, sites),
-        *stage_prices.emergence(config, test),
-        *stage_prices.transfer(config, _transferred(config, found, sites)),
-        *stage_prices.edits(config, test),
+        *costs.emergence(config, test),
+        *costs.transfer(config, _transferred(config, found, sites)),
+        *costs.edits(config, test),
     ]
     told = "given with --rate" if rate else "assumed; --rate takes a measured one"
-    return stage_prices.table(
-        prices, rate or RATE.get(config.model.name, RATE[""]), max(1, config.ray.sampling_actors), told
-    )
+    return costs.table(prices, rate or RATE.get(config.model.name, RATE[""]), max(1, config.ray.sampling_actors), told)
 
 
-def _probes(config: Config, found: runs.Facts, sites: Sequence[SiteSpec]) -> list[StagePrice]:
+def _probes(config: Config, found: run.Facts, sites: Sequence[SiteSpec]) -> list[StagePrice]:
     """The grid, and each experiment that consists of probes."""
     grid_cells = len(grid.cells(config.sweep, config.sampling.variants, sites))
     prices = [StagePrice("probing", f"{grid_cells} probes")]
@@ -231,7 +225,7 @@ def _probes(config: Config, found: runs.Facts, sites: Sequence[SiteSpec]) -> lis
     return prices
 
 
-def _transferred(config: Config, found: runs.Facts, sites: Sequence[SiteSpec]) -> int:
+def _transferred(config: Config, found: run.Facts, sites: Sequence[SiteSpec]) -> int:
     """How many sites the transfer experiment takes: those of its setting that are recorded."""
     names = config.experiments.transfer_sites
     if "blocks" in names:

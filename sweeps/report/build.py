@@ -11,17 +11,12 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from sweeps.analysis import tables as report_data
+from sweeps.analysis import tables
 from sweeps.analysis.tables import RunData
 from sweeps.report import context as report_context
 from sweeps.report.context import Context
 from sweeps.report.html import page
-from sweeps.report.sections import checks, results
-from sweeps.report.sections import controls as more
-from sweeps.report.sections import examples as pictures
-from sweeps.report.sections import experiments as extra
-from sweeps.report.sections import interventions as edits
-from sweeps.report.sections import provenance as facts
+from sweeps.report.sections import checks, controls, examples, experiments, interventions, provenance, results
 from sweeps.report.sections.claims import claims
 from sweeps.report.sections.seeds import spread
 
@@ -49,7 +44,7 @@ def build(store: Any, config: dict[str, Any]) -> str:
 
     `config` is the resolved configuration as plain dictionaries. Returns the page's path or URL.
     """
-    return write(store, draw(report_data.load(store, config), store))
+    return write(store, draw(tables.load(store, config), store))
 
 
 def write(store: Any, drawn: Drawn) -> str:
@@ -70,26 +65,26 @@ def render(context: Context) -> str:
     sections = [
         results.headline(context),
         claims(context),
-        pictures.contact_strip(context),
+        examples.contact_strip(context),
         results.curves(context),
         results.heatmaps(context),
-        pictures.examples(context),
+        examples.examples(context),
         results.sites(context),
-        more.controls(context),
+        controls.controls(context),
         spread(context),
         checks.converged(context),
         checks.truth(context),
-        extra.emergence(context),
-        extra.vae(context),
-        extra.conv(context),
-        extra.smoothness(context),
-        extra.selectivity(context),
-        extra.transfer(context),
-        edits.interventions(context),
-        more.paper(context),
-        facts.network(context),
-        facts.costs(context),
-        facts.provenance(context),
+        experiments.emergence(context),
+        experiments.vae(context),
+        experiments.conv(context),
+        experiments.smoothness(context),
+        experiments.selectivity(context),
+        experiments.transfer(context),
+        interventions.interventions(context),
+        controls.paper(context),
+        provenance.network(context),
+        provenance.costs(context),
+        provenance.provenance(context),
     ]
     kicker = f"scenesweep · {context.run.name}"
     foot = (

@@ -11,11 +11,9 @@ import pyarrow.compute as pc
 
 from interventions.pictures import Pictures
 from probing.statistics import Interval
-from sweeps.analysis import baselines as contrasts
+from sweeps.analysis import baselines, measures, summary
 from sweeps.analysis import experiments as findings_more
-from sweeps.analysis import measures
 from sweeps.analysis import scores as analysis
-from sweeps.analysis import summary as findings
 from sweeps.analysis.baselines import Headline, headline
 from sweeps.analysis.claims import Claim, Material, judge
 from sweeps.analysis.experiments import Emergence, Selective, Transfer
@@ -23,7 +21,7 @@ from sweeps.analysis.floors import named_floors
 from sweeps.analysis.scores import Scores
 from sweeps.analysis.summary import Edits
 from sweeps.analysis.tables import RunData
-from sweeps.report.figures import ablations as figures_edits
+from sweeps.report.figures import ablations
 from sweeps.report.figures import experiments as figures_extra
 from sweeps.report.figures import interventions as figures_more
 from sweeps.report.figures import probes as figures_probes
@@ -65,7 +63,7 @@ class Context:
     @cached_property
     def controls(self) -> dict[str, dict[str, Scores]]:
         """Scores by fitted control and task, of controls that do not know the image's content."""
-        names = [c for c in findings.controls(self.run) if c in findings_more.RIVALS]
+        names = [c for c in summary.controls(self.run) if c in findings_more.RIVALS]
         return {c: analysis.collect(self.run, control=c) for c in names}
 
     @cached_property
@@ -84,9 +82,9 @@ class Context:
         lead, ours = self.headlines.get("saliency"), self.precision
         if lead is None or ours is None:
             return None
-        is_control = lead.rival.name in contrasts.CONTROLS
+        is_control = lead.rival.name in baselines.CONTROLS
         theirs = measures.precision(self.run, lead.rival.name) if is_control else ours
-        return None if theirs is None else contrasts.gap(ours, replace(lead.rival, scores=theirs), "decoder")
+        return None if theirs is None else baselines.gap(ours, replace(lead.rival, scores=theirs), "decoder")
 
     @cached_property
     def sigmas(self) -> dict[int, float]:
@@ -127,7 +125,7 @@ class Context:
     @cached_property
     def heatmaps(self) -> list[Panel]:
         """Site by step, one panel per task and variant."""
-        return [figures_probes.heatmap(s, v) for s in self.scores.values() for v in ("trained", *findings.contrasts(s))]
+        return [figures_probes.heatmap(s, v) for s in self.scores.values() for v in ("trained", *summary.contrasts(s))]
 
     @cached_property
     def last_step(self) -> list[Panel]:
@@ -137,7 +135,7 @@ class Context:
     @cached_property
     def edit_panels(self) -> list[Panel]:
         """Interventions: two panels per task, then ablations and second objects."""
-        more = figures_edits.panels(self.run.table("interventions"))
+        more = ablations.panels(self.run.table("interventions"))
         return [*figures_more.edit_panels(self.edits), *more]
 
     @cached_property
@@ -227,7 +225,7 @@ def model_name(run: RunData) -> str:
 def build(run: RunData, store: Any) -> Context:
     """Scores and pictures of a run; `store` keeps the predictions that are shown."""
     scores = {t: s for t, s in analysis.collect(run).items() if "trained" in s.variants}
-    edits = findings.interventions(run)
+    edits = summary.interventions(run)
     families = findings_more.families(run)
     more: dict[str, Any] = {
         "families": families,

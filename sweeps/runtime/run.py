@@ -15,7 +15,7 @@ from typing import Any
 
 import storage
 from probing.dataset.prompts import Prompt
-from probing.diffusion import model as models
+from probing.diffusion import model
 from probing.diffusion import sites as site_rules
 from probing.diffusion.sites import SiteSpec
 from storage import Layout, SiteShape, Store
@@ -55,12 +55,12 @@ class Run:
 
 def facts(config: Config) -> Facts:
     """Reads the model's configuration files. Raises ValueError where there are none."""
-    return _facts(config, models.config_folder(config.model))
+    return _facts(config, model.config_folder(config.model))
 
 
 def facts_at_hand(config: Config) -> Facts | None:
     """The same where the files are on this machine and can be read, without asking a hub; else None."""
-    folder = models.config_at_hand(config.model)
+    folder = model.config_at_hand(config.model)
     try:
         return None if folder is None else _facts(config, folder)
     except (ValueError, KeyError):
@@ -76,7 +76,7 @@ def _facts(config: Config, folder: Path) -> Facts:
         site_rules.attention_sites(unet, (height, width)),
         (unet["in_channels"], height, width),
         (height * factor, width * factor),
-        models.revision(config.model),
+        model.revision(config.model),
         {"conv": site_rules.conv_sites(unet, (height, width)), "vae": (site_rules.vae_site(vae, (height, width)),)},
     )
 

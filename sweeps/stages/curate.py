@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from probing.dataset import manual_decisions as decisions
+from probing.dataset import manual_decisions
 from probing.dataset.curation import Decision, Measures, curate, measure
 from probing.dataset.manual_decisions import Choice
 from probing.probes.controls import Split
 from sweeps.runtime.run import DECISIONS, Run
-from sweeps.stages import safety as safety_stage
+from sweeps.stages import safety
 
 HASH_FILE = "curation.json"
 
@@ -34,7 +34,7 @@ def measures(run: Run) -> dict[int, Measures]:
     found: dict[int, Measures] = {}
     for shard in sorted(shards):
         samples = list(store.layout.shard_samples(shard))
-        flags = safety_stage.read(run, shard) if config.curation.safety else [False] * len(samples)
+        flags = safety.read(run, shard) if config.curation.safety else [False] * len(samples)
         if flags is None:
             raise ValueError(f"curation.safety: shard {shard} has no flags yet; run `scenesweep curate`")
         images = store.read_images("trained", samples)
@@ -53,7 +53,7 @@ def by_hand(run: Run) -> dict[int, Choice]:
     """The decisions by hand that belong to the run."""
     if not run.store.exists(DECISIONS):
         return {}
-    return decisions.parse(run.store.get(DECISIONS), DECISIONS, run.store.samples()["seed"].to_pylist())
+    return manual_decisions.parse(run.store.get(DECISIONS), DECISIONS, run.store.samples()["seed"].to_pylist())
 
 
 def apply(run: Run, data: bytes, where: str) -> int:
@@ -62,9 +62,9 @@ def apply(run: Run, data: bytes, where: str) -> int:
     A CSV without rows takes all decisions back. Raises ValueError for a file that does not fit.
     """
     samples = run.store.samples().to_pydict()
-    choices = decisions.parse(data, where, samples["seed"])
+    choices = manual_decisions.parse(data, where, samples["seed"])
     if choices:
-        run.store.put(DECISIONS, decisions.render(choices, samples["seed"], samples["prompt"]))
+        run.store.put(DECISIONS, manual_decisions.render(choices, samples["seed"], samples["prompt"]))
     elif run.store.exists(DECISIONS):
         run.store.delete(DECISIONS)
     return len(choices)

@@ -11,7 +11,7 @@ import torch
 
 import storage
 from cluster import Executor, Observer, Outcome
-from probing.diffusion import model as models
+from probing.diffusion import model
 from probing.probes.surface import PICTURE, PICTURE_SITE, POINTS, picture_points
 from storage import Layout, SiteShape, Store
 from sweeps.config.schema import Config
@@ -71,7 +71,7 @@ class DecodeWorker:
     def __init__(self, config: Config, stage_hash: str) -> None:
         self.stage_hash = stage_hash
         self.source, self.target = storage.open(config.output), storage.open(url(config.output))
-        self.model = models.load(config.model)
+        self.model = model.load(config.model)
 
     def __call__(self, task: DecodeTask) -> dict[str, Any]:
         rows, latent = self.source.layout.shard_samples(task.shard), self.source.layout.latent

@@ -20,8 +20,7 @@ from interventions.worker import EditTask, Intervener, NothingToMoveError, plan
 from probing.diffusion import model as models
 from sweeps.config.schema import Config
 from sweeps.runtime.run import Run
-from sweeps.stages import curate as curate_stage
-from sweeps.stages import probe as probe_stage
+from sweeps.stages import curate, probe
 
 STAGE = "intervene"
 ENDED = ("done", "skipped")
@@ -90,8 +89,8 @@ def intervener(shared: Shared) -> Intervener:
 
 def shared_by(run: Run) -> Shared:
     """What the workers of a run share. Raises ValueError where samples are not curated yet."""
-    samples, split = curate_stage.kept(run)
-    mean, deviation = probe_stage.standardisation(run, samples, split.train)
+    samples, split = curate.kept(run)
+    mean, deviation = probe.standardisation(run, samples, split.train)
     attempts = run.store.table("interventions", current=False)["attempt"].to_pylist()
     return Shared(
         run.config,
@@ -106,7 +105,7 @@ def shared_by(run: Run) -> Shared:
 
 def tasks(run: Run) -> list[EditTask]:
     """All tasks of the configuration, over the test split."""
-    samples, split = curate_stage.kept(run)
+    samples, split = curate.kept(run)
     config = run.config
     return plan(config.interventions, samples[split.test].tolist(), _test_list(run), config.sampling.guidance)
 
@@ -132,7 +131,7 @@ def _guidance(run: Run) -> float:
 
 def missing(run: Run) -> list[EditTask]:
     """Tasks without finished rows of the present settings; a task's rows are written together."""
-    if not curate_stage.done(run):
+    if not curate.done(run):
         return []
     have = {tuple(key) for *key, status, _ in _ended(run) if status in ENDED}
     return [task for task in tasks(run) if _name(run, task) not in have]

@@ -11,7 +11,7 @@ from typing import Any
 import storage
 from cluster import Executor, Observer, Outcome, WorkerSpec
 from probing.diffusion.model import pick_device
-from probing.labelling import registry as labellers
+from probing.labelling import registry
 from sweeps.config.schema import Config
 from sweeps.runtime.run import Run
 
@@ -40,7 +40,7 @@ class LabelWorker:
         self.store = storage.open(config.output)
         device = pick_device(config.model.device)
         self.labellers = {
-            task: labellers.build(task, getattr(config.labels, task), getattr(config.labels, f"{task}_weights"), device)
+            task: registry.build(task, getattr(config.labels, task), getattr(config.labels, f"{task}_weights"), device)
             for task in self.store.layout.tasks
         }
 

@@ -17,9 +17,7 @@ from sweeps.config.schema import PREVIEW, Config
 from sweeps.runtime import run as runs
 from sweeps.runtime.run import Facts, Run
 from sweeps.stages import curate as curate_stage
-from sweeps.stages import label as label_stage
-from sweeps.stages import safety as safety_stage
-from sweeps.stages import sample as sample_stage
+from sweeps.stages import label, safety, sample
 
 
 def settings(config: Config) -> Config:
@@ -37,7 +35,7 @@ def begin(config: Config, found: Facts, prompts: tuple[Prompt, ...]) -> Run:
 
 def complete(run: Run) -> bool:
     """Whether every prompt has been looked at and decided over with the present settings."""
-    stages = (sample_stage, label_stage, safety_stage)
+    stages = (sample, label, safety)
     return not any(stage.missing(run) for stage in stages) and curate_stage.done(run)
 
 

@@ -17,13 +17,11 @@ import storage
 from cluster import Event, Observer, Progress, TaskDone, TaskFailed, TaskStarted, WorkerSpec
 from cluster.observers.combined import watchers
 from cluster.workers import Worker, pinned_threads, process_title
-from sweeps.runtime import machines as cluster_facts
+from sweeps.runtime import machines
 from sweeps.runtime.grid import Cell, Trial, cells, finished, pack
 from sweeps.runtime.run import Run
-from sweeps.stages import curate as curate_stage
-from sweeps.stages import decode as decoded_stage
-from sweeps.stages import replay as families
-from sweeps.stages.experiments import registry as experiments
+from sweeps.stages import curate, decode, replay
+from sweeps.stages.experiments import registry
 from sweeps.stages.probe_trial import ProbeJob, attempt_of, fit_trial
 
 STAGE = "probe"
@@ -59,7 +57,7 @@ def standardisation(run: Run, samples: np.ndarray, train: np.ndarray) -> tuple[f
 
 def job(run: Run) -> ProbeJob:
     """What all trials share."""
-    samples, split = curate_stage.kept(run)
+    samples, split = curate.kept(run)
     mean, deviation = standardisation(run, samples, split.train)
     return ProbeJob(
         output=run.config.output,
@@ -76,7 +74,7 @@ def job(run: Run) -> ProbeJob:
         attempt=attempt_of(run.store),
         device=run.config.model.device if run.config.ray.probe_gpus else "cpu",
         gpus=run.config.ray.probe_gpus,
-        decoded=decoded_stage.url(run.config.output),
+        decoded=decode.url(run.config.output),
     )
 
 
@@ -86,10 +84,10 @@ def experiment_job(run: Run, main: ProbeJob, name: str) -> ProbeJob:
     return replace(
         main,
         experiment=name,
-        stage_hash=experiments.stage_hash(run, name),
-        probe=experiments.probe_config(run, name),
+        stage_hash=registry.stage_hash(run, name),
+        probe=registry.probe_config(run, name),
         sites=sites or run.sites,
-        activations=families.url(run.config.output) if sites else "",
+        activations=replay.url(run.config.output) if sites else "",
         folder=f"experiments/{name}/",
     )
 
@@ -114,7 +112,7 @@ def work(
     else:
         errors = _here(shared, trials, notice)
     left = {("", cell) for cell in set(missing(run)) & set(wanted)}
-    still = experiments.missing(run) if further else {}
+    still = registry.missing(run) if further else {}
     left |= {(name, cell) for name, cells_ in still.items() for cell in cells_}
     asked = len(wanted) + sum(map(len, further.values()))
     hashes = [run.hashes.probe, *(one.stage_hash for one in shared.further)]
@@ -197,7 +195,7 @@ def fan_out(run: Run, shared: ProbeJob, trials: Sequence[Trial], notice: Notice)
     slots = min(len(trials), resources.room(WorkerSpec(_unmade, num_gpus=gpus, name=STAGE)))
     by_name = {trial.name: trial for trial in trials}
     assert len(by_name) == len(trials), "two trials with one name"
-    counts = [] if shared.dry else cluster_facts.observers(shared.output, STAGE)
+    counts = [] if shared.dry else machines.observers(shared.output, STAGE)
     with _tune_environment(slots), tempfile.TemporaryDirectory(prefix="scenesweep-tune-") as scratch:
         logging.getLogger("ray.tune").setLevel(logging.ERROR)
         references = ray.put({"job": shared, "trials": by_name})

@@ -11,14 +11,14 @@ import torch
 
 import storage
 from cluster import Executor, Observer, Outcome
-from probing.diffusion import model as models
+from probing.diffusion import model
 from probing.diffusion.conditioning import conditions
 from probing.diffusion.replay import entering, replay_unet, replay_vae
 from storage import Layout, SiteShape, Store
 from sweeps.config.schema import STEPS, Config
 from sweeps.runtime import side_store
 from sweeps.runtime.run import Facts, Run
-from sweeps.stages.experiments import registry as experiments
+from sweeps.stages.experiments import registry
 from sweeps.stages.experiments.registry import VARIANT
 from sweeps.stages.sample import network_workers
 
@@ -75,7 +75,7 @@ class FamilyWorker:
     def __init__(self, config: Config, stage_hash: str) -> None:
         self.stage_hash = stage_hash
         self.source, self.target = storage.open(config.output), storage.open(url(config.output))
-        self.model = models.load(config.model)
+        self.model = model.load(config.model)
         table = self.source.samples().to_pydict()
         self.prompts, self.seeds = table["prompt"], table["seed"]
 
@@ -119,7 +119,7 @@ class FamilyWorker:
 
 def missing(run: Run) -> list[FamilyTask]:
     """Sampled shards that lack steps which probes are still to be fitted at."""
-    left = experiments.missing(run)
+    left = registry.missing(run)
     wanted = {f: sorted({cell.step for cell in left.get(f, ())}) for f in FAMILIES}
     if not any(wanted.values()):
         return []

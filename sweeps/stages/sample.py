@@ -13,8 +13,7 @@ import torch
 
 import storage
 from cluster import Executor, Observer, Outcome, WorkerSpec
-from probing.diffusion import model as models
-from probing.diffusion import sites as site_rules
+from probing.diffusion import model, sites
 from probing.diffusion.capture import WriteActivation, WriteLatents, capture
 from probing.diffusion.variants import forced, noise_seed
 from storage import Store
@@ -43,18 +42,18 @@ class SampleWorker:
     def __init__(self, config: Config, stage_hash: str) -> None:
         self.config, self.stage_hash = config, stage_hash
         self.store = storage.open(config.output)
-        self.model = models.load(config.model, len(config.sampling.variants))
-        self.sites = site_rules.choose(self.model.sites(), config.sampling.sites)
+        self.model = model.load(config.model, len(config.sampling.variants))
+        self.sites = sites.choose(self.model.sites(), config.sampling.sites)
         self.keeps_latents = bool(self.store.layout.latent)
         table = self.store.samples().to_pydict()
         self.prompts, self.seeds = table["prompt"], table["seed"]
         self.held = ("trained", self.model)
 
-    def variant(self, name: str) -> models.LatentDiffusion:
+    def variant(self, name: str) -> model.LatentDiffusion:
         """The network of a variant; at most one copy is held beside the trained one."""
         if self.held[0] != name:
             self.held = ("trained", self.model)  # lets an earlier copy go before the next is made
-            self.held = (name, models.variant(self.model, name, self.config.model.random_seed))
+            self.held = (name, model.variant(self.model, name, self.config.model.random_seed))
         return self.held[1]
 
     def __call__(self, task: SampleTask) -> dict[str, Any]:

@@ -23,11 +23,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
-from sweeps.analysis import tables as report_data
+from sweeps.analysis import tables
 from sweeps.analysis.tables import RunData
-from sweeps.report import build as report
+from sweeps.report import build
 from sweeps.report.build import Drawn
-from sweeps.tracking import summary as tracking_summary
+from sweeps.tracking import summary
 from sweeps.tracking.runs import CURVES, EPOCH, PlannedRun, plan, run_id, summary_digest
 
 MODES = ("offline", "online", "disabled")
@@ -71,7 +71,7 @@ def mirror(
         raise ValueError(f"tracking.mode={mode!r}: expected one of {', '.join(MODES)}")
     if mode == "disabled":
         return Mirrored()
-    run = drawn.context.run if drawn else report_data.load(store, config)
+    run = drawn.context.run if drawn else tables.load(store, config)
     planned = plan(run, runs)
     folder = local_folder(store.url, run)
     done = Mirrored()
@@ -129,7 +129,7 @@ def _write(run: RunData, store: Any, planned: Sequence[PlannedRun], folder: Path
         for p in todo:
             marker.put(p.id, p.digest, writer.write(p))
         if summarise:
-            shown = drawn or report.draw(run, store)
+            shown = drawn or build.draw(run, store)
             marker.put(summary_id, summary_content, writer.summarise(summary_id, shown, store))
         marker.save()
     return Mirrored(written, len(planned) + 1 - written)
@@ -204,7 +204,7 @@ class Writer:
         config = {"sweep": self.run.config, "manifest": self.run.manifest, "cluster": self.run.cluster}
         run = self._open(ident, f"{self.run.name} summary", "summary", ("summary",), config)
         try:
-            tracking_summary.fill(run, drawn, store)
+            summary.fill(run, drawn, store)
         finally:
             run.finish()
         return self._directory(ident)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from sweeps.analysis import summary as findings
+from sweeps.analysis import summary
 from sweeps.analysis.scores import Scores
 from sweeps.analysis.tables import RunData
 from sweeps.report import strips as report_strips
@@ -104,19 +104,19 @@ def cluster_numbers(data: RunData) -> dict[str, Any]:
 
 def _headline(scores: Scores) -> Iterator[tuple[str, Any]]:
     label = scores.measure.score
-    best = findings.best_site(scores)
+    best = summary.best_site(scores)
     if best is not None:
         yield "best_site", scores.sites[best].name
-        yield f"best_{label}", findings.final(scores, "trained", scores.sites[best].name).estimate
+        yield f"best_{label}", summary.final(scores, "trained", scores.sites[best].name).estimate
     if not scores.which("decoder"):
         return
-    yield f"decoder_{label}", findings.final(scores, "trained", "decoder").estimate
-    for other in findings.contrasts(scores):
-        gap = findings.gap(scores, "decoder", other)
+    yield f"decoder_{label}", summary.final(scores, "trained", "decoder").estimate
+    for other in summary.contrasts(scores):
+        gap = summary.gap(scores, "decoder", other)
         yield f"gap_{other}", gap.estimate
         yield f"gap_{other}_low", gap.low
         yield f"gap_{other}_high", gap.high
-    emergence = findings.emergence(scores, "trained", "decoder").estimate
+    emergence = summary.emergence(scores, "trained", "decoder").estimate
     yield "emergence_step", emergence if np.isfinite(emergence) else None
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sweeps.analysis import summary as findings
+from sweeps.analysis import summary
 from sweeps.analysis.experiments import Emergence, Selective, Transfer
 from sweeps.analysis.scores import Scores
 from sweeps.report.figures.base import BLOCKS, Band, Panel, draw_bands, dress, figure, ink, style
@@ -40,7 +40,7 @@ def _conv_block(main: Scores, conv: Scores, block: str) -> Panel:
 
 
 def _band(scores: Scores, part: str, label: str, role: str, marker: str = "") -> tuple[Band, tuple[int, ...]]:
-    bands = findings.curve(scores, "trained", part)
+    bands = summary.curve(scores, "trained", part)
     return Band(label, role, *bands, marker=marker, key=(part, "trained")), scores.steps
 
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from probing.diffusion.variants import is_plain, kind, own_seed
-from sweeps.analysis import summary as findings
+from sweeps.analysis import summary
 from sweeps.analysis.scores import Scores
 from sweeps.report.figures.base import BLOCKS, MARKERS, SITE_INKS, Band, Panel, draw_bands, dress, figure, ink, style
 
@@ -48,7 +48,7 @@ def block_curves(scores: Scores) -> Panel:
     """Figure 2 of the paper: block means by step, beside the randomised network."""
     task = scores.measure.task
     bands = [_band(scores, "trained", block, block, block) for block in BLOCKS if scores.which(block)]
-    for variant in findings.contrasts(scores):
+    for variant in summary.contrasts(scores):
         label = variant_title(variant).partition(",")[0]
         bands.append(_band(scores, variant, "all", label, "random", dashed=True))
     with style(f"curves-{task}"):
@@ -76,7 +76,7 @@ def _block_panel(scores: Scores, block: str) -> Panel:
     task = scores.measure.task
     sites = [scores.sites[i] for i in scores.which(block)]
     bands = []
-    for variant in (*findings.randomised(scores)[:1], "trained"):
+    for variant in (*summary.randomised(scores)[:1], "trained"):
         for k, site in enumerate(sites):
             control = variant != "trained"
             role = "random" if control else SITE_INKS[k % 3]
@@ -106,7 +106,7 @@ def _block_panel(scores: Scores, block: str) -> Panel:
 def _band(
     scores: Scores, variant: str, part: str, label: str, role: str, dashed: bool = False, marker: str = ""
 ) -> Band:
-    mean, low, high = findings.curve(scores, variant, part)
+    mean, low, high = summary.curve(scores, variant, part)
     return Band(label, role, mean, low, high, dashed, marker, key=(part, variant))
 
 
@@ -132,12 +132,12 @@ def _levels(scores: Scores, part: str) -> dict[str, float]:
 def _sentence(scores: Scores) -> str:
     part = "decoder" if scores.which("decoder") else "all"
     first, last = scores.steps[0], scores.steps[-1]
-    mean, _, _ = findings.curve(scores, "trained", part)
+    mean, _, _ = summary.curve(scores, "trained", part)
     where = "Decoder-side mean" if part == "decoder" else "Mean over all sites"
     text = f"{where} of the trained network: {mean[0]:.2f} at step {first}, "
     text += f"{mean[-1]:.2f} at step {last}."
-    for variant in findings.contrasts(scores):
-        other, _, _ = findings.curve(scores, variant, part)
+    for variant in summary.contrasts(scores):
+        other, _, _ = summary.curve(scores, variant, part)
         text += f" {variant_title(variant).capitalize()}: {other[-1]:.2f}."
     return text
 
@@ -151,12 +151,12 @@ def heatmap(scores: Scores, variant: str) -> Panel:
         fig = Figure(figsize=(4.1, 3.9))
         ax = fig.add_axes((0.15, 0.225, 0.82, 0.7))
         mesh = _mesh(ax, scores, values)
-        weak = findings.not_above(scores, variant)
+        weak = summary.not_above(scores, variant)
         _dots(ax, weak)
         _site_axis(ax, scores)
         ax.set_title(f"{TASK_TITLES[task]} – {variant_title(variant)}")
         _colour_bar(fig, mesh, scores)
-    best = findings.best_site(scores, "all", variant)
+    best = summary.best_site(scores, "all", variant)
     text = f"Heatmap of {scores.measure.label}, {len(scores.sites)} sites by "
     text += f"{len(scores.steps)} denoising steps, {variant_title(variant)}."
     if best is not None:
@@ -227,8 +227,8 @@ def dumbbells(scores: Scores) -> Panel:
     """Last-step score of each site, trained and randomised, between floor and grid oracle."""
     task = scores.measure.task
     name = f"sites-{task}-last"
-    variants = ("trained", *findings.contrasts(scores))
-    found = {v: [findings.final(scores, v, s.name) for s in scores.sites] for v in variants}
+    variants = ("trained", *summary.contrasts(scores))
+    found = {v: [summary.final(scores, v, s.name) for s in scores.sites] for v in variants}
     y = np.arange(len(scores.sites)) + 0.5
     with style(name):
         fig = Figure(figsize=(4.1, 3.8))

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
-from sweeps.analysis import summary as findings
+from sweeps.analysis import summary
 from sweeps.analysis.scores import Scores
 from sweeps.analysis.tables import RunData, Site
 from sweeps.report.gallery.probes import SHOWN_STEPS, PredictionMemory, probe_units
@@ -108,7 +108,7 @@ def _strips(
     run: RunData, scores: Scores, memory: PredictionMemory, task: str, sample: int, kept: dict[str, np.ndarray]
 ) -> list[Strip]:
     assert run.reader is not None
-    final, best = run.reader.labels(task, [sample]), findings.best_site(scores)
+    final, best = run.reader.labels(task, [sample]), summary.best_site(scores)
     if final is None or best is None:
         return []
     label = probe_units(run, task, final)[0]

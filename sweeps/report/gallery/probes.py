@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from probing.diffusion.variants import is_plain
-from sweeps.analysis import summary as findings
+from sweeps.analysis import summary
 from sweeps.analysis.floors import depth_scale, in_split, mask_threshold
 from sweeps.analysis.scores import Scores
 from sweeps.analysis.tables import Reader, RunData, Site
@@ -115,7 +115,7 @@ def contacts(run: RunData) -> list[Contact]:
 
 def choose(scores: Scores) -> list[tuple[int, int]]:
     """(sample, percentile) of test images at fixed percentiles of the best site's last score."""
-    site = findings.best_site(scores)
+    site = summary.best_site(scores)
     if site is None or not scores.per_image:
         return []
     values = scores.measure.sign * scores.values[scores.at("trained"), site, -1]
@@ -159,7 +159,7 @@ def _partial(run: RunData, samples: list[int]) -> dict[int, np.ndarray]:
 def _readings(run: RunData, scores: Scores, memory: PredictionMemory, samples: list[int]) -> list[Reading]:
     """The best site's readings of each sample; empty where labels or predictions are gone."""
     assert run.reader is not None
-    task, index = scores.measure.task, findings.best_site(scores)
+    task, index = scores.measure.task, summary.best_site(scores)
     labels = run.reader.labels(task, samples)
     if index is None or labels is None:
         return []
@@ -169,7 +169,7 @@ def _readings(run: RunData, scores: Scores, memory: PredictionMemory, samples: l
         for s in SHOWN_STEPS
         if s in scores.steps and (found := memory.predict("trained", site, s, task, samples)) is not None
     }
-    other = next(iter(findings.randomised(scores)), None)
+    other = next(iter(summary.randomised(scores)), None)
     last = memory.predict(other, site, scores.steps[-1], task, samples) if other else None
     places = [int(np.flatnonzero(scores.samples == s)[0]) for s in samples]
 

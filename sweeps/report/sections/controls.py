@@ -9,9 +9,8 @@ import numpy as np
 
 from probing import statistics
 from probing.statistics import Selectivity
-from sweeps.analysis import measures
+from sweeps.analysis import measures, summary
 from sweeps.analysis import scores as analysis
-from sweeps.analysis import summary as findings
 from sweeps.analysis.experiments import RIVALS
 from sweeps.analysis.scores import Scores
 from sweeps.analysis.summary import Edits
@@ -55,7 +54,7 @@ def _control_table(run: RunData, scores: Scores) -> str:
     task, measure = scores.measure.task, scores.measure
     if not scores.which("decoder"):
         return ""
-    collected = {c: analysis.collect(run, control=c) for c in findings.controls(run)}
+    collected = {c: analysis.collect(run, control=c) for c in summary.controls(run)}
     found = {c: scores_[task] for c, scores_ in collected.items() if task in scores_}
     if not found:
         return ""
@@ -63,7 +62,7 @@ def _control_table(run: RunData, scores: Scores) -> str:
     losses = {c: _crossentropy(run, s, c) for c, s in shown.items()}
     more = any(np.isfinite(loss) for loss in losses.values())
     rows: list[list] = [
-        [PROBE_CONTROLS.get(c, c), findings.final(s, "trained", "decoder"), losses[c]] for c, s in shown.items()
+        [PROBE_CONTROLS.get(c, c), summary.final(s, "trained", "decoder"), losses[c]] for c, s in shown.items()
     ]
     rows.append(["Floor", float(np.mean(scores.floor[scores.which("decoder")])), np.nan])
     chosen = selectivity(scores, found)

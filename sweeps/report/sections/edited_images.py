@@ -16,7 +16,7 @@ from interventions.pictures import Pictures, animation
 from sweeps.report import thumbnails
 from sweeps.report.figures.interventions import CONTROL_TITLES
 from sweeps.report.figures.probes import TASK_TITLES
-from sweeps.report.gallery import interventions as edit_gallery
+from sweeps.report.gallery import interventions
 from sweeps.report.html import paragraph, picture
 
 PHOTO = 192
@@ -42,7 +42,7 @@ def pictures(found: Sequence[Pictures]) -> str:
 
 
 def _pairs(found: Sequence[Pictures]) -> str:
-    return "".join(_pair(p) for task in TASK_TITLES for p in edit_gallery.pairs(found, task))
+    return "".join(_pair(p) for task in TASK_TITLES for p in interventions.pairs(found, task))
 
 
 def _pair(shown: Pictures) -> str:
@@ -56,11 +56,11 @@ def _pair(shown: Pictures) -> str:
 def _steps(found: Sequence[Pictures]) -> str:
     strips = []
     for task, title in TASK_TITLES.items():
-        series = edit_gallery.by_steps(found, task)
+        series = interventions.by_steps(found, task)
         if series:
             cells = _start(series[0])[:1] + [_label(series[0], series[0].targets[0], "asked for")]
             for shown in series:
-                cells += _after(shown, Row(0), _count(edit_gallery.step_count(shown)))[:1]
+                cells += _after(shown, Row(0), _count(interventions.step_count(shown)))[:1]
             strips.append(_strip(f"{title}, {_goal(series[0].goals[0])}", cells))
     return "".join(strips)
 
@@ -68,7 +68,7 @@ def _steps(found: Sequence[Pictures]) -> str:
 def _objects(found: Sequence[Pictures]) -> str:
     return "".join(
         _strip(f"{CONTROL_TITLES[way].capitalize()}", _object_cells(shown, way))
-        for shown in edit_gallery.series(found)
+        for shown in interventions.series(found)
         for way in _ways(shown)
     )
 
@@ -85,7 +85,7 @@ def _transplants(found: Sequence[Pictures]) -> str:
     return "".join(
         _strip(title, _transplant_cells(series))
         for task, title in TASK_TITLES.items()
-        for series in edit_gallery.transplants(found, task)
+        for series in interventions.transplants(found, task)
     )
 
 
@@ -93,13 +93,13 @@ def _transplant_cells(series: Sequence[Pictures]) -> list[str]:
     first = series[0]
     cells = _start(first) + _after(first, Row(0, "donor"), "the other image")
     for shown in series:
-        cells += _after(shown, Row(0, EDIT), f"{_count(edit_gallery.step_count(shown))} of its activations")
+        cells += _after(shown, Row(0, EDIT), f"{_count(interventions.step_count(shown))} of its activations")
     return cells
 
 
 def _moving(found: Sequence[Pictures]) -> str:
     cells = []
-    for shown in edit_gallery.moving(found):
+    for shown in interventions.moving(found):
         for way in _ways(shown):
             frames = [shown.images[shown.rows.index(Row(trial, way))] for trial in range(len(shown.goals))]
             address = "data:image/gif;base64," + base64.b64encode(animation(frames)).decode()

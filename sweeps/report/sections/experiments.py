@@ -9,7 +9,7 @@ import numpy as np
 
 from probing import statistics
 from probing.statistics import Interval
-from sweeps.analysis import summary as findings
+from sweeps.analysis import summary
 from sweeps.analysis.experiments import Emergence
 from sweeps.analysis.scores import Scores
 from sweeps.report import thumbnails
@@ -29,7 +29,7 @@ def at_step(scores: Scores | None, part: str, step: int) -> Interval:
     """Mean over a part's sites at a step; NaN where it was not probed."""
     if scores is None or step not in scores.steps or not scores.which(part):
         return NAN
-    bands = np.stack(findings.curve(scores, "trained", part))
+    bands = np.stack(summary.curve(scores, "trained", part))
     return Interval(*map(float, bands[:, scores.steps.index(step)]))
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sweeps.analysis import baselines as contrasts
-from sweeps.analysis import measures
-from sweeps.analysis import position as nested
+from sweeps.analysis import baselines, measures, position
 from sweeps.analysis.scores import Scores
 from sweeps.analysis.tables import RunData
 from sweeps.report.context import Context
@@ -33,14 +31,14 @@ def other_measures(run: RunData, scores: Scores) -> str:
 
 def ten_contrasts(context: Context) -> str:
     """The contrasts that were named beforehand, with those that this run does not hold."""
-    found = contrasts.ten(context.scores, context.controls, context.families.get("vae", {}))
+    found = baselines.ten(context.scores, context.controls, context.families.get("vae", {}))
     held = sum(np.isfinite(one.p) for one in found)
     if not held:
         return ""
     rows = [
-        [f"{TASK_TITLES[c.task]}: trained minus {contrasts.title(c.rival)}", c.gain, p_value(c.p), p_value(c.holm)]
+        [f"{TASK_TITLES[c.task]}: trained minus {baselines.title(c.rival)}", c.gain, p_value(c.p), p_value(c.holm)]
         if np.isfinite(c.p)
-        else [f"{TASK_TITLES[c.task]}: trained minus {contrasts.title(c.rival)}", "not in this run", "", ""]
+        else [f"{TASK_TITLES[c.task]}: trained minus {baselines.title(c.rival)}", "not in this run", "", ""]
         for c in found
     ]
     caption = (
@@ -52,7 +50,7 @@ def ten_contrasts(context: Context) -> str:
 
 def nested_test(context: Context) -> str:
     """What the activations add to position, where both probes were fitted."""
-    found = nested.nested(context.run)
+    found = position.nested(context.run)
     if not found:
         return ""
     rows = [

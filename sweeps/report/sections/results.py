@@ -9,8 +9,7 @@ import numpy as np
 
 from probing.diffusion.variants import OTHER_SEED
 from probing.statistics import Interval
-from sweeps.analysis import baselines as contrasts
-from sweeps.analysis import summary as findings
+from sweeps.analysis import baselines, summary
 from sweeps.analysis.baselines import Headline, Rival
 from sweeps.analysis.scores import Scores
 from sweeps.analysis.tables import Site
@@ -62,12 +61,12 @@ def _precision(context: Context, scores: Scores, part: str) -> Interval | None:
     found = context.precision
     if scores.measure.task != "saliency" or found is None or not found.which(part):
         return None
-    return findings.final(found, "trained", part)
+    return summary.final(found, "trained", part)
 
 
 def _choice(scores: Scores) -> str:
     """How the sites that the text names were chosen."""
-    if findings.best_site(scores) is None:
+    if summary.best_site(scores) is None:
         return "No best site is named: neither validation scores nor training losses are stored."
     if scores.validated:
         return "Sites are chosen on validation images and scored on test images."
@@ -78,11 +77,11 @@ def _choice(scores: Scores) -> str:
 
 
 def _best_sentence(context: Context, scores: Scores, first: bool) -> str:
-    index = findings.best_site(scores)
+    index = summary.best_site(scores)
     if index is None:
         return ""
     measure, site = scores.measure, scores.sites[index]
-    value = findings.final(scores, "trained", site.name)
+    value = summary.final(scores, "trained", site.name)
     floor = float(scores.floor[index])
     when = f" at the last of {scores.steps[-1]} denoising steps" if first else ""
     text = (
@@ -112,14 +111,14 @@ def gap_sentence(context: Context) -> str:
         told.setdefault(_standing(one.gain), []).append(_gap_part(context, task, one))
     parts = [f"{word} than its best rival {', and '.join(gains)}" for word, gains in told.items()]
     text = f"Averaged over the decoder, the trained network is {', and '.join(parts)}. "
-    text += f"The rival is chosen {findings.chosen_on(next(iter(context.scores.values())))}."
+    text += f"The rival is chosen {summary.chosen_on(next(iter(context.scores.values())))}."
     low = [context.scores[t].measure.label for t, one in found.items() if _below_floor(context.scores[t], one)]
     if low:
         text += f" In {' and '.join(low)} the decoder’s mean is no better than its floor, which needs no network."
     missing = dict.fromkeys(m for one in found.values() for m in one.missing)
     if missing:
-        text += f" Not among the rivals, as this run does not hold them: {'; '.join(map(contrasts.title, missing))}. "
-        text += f"<code>{contrasts.CURE}</code> fits all of them."
+        text += f" Not among the rivals, as this run does not hold them: {'; '.join(map(baselines.title, missing))}. "
+        text += f"<code>{baselines.CURE}</code> fits all of them."
     return text
 
 
@@ -139,11 +138,11 @@ def _gap_part(context: Context, task: str, one: Headline) -> str:
     text = f"by {interval(shown)} in {context.scores[task].measure.label}"
     if task == "saliency" and context.precision_gain is not None:
         text += f" and {interval(context.precision_gain)} in average precision"
-    return f"{text} over {contrasts.title(one.rival.name)}"
+    return f"{text} over {baselines.title(one.rival.name)}"
 
 
 def _when_sentence(scores: Sequence[Scores]) -> str:
-    found = [(s, findings.emergence(s, "trained", "decoder")) for s in scores if s.which("decoder")]
+    found = [(s, summary.emergence(s, "trained", "decoder")) for s in scores if s.which("decoder")]
     parts = [f"by step {steps(e)} for {NOUNS[s.measure.task]}" for s, e in found if np.isfinite(e.estimate)]
     if not parts:
         return ""
@@ -163,11 +162,11 @@ def _tile(what: str, value: str, aside: str, gauge: str = "") -> str:
 
 
 def _best_tile(context: Context, scores: Scores) -> str:
-    index = findings.best_site(scores)
+    index = summary.best_site(scores)
     if index is None:
         return ""
     site, measure = scores.sites[index], scores.measure
-    value = findings.final(scores, "trained", site.name)
+    value = summary.final(scores, "trained", site.name)
     floor, oracle = float(scores.floor[index]), float(scores.oracle_means[index])
     share = (value.estimate - floor) / (oracle - floor)
     aside = f"floor {number(floor)} ({scores.floor_word(site.name)}), grid oracle {number(oracle)}"
@@ -195,7 +194,7 @@ def _gap_tile(context: Context, scores: Scores) -> str:
     found = context.headlines.get(scores.measure.task)
     if found is None:
         return ""
-    rival = contrasts.title(found.rival.name)
+    rival = baselines.title(found.rival.name)
     what = f"{TASK_TITLES[scores.measure.task]}, decoder gain over the best rival: {rival}"
     aside = f"{scores.measure.label} {number(found.ours)} trained, {number(found.theirs)} rival, "
     aside += f"step {scores.steps[-1]}"
@@ -205,7 +204,7 @@ def _gap_tile(context: Context, scores: Scores) -> str:
 def _when_tile(scores: Scores) -> str:
     if not scores.which("decoder"):
         return ""
-    found = findings.emergence(scores, "trained", "decoder")
+    found = summary.emergence(scores, "trained", "decoder")
     what = f"{TASK_TITLES[scores.measure.task]}, decoder at 95 % of its rise"
     if not np.isfinite(found.estimate):
         return _tile(what, MISSING, "the last step does not clearly beat the floor")
@@ -239,14 +238,14 @@ def heatmaps(context: Context) -> Section:
         "by Benjamini and Hochberg, at most 5 % of the cells without a dot are expected to be wrong)."
         + _other_image(context)
     )
-    numbers = "".join(_grid_table(s, v) for s in context.scores.values() for v in ("trained", *findings.contrasts(s)))
+    numbers = "".join(_grid_table(s, v) for s in context.scores.values() for v in ("trained", *summary.contrasts(s)))
     body = text + panels(context.heatmaps) + folded("The heatmaps as tables", numbers)
     return Section("heatmaps", "Every site and every step", "Heatmaps", body + downloads(context.heatmaps, "heatmaps"))
 
 
 def _other_image(context: Context) -> str:
     """What the rival is whose activations are those of another image, where it was sampled."""
-    if not any(OTHER_SEED in findings.contrasts(s) for s in context.scores.values()):
+    if not any(OTHER_SEED in summary.contrasts(s) for s in context.scores.values()):
         return ""
     return (
         " “Other image, same prompt” counts as another network here: its probes read the activations of another image, "
@@ -269,7 +268,7 @@ def sites(context: Context) -> Section:
     text = paragraph(
         "Scores of the last step on test images. A coarse grid cannot draw a thin outline, so each "
         "score stands beside its grid oracle; marked rows are the best sites, chosen "
-        f"{findings.chosen_on(next(iter(context.scores.values())))}." + _other_image(context)
+        f"{summary.chosen_on(next(iter(context.scores.values())))}." + _other_image(context)
     )
     body = text + panels(context.last_step)
     body += "".join(_score_table(context, s) for s in context.scores.values())
@@ -281,7 +280,7 @@ def sites(context: Context) -> Section:
 
 
 def _score_table(context: Context, scores: Scores) -> str:
-    others, best, floors = findings.contrasts(scores), findings.best_site(scores), context.floors[scores.measure.task]
+    others, best, floors = summary.contrasts(scores), summary.best_site(scores), context.floors[scores.measure.task]
     precise = _precision(context, scores, "all") is not None
     columns = ["Site", "Trained", *(["Trained, average precision"] if precise else [])]
     columns += [variant_title(v).capitalize() for v in others]
@@ -291,7 +290,7 @@ def _score_table(context: Context, scores: Scores) -> str:
         columns += [] if rival.name in others else [named.capitalize()]
         columns += [f"Gain over {named}", "p"]
     columns += ["Grid oracle", *(name.capitalize() for name in floors)]
-    p = np.full(len(scores.sites), np.nan) if rival is None else contrasts.site_tests(scores, rival)
+    p = np.full(len(scores.sites), np.nan) if rival is None else baselines.site_tests(scores, rival)
     rows = [_score_row(context, scores, s.name, s.name, float(p[i])) for i, s in enumerate(scores.sites)]
     for side in ("encoder", "decoder"):
         if scores.which(side):
@@ -304,7 +303,7 @@ def _site_rival(context: Context, scores: Scores) -> Rival | None:
     found = context.headlines.get(scores.measure.task)
     if found is not None:
         return found.rival
-    return next(iter(contrasts.rivals(scores, {}, "all")), None)
+    return next(iter(baselines.rivals(scores, {}, "all")), None)
 
 
 def _score_caption(scores: Scores, rival: bool) -> str:
@@ -319,16 +318,16 @@ def _score_caption(scores: Scores, rival: bool) -> str:
 
 def _score_row(context: Context, scores: Scores, part: str, label: str, p: float) -> list:
     floors = context.floors[scores.measure.task]
-    where, others = scores.which(part), findings.contrasts(scores)
+    where, others = scores.which(part), summary.contrasts(scores)
     named = site_link(part) if part == label else label
-    row: list = [named, findings.final(scores, "trained", part)]
+    row: list = [named, summary.final(scores, "trained", part)]
     if (precision := _precision(context, scores, part)) is not None:
         row.append(precision)
-    row += [findings.final(scores, v, part) for v in others]
+    row += [summary.final(scores, v, part) for v in others]
     rival = _site_rival(context, scores)
     if rival is not None:
-        row += [] if rival.name in others else [findings.mean_of(rival.scores, rival.final(part))]
-        row += [contrasts.gap(scores, rival, part), p_value(p)]
+        row += [] if rival.name in others else [summary.mean_of(rival.scores, rival.final(part))]
+        row += [baselines.gap(scores, rival, part), p_value(p)]
     row += [float(np.mean(scores.oracle_means[where]))]
     return row + [float(np.mean(values[where])) for values in floors.values()]
 
@@ -341,7 +340,7 @@ def _emergence_table(context: Context) -> str:
     rows = []
     for part, label in parts:
         if any_scores.which(part):
-            found = [findings.emergence(s, "trained", part) for s in scores.values()]
+            found = [summary.emergence(s, "trained", part) for s in scores.values()]
             rows.append([label, *(cell for e in found for cell in (Raw(steps(e)), context.sigma(e)))])
     best = [_best_emergence(s) for s in scores.values()]
     rows.insert(0, ["Best site", *(cell for e, where in best for cell in (Raw(where), context.sigma(e)))])
@@ -357,9 +356,9 @@ def _emergence_table(context: Context) -> str:
 
 def _best_emergence(scores: Scores) -> tuple[Interval, str]:
     """The step of the best site, and its markup with the site's name."""
-    index = findings.best_site(scores)
+    index = summary.best_site(scores)
     if index is None:
         return Interval(np.nan, np.nan, np.nan), markup(None)
     name = scores.sites[index].name
-    found: Interval = findings.emergence(scores, "trained", name)
+    found: Interval = summary.emergence(scores, "trained", name)
     return found, f"{steps(found)} <code>{name}</code>"

@@ -12,8 +12,8 @@ from probing.diffusion.model import pick_device
 from probing.probes.converged import fit_converged
 from sweeps.runtime.grid import Cell, finished
 from sweeps.runtime.run import Run
-from sweeps.stages import probe as probe_stage
-from sweeps.stages.experiments import registry as experiments
+from sweeps.stages import probe
+from sweeps.stages.experiments import registry
 from sweeps.stages.experiments.registry import VARIANT
 from sweeps.stages.probe_trial import ProbeJob, labels_of, write_results
 
@@ -55,10 +55,10 @@ class ConvergedWorker:
 
 def tasks(run: Run) -> list[ConvergedTask]:
     """All tasks of the configuration."""
-    if not experiments.wanted(run, NAME):
+    if not registry.wanted(run, NAME):
         return []
-    places = [site.name for site in experiments.sites(run, NAME)]
-    return [ConvergedTask(name, step) for name in places for step in experiments.steps(run, NAME)]
+    places = [site.name for site in registry.sites(run, NAME)]
+    return [ConvergedTask(name, step) for name in places for step in registry.steps(run, NAME)]
 
 
 def missing(run: Run) -> list[ConvergedTask]:
@@ -66,7 +66,7 @@ def missing(run: Run) -> list[ConvergedTask]:
     wanted = tasks(run)
     if not wanted:
         return []
-    have = finished(run.store, NAME, experiments.stage_hash(run, NAME))
+    have = finished(run.store, NAME, registry.stage_hash(run, NAME))
     return [
         one
         for one in wanted
@@ -76,5 +76,5 @@ def missing(run: Run) -> list[ConvergedTask]:
 
 def worker(run: Run) -> Callable[[], ConvergedWorker]:
     """Makes the worker in its own process."""
-    job = probe_stage.experiment_job(run, probe_stage.job(run), NAME)
+    job = probe.experiment_job(run, probe.job(run), NAME)
     return partial(ConvergedWorker, job, tuple(run.config.sweep.tasks))

@@ -12,12 +12,11 @@ import torch
 from safetensors.numpy import save
 
 import storage
-from probing.diffusion import model as models
+from probing.diffusion import model
 from probing.labelling import registry as labellers
 from sweeps.config.schema import Config
 from sweeps.runtime.run import Run
-from sweeps.stages import curate as curate_stage
-from sweeps.stages import probe as probe_stage
+from sweeps.stages import curate, probe
 from sweeps.stages.experiments import registry as experiments
 from sweeps.stages.experiments.registry import VARIANT
 
@@ -69,7 +68,7 @@ class EmergenceWorker:
     def __init__(self, shared: Shared) -> None:
         self.shared, config = shared, shared.config
         self.store = storage.open(config.output)
-        self.model = models.load(config.model)
+        self.model = model.load(config.model)
         self.labellers = {
             task: labellers.build(
                 task, getattr(config.labels, task), getattr(config.labels, f"{task}_weights"), self.model.device
@@ -129,7 +128,7 @@ def depth_rmse(found: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 def samples(run: Run) -> list[int]:
     """The test images that are looked at: the first ones in order of sampling."""
-    chosen, split = curate_stage.kept(run)
+    chosen, split = curate.kept(run)
     test = chosen[split.test].tolist()
     count = run.config.experiments.emergence_images
     return test[:count] if count else test
@@ -137,7 +136,7 @@ def samples(run: Run) -> list[int]:
 
 def missing(run: Run) -> list[EmergenceTask]:
     """Test images without rows of the present settings; an image's rows are written together."""
-    if not experiments.wanted(run, NAME) or not curate_stage.done(run):
+    if not experiments.wanted(run, NAME) or not curate.done(run):
         return []
     table = run.store.table("images", experiments.stage_hash(run, NAME))
     have = set(zip(table["sample"].to_pylist(), table["step"].to_pylist(), strict=True))
@@ -152,8 +151,8 @@ def tasks(run: Run) -> list[EmergenceTask]:
 
 def worker(run: Run) -> Callable[[], EmergenceWorker]:
     """Makes the worker in its own process."""
-    chosen, split = curate_stage.kept(run)
-    mean, deviation = probe_stage.standardisation(run, chosen, split.train)
+    chosen, split = curate.kept(run)
+    mean, deviation = probe.standardisation(run, chosen, split.train)
     attempts = run.store.table("images", current=False)["attempt"].to_pylist()
     shared = Shared(
         run.config,

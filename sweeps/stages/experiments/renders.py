@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from probing.diffusion import model as models
+from probing.diffusion import model
 from probing.diffusion.conditioning import conditions
 from probing.diffusion.model import pick_device
 from probing.diffusion.replay import replay_unet
@@ -20,8 +20,8 @@ from probing.scoring.targets import Targets, pool_depth, pool_saliency
 from sweeps.config.schema import STEPS, Config
 from sweeps.runtime.grid import Cell, finished
 from sweeps.runtime.run import Run
-from sweeps.stages import probe as probe_stage
-from sweeps.stages.experiments import registry as experiments
+from sweeps.stages import probe
+from sweeps.stages.experiments import registry
 from sweeps.stages.experiments.registry import VARIANT
 from sweeps.stages.probe_trial import ProbeJob, attempt_of, write_results
 
@@ -49,7 +49,7 @@ class TruthWorker:
         from probing.scenes import truth
 
         self.config, self.job = config, job
-        self.model = models.load(config.model)
+        self.model = model.load(config.model)
         size = self.model.image_size[0]
         self.truth = truth.draw(len(job.samples), size)
         self.clean = truth.clean_latents(self.model, self.truth.images)
@@ -104,7 +104,7 @@ def check(config: Config) -> None:
 
 def tasks(run: Run) -> list[TruthTask]:
     """All tasks of the configuration."""
-    return [TruthTask(step) for step in experiments.steps(run, NAME)] if experiments.wanted(run, NAME) else []
+    return [TruthTask(step) for step in registry.steps(run, NAME)] if registry.wanted(run, NAME) else []
 
 
 def missing(run: Run) -> list[TruthTask]:
@@ -112,8 +112,8 @@ def missing(run: Run) -> list[TruthTask]:
     wanted = tasks(run)
     if not wanted:
         return []
-    have = finished(run.store, NAME, experiments.stage_hash(run, NAME))
-    cells = [(site.name, task) for site in experiments.sites(run, NAME) for task in run.config.sweep.tasks]
+    have = finished(run.store, NAME, registry.stage_hash(run, NAME))
+    cells = [(site.name, task) for site in registry.sites(run, NAME) for task in run.config.sweep.tasks]
     return [one for one in wanted if any(Cell(VARIANT, site, one.step, task) not in have for site, task in cells)]
 
 
@@ -127,12 +127,12 @@ def worker(run: Run) -> Callable[[], TruthWorker]:
     """Makes the worker in its own process."""
     from probing.scenes.truth import FIRST_SEED
 
-    job = probe_stage.experiment_job(run, probe_stage.job(run), NAME)
+    job = probe.experiment_job(run, probe.job(run), NAME)
     split = split_of(job.split)
     count = sum(len(part) for _, part in split.parts)
     job = replace(
         job,
-        sites=experiments.sites(run, NAME),
+        sites=registry.sites(run, NAME),
         samples=tuple(range(FIRST_SEED, FIRST_SEED + count)),
         split=split,
         attempt=attempt_of(run.store),

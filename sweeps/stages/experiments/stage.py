@@ -8,10 +8,7 @@ from typing import Any
 
 from cluster import Executor, Observer, Outcome, WorkerSpec
 from sweeps.runtime.run import Run
-from sweeps.stages.experiments import converged as converged_stage
-from sweeps.stages.experiments import emergence as emergence_stage
-from sweeps.stages.experiments import renders as truth_stage
-from sweeps.stages.experiments import transfer as transfer_stage
+from sweeps.stages.experiments import converged, emergence, renders, transfer
 from sweeps.stages.experiments.converged import ConvergedTask
 from sweeps.stages.experiments.emergence import EmergenceTask
 from sweeps.stages.experiments.renders import TruthTask
@@ -20,10 +17,10 @@ from sweeps.stages.experiments.transfer import TransferTask
 STAGE = "experiments"
 Task = EmergenceTask | TransferTask | ConvergedTask | TruthTask
 PARTS: Mapping[type, Any] = {
-    EmergenceTask: emergence_stage,
-    TransferTask: transfer_stage,
-    ConvergedTask: converged_stage,
-    TruthTask: truth_stage,
+    EmergenceTask: emergence,
+    TransferTask: transfer,
+    ConvergedTask: converged,
+    TruthTask: renders,
 }
 
 

@@ -15,8 +15,8 @@ from probing.diffusion.sites import SiteSpec
 from probing.probes.transfer import transfer
 from sweeps.runtime.grid import Cell, finished
 from sweeps.runtime.run import Run
-from sweeps.stages import probe as probe_stage
-from sweeps.stages.experiments import registry as experiments
+from sweeps.stages import probe
+from sweeps.stages.experiments import registry
 from sweeps.stages.experiments.registry import VARIANT
 from sweeps.stages.probe_trial import ProbeJob, labels_of
 
@@ -95,7 +95,7 @@ def missing(run: Run) -> list[TransferTask]:
     wanted = tasks(run)
     if not wanted:
         return []
-    have = finished(run.store, NAME, experiments.stage_hash(run, NAME))
+    have = finished(run.store, NAME, registry.stage_hash(run, NAME))
     steps = sorted(set(run.config.sweep.steps))
     return [
         one
@@ -106,12 +106,12 @@ def missing(run: Run) -> list[TransferTask]:
 
 def tasks(run: Run) -> list[TransferTask]:
     """All tasks of the configuration."""
-    if not experiments.wanted(run, NAME) or not _seeds_allow(run):
+    if not registry.wanted(run, NAME) or not _seeds_allow(run):
         return []
-    return [TransferTask(site.name, task) for site in experiments.sites(run, NAME) for task in run.config.sweep.tasks]
+    return [TransferTask(site.name, task) for site in registry.sites(run, NAME) for task in run.config.sweep.tasks]
 
 
 def worker(run: Run) -> Callable[[], TransferWorker]:
     """Makes the worker in its own process."""
-    job = probe_stage.experiment_job(run, probe_stage.job(run), NAME)
+    job = probe.experiment_job(run, probe.job(run), NAME)
     return partial(TransferWorker, job, sorted(set(run.config.sweep.steps)))
