@@ -106,7 +106,7 @@ class OnRay:
         ledger = Ledger(tasks, self.retries, observers)
         if not ledger.open:
             return ledger.outcome()
-        crew = Crew(worker, ledger, self.retries, self._patience_s())
+        crew = WorkerPool(worker, ledger, self.retries, self._patience_s())
         crew.check_room()
         try:
             crew.work()
@@ -120,7 +120,7 @@ class OnRay:
         return self.patience_s
 
 
-class Crew:
+class WorkerPool:
     """The actors of one run and the loop that feeds, watches and replaces them."""
 
     def __init__(self, spec: WorkerSpec, ledger: Ledger, retries: int, patience_s: float) -> None:

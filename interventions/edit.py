@@ -25,7 +25,7 @@ from interventions.controls import (
     rescaled,
 )
 from interventions.readout import Goals, Wanted
-from interventions.sources.cache import Cabinet, Place, name_number
+from interventions.sources.cache import ProbeCache, SiteProbes, name_number
 from interventions.steer import Adam, steer
 from probing.diffusion.hooks import rewrite
 from probing.diffusion.model import LatentDiffusion
@@ -108,7 +108,7 @@ class Editor:
     spec: EditSpec
     rows: Sequence[Row]
     goals: Goals
-    cabinet: Cabinet
+    cabinet: ProbeCache
     seed: tuple[int, ...]
     """of the random directions: the run's seed and the sample"""
     late: tuple[int, ...]
@@ -158,12 +158,12 @@ class Editor:
         self._measure(acts, after, moved, place, wanted)
         return after
 
-    def _steer(self, acts: Tensor, place: Place, wanted: Wanted, rows: Tensor) -> Tensor:
+    def _steer(self, acts: Tensor, place: SiteProbes, wanted: Wanted, rows: Tensor) -> Tensor:
         unit = place.normal.rms if self.spec.lr_units == "rms" else 1.0
         adam = Adam(self.spec.lr * unit, self.spec.iterations)
         return steer(acts[rows], place.readers, self.which[rows], wanted.objective, self.trials[rows], adam)
 
-    def _real(self, site: SiteSpec, acts: Tensor, place: Place, wanted: Wanted, moved: Tensor) -> None:
+    def _real(self, site: SiteSpec, acts: Tensor, place: SiteProbes, wanted: Wanted, moved: Tensor) -> None:
         """The real edit and the controls that go with it, written into `moved`."""
         real_rows, others = self.rows_with(EDIT), self.rows_with("random_probe", "shuffled_probe")
         together = torch.cat([real_rows, others])
@@ -177,18 +177,18 @@ class Editor:
         if len(turned):
             moved[turned] = self._turned(site, place, real[self.local[turned]], turned)
 
-    def _turned(self, site: SiteSpec, place: Place, real: Tensor, rows: Tensor) -> Tensor:
+    def _turned(self, site: SiteSpec, place: SiteProbes, real: Tensor, rows: Tensor) -> Tensor:
         """The real edit along another direction, one per site, step and trial."""
         found = np.stack([self._direction(site, place, self.rows[i]) for i in rows.tolist()])
         return along(torch.from_numpy(found).to(real), real, place.readers.weight[0])
 
-    def _direction(self, site: SiteSpec, place: Place, row: Row) -> NDArray[np.float64]:
+    def _direction(self, site: SiteSpec, place: SiteProbes, row: Row) -> NDArray[np.float64]:
         if row.control in VARIATIONS:
             return probe_direction(row.control, place.normal.centred, place.direction)
         entropy = [*self.seed, name_number(site.name), self.step, row.trial]
         return random_direction(place.normal.centred, place.direction, np.random.default_rng(entropy))
 
-    def _late(self, site: SiteSpec, acts: Tensor, place: Place, wanted: Wanted, moved: Tensor) -> None:
+    def _late(self, site: SiteSpec, acts: Tensor, place: SiteProbes, wanted: Wanted, moved: Tensor) -> None:
         """The right probe at the wrong time, as strong as the real edit was in its own steps."""
         rows = self.rows_with("late_steps")
         if len(rows):
@@ -196,7 +196,7 @@ class Editor:
             found = self._steer(acts, place, wanted, rows)
             moved[rows] = rescaled(found, strength[self.local[rows]])
 
-    def _measure(self, before: Tensor, after: Tensor, moved: Tensor, place: Place, wanted: Wanted) -> None:
+    def _measure(self, before: Tensor, after: Tensor, moved: Tensor, place: SiteProbes, wanted: Wanted) -> None:
         """Adds what the true probe reads, and how big the edit is, for the rows edited now."""
         late = self.rows_with("late_steps")
         now = torch.full_like(self.count, float(self.step in self.spec.steps))
@@ -233,7 +233,7 @@ def edit_batch(
     goals: Goals,
     rows: Sequence[Row],
     spec: EditSpec,
-    cabinet: Cabinet,
+    cabinet: ProbeCache,
     *,
     guidance: float,
     seed: tuple[int, ...] = (0, 0),

@@ -26,7 +26,7 @@ Given = Mapping[tuple[str, int], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
-class Donor:
+class PatchSource:
     """A finished image and what its network held."""
 
     image: NDArray[np.uint8]
@@ -34,7 +34,7 @@ class Donor:
     given: Given
 
 
-def donate(
+def record_source(
     model: LatentDiffusion,
     prompt: str,
     seed: int,
@@ -43,7 +43,7 @@ def donate(
     *,
     guidance: float,
     total: int = STEPS,
-) -> Donor:
+) -> PatchSource:
     """Samples an image and keeps the sites' activations of the given steps."""
     given: dict[tuple[str, int], Tensor] = {}
 
@@ -59,10 +59,10 @@ def donate(
             yield
 
     finished = sample(model, [prompt], [seed], steps=total, guidance=guidance, around=around)
-    return Donor(finished.images.numpy()[0], given)
+    return PatchSource(finished.images.numpy()[0], given)
 
 
-def receive(
+def patch(
     model: LatentDiffusion,
     prompt: str,
     seed: int,

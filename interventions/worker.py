@@ -41,7 +41,7 @@ from interventions.pictures import Pictures
 from interventions.readout import Goals
 from interventions.recipe import Recipe
 from interventions.score import Case, Seen, score_row
-from interventions.sources.cache import Cabinet, Sources
+from interventions.sources.cache import ProbeCache, Sources
 from probing.diffusion.model import LatentDiffusion
 from probing.diffusion.variants import OTHER_SEED, noise_seed
 
@@ -141,7 +141,7 @@ class Intervener:
     """denoising steps of a sample"""
 
     def __post_init__(self) -> None:
-        self.cabinet = Cabinet(self.sources, self.model.device)
+        self.cabinet = ProbeCache(self.sources, self.model.device)
         self.resampled = self.config.guidance not in (None, self.guidance)
         if self.config.guidance is not None:
             self.guidance = self.config.guidance
@@ -197,8 +197,8 @@ class Intervener:
         sites = choose_sites(self.model.sites(), task.spec.sites)
         how: dict[str, Any] = {"guidance": self.guidance, "total": self.total}
         seed = noise_seed(OTHER_SEED, original.seed)
-        donor = patching.donate(self.model, original.prompt, seed, sites, task.spec.steps, **how)
-        image = patching.receive(self.model, original.prompt, original.seed, donor.given, sites, **how)
+        donor = patching.record_source(self.model, original.prompt, seed, sites, task.spec.steps, **how)
+        image = patching.patch(self.model, original.prompt, original.seed, donor.given, sites, **how)
         before, (after, wanted) = self.labelling.seen(original), self.labelling(np.stack([image, donor.image]))
         if not wanted.mask.any():
             raise NothingToMoveError(f"no salient object in the donor, the image of seed {seed}")

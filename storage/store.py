@@ -289,9 +289,9 @@ class Store:
         """Remove a file, if there is one."""
         self.files.delete([path])
 
-    def janitor(self) -> Sequence[str]:
+    def remove_partial_files(self) -> Sequence[str]:
         """Remove the half-written files of killed processes. Only for the lease holder."""
-        return self.files.janitor()
+        return self.files.remove_partial_files()
 
     def lease(self, owner: str, **options: Any) -> Lease:
         """`with store.lease(owner):` keeps other planners off; LeaseHeld if one is at work."""

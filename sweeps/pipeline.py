@@ -23,7 +23,7 @@ from sweeps.runtime import failures, machines
 from sweeps.runtime import run as runs
 from sweeps.runtime.live_status import ProgressNote
 from sweeps.runtime.progress import Meter, StageObserver
-from sweeps.runtime.run import Facts, Run
+from sweeps.runtime.run import ModelInfo, Run
 from sweeps.stages import curate, decode, label, probe, replay, safety, sample
 from sweeps.stages import preview as preview_stage
 from sweeps.stages.experiments import registry as further
@@ -62,7 +62,7 @@ def prepare(config: Config, write: bool = True) -> Run:
     return runs.begin(config, found, prompts)
 
 
-def _checked(config: Config, tell: bool = True) -> tuple[Facts, tuple[Prompt, ...]]:
+def _checked(config: Config, tell: bool = True) -> tuple[ModelInfo, tuple[Prompt, ...]]:
     """What the model's files tell, and all prompts. Raises ValueError for whatever is wrong with the settings."""
     if not config.sampling.sites:
         raise ValueError("sampling.sites is empty; give names of sites, or all")
@@ -76,7 +76,7 @@ def _checked(config: Config, tell: bool = True) -> tuple[Facts, tuple[Prompt, ..
     return found, reading.prompts
 
 
-def _check_labellers(config: Config, found: Facts) -> None:
+def _check_labellers(config: Config, found: ModelInfo) -> None:
     """Refuses labellers that can't be had, as long as they are needed."""
     with suppress(ValueError):  # nothing there yet
         run = runs.reopen(config, found)
@@ -96,7 +96,7 @@ def preview(config: Config, result: Result) -> None:
     if preview_stage.complete(run):
         return
     with run.store.lease(f"scenesweep {config.name} preview"), executor(run.config, run.store) as engine:
-        run.store.janitor()
+        run.store.remove_partial_files()
         for stage in (_sample, _label, _flag):
             stage(run, engine, result, "preview ")
             if result.failed:
@@ -314,7 +314,7 @@ def complete(run: Run, stages: Sequence[str]) -> bool:
     return True
 
 
-def carry_out(config: Config, stages: Sequence[str] = STAGES) -> Result:
+def execute(config: Config, stages: Sequence[str] = STAGES) -> Result:
     """Runs the given stages to the end, leaving out what is finished."""
     result = Result()
     if "intervene" in stages:
@@ -328,7 +328,7 @@ def carry_out(config: Config, stages: Sequence[str] = STAGES) -> Result:
     run = prepare(config)
     working = [stage for stage in stages if stage in _WORK]
     with turns.lease(run.store, f"scenesweep {config.name}", wait=config.ray.address not in ("local", "none")):
-        run.store.janitor()
+        run.store.remove_partial_files()
         further.note(run)
         if not complete(run, working):
             with executor(config, run.store) as engine:

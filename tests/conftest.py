@@ -34,7 +34,7 @@ def sampled(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     from sweeps import pipeline
 
     output = tmp_path_factory.mktemp("runs") / "sampled"
-    result = pipeline.carry_out(pipeline_runs.configured(tiny_pipeline, output), ("sample",))
+    result = pipeline.execute(pipeline_runs.configured(tiny_pipeline, output), ("sample",))
     assert result.failed == {}
     return output
 
@@ -47,7 +47,7 @@ def finished(sampled: Path, tiny_pipeline: Path, tmp_path_factory: pytest.TempPa
 
     output = tmp_path_factory.mktemp("runs") / "whole"
     shutil.copytree(sampled, output)
-    result = pipeline.carry_out(pipeline_runs.configured(tiny_pipeline, output))
+    result = pipeline.execute(pipeline_runs.configured(tiny_pipeline, output))
     assert result.failed == {}
     return output
 

@@ -46,7 +46,7 @@ class Sources:
 
 
 @dataclass(frozen=True, eq=False)
-class Normal:
+class ActivationStats:
     """How a site's activations are distributed at a step."""
 
     centred: NDArray[np.float32]
@@ -59,7 +59,7 @@ class Normal:
     """root mean square over tokens and channels"""
 
     @staticmethod
-    def of(vectors: NDArray, like: Tensor) -> Normal:
+    def of(vectors: NDArray, like: Tensor) -> ActivationStats:
         """Statistics of token vectors (m, C), thinned evenly to at most VECTORS."""
         thin = np.linspace(0, len(vectors) - 1, min(len(vectors), VECTORS)).astype(int)
         values = np.asarray(vectors[thin], dtype=np.float32)
@@ -68,7 +68,9 @@ class Normal:
             raise ValueError(f"activations with a root mean square of {rms} have no scale to edit in")
         mean = values.mean(axis=0)
         deviation = values.std(axis=0).clip(min=1e-3 * rms)
-        return Normal(values - mean, torch.from_numpy(mean).to(like), torch.from_numpy(deviation).to(like), rms)
+        return ActivationStats(
+            values - mean, torch.from_numpy(mean).to(like), torch.from_numpy(deviation).to(like), rms
+        )
 
     def departure(self, acts: Tensor) -> Tensor:
         """How far activations (R, T, C) are from normal: root mean square of standardised values, (R)."""
@@ -76,34 +78,34 @@ class Normal:
 
 
 @dataclass(frozen=True, eq=False)
-class Place:
+class SiteProbes:
     """A site at a step, ready for edits: probes and what is normal there."""
 
     readers: Readers
     """probes of the real edit (first) and of the controls"""
-    normal: Normal
+    normal: ActivationStats
     """distribution of the activations"""
     direction: NDArray[np.float64]
     """(C) of the real edit's probe"""
 
 
 @dataclass(eq=False)
-class Cabinet:
+class ProbeCache:
     """Keeps places between images; a place is fetched once for each task and set of controls."""
 
     sources: Sources
     device: torch.device
-    places: dict[tuple, Place] = field(default_factory=dict)
-    normals: dict[tuple, Normal] = field(default_factory=dict)
+    places: dict[tuple, SiteProbes] = field(default_factory=dict)
+    normals: dict[tuple, ActivationStats] = field(default_factory=dict)
 
-    def place(self, task: str, site: SiteSpec, step: int, controls: Sequence[str]) -> Place:
+    def place(self, task: str, site: SiteSpec, step: int, controls: Sequence[str]) -> SiteProbes:
         """The place of a site and step. Raises ValueError where a probe is missing or does not fit."""
         kinds = probes_of(controls)
         key = (task, site.name, step, kinds)
         if key not in self.places:
             like = torch.zeros((), dtype=torch.float32, device=self.device)
             probes = [self._probe(ProbeKey(task, site.name, step, *kind), site) for kind in kinds]
-            self.places[key] = Place(
+            self.places[key] = SiteProbes(
                 make_readers(probes, site.channels, like),
                 self._normal(site.name, step, like),
                 as_direction(probes[0], site.channels)[0],
@@ -118,9 +120,9 @@ class Cabinet:
             raise ValueError(f"{key}: {error}") from None
         return weights
 
-    def _normal(self, site: str, step: int, like: Tensor) -> Normal:
+    def _normal(self, site: str, step: int, like: Tensor) -> ActivationStats:
         if (site, step) not in self.normals:
-            self.normals[site, step] = Normal.of(self.sources.vectors(site, step), like)
+            self.normals[site, step] = ActivationStats.of(self.sources.vectors(site, step), like)
         return self.normals[site, step]
 
 

@@ -17,7 +17,7 @@ from probing.probes.config import ProbeConfig
 from probing.probes.controls import Split
 from probing.probes.features import Activations, Features
 from probing.probes.fit import fit_cells, make_site
-from probing.probes.results import CellResult, CellSpec
+from probing.probes.results import FitSpec, ProbeResult
 from probing.probes.tasks import DepthHeads, Heads, SaliencyHeads
 from probing.probes.training import Bank, History, mean_loss
 from probing.scoring.targets import Grid, Targets
@@ -39,18 +39,18 @@ def fit_converged(
     split: Split,
     bias: bool = False,
     device: str | torch.device = "cpu",
-) -> list[CellResult]:
+) -> list[ProbeResult]:
     """Best linear probes of activations (S, N, T, C): one result per step and task of `targets`, as fit_site's.
 
     Depth minimises the squared error (ridge), saliency the cross-entropy; one entry in the epochs, for the
     chosen penalty. Raises ValueError where the inputs do not fit together."""
     config = ProbeConfig(epochs=1, bias=bias, normalise="rms", dtype="float64")
     site = make_site(acts, steps, grid, targets, split, config, device)
-    found: dict[CellSpec, CellResult] = {}
+    found: dict[FitSpec, ProbeResult] = {}
     for task in targets:
-        cells = [CellSpec(step, task) for step in steps]
+        cells = [FitSpec(step, task) for step in steps]
         found.update(zip(cells, fit_cells(site, cells, _solve), strict=True))
-    return [found[CellSpec(step, task)] for step in steps for task in targets]
+    return [found[FitSpec(step, task)] for step in steps for task in targets]
 
 
 def _solve(

@@ -21,7 +21,7 @@ from probing.probes.batched import HiddenProbes, JointProbes, LinearProbes, Posi
 from probing.probes.config import ProbeConfig, initial_layers, initial_seed, predict
 from probing.probes.controls import POSITION_CONTROLS, Split, label_rows
 from probing.probes.features import Activations, Features, NoActivations
-from probing.probes.results import CellResult, CellSpec, Fitted, Sizes, failed
+from probing.probes.results import FitSpec, Fitted, ProbeResult, Sizes, failed
 from probing.probes.tasks import TASKS
 from probing.probes.training import Bank, History, dtype_of, predictions, root_mean_squares, train
 from probing.scoring.targets import Edges, Grid, Targets, pool_edges
@@ -29,7 +29,7 @@ from probing.scoring.targets import Edges, Grid, Targets, pool_edges
 Trainer = Callable[[Probes, Features, Bank, dict[str, Tensor], int, ProbeConfig], History]
 """trains probes in place: (probes, features, labels, samples by part of the split, order seed, config)"""
 
-__all__ = ["CellResult", "CellSpec", "ProbeConfig", "Split", "fit_site", "predict"]
+__all__ = ["ProbeResult", "FitSpec", "ProbeConfig", "Split", "fit_site", "predict"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,11 +65,11 @@ def fit_site(
     grid: Grid,
     targets: Mapping[str, Targets],
     split: Split,
-    cells: Sequence[CellSpec],
+    cells: Sequence[FitSpec],
     config: ProbeConfig,
     device: str | torch.device = "cpu",
     images: NDArray[np.uint8] | None = None,
-) -> list[CellResult]:
+) -> list[ProbeResult]:
     """Fits `cells` on activations (S, N, T, C), float16 or float32, of denoising `steps` (S); results in order.
 
     targets: pooled labels of the same N samples and grid, by task. images: (N, H, W, 3), only for smoothness.
@@ -80,10 +80,10 @@ def fit_site(
     return fit_cells(site, cells, train)
 
 
-def fit_cells(site: Site, cells: Sequence[CellSpec], trainer: Trainer) -> list[CellResult]:
+def fit_cells(site: Site, cells: Sequence[FitSpec], trainer: Trainer) -> list[ProbeResult]:
     """Fits the cells of a site with a trainer of batched probes; results in order."""
     _check_cells(site, cells)
-    found: dict[CellSpec, CellResult] = {}
+    found: dict[FitSpec, ProbeResult] = {}
     with _one_thread():
         for group in _groups(cells):
             found.update(_fit_group(site, group, trainer))
@@ -142,7 +142,7 @@ def _check_inputs(
         raise ValueError("probe.selection=val needs validation samples: choose last, or a split with val")
 
 
-def _check_cells(site: Site, cells: Sequence[CellSpec]) -> None:
+def _check_cells(site: Site, cells: Sequence[FitSpec]) -> None:
     for cell in cells:
         if cell.step not in site.steps:
             raise ValueError(f"no activations of step {cell.step}: steps are {site.steps}")
@@ -161,12 +161,12 @@ class Group:
     heads: tuple[tuple[str, str], ...]
     """(task, control), tasks together"""
 
-    def cells(self) -> list[list[CellSpec]]:
+    def cells(self) -> list[list[FitSpec]]:
         """[step][head]"""
-        return [[CellSpec(step, task, control, self.seed) for task, control in self.heads] for step in self.steps]
+        return [[FitSpec(step, task, control, self.seed) for task, control in self.heads] for step in self.steps]
 
 
-def _groups(cells: Sequence[CellSpec]) -> list[Group]:
+def _groups(cells: Sequence[FitSpec]) -> list[Group]:
     """Splits cells into full step x head rectangles."""
     wanted: dict[tuple[str, int, int], set[tuple[str, str]]] = {}
     for cell in cells:
@@ -178,9 +178,9 @@ def _groups(cells: Sequence[CellSpec]) -> list[Group]:
     return [Group(family, seed, tuple(steps), heads) for (family, seed, heads), steps in merged.items()]
 
 
-def _fit_group(site: Site, group: Group, trainer: Trainer) -> dict[CellSpec, CellResult]:
+def _fit_group(site: Site, group: Group, trainer: Trainer) -> dict[FitSpec, ProbeResult]:
     """Fits one batched problem; steps with non-finite training activations fail without being fitted."""
-    found: dict[CellSpec, CellResult] = {}
+    found: dict[FitSpec, ProbeResult] = {}
     sound = group.steps
     if group.family != "position":
         finite = dict(zip(site.steps, torch.isfinite(site.scale).tolist(), strict=True))
@@ -194,7 +194,7 @@ def _fit_group(site: Site, group: Group, trainer: Trainer) -> dict[CellSpec, Cel
     return found
 
 
-def _fit_sound(site: Site, group: Group, trainer: Trainer) -> dict[CellSpec, CellResult]:
+def _fit_sound(site: Site, group: Group, trainer: Trainer) -> dict[FitSpec, ProbeResult]:
     started = time.perf_counter()
     at = [site.steps.index(step) for step in group.steps]
     features = _features(site, group, at)

@@ -30,7 +30,7 @@ IMAGE_COLUMNS = (
 
 
 @dataclass(frozen=True, order=True)
-class CellSpec:
+class FitSpec:
     """One probe of a (variant, site)."""
 
     step: int
@@ -44,10 +44,10 @@ class CellSpec:
 
 
 @dataclass(frozen=True, eq=False)
-class CellResult:
+class ProbeResult:
     """A fitted probe with its scores; a failed one has no weights and says why in its row."""
 
-    cell: CellSpec
+    cell: FitSpec
     weights: NDArray | None
     """(O, C), or (O, C + 1) with the bias last, for raw activations; position: (O, T [+ 1]); position_activation:
     (O, C + T [+ 1]); with a hidden layer (O, units [+ 1])"""
@@ -88,13 +88,13 @@ class Sizes:
         return {"tokens": self.tokens, "channels": self.channels, **counts}
 
 
-def failed(sizes: Sizes, cell: CellSpec, reason: str) -> CellResult:
+def failed(sizes: Sizes, cell: FitSpec, reason: str) -> ProbeResult:
     """The result of a cell that could not be fitted."""
     row = {**_key(cell), **sizes.columns(), "seconds": 0.0, "status": "failed", "error": reason}
-    return CellResult(cell, None, None, 1.0, row)
+    return ProbeResult(cell, None, None, 1.0, row)
 
 
-def _key(cell: CellSpec) -> dict[str, object]:
+def _key(cell: FitSpec) -> dict[str, object]:
     return {"step": cell.step, "task": cell.task, "control": cell.control, "seed": cell.seed}
 
 
@@ -104,7 +104,7 @@ class Fitted:
 
     sizes: Sizes
     """of the site"""
-    cells: list[list[CellSpec]]
+    cells: list[list[FitSpec]]
     """[step][head]"""
     weights: list[list[tuple[NDArray, NDArray | None]]]
     """[step][head] last layer and hidden layer"""
@@ -119,7 +119,7 @@ class Fitted:
     finite: dict[str, Tensor]
     """part of the split -> (S, K, samples) whether all predictions are numbers"""
 
-    def results(self, seconds: float) -> dict[CellSpec, CellResult]:
+    def results(self, seconds: float) -> dict[FitSpec, ProbeResult]:
         """One result per cell; the seconds are shared out evenly."""
         tables = _Tables(self)
         each = seconds / sum(len(row) for row in self.cells)
@@ -129,7 +129,7 @@ class Fitted:
             for k, cell in enumerate(row)
         }
 
-    def _result(self, s: int, k: int, cell: CellSpec, seconds: float, tables: _Tables) -> CellResult:
+    def _result(self, s: int, k: int, cell: FitSpec, seconds: float, tables: _Tables) -> ProbeResult:
         weights, hidden = self.weights[s][k]
         reason = self._reason(s, k, weights)
         if reason:
@@ -144,7 +144,7 @@ class Fitted:
         images, dropped = tables.images(s, k, cell)
         end["dropped"] = max(dropped.values(), default=0)
         row = {**_key(cell), **self.sizes.columns(), **losses, **tables.cell(s, k), **end}
-        return CellResult(cell, weights, hidden, self.scale[s], row, images, epochs, dropped)
+        return ProbeResult(cell, weights, hidden, self.scale[s], row, images, epochs, dropped)
 
     def _reason(self, s: int, k: int, weights: NDArray) -> str | None:
         """Why a cell failed, if it did."""
@@ -171,7 +171,7 @@ class _Tables:
         self.of_cells = [table for scores in fitted.scores for table in _by_head(scores.cells)]
         self.of_images = [table for scores in fitted.scores for table in _by_head(scores.images)]
 
-    def epochs(self, s: int, k: int, cell: CellSpec) -> list[dict[str, object]]:
+    def epochs(self, s: int, k: int, cell: FitSpec) -> list[dict[str, object]]:
         """Rows of results/epochs."""
         losses = zip(self.train[s][k], self.val[s][k], strict=True)
         return [
@@ -183,7 +183,7 @@ class _Tables:
         """Scores of a cell, None where undefined."""
         return {name: values[s] for name, values in self.of_cells[k].items()}
 
-    def images(self, s: int, k: int, cell: CellSpec) -> tuple[list[dict[str, object]], dict[str, int]]:
+    def images(self, s: int, k: int, cell: FitSpec) -> tuple[list[dict[str, object]], dict[str, int]]:
         """Rows of results/images, and on how many images each score is undefined."""
         table = self.of_images[k]
         columns = {name: table[name][s] for name in IMAGE_COLUMNS if name in table}

@@ -83,7 +83,7 @@ class Files(ABC):
     def partials(self) -> Sequence[str]:
         """Half-written files that a killed process left behind."""
 
-    def janitor(self) -> Sequence[str]:
+    def remove_partial_files(self) -> Sequence[str]:
         """Remove half-written files; their paths. Only the holder of the lease may call it."""
         found = self.partials()
         self.delete(found)

@@ -17,9 +17,9 @@ from sweeps.analysis import summary
 from sweeps.analysis.scores import Scores
 
 NAMED = ("surface", "surface_rgb", "random_forced", "position")
-"""rivals that the headline is meant to be over: a run may lack some"""
+"""baselines that the headline is meant to be over: a run may lack some"""
 CONTROLS = ("surface", "surface_point", "surface_rgb", "position")
-"""probe controls that are rivals: they read no activations"""
+"""probe controls that are baselines: they read no activations"""
 CURE = "scenesweep run scenes --all"
 """what fits every rival, for the embedded model"""
 TITLES = {
@@ -41,7 +41,7 @@ def title(rival: str) -> str:
 
 
 @dataclass(frozen=True)
-class Rival:
+class Baseline:
     """One answer that the trained network's probes are held against."""
 
     name: str
@@ -55,14 +55,14 @@ class Rival:
         return self.scores.part(self.variant, part)[-1]
 
     def quality(self, part: str) -> float:
-        """What rivals are chosen by at the last step, larger is better: mean over the sites of a part."""
+        """What baselines are chosen by at the last step, larger is better: mean over the sites of a part."""
         return float(np.mean(self.scores.quality[self.scores.at(self.variant), self.scores.which(part), -1]))
 
 
-def rivals(scores: Scores, controls: Mapping[str, Scores], part: str = "decoder") -> list[Rival]:
+def baselines(scores: Scores, controls: Mapping[str, Scores], part: str = "decoder") -> list[Baseline]:
     """Rivals that have a score at every site of a part; `controls`: scores of fitted controls by name."""
-    found = [Rival(v, scores, v) for v in summary.contrasts(scores)]
-    found += [Rival(c, controls[c], "trained") for c in CONTROLS if c in controls and _alike(scores, controls[c])]
+    found = [Baseline(v, scores, v) for v in summary.contrasts(scores)]
+    found += [Baseline(c, controls[c], "trained") for c in CONTROLS if c in controls and _alike(scores, controls[c])]
     return [r for r in found if scores.which(part) and np.isfinite(statistics.mean_defined(r.final(part)))]
 
 
@@ -76,18 +76,18 @@ def _alike(scores: Scores, other: Scores) -> bool:
 class Headline:
     """The trained network minus its best rival, decoder mean at the last step."""
 
-    rival: Rival
+    rival: Baseline
     gain: Interval
     """above 0 where the trained network is better"""
     ours: float
     theirs: float
     missing: tuple[str, ...]
-    """of the rivals that are meant, those that the run does not hold"""
+    """of the baselines that are meant, those that the run does not hold"""
 
 
 def headline(scores: Scores, controls: Mapping[str, Scores], part: str = "decoder") -> Headline | None:
     """The contrast that the report leads with; None where the run holds no rival."""
-    held = rivals(scores, controls, part)
+    held = baselines(scores, controls, part)
     if not held:
         return None
     rival = max(held, key=lambda r: np.nan_to_num(r.quality(part), nan=-np.inf))
@@ -96,13 +96,13 @@ def headline(scores: Scores, controls: Mapping[str, Scores], part: str = "decode
     return Headline(rival, gap(scores, rival, part), ours, theirs, missing)
 
 
-def gap(scores: Scores, rival: Rival, part: str) -> Interval:
+def gap(scores: Scores, rival: Baseline, part: str) -> Interval:
     """How much better the trained network is at the last step, image by image; positive is better."""
     ours, theirs = scores.part("trained", part)[-1], rival.final(part)
     return summary.mean_of(scores, scores.measure.sign * (ours - theirs))
 
 
-def site_tests(scores: Scores, rival: Rival) -> np.ndarray:
+def site_tests(scores: Scores, rival: Baseline) -> np.ndarray:
     """Wilcoxon signed-rank p of trained against a rival at each site's last step, (S,), by Holm."""
     pairs = [(scores.part("trained", s.name)[-1], rival.final(s.name)) for s in scores.sites]
     return statistics.holm([statistics.paired_test(*pair).p for pair in pairs])
@@ -152,7 +152,7 @@ def _pair(
     if name == "vae":
         same = vae is not None and vae.steps[-1] == scores.steps[-1] and np.array_equal(vae.samples, scores.samples)
         return (ours, vae.part("trained", "all")[-1]) if same and vae is not None else None
-    return next(((ours, r.final("decoder")) for r in rivals(scores, controls) if r.name == name), None)
+    return next(((ours, r.final("decoder")) for r in baselines(scores, controls) if r.name == name), None)
 
 
 def _gain(scores: Scores | None, pair: tuple[np.ndarray, np.ndarray] | None) -> Interval:
@@ -162,6 +162,6 @@ def _gain(scores: Scores | None, pair: tuple[np.ndarray, np.ndarray] | None) -> 
 
 
 def lacking(names: set[str]) -> list[str]:
-    """What must be among the rivals before a claim is supported and is not, in words."""
+    """What must be among the baselines before a claim is supported and is not, in words."""
     found = [] if "random_forced" in names else ["random_forced"]
     return found if names & {"surface", "surface_rgb", "position"} else [*found, "surface or position"]

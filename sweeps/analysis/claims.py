@@ -91,7 +91,7 @@ def _linear(found: Material, task: str, name: str) -> Claim:
     text += f"{floor:.2f} ({scores.floor_word(site)}) to {oracle:.2f}; "
     text += "; ".join(f"gain over {v} {_span(g)}" for v, g in gains.items())
     if lacking:
-        text += f"; not among the rivals: {', '.join(lacking)}; to fit them run {baselines.CURE}"
+        text += f"; not among the baselines: {', '.join(lacking)}; to fit them run {baselines.CURE}"
     return Claim(key, name, LINEAR_RULE, verdict, text)
 
 

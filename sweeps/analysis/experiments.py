@@ -207,20 +207,20 @@ class Selective:
     steps: tuple[int, ...]
     gain: np.ndarray
     """float64 (S, T), above 0 where the trained network's probe is better than every rival"""
-    rivals: tuple[str, ...]
+    baselines: tuple[str, ...]
 
 
 def selective(run: RunData, scores: Scores) -> Selective:
     """Gain of every site and step over the best of floor, randomised networks and fitted controls."""
     sign, task = scores.measure.sign, scores.measure.task
     ours = scores.means[scores.at("trained")]
-    rivals = {"floor": np.broadcast_to(scores.floor[:, None], ours.shape)}
+    baselines = {"floor": np.broadcast_to(scores.floor[:, None], ours.shape)}
     for variant in summary.contrasts(scores):
-        rivals[variant] = scores.means[scores.at(variant)]
+        baselines[variant] = scores.means[scores.at(variant)]
     for name in RIVALS:
         theirs = analysis.collect(run, control=name).get(task) if name in summary.controls(run) else None
         if theirs is not None and theirs.steps == scores.steps:
-            rivals[name] = theirs.means[theirs.at("trained")]
-    stacked = sign * np.stack(list(rivals.values()))
+            baselines[name] = theirs.means[theirs.at("trained")]
+    stacked = sign * np.stack(list(baselines.values()))
     best = np.fmax.reduce(stacked, axis=0)
-    return Selective(scores.measure, scores.sites, scores.steps, sign * ours - best, tuple(rivals))
+    return Selective(scores.measure, scores.sites, scores.steps, sign * ours - best, tuple(baselines))

@@ -1,4 +1,4 @@
-"""Facts of this machine that a measured number depends on; nothing that names it."""
+"""ModelInfo of this machine that a measured number depends on; nothing that names it."""
 
 from __future__ import annotations
 

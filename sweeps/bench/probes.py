@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from probing.probes.config import ProbeConfig, initial_seed, sample_orders
 from probing.probes.controls import Split
-from probing.probes.fit import CellSpec, fit_site
+from probing.probes.fit import FitSpec, fit_site
 from probing.scoring.targets import DepthTargets, Grid, Targets, pool_depth, pool_saliency
 from sweeps.bench.paired import row
 from sweeps.bench.paper_loop import paper_probe
@@ -95,7 +95,7 @@ def _activations(size: Size, targets: DepthTargets, random: np.random.Generator)
 def time_ours(problem: Problem, config: ProbeConfig) -> float:
     """Seconds that fit_site takes for one step with both tasks, images and scores included."""
     steps = range(1, problem.size.steps + 1)
-    cells = [CellSpec(step, task) for step in steps for task in TASKS]
+    cells = [FitSpec(step, task) for step in steps for task in TASKS]
     started = time.perf_counter()
     results = fit_site(problem.acts, steps, problem.size.grid, problem.targets, problem.split, cells, config)
     seconds = time.perf_counter() - started

@@ -35,7 +35,7 @@ def _stages(parsed: argparse.Namespace, stages: Sequence[str]) -> int:
     from sweeps import pipeline
     from sweeps.config import schema
 
-    result = pipeline.carry_out(schema.load(_preset(parsed), parsed.overrides), stages)
+    result = pipeline.execute(schema.load(_preset(parsed), parsed.overrides), stages)
     for line in result.lines:
         print(line)
     if not result.lines and not result.failed:
@@ -76,7 +76,7 @@ def curate(parsed: argparse.Namespace) -> int:
     from sweeps.config import schema
     from sweeps.curation import decisions
 
-    result = decisions.carry_out(schema.load(parsed.preset, parsed.overrides), parsed.decisions)
+    result = decisions.execute(schema.load(parsed.preset, parsed.overrides), parsed.decisions)
     for line in result.lines:
         print(line)
     return _failures(result.failed)
@@ -134,7 +134,7 @@ def report(parsed: argparse.Namespace) -> int:
     from sweeps import pipeline
     from sweeps.runtime.run import stored_config
 
-    result = pipeline.carry_out(stored_config(parsed.output), ("report",))
+    result = pipeline.execute(stored_config(parsed.output), ("report",))
     for line in result.lines:
         print(line)
     return 0

@@ -39,7 +39,7 @@ def check(made: Config, address: str) -> None:
     from sweeps.planning import requirements
     from sweeps.runtime import run
 
-    found = run.facts_at_hand(made)
+    found = run.local_model_info(made)
     if found is None:
         return
     try:

@@ -14,7 +14,7 @@ from sweeps.runtime import run as runs
 from sweeps.stages import curate, preview
 
 
-def carry_out(config: Config, decisions: str = "") -> Result:
+def execute(config: Config, decisions: str = "") -> Result:
     """Curates what is sampled and labelled. Raises ValueError for decisions that do not fit the run.
 
     With a preview that is not recorded yet, it is the preview's samples that are curated, and made where
@@ -26,7 +26,7 @@ def carry_out(config: Config, decisions: str = "") -> Result:
     result = Result()
     try:
         if own is config:
-            result = pipeline.carry_out(config, ("curate",))
+            result = pipeline.execute(config, ("curate",))
         else:
             pipeline.preview(config, result)
     except ValueError:

@@ -16,7 +16,7 @@ from probing.diffusion.sites import SiteSpec
 from sweeps.config.schema import STEPS, Config
 from sweeps.runtime import run as runs
 from sweeps.runtime.grid import Cell, cells, finished
-from sweeps.runtime.run import Facts
+from sweeps.runtime.run import ModelInfo
 
 _LATE = "late_steps"
 
@@ -62,7 +62,7 @@ def _key(name: str, value: object) -> str:
     return f"interventions.{name}={value}"
 
 
-def check(config: Config, found: Facts) -> None:
+def check(config: Config, found: ModelInfo) -> None:
     """Raises ValueError where an intervention needs a probe that the sweep neither plans nor has fitted already."""
     wanted: dict[Cell, str] = {}
     for told, cell in needed(config, found.sites):
@@ -101,7 +101,7 @@ def _own(config: Config, wanted: dict[Cell, str]) -> dict[Cell, str]:
     return own
 
 
-def _fitted(config: Config, found: Facts) -> set[Cell]:
+def _fitted(config: Config, found: ModelInfo) -> set[Cell]:
     """Probes of the same settings that an earlier run into this output has left."""
     with suppress(ValueError):  # nothing there yet
         run = runs.reopen(config, found)

@@ -101,7 +101,7 @@ def describe(config: Config, rate: float) -> str:
     return "\n".join(lines)
 
 
-def with_preview(config: Config, found: run.Facts, samples: int) -> tuple[list[str], budget.Budget, int]:
+def with_preview(config: Config, found: run.ModelInfo, samples: int) -> tuple[list[str], budget.Budget, int]:
     """What a preview costs in words, the price of the fewest samples to record after it, and its own bytes."""
     first = budget.price(run.layout(preview_stage.settings(config), found, samples))
     fewest = preview_stage.fewest(config, samples)
@@ -114,7 +114,7 @@ def with_preview(config: Config, found: run.Facts, samples: int) -> tuple[list[s
     return lines, then, first.total
 
 
-def further_space(config: Config, found: run.Facts, samples: int) -> int:
+def further_space(config: Config, found: run.ModelInfo, samples: int) -> int:
     """Bytes of what some probes read beside the recorded activations."""
     return replay.space(config, found, samples) + decode.space(config, found, samples)
 
@@ -214,7 +214,7 @@ def _stages(config: Config, price: budget.Budget, samples: int, rate: float) -> 
     return costs.table(prices, rate or RATE.get(config.model.name, RATE[""]), max(1, config.ray.sampling_actors), told)
 
 
-def _probes(config: Config, found: run.Facts, sites: Sequence[SiteSpec]) -> list[StagePrice]:
+def _probes(config: Config, found: run.ModelInfo, sites: Sequence[SiteSpec]) -> list[StagePrice]:
     """The grid, and each experiment that consists of probes."""
     grid_cells = len(grid.cells(config.sweep, config.sampling.variants, sites))
     prices = [StagePrice("probing", f"{grid_cells} probes")]
@@ -225,7 +225,7 @@ def _probes(config: Config, found: run.Facts, sites: Sequence[SiteSpec]) -> list
     return prices
 
 
-def _transferred(config: Config, found: run.Facts, sites: Sequence[SiteSpec]) -> int:
+def _transferred(config: Config, found: run.ModelInfo, sites: Sequence[SiteSpec]) -> int:
     """How many sites the transfer experiment takes: those of its setting that are recorded."""
     names = config.experiments.transfer_sites
     if "blocks" in names:

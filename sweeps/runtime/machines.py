@@ -14,17 +14,17 @@ from storage import Store
 
 PATH = "cluster.json"
 """a list of sessions with Ray, oldest first; like ones in a row are one"""
-Facts = dict[str, Any]
+ModelInfo = dict[str, Any]
 
 
-def read(store: Store) -> list[Facts]:
-    """Facts of each session, with `workers`: most at work at once by stage."""
+def read(store: Store) -> list[ModelInfo]:
+    """ModelInfo of each session, with `workers`: most at work at once by stage."""
     with suppress(ValueError, FileNotFoundError):
         return json.loads(store.get(PATH))["sessions"]
     return []
 
 
-def begin(store: Store, found: Facts) -> None:
+def begin(store: Store, found: ModelInfo) -> None:
     """Note a session that has just been connected."""
     _write(store, [*read(store), {**found, "workers": {}}])
 
@@ -34,7 +34,7 @@ def observers(output: str, stage: str) -> list[Observer]:
     return [WorkerCount(output, stage)]
 
 
-def count(store: Store, stage: str, workers: int, now: Facts) -> None:
+def count(store: Store, stage: str, workers: int, now: ModelInfo) -> None:
     """Note so many workers at once in the present session, and the nodes of `now` where they are more than before."""
     *before, last = read(store) or [{"workers": {}}]
     most = max(workers, last["workers"].get(stage, 0))
@@ -42,14 +42,14 @@ def count(store: Store, stage: str, workers: int, now: Facts) -> None:
     _write(store, [*before, last | grown | {"workers": last["workers"] | {stage: most}}])
 
 
-def _write(store: Store, sessions: Sequence[Facts]) -> None:
+def _write(store: Store, sessions: Sequence[ModelInfo]) -> None:
     with suppress(OSError):  # a full disk fails the shards, which is told; these facts may be lost
         store.put(PATH, json.dumps({"sessions": _merged(sessions)}, indent=1).encode())
 
 
-def _merged(sessions: Sequence[Facts]) -> list[Facts]:
+def _merged(sessions: Sequence[ModelInfo]) -> list[ModelInfo]:
     """Sessions in a row that differ in nothing but their workers become one."""
-    found: list[Facts] = []
+    found: list[ModelInfo] = []
     for one in sessions:
         if found and _machines(found[-1]) == _machines(one):
             workers = found[-1]["workers"]
@@ -60,11 +60,11 @@ def _merged(sessions: Sequence[Facts]) -> list[Facts]:
     return found
 
 
-def _machines(session: Facts) -> Facts:
+def _machines(session: ModelInfo) -> ModelInfo:
     return {name: value for name, value in session.items() if name != "workers"}
 
 
-def of_stage(sessions: Sequence[Facts], stage: str) -> list[Facts]:
+def of_stage(sessions: Sequence[ModelInfo], stage: str) -> list[ModelInfo]:
     """The sessions that worked on a stage, with its workers alone."""
     kept = [one for one in sessions if stage in one["workers"]]
     return [one | {"workers": {stage: one["workers"][stage]}} for one in kept]
@@ -94,7 +94,7 @@ class WorkerCount:
                 count(storage.open(self.output), self.stage, self.most, _present())
 
 
-def _present() -> Facts:
+def _present() -> ModelInfo:
     import ray
 
     from cluster import facts

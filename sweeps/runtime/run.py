@@ -27,7 +27,7 @@ LIBRARIES = ("torch", "diffusers", "transformers", "ray", "zarr", "numcodecs", "
 
 
 @dataclass(frozen=True)
-class Facts:
+class ModelInfo:
     """What the model's configuration files tell, weights not loaded."""
 
     sites: tuple[SiteSpec, ...]
@@ -43,7 +43,7 @@ class Run:
     """A configuration together with the store that it fills."""
 
     config: Config
-    facts: Facts
+    facts: ModelInfo
     store: Store
     hashes: Hashes
 
@@ -53,12 +53,12 @@ class Run:
         return site_rules.choose(self.facts.sites, self.config.sampling.sites)
 
 
-def facts(config: Config) -> Facts:
+def facts(config: Config) -> ModelInfo:
     """Reads the model's configuration files. Raises ValueError where there are none."""
     return _facts(config, model.config_folder(config.model))
 
 
-def facts_at_hand(config: Config) -> Facts | None:
+def local_model_info(config: Config) -> ModelInfo | None:
     """The same where the files are on this machine and can be read, without asking a hub; else None."""
     folder = model.config_at_hand(config.model)
     try:
@@ -67,12 +67,12 @@ def facts_at_hand(config: Config) -> Facts | None:
         return None
 
 
-def _facts(config: Config, folder: Path) -> Facts:
+def _facts(config: Config, folder: Path) -> ModelInfo:
     unet, vae = (json.loads((folder / name / "config.json").read_text()) for name in ("unet", "vae"))
     size = unet["sample_size"]
     height, width = (size, size) if isinstance(size, int) else size
     factor = 2 ** (len(vae["block_out_channels"]) - 1)
-    return Facts(
+    return ModelInfo(
         site_rules.attention_sites(unet, (height, width)),
         (unet["in_channels"], height, width),
         (height * factor, width * factor),
@@ -81,7 +81,7 @@ def _facts(config: Config, folder: Path) -> Facts:
     )
 
 
-def layout(config: Config, found: Facts, samples: int) -> Layout:
+def layout(config: Config, found: ModelInfo, samples: int) -> Layout:
     """The arrays of a run; one that records no site (a preview) holds images and labels alone."""
     sites = site_rules.choose(found.sites, config.sampling.sites)
     records: dict[str, Any] = (
@@ -113,7 +113,7 @@ def versions() -> dict[str, str]:
     return found | {"python": platform.python_version()}
 
 
-def _manifest(config: Config, found: Facts, stages: Hashes) -> dict[str, Any]:
+def _manifest(config: Config, found: ModelInfo, stages: Hashes) -> dict[str, Any]:
     return {
         "format_version": storage.FORMAT_VERSION,
         "model": {"name": config.model.name, "revision": found.revision},
@@ -148,7 +148,7 @@ def _refuse_other(store: Store, manifest: dict[str, Any], output: str) -> None:
         )
 
 
-def check_other(config: Config, found: Facts) -> None:
+def check_other(config: Config, found: ModelInfo) -> None:
     """Raises ValueError where the output holds a run with other sampling settings."""
     try:
         store = storage.open(config.output)
@@ -159,7 +159,7 @@ def check_other(config: Config, found: Facts) -> None:
     _refuse_other(store, plain, config.output)
 
 
-def begin(config: Config, found: Facts, prompts: tuple[Prompt, ...]) -> Run:
+def begin(config: Config, found: ModelInfo, prompts: tuple[Prompt, ...]) -> Run:
     """Creates the store of a run, or takes up the one that is there."""
     store = Store.create(config.output, layout(config, found, len(prompts)))
     decided = decisions_digest(store)
@@ -182,7 +182,7 @@ def _put_if_new(store: Store, path: str, data: bytes) -> None:
         store.put(path, data)
 
 
-def reopen(config: Config, found: Facts) -> Run:
+def reopen(config: Config, found: ModelInfo) -> Run:
     """The run of an existing output. Raises ValueError where there is none."""
     store = storage.open(config.output)
     stages = hashes(config, found.revision, decisions_digest(store), previewed_digest(config))

@@ -16,7 +16,7 @@ from probing.probes.surface import PICTURE, PICTURE_SITE, POINTS, picture_points
 from storage import Layout, SiteShape, Store
 from sweeps.config.schema import Config
 from sweeps.runtime import grid, side_store
-from sweeps.runtime.run import Facts, Run
+from sweeps.runtime.run import ModelInfo, Run
 from sweeps.stages.experiments.registry import VARIANT
 from sweeps.stages.sample import network_workers
 
@@ -59,7 +59,7 @@ def layout(run: Run) -> Layout:
     return side_store.layout(main, [SiteShape(PICTURE_SITE, POINTS**2 * main.latent[1] * main.latent[2], 3)], ())
 
 
-def space(config: Config, found: Facts, samples: int) -> int:
+def space(config: Config, found: ModelInfo, samples: int) -> int:
     """Bytes of the colours that a run of so many samples stores."""
     _, height, width = found.latent
     return 2 * samples * len(grid.picture_steps(config.sweep)) * POINTS**2 * height * width * 3
@@ -105,6 +105,6 @@ def _done(run: Run, store: Store | None, step: int) -> set[int]:
 
 def work(run: Run, executor: Executor, observers: Sequence[Observer], tasks: Sequence[DecodeTask]) -> Outcome:
     """Fills the given parts of the store."""
-    Store.create(url(run.config.output), layout(run)).janitor()
+    Store.create(url(run.config.output), layout(run)).remove_partial_files()
     factory = partial(DecodeWorker, run.config, run.hashes.sample)
     return executor.run(tasks, network_workers(run.config, factory, STAGE), observers)

@@ -15,7 +15,7 @@ from probing.dataset.curation import Decision, all_reasons
 from probing.dataset.prompts import Prompt
 from sweeps.config.schema import PREVIEW, Config
 from sweeps.runtime import run as runs
-from sweeps.runtime.run import Facts, Run
+from sweeps.runtime.run import ModelInfo, Run
 from sweeps.stages import curate as curate_stage
 from sweeps.stages import label, safety, sample
 
@@ -26,7 +26,7 @@ def settings(config: Config) -> Config:
     return replace(config, output=f"{config.output}/{PREVIEW}", sampling=sampling)
 
 
-def begin(config: Config, found: Facts, prompts: tuple[Prompt, ...]) -> Run:
+def begin(config: Config, found: ModelInfo, prompts: tuple[Prompt, ...]) -> Run:
     """Creates the preview's store, or takes up the one that is there."""
     own = settings(config)
     runs.check_other(own, found)

@@ -17,7 +17,7 @@ from probing.diffusion.model import pick_device
 from probing.diffusion.sites import SiteSpec
 from probing.probes.config import ProbeConfig
 from probing.probes.controls import Split
-from probing.probes.fit import CellResult, CellSpec, fit_site
+from probing.probes.fit import FitSpec, ProbeResult, fit_site
 from probing.probes.surface import (
     PICTURE,
     PICTURE_SITE,
@@ -175,11 +175,11 @@ def _results(
     cells: Sequence[Cell],
     targets: dict[str, Targets],
     source: str,
-) -> list[CellResult]:
+) -> list[ProbeResult]:
     images = None
     if job.probe.smoothness:
         images = _opened(job.output).read_images("trained", list(job.samples))
-    specs = [CellSpec(cell.step, cell.task, cell.control, cell.seed) for cell in cells]
+    specs = [FitSpec(cell.step, cell.task, cell.control, cell.seed) for cell in cells]
     return fit_site(
         _inputs(job, variant, site, steps, source), steps, (site.height, site.width), targets, job.split, specs,
         job.probe, pick_device(job.device), images,
@@ -216,7 +216,7 @@ def _latent(job: ProbeJob) -> tuple[int, ...]:
     return found
 
 
-def write_results(job: ProbeJob, variant: str, site: SiteSpec, results: Sequence[CellResult]) -> None:
+def write_results(job: ProbeJob, variant: str, site: SiteSpec, results: Sequence[ProbeResult]) -> None:
     """Probe weights first, then images and epochs, and last the rows that make them count."""
     store = _opened(job.output)
     block, index = site.name.rsplit(".", 1)
@@ -244,7 +244,7 @@ def _sample(job: ProbeJob, row: dict[str, object]) -> int:
     return job.samples[place]
 
 
-def _save_weights(store: Store, folder: str, variant: str, site: str, result: CellResult) -> None:
+def _save_weights(store: Store, folder: str, variant: str, site: str, result: ProbeResult) -> None:
     cell = result.cell
     tensors = {"weight": np.ascontiguousarray(result.weights)}
     if result.hidden is not None:

@@ -17,7 +17,7 @@ from probing.diffusion.replay import entering, replay_unet, replay_vae
 from storage import Layout, SiteShape, Store
 from sweeps.config.schema import STEPS, Config
 from sweeps.runtime import side_store
-from sweeps.runtime.run import Facts, Run
+from sweeps.runtime.run import ModelInfo, Run
 from sweeps.stages.experiments import registry
 from sweeps.stages.experiments.registry import VARIANT
 from sweeps.stages.sample import network_workers
@@ -59,7 +59,7 @@ def layout(run: Run) -> Layout:
     return side_store.layout(main, [SiteShape(site.name, site.tokens, site.channels) for site in sites], main.latent)
 
 
-def space(config: Config, found: Facts, samples: int) -> int:
+def space(config: Config, found: ModelInfo, samples: int) -> int:
     """Bytes of the families' activations that a run of so many samples records."""
     total = 0
     for family in FAMILIES:
@@ -142,6 +142,6 @@ def _done(run: Run, store: Store | None, family: str, step: int) -> set[int]:
 
 def work(run: Run, executor: Executor, observers: Sequence[Observer], tasks: Sequence[FamilyTask]) -> Outcome:
     """Fills the given parts of the families' store."""
-    Store.create(url(run.config.output), layout(run)).janitor()
+    Store.create(url(run.config.output), layout(run)).remove_partial_files()
     factory = partial(FamilyWorker, run.config, run.hashes.sample)
     return executor.run(tasks, network_workers(run.config, factory, STAGE), observers)

@@ -63,7 +63,7 @@ def test_a_node_and_the_driver_are_lost_and_the_store_is_the_same(
     output, whole = tmp_path / "run", tmp_path / "whole"
     undisturbed = load("scenes", [*words, f"output={whole}", "ray.address=none"])
     if EARLIER[stage]:
-        assert pipeline.carry_out(undisturbed, EARLIER[stage]).failed == {}
+        assert pipeline.execute(undisturbed, EARLIER[stage]).failed == {}
         shutil.copytree(whole, output)
     arguments = ["scenes", *words, f"output={output}"]
     first = submit.submit(machines.address, arguments, output=str(output))
@@ -75,7 +75,7 @@ def test_a_node_and_the_driver_are_lost_and_the_store_is_the_same(
     kill_driver(machines, first)
 
     again = submit.submit(machines.address, arguments, output=str(output))
-    assert pipeline.carry_out(undisturbed).failed == {}
+    assert pipeline.execute(undisturbed).failed == {}
     assert ended(machines, again).status == "SUCCEEDED", submit.logs(machines.address, again.id)
     assert stored(output) == stored(whole)
     assert_same_scores(output, whole)

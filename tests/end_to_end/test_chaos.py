@@ -110,7 +110,7 @@ def test_the_judge_accepts_a_resumed_run(interrupted, undisturbed, tiny_pipeline
     before = chaos.complete(interrupted)
     assert len(before) > 2 * 15 * 16
     assert "lost" in str(chaos.faults(interrupted, undisturbed, before))
-    pipeline.carry_out(configured(tiny_pipeline, interrupted), ("sample",))
+    pipeline.execute(configured(tiny_pipeline, interrupted), ("sample",))
     assert chaos.faults(interrupted, undisturbed, before) == []
 
 
@@ -120,14 +120,14 @@ def test_the_judge_fails_when_resume_is_switched_off(interrupted, undisturbed, t
 
     before = chaos.complete(interrupted)
     monkeypatch.setattr(sample_stage, "missing", everything)
-    pipeline.carry_out(configured(tiny_pipeline, interrupted), ("sample",))
+    pipeline.execute(configured(tiny_pipeline, interrupted), ("sample",))
     found = chaos.faults(interrupted, undisturbed, before)
     assert {fault.partition(":")[0] for fault in found} == {"redone"}
     assert len(found) == len(before)
 
 
 def test_the_judge_sees_a_flipped_bit(interrupted, undisturbed, tiny_pipeline):
-    pipeline.carry_out(configured(tiny_pipeline, interrupted), ("sample",))
+    pipeline.execute(configured(tiny_pipeline, interrupted), ("sample",))
     chunk = interrupted / "latents.zarr" / "random" / "x0" / "c" / "1" / "7" / "0" / "0" / "0"
     data = bytearray(chunk.read_bytes())
     data[5] ^= 4

@@ -61,7 +61,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def undisturbed(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same sweep in this process, without Ray."""
     output = tmp_path_factory.mktemp("runs") / "undisturbed"
-    result = pipeline.carry_out(load("scenes", settings(model, output, "ray.address=none")))
+    result = pipeline.execute(load("scenes", settings(model, output, "ray.address=none")))
     assert result.failed == {}
     return output
 

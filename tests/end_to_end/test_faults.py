@@ -42,11 +42,11 @@ ballast.write_bytes(bytes(disk.f_bavail * disk.f_frsize - shard * 3 // 2))
 outcome = sample_stage.work(run, InProcess(retries=0), [], sample_stage.missing(run))
 done = sorted(run.store.completed("sample", "trained"))
 try:
-    refused = str(pipeline.carry_out(config, ("sample",)))
+    refused = str(pipeline.execute(config, ("sample",)))
 except ValueError as error:
     refused = str(error)
 ballast.unlink()
-again = pipeline.carry_out(config, ("sample",))
+again = pipeline.execute(config, ("sample",))
 os.rename(f"{folder}/out/config.yaml", f"{folder}/config.yaml")
 import shutil; shutil.copytree(f"{folder}/out", target)
 print(json.dumps([done, outcome.failed, refused, again.failed]))
@@ -119,7 +119,7 @@ def test_sampling_into_s3_rides_out_an_outage(flaky_s3, sampled, tiny_pipeline, 
 
     monkeypatch.setattr(sample_stage.SampleWorker, "_write_activation", write_in_bad_weather)
     config = configured(tiny_pipeline, "s3://bucket/run", "prompts.count=4", "sampling.variants=[trained]")
-    result = pipeline.carry_out(config, ("sample",))
+    result = pipeline.execute(config, ("sample",))
     assert result.failed == {}
     assert outages == [0]
     assert flaky_s3 == []
@@ -150,12 +150,12 @@ def test_a_disk_that_fails_the_driver_itself_is_one_line_and_code_1(monkeypatch,
     def full(*_):
         raise OSError(28, "No space left on device", "out/costs.json")
 
-    monkeypatch.setattr(pipeline, "carry_out", full)
+    monkeypatch.setattr(pipeline, "execute", full)
     assert main(["sample", "scenes"]) == 1
     assert capsys.readouterr().err.splitlines() == [
         "scenesweep sample: [Errno 28] No space left on device: 'out/costs.json'",
         "resume with: scenesweep sample scenes",
     ]
-    monkeypatch.setattr(pipeline, "carry_out", lambda *_: {}["a mistake of ours"])
+    monkeypatch.setattr(pipeline, "execute", lambda *_: {}["a mistake of ours"])
     with pytest.raises(KeyError):
         main(["sample", "scenes"])

@@ -47,7 +47,7 @@ def test_it_is_a_variant_and_no_probe_control() -> None:
 def test_the_other_image_is_probed_for_the_first_ones_labels(tiny_pipeline: Path, tmp_path: Path) -> None:
     more = (f"sampling.variants=[trained,{OTHER_SEED}]", "interventions.tasks=[]", "sampling.sites=[up.2.1]")
     made = configured(tiny_pipeline, tmp_path / "run", *more)
-    assert pipeline.carry_out(made).failed == {}
+    assert pipeline.execute(made).failed == {}
     store = storage.open(made.output)
     model, table = models.load(made.model), store.samples().to_pydict()
     sites, kept = choose(model.sites(), made.sampling.sites), {}
@@ -68,7 +68,7 @@ def test_it_is_listed_among_the_rivals(tmp_path: Path) -> None:
     made = Made(test=8, sites=FEW, pictures=False, extras=False, variants=("trained", "random", OTHER_SEED))
     run = report_data.load(make_store(tmp_path, made), CONFIG)
     scores = analysis.collect(run)
-    assert [rival.name for rival in contrasts.rivals(scores["depth"], {})] == ["random", OTHER_SEED]
+    assert [rival.name for rival in contrasts.baselines(scores["depth"], {})] == ["random", OTHER_SEED]
     better = scores["depth"].val.copy()
     better[2] = 0.0
     lead = contrasts.headline(replace(scores["depth"], val=better), {})

@@ -99,7 +99,7 @@ def test_damaged_shards_are_redone_and_nothing_else(finished, tiny_pipeline, tmp
         shutil.rmtree(chunk.parents[2])
     run = pipeline.prepare(configured(tiny_pipeline, output))
     assert sample_stage.missing(run) == [sample_stage.SampleTask("random", 1)]
-    pipeline.carry_out(configured(tiny_pipeline, output), ("sample",))
+    pipeline.execute(configured(tiny_pipeline, output), ("sample",))
     assert stored(output) == stored(finished)
 
 
@@ -121,7 +121,7 @@ def test_finished_cells_are_not_fitted_again(finished, tiny_pipeline, tmp_path):
     config = configured(tiny_pipeline, output, "sweep.steps=[1,2,3,15]")
     wanted = probe_stage.missing(pipeline.prepare(config))
     assert {cell.step for cell in wanted} == {3}
-    pipeline.carry_out(config, ("probe",))
+    pipeline.execute(config, ("probe",))
     rows = storage.open(str(output)).table("probes", current=False).to_pylist()
     assert len(rows) == 2 * 16 * 4 * 2
     before, after = scores(finished), scores(output)
@@ -131,7 +131,7 @@ def test_finished_cells_are_not_fitted_again(finished, tiny_pipeline, tmp_path):
 def test_controls_of_the_surface_have_rows_at_the_chosen_sites(finished, tiny_pipeline, tmp_path):
     output = copied(finished, tmp_path / "run")
     more = ["sweep.controls=[none,surface_point,surface]", "sweep.control_sites=[up.3.0,mid.0]"]
-    result = pipeline.carry_out(configured(tiny_pipeline, output, *more), ("probe",))
+    result = pipeline.execute(configured(tiny_pipeline, output, *more), ("probe",))
     assert result.failed == {}
     rows = [r for r in storage.open(str(output)).table("probes").to_pylist() if r["control"] != "none"]
     found = {(r["variant"], r["site"], r["control"], r["channels"]) for r in rows}
@@ -146,7 +146,7 @@ def test_edits_at_another_guidance_are_told_apart_and_made_once(finished, tiny_p
     config = configured(tiny_pipeline, output, "interventions.guidances=[1,1.75]")
     run = pipeline.prepare(config)
     assert [(t.experiment, t.guidance) for t in intervene_stage.missing(run)] == [("guidance", 1.0)]
-    assert pipeline.carry_out(config, ("intervene",)).failed == {}
+    assert pipeline.execute(config, ("intervene",)).failed == {}
     assert intervene_stage.missing(run) == []
     rows = run.store.table("interventions", run.hashes.intervene).to_pylist()
     assert {(r["experiment"], r["guidance"]) for r in rows} == {("interventions", 1.75), ("guidance", 1.0)}
@@ -177,7 +177,7 @@ def test_a_driver_killed_five_times_fits_no_cell_twice(finished, tiny_pipeline, 
 def test_other_probe_settings_leave_the_old_rows(finished, tiny_pipeline, tmp_path):
     output = copied(finished, tmp_path / "other")
     config = configured(tiny_pipeline, output, "probe.lr=0.02")
-    pipeline.carry_out(config, ("probe",))
+    pipeline.execute(config, ("probe",))
     table = storage.open(str(output)).table("probes")
     assert table.num_rows == 2 * 2 * 16 * 3 * 2
     assert len(set(table["stage_hash"].to_pylist())) == 2
@@ -264,7 +264,7 @@ def test_a_broken_shard_fails_alone(tiny_pipeline, tmp_path, monkeypatch, capsys
 def test_ray_gives_the_same_bytes_and_rows(finished, tiny_pipeline, tmp_path, ray_local):
     output = tmp_path / "ray"
     config = configured(tiny_pipeline, output, "ray.address=local")
-    result = pipeline.carry_out(config)
+    result = pipeline.execute(config)
     assert result.failed == {}
     assert stored(output) == stored(finished)
     assert_same_scores(output, finished)

@@ -11,7 +11,7 @@ from interventions.config import EditSpec
 from interventions.controls import EDIT
 from interventions.edit import Editor, Row, edit_batch, rows_of
 from interventions.readout import Goals
-from interventions.sources.cache import Cabinet
+from interventions.sources.cache import ProbeCache
 from probing.diffusion.sampling import sample
 from support import interventions_fakes as fakes
 
@@ -30,8 +30,8 @@ def spec(task: str = "saliency", **changes: object) -> EditSpec:
     return EditSpec(**{"task": task, "sites": (SITE,), "steps": (1,), "iterations": 40, "lr": 0.05, **changes})
 
 
-def cabinet() -> Cabinet:
-    return Cabinet(fakes.SOURCES, torch.device("cpu"))
+def cabinet() -> ProbeCache:
+    return ProbeCache(fakes.SOURCES, torch.device("cpu"))
 
 
 def editor(rows: tuple[Row, ...], late: tuple[int, ...] = (4,), **changes: object) -> Editor:

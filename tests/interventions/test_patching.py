@@ -11,7 +11,7 @@ from interventions import pictures
 from interventions.config import MAIN, STEPS, TRANSPLANT, InterventionConfig
 from interventions.controls import EDIT
 from interventions.edit import Row
-from interventions.patching import donate, receive
+from interventions.patching import patch, record_source
 from interventions.worker import NothingToMoveError, plan
 from probing.diffusion.sampling import sample
 from probing.diffusion.variants import OTHER_SEED, noise_seed
@@ -24,7 +24,7 @@ EVERY = tuple(range(1, fakes.STEPS + 1))
 
 def test_a_donor_is_the_plain_sample_and_gives_every_site_and_step():
     model = fakes.model()
-    donor = donate(model, fakes.PROMPT, 5, model.sites(), (1, 3), **HOW)
+    donor = record_source(model, fakes.PROMPT, 5, model.sites(), (1, 3), **HOW)
     plain = sample(model, [fakes.PROMPT], [5], steps=fakes.STEPS, guidance=2.0).images.numpy()[0]
     np.testing.assert_array_equal(donor.image, plain)
     assert set(donor.given) == {(site.name, step) for site in model.sites() for step in (1, 3)}
@@ -35,20 +35,20 @@ def test_a_donor_is_the_plain_sample_and_gives_every_site_and_step():
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
 def test_own_activations_change_nothing(guidance: float):
     model, how = fakes.model(), {**HOW, "guidance": guidance}
-    donor = donate(model, fakes.PROMPT, 5, model.sites(), EVERY, **how)
-    back = receive(model, fakes.PROMPT, 5, donor.given, model.sites(), **how)
+    donor = record_source(model, fakes.PROMPT, 5, model.sites(), EVERY, **how)
+    back = patch(model, fakes.PROMPT, 5, donor.given, model.sites(), **how)
     np.testing.assert_array_equal(back, donor.image)
 
 
 def test_the_conditional_half_alone_is_given_and_replaced():
     model = fakes.model()
     sites = model.sites()[-1:]
-    donor = donate(model, fakes.PROMPT, 5, sites, EVERY, **HOW)
+    donor = record_source(model, fakes.PROMPT, 5, sites, EVERY, **HOW)
     zeros = {key: acts * 0 for key, acts in donor.given.items()}
     without = {key: acts for key, acts in zeros.items() if key[1] == 2}
     own = sample(model, [fakes.PROMPT], [6], steps=fakes.STEPS, guidance=2.0).images.numpy()[0]
-    assert not np.array_equal(receive(model, fakes.PROMPT, 6, without, sites, **HOW), own)
-    elsewhere = donate(model, "a blue box", 5, sites, (2,), **HOW)
+    assert not np.array_equal(patch(model, fakes.PROMPT, 6, without, sites, **HOW), own)
+    elsewhere = record_source(model, "a blue box", 5, sites, (2,), **HOW)
     assert not np.allclose(elsewhere.given[sites[0].name, 2], donor.given[sites[0].name, 2])
 
 

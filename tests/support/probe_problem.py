@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from probing.probes.fit import CellSpec, Split, fit_site
+from probing.probes.fit import FitSpec, Split, fit_site
 from probing.scoring.targets import pool_depth, pool_saliency
 
 FAST = {"epochs": 3, "lr": 1e-2}
@@ -39,4 +39,4 @@ def fit(data, grid, split, cells, config, images=None):
 
 
 def grid_cells(steps, tasks=("saliency", "depth"), controls=("none",), seeds=(0,)):
-    return [CellSpec(s, t, c, e) for s in range(1, steps + 1) for t in tasks for c in controls for e in seeds]
+    return [FitSpec(s, t, c, e) for s in range(1, steps + 1) for t in tasks for c in controls for e in seeds]

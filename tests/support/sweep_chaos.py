@@ -32,7 +32,7 @@ Strike = Callable[[], None]
 
 def sample(words: list[str]) -> dict[str, str]:
     """The sampling stage as the command line runs it; what failed."""
-    return pipeline.carry_out(load("scenes", words), ("sample",)).failed
+    return pipeline.execute(load("scenes", words), ("sample",)).failed
 
 
 def records(output: Path) -> list[Path]:

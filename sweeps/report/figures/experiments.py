@@ -215,7 +215,7 @@ def selectivity_heatmap(found: Selective) -> Panel:
         ax.set_xlabel("denoising step")
         ax.set_title(title)
     place = np.unravel_index(int(np.nanargmax(found.gain)), found.gain.shape)
-    text = f"Heatmap of the gain in {measure.label} over the best of {', '.join(found.rivals)}. Largest: "
+    text = f"Heatmap of the gain in {measure.label} over the best of {', '.join(found.baselines)}. Largest: "
     text += f"{found.gain[place]:.2f} at {found.sites[place[0]].name}, step {found.steps[place[1]]}."
     rows = [
         (task, measure.score, site.name, step, float(found.gain[i, j]))

@@ -83,12 +83,12 @@ def selectivity(scores: Scores, found: dict[str, Scores]) -> Selectivity:
     """Decoder gain of the task at the last step over the best rival control or floor."""
     ours = scores.part("trained", "decoder")[-1]
     floor = float(np.mean(scores.floor[scores.which("decoder")]))
-    rivals = {"floor": np.full(ours.shape, floor)}
+    baselines = {"floor": np.full(ours.shape, floor)}
     for name in RIVALS:
         theirs = found.get(name)
         if theirs is not None and np.array_equal(theirs.samples, scores.samples):
-            rivals[name] = theirs.part("trained", "decoder")[-1]
-    return statistics.selectivity(ours, rivals, scores.measure.higher, scores.counts)
+            baselines[name] = theirs.part("trained", "decoder")[-1]
+    return statistics.selectivity(ours, baselines, scores.measure.higher, scores.counts)
 
 
 TABLE_3 = {

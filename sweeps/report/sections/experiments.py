@@ -244,8 +244,8 @@ def selectivity(context: Context) -> Section:
     """Beyond the paper: layer-wise selectivity."""
     if not context.selectivity_panels:
         return Section("selectivity", "", "", "")
-    rivals = {name for s in context.selectives for name in s.rivals}
-    named = ", ".join(sorted(variant_title(r).replace("_", " ") for r in rivals))
+    baselines = {name for s in context.selectives for name in s.baselines}
+    named = ", ".join(sorted(variant_title(r).replace("_", " ") for r in baselines))
     text = paragraph(
         "By how much the trained network’s probe beats the best answer that does not know the image’s content, at "
         f"every site and step. Rivals in this run: {escape(named)}. Blue is selective, red is worse than a rival."

@@ -10,7 +10,7 @@ import numpy as np
 from probing.diffusion.variants import OTHER_SEED
 from probing.statistics import Interval
 from sweeps.analysis import baselines, summary
-from sweeps.analysis.baselines import Headline, Rival
+from sweeps.analysis.baselines import Baseline, Headline
 from sweeps.analysis.scores import Scores
 from sweeps.analysis.tables import Site
 from sweeps.report.context import Context
@@ -117,7 +117,9 @@ def gap_sentence(context: Context) -> str:
         text += f" In {' and '.join(low)} the decoder’s mean is no better than its floor, which needs no network."
     missing = dict.fromkeys(m for one in found.values() for m in one.missing)
     if missing:
-        text += f" Not among the rivals, as this run does not hold them: {'; '.join(map(baselines.title, missing))}. "
+        text += (
+            f" Not among the baselines, as this run does not hold them: {'; '.join(map(baselines.title, missing))}. "
+        )
         text += f"<code>{baselines.CURE}</code> fits all of them."
     return text
 
@@ -298,12 +300,12 @@ def _score_table(context: Context, scores: Scores) -> str:
     return table(_score_caption(scores, rival is not None), columns, rows, marked=[] if best is None else [best])
 
 
-def _site_rival(context: Context, scores: Scores) -> Rival | None:
+def _site_rival(context: Context, scores: Scores) -> Baseline | None:
     """The headline's rival, site by site; without a decoder side the first other network."""
     found = context.headlines.get(scores.measure.task)
     if found is not None:
         return found.rival
-    return next(iter(baselines.rivals(scores, {}, "all")), None)
+    return next(iter(baselines.baselines(scores, {}, "all")), None)
 
 
 def _score_caption(scores: Scores, rival: bool) -> str:

@@ -15,7 +15,7 @@ from probing.diffusion.model import pick_device
 from probing.diffusion.replay import replay_unet
 from probing.diffusion.sites import SiteSpec
 from probing.probes.controls import Split
-from probing.probes.fit import CellSpec, fit_site
+from probing.probes.fit import FitSpec, fit_site
 from probing.scoring.targets import Targets, pool_depth, pool_saliency
 from sweeps.config.schema import STEPS, Config
 from sweeps.runtime.grid import Cell, finished
@@ -58,7 +58,7 @@ class TruthWorker:
         found = self._activations(task.step)
         count = 0
         for site in self.job.sites:
-            specs = [CellSpec(task.step, name) for name in self.config.sweep.tasks]
+            specs = [FitSpec(task.step, name) for name in self.config.sweep.tasks]
             results = fit_site(
                 found[site.name][None], [task.step], (site.height, site.width), self._targets(site), self.job.split,
                 specs, self.job.probe, pick_device(self.job.device),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from probing.probes.config import initial_seed, sample_orders
 from probing.probes.controls import label_rows
-from probing.probes.fit import CellSpec, ProbeConfig, fit_site, predict
+from probing.probes.fit import FitSpec, ProbeConfig, fit_site, predict
 from probing.scoring.targets import split_cells
 from support import probe_reference as reference
 from support.probe_problem import DOUBLE, FAST, fit, grid_cells, pooled, problem, split_of
@@ -153,7 +153,7 @@ def test_controls_equal_the_slow_loop_on_full_size_control_labels(control, bias)
 def test_position_activation_folds_the_scale_into_the_channels_only():
     acts, *_ = data = problem()
     split, config = split_of(9), ProbeConfig(**DOUBLE, normalise="rms")
-    cells = [CellSpec(1, "depth", "position_activation")]
+    cells = [FitSpec(1, "depth", "position_activation")]
     (result,) = fit(data, (2, 3), split, cells, config)
     scaled = (acts[:1].astype(np.float64) / result.scale, *data[1:])
     (plain,) = fit(scaled, (2, 3), split, cells, dataclasses.replace(config, normalise="none"))
@@ -207,7 +207,7 @@ def test_predict_refuses_other_channels():
 
 def test_start_is_the_default_of_linear_layers():
     config = ProbeConfig(epochs=1, lr=1e-30)
-    (result,) = fit(problem(1), (2, 3), split_of(9), [CellSpec(1, "saliency", seed=7)], config)
+    (result,) = fit(problem(1), (2, 3), split_of(9), [FitSpec(1, "saliency", seed=7)], config)
     torch.manual_seed(initial_seed(7, 1, "saliency"))
     expected = torch.nn.Linear(5, 2, bias=False).weight.detach().numpy()
     np.testing.assert_allclose(result.weights, expected, atol=1e-7)

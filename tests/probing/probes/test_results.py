@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from probing.probes.fit import CellSpec, ProbeConfig, Split, fit_site, predict
+from probing.probes.fit import FitSpec, ProbeConfig, Split, fit_site, predict
 from support import probe_reference as reference
 from support.probe_problem import FAST, fit, grid_cells, pooled, problem, split_of
 
@@ -44,8 +44,8 @@ def test_a_step_with_non_finite_training_activations_fails_alone():
         if failed:
             assert result.weights is None
             assert result.row["error"] == "step 2: activations of the training samples are not finite"
-    sound = fit((acts[[0, 2]], *rest), (2, 3), split, [CellSpec(1, "depth")], ProbeConfig(**FAST))
-    np.testing.assert_allclose(results[CellSpec(1, "depth")].weights, sound[0].weights, atol=1e-6)
+    sound = fit((acts[[0, 2]], *rest), (2, 3), split, [FitSpec(1, "depth")], ProbeConfig(**FAST))
+    np.testing.assert_allclose(results[FitSpec(1, "depth")].weights, sound[0].weights, atol=1e-6)
 
 
 @pytest.mark.parametrize("part", ["val", "test"])
@@ -64,7 +64,7 @@ def test_a_non_finite_sample_outside_training_fails_its_step_and_is_named(part):
 def test_diverged_weights_fail_with_a_cure():
     acts, *rest = problem(1)
     config = ProbeConfig(epochs=40, lr=1e38, optimizer="sgd")
-    (result,) = fit((acts * 100, *rest), (2, 3), split_of(9), [CellSpec(1, "depth")], config)
+    (result,) = fit((acts * 100, *rest), (2, 3), split_of(9), [FitSpec(1, "depth")], config)
     assert result.row["status"] == "failed"
     assert "lower probe.lr" in result.row["error"]
 
@@ -73,7 +73,7 @@ def test_constant_labels_leave_correlations_undefined_and_out_of_the_mean():
     acts, masks, depth, images = problem()
     split = split_of(9)
     depth[split.test[0]] = 0.25
-    (result,) = fit((acts, masks, depth, images), (2, 3), split, [CellSpec(1, "depth")], ProbeConfig(**FAST))
+    (result,) = fit((acts, masks, depth, images), (2, 3), split, [FitSpec(1, "depth")], ProbeConfig(**FAST))
     defined = [row["spearman"] for row in result.images[1:]]
     assert result.images[0]["spearman"] is None
     assert result.images[0]["pearson"] is None
@@ -97,7 +97,7 @@ def test_an_image_without_foreground_has_a_dice_but_no_average_precision():
     acts, masks, depth, images = problem()
     split = split_of(9)
     masks[split.test[1]] = 0
-    (result,) = fit((acts, masks, depth, images), (2, 3), split, [CellSpec(1, "saliency")], ProbeConfig(**FAST))
+    (result,) = fit((acts, masks, depth, images), (2, 3), split, [FitSpec(1, "saliency")], ProbeConfig(**FAST))
     assert result.images[1]["ap"] is None
     assert result.images[1]["dice"] in (pytest.approx(0.0, abs=1e-6), pytest.approx(1.0))
     assert result.images[1]["oracle_dice"] == 1.0
@@ -135,7 +135,7 @@ def test_rows_carry_the_columns_of_the_tables():
 def test_the_chosen_threshold_is_never_worse_than_argmax_on_train():
     data, split = problem(), split_of(9)
     swapped = Split(split.train, split.val, split.test)
-    (result,) = fit(data, (2, 3), swapped, [CellSpec(1, "saliency")], ProbeConfig(**FAST))
+    (result,) = fit(data, (2, 3), swapped, [FitSpec(1, "saliency")], ProbeConfig(**FAST))
     logits = predict(result.weights, data[0][0, split.train]).numpy()
     masks = data[1][split.train]
     margin = reference.enlarge(torch.from_numpy(logits), (2, 3), masks.shape[1:]).numpy()
@@ -161,9 +161,9 @@ BAD = [
     (lambda a: a | {"acts": a["acts"][0]}, "must be .steps, samples, cells, channels."),
     (lambda a: a | {"steps": [1, 1]}, "must be .steps, samples, cells, channels."),
     (lambda a: a | {"acts": a["acts"][:, :8]}, "targets of saliency: 9 samples"),
-    (lambda a: a | {"cells": [CellSpec(9, "depth")]}, "no activations of step 9"),
-    (lambda a: a | {"cells": [CellSpec(1, "normals")]}, "no task named 'normals'"),
-    (lambda a: a | {"cells": [CellSpec(1, "depth", "shufled")]}, "unknown probe control 'shufled'"),
+    (lambda a: a | {"cells": [FitSpec(9, "depth")]}, "no activations of step 9"),
+    (lambda a: a | {"cells": [FitSpec(1, "normals")]}, "no task named 'normals'"),
+    (lambda a: a | {"cells": [FitSpec(1, "depth", "shufled")]}, "unknown probe control 'shufled'"),
     (lambda a: a | {"split": Split([0, 1], [], [9])}, "split names sample 9"),
     (lambda a: a | {"split": Split([0, 1], [], [2]), "config": ProbeConfig(selection="val")}, "needs validation"),
     (lambda a: a | {"config": ProbeConfig(smoothness=1.0)}, "needs the images"),
@@ -179,7 +179,7 @@ def test_inputs_that_do_not_fit_together_are_refused(change, message):
         "grid": (2, 3),
         "targets": pooled(masks, depth, (2, 3)),
         "split": split_of(9),
-        "cells": [CellSpec(1, "depth")],
+        "cells": [FitSpec(1, "depth")],
         "config": ProbeConfig(**FAST),
     }
     with pytest.raises(ValueError, match=message):
@@ -205,7 +205,7 @@ def test_splits_must_be_disjoint_and_filled():
 
 def test_validation_losses_are_taken_as_often_as_asked_and_after_the_last_epoch():
     config = ProbeConfig(epochs=5, lr=1e-2, val_every=3)
-    (result,) = fit(problem(1), (2, 3), split_of(9), [CellSpec(1, "depth")], config)
+    (result,) = fit(problem(1), (2, 3), split_of(9), [FitSpec(1, "depth")], config)
     assert [row["val_loss"] is not None for row in result.epochs] == [False, False, True, False, True]
     assert result.row["val_loss"] == result.epochs[-1]["val_loss"]
 
@@ -231,5 +231,5 @@ def test_torchs_number_of_threads_comes_back_even_after_an_error():
     fit(problem(1), (2, 3), split_of(9), grid_cells(1), ProbeConfig(**FAST))
     assert torch.get_num_threads() == 2
     with pytest.raises(ValueError, match="unknown probe control"):
-        fit(problem(1), (2, 3), split_of(9), [CellSpec(1, "depth", "shufled")], ProbeConfig(**FAST))
+        fit(problem(1), (2, 3), split_of(9), [FitSpec(1, "depth", "shufled")], ProbeConfig(**FAST))
     assert torch.get_num_threads() == 2

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
-from probing.probes.fit import CellSpec, ProbeConfig, fit_site
+from probing.probes.fit import FitSpec, ProbeConfig, fit_site
 from probing.scoring import metrics
 from probing.scoring.targets import pool_depth, pool_saliency
 from support.probe_problem import FAST, problem, split_of
@@ -31,7 +31,7 @@ def fitted():
     acts, masks, depth, _ = problem()
     split = split_of(9)
     targets = {"saliency": pool_saliency(masks, GRID), "depth": pool_depth(depth, GRID, masks=masks > 0)}
-    cells = [CellSpec(1, "depth", c) for c in ("none", "shuffled")]
+    cells = [FitSpec(1, "depth", c) for c in ("none", "shuffled")]
     results = fit_site(acts, [1, 2], GRID, targets, split, cells, ProbeConfig(**FAST))
     return acts, masks, depth, split, dict(zip(cells, results, strict=True))
 
@@ -59,10 +59,10 @@ def test_scores_equal_those_of_full_size_maps(fitted):
 
 def test_moved_labels_have_no_residuals_and_are_counted(fitted):
     *_, split, results = fitted
-    row = results[CellSpec(1, "depth", "shuffled")].row
+    row = results[FitSpec(1, "depth", "shuffled")].row
     assert row["spearman_residual"] is None
     assert row["dropped"] == len(split.test)
-    assert results[CellSpec(1, "depth", "none")].row["dropped"] == 0
+    assert results[FitSpec(1, "depth", "none")].row["dropped"] == 0
 
 
 def test_masks_of_another_shape_are_refused():

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from probing.probes.controls import Split
-from probing.probes.fit import CellSpec, ProbeConfig, fit_site
+from probing.probes.fit import FitSpec, ProbeConfig, fit_site
 from probing.scoring.floors import all_foreground, depth_floor, mask_floor
 from probing.scoring.targets import pool_depth, pool_saliency
 from support import probe_reference as reference
@@ -66,7 +66,7 @@ def test_rows_carry_the_same_floors_and_oracles():
     masks, depth = masks_and_depth()
     targets = {"saliency": pool_saliency(masks, (2, 3)), "depth": pool_depth(depth, (2, 3))}
     acts = np.random.default_rng(1).standard_normal((1, 4, 6, 3)).astype(np.float16)
-    cells = [CellSpec(1, "saliency"), CellSpec(1, "depth")]
+    cells = [FitSpec(1, "saliency"), FitSpec(1, "depth")]
     saliency, deep = fit_site(acts, [1], (2, 3), targets, SPLIT, cells, ProbeConfig(epochs=1))
     assert saliency.row["floor_dice"] == pytest.approx(mask_floor(targets["saliency"], SPLIT).best_dice)
     floor = depth_floor(targets["depth"], SPLIT)

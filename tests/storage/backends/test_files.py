@@ -143,9 +143,9 @@ def test_the_janitor_removes_only_half_written_files(tmp_path: Path):
     (tmp_path / ".partial/abc").write_bytes(b"half")
     (tmp_path / "images.zarr/x.123.partial").write_bytes(b"half")
     assert store.list() != list(before)
-    assert store.janitor() == [".partial/abc", "images.zarr/x.123.partial"]
+    assert store.remove_partial_files() == [".partial/abc", "images.zarr/x.123.partial"]
     assert contents(store) == before
-    assert store.janitor() == []
+    assert store.remove_partial_files() == []
 
 
 @pytest.mark.parametrize("count", [1, 40])
@@ -203,7 +203,7 @@ def test_kills_leave_whole_chunks_and_rerunning_ends_in_the_same_bytes(tmp_path:
     }
     process = child(FILL, store.url)
     assert process.communicate()[1] == ""
-    store.janitor()
+    store.remove_partial_files()
     whole = Store.create(str(tmp_path / "whole"), tiny_layout(samples=40), durable=False)
     assert contents(store) == contents(fill(whole))
     assert all(os.stat(f"{store.url}/{path}").st_mtime_ns == t for path, t in done.items())

@@ -56,7 +56,7 @@ def test_a_run_without_rivals_has_no_headline_contrast(found: Found) -> None:
 
 def test_controls_of_other_images_are_no_rivals(found: Found) -> None:
     position = replace(found[1]["position"]["depth"], samples=np.arange(8))
-    names = [r.name for r in contrasts.rivals(found[0]["depth"], {"position": position})]
+    names = [r.name for r in contrasts.baselines(found[0]["depth"], {"position": position})]
     assert names == ["random", "random_forced"]
 
 
@@ -66,7 +66,7 @@ def test_the_report_names_the_rival_and_what_is_missing(tmp_path: Path) -> None:
     store = make_store(tmp_path, Made(test=4, sites=FEW, extras=False, pictures=False))
     html = report.render(report_context.build(report_data.load(store, CONFIG), store))
     assert "over the randomised network" in html
-    assert "Not among the rivals, as this run does not hold them: the surface" in html
+    assert "Not among the baselines, as this run does not hold them: the surface" in html
     assert "<code>scenesweep run scenes --all</code> fits all of them" in html
 
 

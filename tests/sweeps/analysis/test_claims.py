@@ -86,7 +86,7 @@ def test_linearity_is_supported_only_over_the_named_rivals(material: Material, l
         found = replace(material, controls={})
     assert verdicts(found)["linear-depth"] == PARTLY
     claim = next(c for c in judge(found) if c.key == "linear-depth")
-    assert f"not among the rivals: {lacking}; to fit them run scenesweep run scenes --all" in claim.evidence
+    assert f"not among the baselines: {lacking}; to fit them run scenesweep run scenes --all" in claim.evidence
 
 
 def _without(scores: analysis.Scores, variant: str) -> analysis.Scores:

@@ -82,7 +82,7 @@ def test_the_claims_are_judged_and_say_so(store: storage.Store, scores) -> None:
 def test_a_finished_run_without_validation_images(finished: Path, tiny_pipeline: Path, tmp_path: Path) -> None:
     shutil.copytree(finished, tmp_path / "run")
     config = configured(tiny_pipeline, tmp_path / "run", "curation.val=0", "probe.selection=last")
-    result = pipeline.carry_out(config)
+    result = pipeline.execute(config)
     assert result.failed == {}
     page = (tmp_path / "run" / "report" / "index.html").read_text()
     assert "is read best at" in page

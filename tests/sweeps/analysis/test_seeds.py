@@ -123,7 +123,7 @@ def test_permutations_of_one_seed_are_sampled_apart_and_forced_ones_last(tiny_pi
     config = configured(tiny_pipeline, tmp_path / "run", f"sampling.variants=[{names}]", "interventions.tasks=[]")
     order = [task.variant for task in sample_stage.missing(pipeline.prepare(config))]
     assert list(dict.fromkeys(order)) == names.split(",")
-    assert pipeline.carry_out(config, ("sample",)).failed == {}
+    assert pipeline.execute(config, ("sample",)).failed == {}
     store = storage.open(config.output)
     first, second, forced, other = (store.read_activations(v, "up.2.1", 1, [0, 1]) for v in names.split(",")[1:])
     assert not np.array_equal(first, second)

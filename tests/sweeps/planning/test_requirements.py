@@ -15,11 +15,11 @@ from sweeps.config.schema import Config, load, presets
 from sweeps.planning import requirements as needed_probes
 from sweeps.runtime import run as runs
 from sweeps.runtime.grid import cells
-from sweeps.runtime.run import Facts
+from sweeps.runtime.run import ModelInfo
 
 
 @pytest.fixture(scope="module")
-def found() -> Facts:
+def found() -> ModelInfo:
     """The sites of Stable Diffusion's topology."""
     return runs.facts(load("scenes", []))
 
@@ -30,7 +30,7 @@ def made(preset: str, *more: str) -> Config:
 
 
 @pytest.mark.parametrize("preset", sorted(presets()))
-def test_every_preset_plans_what_its_interventions_need(preset: str, found: Facts) -> None:
+def test_every_preset_plans_what_its_interventions_need(preset: str, found: ModelInfo) -> None:
     config = made(preset)
     needed_probes.check(config, found)
     wanted = {cell for _, cell in needed_probes.needed(config, found.sites)}
@@ -38,7 +38,7 @@ def test_every_preset_plans_what_its_interventions_need(preset: str, found: Fact
     assert ("shuffled" in {cell.control for cell in wanted}) == ("shuffled_probe" in config.interventions.controls)
 
 
-def test_the_authors_edits_need_their_sites_and_steps(found: Facts) -> None:
+def test_the_authors_edits_need_their_sites_and_steps(found: ModelInfo) -> None:
     config = made("paper", "interventions.controls=[none]")
     wanted = [cell for _, cell in needed_probes.needed(config, found.sites)]
     assert len(wanted) == len(set(wanted)) == 9 * 5 + 16 * 3
@@ -74,7 +74,7 @@ LATE = "interventions.controls=[none,late_steps]"
         ("scenes", ["probe.hidden=8"], ["probe.hidden=8", "need linear probes"]),
     ],
 )  # fmt: skip
-def test_what_is_not_planned_is_one_line(preset: str, pairs: list[str], told: list[str], found: Facts) -> None:
+def test_what_is_not_planned_is_one_line(preset: str, pairs: list[str], told: list[str], found: ModelInfo) -> None:
     with pytest.raises(ValueError, match="interventions") as refused:
         needed_probes.check(made(preset, *pairs), found)
     line = str(refused.value)
@@ -82,7 +82,7 @@ def test_what_is_not_planned_is_one_line(preset: str, pairs: list[str], told: li
     assert all(part in line for part in told), line
 
 
-def test_every_experiment_is_told_by_a_key_that_there_is(found: Facts) -> None:
+def test_every_experiment_is_told_by_a_key_that_there_is(found: ModelInfo) -> None:
     told = ["dose=[64]", "step_counts=[4]", "sides=[encoder]", "second_objects=2", "frames=5", "controls=[none]"]
     config = made("scenes", "interventions.tasks=[depth]", *(f"interventions.{pair}" for pair in told))
     asked = {told for told, _ in needed_probes.needed(config, found.sites)}
@@ -95,7 +95,7 @@ def test_every_experiment_is_told_by_a_key_that_there_is(found: Facts) -> None:
 
 
 @pytest.mark.parametrize("pair", ["interventions.tasks=[]", "interventions.iterations=0"])
-def test_without_edits_nothing_is_needed(pair: str, found: Facts) -> None:
+def test_without_edits_nothing_is_needed(pair: str, found: ModelInfo) -> None:
     needed_probes.check(made("scenes", "sweep.steps=[15]", "probe.hidden=8", pair), found)
 
 
@@ -112,7 +112,7 @@ def test_the_command_line_refuses_before_anything_runs(tiny_pipeline: Path, tmp_
 def test_probes_that_are_there_already_need_no_plan(finished: Path, tiny_pipeline: Path, tmp_path: Path) -> None:
     shutil.copytree(finished, tmp_path / "run")
     config = configured(tiny_pipeline, tmp_path / "run", "sweep.steps=[15]")
-    assert pipeline.carry_out(config, ("intervene",)).failed == {}
+    assert pipeline.execute(config, ("intervene",)).failed == {}
     elsewhere = replace(config, output=str(tmp_path / "other"))
     with pytest.raises(ValueError, match=r"add 1 to sweep.steps=\[15\]"):
-        pipeline.carry_out(elsewhere, ("intervene",))
+        pipeline.execute(elsewhere, ("intervene",))

@@ -281,7 +281,7 @@ def test_the_first_sentence_says_better_worse_or_unsure(store: storage.Store) ->
     scores = analysis.collect(report_data.load(store, CONFIG))
     gains = {"saliency": Interval(0.2, 0.1, 0.3), "depth": Interval(-0.06, -0.11, -0.01)}
     found = {
-        task: contrasts.Headline(contrasts.Rival("random", scores[task], "random"), gain, 0.9, 0.9, ())
+        task: contrasts.Headline(contrasts.Baseline("random", scores[task], "random"), gain, 0.9, 0.9, ())
         for task, gain in gains.items()
     }
     context = SimpleNamespace(scores=scores, headlines=found, precision_gain=None)

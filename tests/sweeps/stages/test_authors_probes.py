@@ -46,7 +46,7 @@ def test_the_same_weights_from_the_authors_files_edit_the_same(
     output = tmp_path / "run"
     shutil.copytree(finished, output)
     told = f"interventions.probes={published}"
-    assert pipeline.carry_out(configured(tiny_pipeline, output, told)).failed == {}
+    assert pipeline.execute(configured(tiny_pipeline, output, told)).failed == {}
     assert len(storage.open(str(output)).table("interventions")) == 2 * len(edits(finished))
     assert edits(output) == edits(finished)
     assert any(str(published) in path.read_text() for path in (output / FOLDER).rglob("*.yaml"))

@@ -27,7 +27,7 @@ MORE = ("sweep.controls=[none,surface_rgb]", "sweep.control_sites=[up.3.0,mid.0]
 def finished(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("runs") / "whole"
     stages = ("sample", "label", "curate", "probe")
-    assert pipeline.carry_out(configured(tiny_pipeline, output, *MORE), stages).failed == {}
+    assert pipeline.execute(configured(tiny_pipeline, output, *MORE), stages).failed == {}
     return output
 
 
@@ -75,7 +75,7 @@ def test_a_lost_chunk_is_told_and_decoded_again(finished: Path, tiny_pipeline: P
     assert main(["verify", str(output), "--repair"]) == 1
     shutil.rmtree(output / "results" / "probes")
     assert decoded_stage.missing(opened(tiny_pipeline, output)) == [decoded_stage.DecodeTask(1, (15,))]
-    pipeline.carry_out(configured(tiny_pipeline, output, *MORE), ("probe",))
+    pipeline.execute(configured(tiny_pipeline, output, *MORE), ("probe",))
     assert chunk.read_bytes() == before
     assert main(["verify", str(output)]) == 0
 

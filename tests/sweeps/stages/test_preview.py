@@ -69,7 +69,7 @@ def chosen(
     output = tmp_path_factory.mktemp("chosen") / "run"
     shutil.copytree(previewed, output)
     config = configured(tiny_pipeline, output, *words(captions, threshold))
-    result = pipeline.carry_out(config, ("sample", "label", "curate"))
+    result = pipeline.execute(config, ("sample", "label", "curate"))
     assert result.failed == {}
     assert any("preview: 5 of 10 samples kept, 5 dropped (blank)" in line for line in result.lines)
     return output
@@ -151,7 +151,7 @@ def test_kept_samples_agree_with_a_run_of_those_prompts_alone(chosen, tiny_pipel
         rows.writerow(["prompts", "seeds"])
         rows.writerows(zip(table["prompt"], table["seed"], strict=True))
     own = [f"prompts.source={path}", "prompts.count=0", "sampling.variants=[trained]"]
-    pipeline.carry_out(configured(tiny_pipeline, tmp_path / "alone", *own), ("sample",))
+    pipeline.execute(configured(tiny_pipeline, tmp_path / "alone", *own), ("sample",))
     names = ("activations.zarr/trained", "images.zarr/trained", "latents.zarr/trained", "samples.parquet")
     assert stored(chosen, names) == stored(tmp_path / "alone", names)
 

@@ -57,7 +57,7 @@ def configured(pipe: Path, output: Path, *more: str):
 @pytest.fixture(scope="module")
 def finished(pipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("runs") / "whole"
-    result = pipeline.carry_out(configured(pipe, output), STAGES)
+    result = pipeline.execute(configured(pipe, output), STAGES)
     assert result.failed == {}
     return output
 
@@ -193,7 +193,7 @@ def test_a_lost_family_chunk_is_made_again_with_the_same_bytes(finished: Path, p
         part.unlink()
     run = opened(configured(pipe, output))
     assert [(t.family, t.shard) for t in families.missing(run)] == [("vae", 1)]
-    pipeline.carry_out(configured(pipe, output), ("probe",))
+    pipeline.execute(configured(pipe, output), ("probe",))
     assert chunk.read_bytes() == before
     assert main(["verify", str(output)]) == 0
 
