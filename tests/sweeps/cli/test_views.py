@@ -239,7 +239,7 @@ def test_a_plan_prices_every_stage(preset, tmp_path, capsys):
 
 @pytest.mark.parametrize("more", [[], ["--gpus", "8"]])
 def test_a_plan_that_does_not_fit_the_disk(more, tiny_pipeline, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(storage.files.LocalFiles, "free", lambda self: 1000)
+    monkeypatch.setattr("storage.backends.files.LocalFiles.free", lambda self: 1000)
     assert main(["plan", "scenes", *settings(tiny_pipeline, tmp_path / "out"), *more]) == 2
     told = capsys.readouterr()
     assert "its disk has 1 kB free" in told.err
