@@ -97,7 +97,7 @@ def check_disk(url: str, bytes: int, present: int = 0) -> None:
     need = max(0, bytes - present) * (1 + MARGIN)
     if isinstance(files, LocalFiles) and need > files.free():
         raise ValueError(
-            f"{files.url}: needs {_human(need)}, its disk has {_human(files.free())} free: take "
+            f"{files.url}: needs {format_bytes(need)}, its disk has {format_bytes(files.free())} free: take "
             "fewer samples, sites or steps, another disk, or an s3:// output"
         )
 
@@ -107,12 +107,13 @@ def check_memory(budget: Budget, available: int, workers: int = 1) -> None:
     need = budget.peak_writer_bytes * workers
     if need > available:
         raise ValueError(
-            f"buffers of {workers} workers need {_human(need)}, there are {_human(available)} of "
+            f"buffers of {workers} workers need {format_bytes(need)}, there are {format_bytes(available)} of "
             "memory: take a smaller sampling.shard, fewer sites or fewer workers"
         )
 
 
-def _human(count: float) -> str:
+def format_bytes(count: float) -> str:
+    """Bytes in the largest decimal unit that keeps the number at 1 or more, three significant digits."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.3g} {unit}"

@@ -14,6 +14,7 @@ from sweeps.runtime import live_status
 from sweeps.runtime import run as runs
 from sweeps.runtime.grid import cells
 from sweeps.runtime.run import Run
+from sweeps.runtime.units import format_duration
 from sweeps.stages import curate, decode, intervene, label, probe, replay, sample
 from sweeps.stages.experiments import registry
 from sweeps.stages.experiments import stage as experiments_stage
@@ -33,12 +34,7 @@ def _pace(note: dict[str, Any], stage: str) -> str:
     if note.get("stage") != stage or not note.get("rate"):
         return ""
     left = note["seconds_left"]
-    return f"; {60 * note['rate']:.3g} a minute" + (f", {_duration(left)} left" if left else "")
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60} h {minutes % 60:02} min" if minutes >= 60 else f"{minutes} min {rest:02} s"
+    return f"; {60 * note['rate']:.3g} a minute" + (f", {format_duration(left)} left" if left else "")
 
 
 def _running(note: dict[str, Any], prefix: str) -> int:

@@ -10,6 +10,7 @@ from probing.diffusion import sites as site_rules
 from probing.diffusion.model import ModelConfig
 from probing.diffusion.sites import SiteSpec
 from storage import budget
+from storage.budget import format_bytes
 from storage.format import Layout
 from sweeps.config.schema import STEPS, Config, previews
 from sweeps.planning import cluster_costs, costs, requirements
@@ -22,15 +23,6 @@ from sweeps.stages.experiments.registry import PROBED
 
 RATE = {"scenes": 3.0, "": 0.25}
 """samples a second and worker, assumed where none was measured: scenes on a CPU core; SD v1.4 on a GPU"""
-
-
-def human(count: float) -> str:
-    """Bytes with a unit."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"
 
 
 def _sites(model: ModelConfig, family: str) -> tuple[SiteSpec, ...]:
@@ -56,7 +48,7 @@ def site_table(model: ModelConfig, family: str) -> str:
         cells = f"{site.height} x {site.width}"
         lines.append(f"{site.name:14} {site.side:11} {cells:>9} {site.channels:>8} {site.values * 2:>9}  {site.module}")
     total = sum(site.values for site in found)
-    lines.append(f"{len(found)} sites, {total} values, {human(2 * total)} per image and step")
+    lines.append(f"{len(found)} sites, {total} values, {format_bytes(2 * total)} per image and step")
     return "\n".join(lines)
 
 
@@ -86,12 +78,12 @@ def describe(config: Config, rate: float) -> str:
     layout = run.layout(config, found, samples)
     price = budget.price(layout)
     lines = _costs(config, layout, price, rate)
-    lines += [f"  {name:16} {human(size)}" for name, size in price.families().items()]
+    lines += [f"  {name:16} {format_bytes(size)}" for name, size in price.families().items()]
     lines += ["sites, all variants and steps:"]
-    lines += [f"  {name:16} {human(size)}" for name, size in price.sites().items()]
-    lines.append(f"further families   {human(replay.space(config, found, samples))} of activations beside these")
+    lines += [f"  {name:16} {format_bytes(size)}" for name, size in price.sites().items()]
+    lines.append(f"further families   {format_bytes(replay.space(config, found, samples))} of activations beside these")
     if decoded := decode.space(config, found, samples):
-        lines.append(f"decoded pictures   {human(decoded)} of their colours")
+        lines.append(f"decoded pictures   {format_bytes(decoded)} of their colours")
     further = further_space(config, found, samples)
     if previews(config):
         preview, then, first = with_preview(config, found, samples)
@@ -108,8 +100,8 @@ def with_preview(config: Config, found: run.ModelInfo, samples: int) -> tuple[li
     then = budget.price(run.layout(config, found, fewest))
     lines = [
         f"preview           {samples} images of the trained model, nothing recorded: {first.unet_calls} UNet calls, "
-        f"{human(first.total)}",
-        f"at least          {human(first.total + then.total)} on the disk, were only {fewest} samples kept",
+        f"{format_bytes(first.total)}",
+        f"at least          {format_bytes(first.total + then.total)} on the disk, were only {fewest} samples kept",
     ]
     return lines, then, first.total
 
@@ -185,11 +177,11 @@ def _costs(config: Config, layout: Layout, price: budget.Budget, rate: float) ->
         f"UNet calls        {price.unet_calls} (two halves of guidance counted as one)",
         f"probes            {len(cells)} in {len(trials)} trials",
         f"experiments       {', '.join(config.experiments.names) or 'none'}",
-        f"files             {price.files}, the largest {human(price.chunk_bytes)}",
-        f"memory            {human(price.peak_writer_bytes)} of buffers per sampling worker",
+        f"files             {price.files}, the largest {format_bytes(price.chunk_bytes)}",
+        f"memory            {format_bytes(price.peak_writer_bytes)} of buffers per sampling worker",
         f"shard of {layout.shard:<8} {_shard(config, sites)}",
         *_stages(config, price, layout.samples, rate),
-        f"disk              {human(price.total)}, of it:",
+        f"disk              {format_bytes(price.total)}, of it:",
     ]
 
 

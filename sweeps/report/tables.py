@@ -66,25 +66,6 @@ def steps(estimate: Interval) -> str:
     return interval(estimate, 0) if math.isfinite(estimate.estimate) else MISSING
 
 
-def size(count: float) -> str:
-    """Bytes in the largest decimal unit that leaves a number above 1."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as ``41 s``, ``4 min 10 s`` or ``2 h 5 min``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{seconds:.1f} s" if whole < 10 else f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
 def table(
     caption: str,
     columns: Sequence[str],

@@ -10,11 +10,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import yaml
 
+from storage.budget import format_bytes
 from sweeps.analysis.tables import RunData, Site, leaves
 from sweeps.report.context import Context
 from sweeps.report.html import Section, folded, paragraph
 from sweeps.report.links import experiment_anchor, site_anchor, site_link
-from sweeps.report.tables import Num, Raw, duration, size, table
+from sweeps.report.tables import Num, Raw, table
+from sweeps.runtime.units import format_duration
 from sweeps.tracking.runs import run_id, stage_stamp
 
 FAILED_SHOWN = 50
@@ -42,19 +44,19 @@ def network(context: Context) -> Section:
 
 def _shape(site: Site) -> list[Any]:
     grid = f"{site.grid[0]} × {site.grid[1]}"
-    return [site.side, grid, site.tokens, site.channels, Num(size(2 * site.tokens * site.channels))]
+    return [site.side, grid, site.tokens, site.channels, Num(format_bytes(2 * site.tokens * site.channels))]
 
 
 def costs(context: Context) -> Section:
     """Time by stage, machines, bytes by array."""
     run = context.run
-    rows: list[list[Any]] = [[what, Num(duration(t))] for what, t in times(run)]
+    rows: list[list[Any]] = [[what, Num(format_duration(t))] for what, t in times(run)]
     body = table("Time", ["Stage", "Time"], rows) if rows else ""
     body += _machines_table(run)
     if run.space:
         total = sum(run.space.values())
         kept = [(n, b) for n, b in run.space.items() if b]
-        space = [[name, Num(size(count))] for name, count in (*kept, ("all arrays", total))]
+        space = [[name, Num(format_bytes(count))] for name, count in (*kept, ("all arrays", total))]
         body += table("Planned size on disk, uncompressed", ["Array", "Size"], space)
     return Section("costs", "What it cost", "Costs", body)
 

@@ -13,6 +13,7 @@ import pytest
 import storage
 from cluster import Outcome, Progress, TaskDone, TaskFailed, TaskStarted
 from probing.dataset.prompts import read
+from storage.budget import format_bytes
 from support.tiny_runs import configured, settings, stored
 from sweeps import pipeline
 from sweeps.bench import paired
@@ -57,7 +58,7 @@ def test_status_tells_what_is_at_work_and_for_how_long(half_way):
     assert failed == {}
     assert line(text, "sampling trained") == "sampling trained 3 done 0 running 0 failed 0 to do of 3 shards"
     random = line(text, "sampling random")
-    assert random.startswith("sampling random 1 done 1 running 0 failed 1 to do of 3 shards; 4 a minute, 0 min 30 s")
+    assert random.startswith("sampling random 1 done 1 running 0 failed 1 to do of 3 shards; 4 a minute, 30 s")
     assert "left" in random
 
 
@@ -195,7 +196,7 @@ def test_a_plan_tells_calls_bytes_files_memory_and_hours(sampled, tiny_pipeline,
     price = storage.budget.price(layout)
     assert f"UNet calls        {12 * 15 * 2} " in out
     assert f"files             {price.files}, " in out
-    assert f"{plan_view.human(price.peak_writer_bytes)} of buffers" in out
+    assert f"{format_bytes(price.peak_writer_bytes)} of buffers" in out
     assert "at 2 samples/s each (given with --rate)" in out
     # one image, one move, the control `none` needs no image
     assert line(out, "editing: interventions") == "editing: interventions 1 images with controls 15 0.00 or more"

@@ -1,0 +1,13 @@
+"""Durations in words. Sizes in bytes: see `storage.budget.format_bytes`."""
+
+from __future__ import annotations
+
+
+def format_duration(seconds: float) -> str:
+    """Seconds as ``4.2 s``, ``41 s``, ``4 min 10 s`` or ``2 h 5 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if whole < 10 else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
