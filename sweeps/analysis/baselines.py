@@ -22,22 +22,6 @@ CONTROLS = ("surface", "surface_point", "surface_rgb", "position")
 """probe controls that are baselines: they read no activations"""
 CURE = "scenesweep run scenes --all"
 """what fits every rival, for the embedded model"""
-TITLES = {
-    "surface": "the surface (the latents alone, 5 x 5 cells)",
-    "surface_point": "the surface (the latents alone, one cell)",
-    "surface_rgb": "the decoded picture (colours of the clean estimate around a cell)",
-    "position": "position alone",
-    "vae": "the VAE’s self-attention",
-    "random": "the randomised network",
-    "random_forced": "the randomised network on the trained one’s inputs",
-    "reinit": "the freshly initialised network",
-    "same_prompt_other_seed": "another image of the same prompt (what the text alone gives)",
-}
-
-
-def title(rival: str) -> str:
-    """A rival in words."""
-    return TITLES.get(rival, rival.replace("_", " "))
 
 
 @dataclass(frozen=True)

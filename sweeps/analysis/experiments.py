@@ -17,11 +17,11 @@ from sweeps.analysis import scores as analysis
 from sweeps.analysis import summary
 from sweeps.analysis.scores import Measure, Scores
 from sweeps.analysis.tables import RunData, Site, site_order
+from sweeps.analysis.vocabulary import LABELLER_TITLES
 from sweeps.stages.experiments.transfer import trained_at
 
 SHARE = 0.9
 """part of the way from floor to final score that the emergence comparison asks for"""
-LABELLERS = {"labeller.x0": "labeller, clean estimate", "labeller.xt": "labeller, noisy latent"}
 RIVALS = ("position", "other_image", "surface_point", "surface", "surface_rgb")
 """probe controls that selectivity is measured against, beside floor and randomised networks"""
 
@@ -95,14 +95,14 @@ def _emergence(rows: pa.Table, scores: Scores) -> Emergence | None:
     if best is None or len(shared) < 2 or not scores.per_image:
         return None
     steps = tuple(sorted(set(rows["step"].to_pylist()) & set(scores.steps)))
-    axes = (tuple(LABELLERS), steps, shared)
+    axes = (tuple(f"labeller.{kind}" for kind in LABELLER_TITLES), steps, shared)
     cubes = analysis.cube(rows, ("site", "step", "sample"), axes, scores.measure.score)
     place = [int(np.flatnonzero(scores.samples == sample)[0]) for sample in shared]
     at = [scores.steps.index(step) for step in steps]
     probe = scores.values[scores.at("trained"), best][at][:, place]
     counts = scores.counts[:, place]
     floor = float(scores.floor[best])
-    named = [(f"probe at {scores.sites[best].name}", probe), *zip(LABELLERS.values(), cubes, strict=True)]
+    named = [(f"probe at {scores.sites[best].name}", probe), *zip(LABELLER_TITLES.values(), cubes, strict=True)]
     rise = _Rise(steps, floor, scores.measure, counts)
     arrivals = tuple(_arrival(name, values, rise) for name, values in named)
     lead = _lead(probe, cubes[0], rise)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pyarrow.compute as pc
 
-from sweeps.analysis.scores import POSITION_WORD, Scores
+from sweeps.analysis.scores import Scores
 from sweeps.analysis.tables import RunData, Site
+from sweeps.analysis.vocabulary import POSITION_FLOOR
 
 
 def in_split(run: RunData, part: str) -> list[int]:
@@ -28,7 +29,7 @@ def named_floors(run: RunData, scores: Scores) -> dict[str, np.ndarray]:
     found = _mask_floors(run, scores.sites) if task == "saliency" else {}
     if not found:
         found = {"mean depth map" if task == "depth" else "best floor": scores.stored_floor}
-    return found if scores.position is None else {**found, POSITION_WORD: scores.position}
+    return found if scores.position is None else {**found, POSITION_FLOOR: scores.position}
 
 
 def _mask_floors(run: RunData, sites: tuple[Site, ...]) -> dict[str, np.ndarray]:

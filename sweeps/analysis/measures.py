@@ -11,29 +11,13 @@ from sweeps.analysis.tables import RunData
 
 PRECISION = Measure("saliency", "ap", "average precision", True)
 """the primary measure of saliency: every threshold at once, so that none has to be chosen"""
-OTHERS = {
-    "saliency": {
-        "ap": "Average precision", "dice": "Dice", "dice_threshold": "Dice, threshold of train",
-        "dice_background": "Dice of the background", "crossentropy": "Cross-entropy",
-    },
-    "depth": {
-        "rmse": "RMSE", "rmse_object": "RMSE, object", "rmse_background": "RMSE, background", "skill": "Skill",
-        "rmse_aligned": "RMSE, aligned", "spearman": "Spearman", "spearman_residual": "Spearman of residuals",
-        "pearson": "Pearson",
-    },
+COLUMNS = {
+    "saliency": ("ap", "dice", "dice_threshold", "dice_background", "crossentropy"),
+    "depth": (
+        "rmse", "rmse_object", "rmse_background", "skill", "rmse_aligned", "spearman", "spearman_residual", "pearson",
+    ),
 }  # fmt: skip
-"""columns of results/probes by task, with their names"""
-MEANINGS = {
-    "ap": "Average precision: area under precision against recall over all thresholds, higher is better.",
-    "dice_threshold": "Threshold of train: the cut with the best mean Dice on training images, in place of the argmax.",
-    "dice_background": "Dice of the background: how well what is not the object is found.",
-    "crossentropy": "Cross-entropy: the loss that is minimised, lower is better.",
-    "rmse_object": "Object and background: over the pixels of the salient object alone, and over all others.",
-    "spearman_residual": "Of residuals: after the training images’ mean depth map is taken from prediction and label.",
-    "skill": "Skill: 1 − squared error / squared error of the training images’ mean depth map; 0 is no better than it.",
-    "rmse_aligned": "Aligned: after the best scale and shift of each image.",
-    "spearman": "Spearman and Pearson: correlations over the pixels of an image.",
-}
+"""columns of results/probes that are reported for each task"""
 
 
 def precision(run: RunData, control: str = "none") -> Scores | None:
@@ -59,5 +43,5 @@ def last_step(run: RunData, scores: Scores, control: str = "none") -> dict[str, 
     mine = probes.filter(pc.equal(probes["task"], scores.measure.task))
     axes = (("trained",), tuple(s.name for s in scores.sites), scores.steps[-1:])
     keys = ("variant", "site", "step")
-    found = {c: analysis.cube(mine, keys, axes, c)[0, :, 0] for c in OTHERS[scores.measure.task]}
+    found = {c: analysis.cube(mine, keys, axes, c)[0, :, 0] for c in COLUMNS[scores.measure.task]}
     return {column: values for column, values in found.items() if np.isfinite(values).any()}

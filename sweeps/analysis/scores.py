@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from probing import statistics
 from sweeps.analysis.tables import RunData, Site
+from sweeps.analysis.vocabulary import FLOOR_NOUNS, MEASURE_TITLES, POSITION_FLOOR
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,10 @@ class Measure:
         return 1.0 if self.higher else -1.0
 
 
-MEASURES = (Measure("saliency", "dice", "Dice", True), Measure("depth", "rmse", "RMSE", False))
-
-
-FLOOR_WORDS = {"saliency": "mean mask or all foreground", "depth": "mean depth map"}
-"""what the stored floor of a task is, the better one of the test images"""
-POSITION_WORD = "position alone"
+MEASURES = (
+    Measure("saliency", "dice", MEASURE_TITLES["dice"], True),
+    Measure("depth", "rmse", MEASURE_TITLES["rmse"], False),
+)
 
 
 @dataclass(frozen=True)
@@ -76,11 +75,11 @@ class Scores:
 
     def floor_word(self, part: str) -> str:
         """Which answer the floor of a part's sites is."""
-        plain = FLOOR_WORDS[self.measure.task]
+        plain = FLOOR_NOUNS[self.measure.task]
         by_position = [self.position is not None and self.floor[i] == self.position[i] for i in self.which(part)]
         if not any(by_position):
             return plain
-        return POSITION_WORD if all(by_position) else f"{POSITION_WORD} or {plain}, by site"
+        return POSITION_FLOOR if all(by_position) else f"{POSITION_FLOOR} or {plain}, by site"
 
     @cached_property
     def means(self) -> np.ndarray:

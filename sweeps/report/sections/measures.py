@@ -7,8 +7,8 @@ import numpy as np
 from sweeps.analysis import baselines, measures, position
 from sweeps.analysis.scores import Scores
 from sweeps.analysis.tables import RunData
+from sweeps.analysis.vocabulary import MEASURE_NOTES, MEASURE_TITLES, TASK_TITLES, baseline_noun
 from sweeps.report.context import Context
-from sweeps.report.figures.probes import TASK_TITLES
 from sweeps.report.links import site_link
 from sweeps.report.tables import Num, interval, p_value, table
 
@@ -22,11 +22,11 @@ def other_measures(run: RunData, scores: Scores) -> str:
     for side in ("encoder", "decoder"):
         if where := scores.which(side):
             rows.append([f"{side} mean", *(float(np.mean(v[where])) for v in found.values())])
-    meanings = " ".join(measures.MEANINGS[c] for c in found if c in measures.MEANINGS)
+    meanings = " ".join(MEASURE_NOTES[c] for c in found if c in MEASURE_NOTES)
     caption = f"{TASK_TITLES[task]}, other measures at step {scores.steps[-1]}, trained network. {meanings}"
     if left_out := measures.dropped(run, scores):
         caption += f" Images on which a measure is undefined are left out of its mean: at most {left_out} at a site."
-    return table(caption, ["Site", *(measures.OTHERS[task][c] for c in found)], rows)
+    return table(caption, ["Site", *(MEASURE_TITLES[c] for c in found)], rows)
 
 
 def ten_contrasts(context: Context) -> str:
@@ -36,9 +36,9 @@ def ten_contrasts(context: Context) -> str:
     if not held:
         return ""
     rows = [
-        [f"{TASK_TITLES[c.task]}: trained minus {baselines.title(c.rival)}", c.gain, p_value(c.p), p_value(c.holm)]
+        [f"{TASK_TITLES[c.task]}: trained minus {baseline_noun(c.rival)}", c.gain, p_value(c.p), p_value(c.holm)]
         if np.isfinite(c.p)
-        else [f"{TASK_TITLES[c.task]}: trained minus {baselines.title(c.rival)}", "not in this run", "", ""]
+        else [f"{TASK_TITLES[c.task]}: trained minus {baseline_noun(c.rival)}", "not in this run", "", ""]
         for c in found
     ]
     caption = (

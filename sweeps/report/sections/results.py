@@ -13,6 +13,7 @@ from sweeps.analysis import baselines, summary
 from sweeps.analysis.baselines import Baseline, Headline
 from sweeps.analysis.scores import Scores
 from sweeps.analysis.tables import Site
+from sweeps.analysis.vocabulary import baseline_noun
 from sweeps.report.context import Context
 from sweeps.report.figures.base import BLOCKS
 from sweeps.report.figures.probes import TASK_TITLES, variant_title
@@ -117,9 +118,7 @@ def gap_sentence(context: Context) -> str:
         text += f" In {' and '.join(low)} the decoder’s mean is no better than its floor, which needs no network."
     missing = dict.fromkeys(m for one in found.values() for m in one.missing)
     if missing:
-        text += (
-            f" Not among the baselines, as this run does not hold them: {'; '.join(map(baselines.title, missing))}. "
-        )
+        text += f" Not among the baselines, as this run does not hold them: {'; '.join(map(baseline_noun, missing))}. "
         text += f"<code>{baselines.CURE}</code> fits all of them."
     return text
 
@@ -140,7 +139,7 @@ def _gap_part(context: Context, task: str, one: Headline) -> str:
     text = f"by {interval(shown)} in {context.scores[task].measure.label}"
     if task == "saliency" and context.precision_gain is not None:
         text += f" and {interval(context.precision_gain)} in average precision"
-    return f"{text} over {baselines.title(one.rival.name)}"
+    return f"{text} over {baseline_noun(one.rival.name)}"
 
 
 def _when_sentence(scores: Sequence[Scores]) -> str:
@@ -196,7 +195,7 @@ def _gap_tile(context: Context, scores: Scores) -> str:
     found = context.headlines.get(scores.measure.task)
     if found is None:
         return ""
-    rival = baselines.title(found.rival.name)
+    rival = baseline_noun(found.rival.name)
     what = f"{TASK_TITLES[scores.measure.task]}, decoder gain over the best rival: {rival}"
     aside = f"{scores.measure.label} {number(found.ours)} trained, {number(found.theirs)} rival, "
     aside += f"step {scores.steps[-1]}"
