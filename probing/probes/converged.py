@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from probing.dataset.split import Split
 from probing.probes.batched import LinearProbes, Probes
 from probing.probes.config import ProbeConfig
-from probing.probes.controls import Split
 from probing.probes.features import Activations, Features
 from probing.probes.fit import fit_cells, make_site
 from probing.probes.results import FitSpec, ProbeResult

@@ -17,9 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from probing.dataset.split import Split
 from probing.probes.batched import HiddenProbes, JointProbes, LinearProbes, PositionProbes, Probes
 from probing.probes.config import ProbeConfig, initial_layers, initial_seed, predict
-from probing.probes.controls import POSITION_CONTROLS, Split, label_rows
+from probing.probes.controls import POSITION_CONTROLS, label_rows
 from probing.probes.features import Activations, Features, NoActivations
 from probing.probes.results import FitSpec, Fitted, ProbeResult, Sizes, failed
 from probing.probes.tasks import TASKS
@@ -29,7 +30,7 @@ from probing.scoring.targets import Edges, Grid, Targets, pool_edges
 Trainer = Callable[[Probes, Features, Bank, dict[str, Tensor], int, ProbeConfig], History]
 """trains probes in place: (probes, features, labels, samples by part of the split, order seed, config)"""
 
-__all__ = ["ProbeResult", "FitSpec", "ProbeConfig", "Split", "fit_site", "predict"]
+__all__ = ["ProbeResult", "FitSpec", "ProbeConfig", "fit_site", "predict"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from probing.probes.controls import Split
+from probing.dataset.split import Split
 from probing.scoring import metrics
 from probing.scoring.targets import DepthTargets, SaliencyTargets
 

@@ -37,7 +37,7 @@ def _mask_floors(run: RunData, sites: tuple[Site, ...]) -> dict[str, np.ndarray]
     masks = run.reader.labels("saliency", train + test) if run.reader and train and test else None
     if masks is None:
         return {}
-    from probing.probes.controls import Split
+    from probing.dataset.split import Split
     from probing.scoring import floors, targets
 
     split = Split(np.arange(len(train)), np.empty(0, np.int64), np.arange(len(train), len(masks)))

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from probing.dataset.split import Split
 from probing.probes.config import ProbeConfig, initial_seed, sample_orders
-from probing.probes.controls import Split
 from probing.probes.fit import FitSpec, fit_site
 from probing.scoring.targets import DepthTargets, Grid, Targets, pool_depth, pool_saliency
 from sweeps.bench.paired import row

@@ -11,7 +11,7 @@ import numpy as np
 from probing.dataset import manual_decisions
 from probing.dataset.curation import Decision, Measures, curate, measure
 from probing.dataset.manual_decisions import Choice
-from probing.probes.controls import Split
+from probing.dataset.split import Split
 from sweeps.runtime.run import DECISIONS, Run
 from sweeps.stages import safety
 

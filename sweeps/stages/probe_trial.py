@@ -13,10 +13,10 @@ import torch
 from safetensors.numpy import save
 
 import storage
+from probing.dataset.split import Split
 from probing.diffusion.model import pick_device
 from probing.diffusion.sites import SiteSpec
 from probing.probes.config import ProbeConfig
-from probing.probes.controls import Split
 from probing.probes.fit import FitSpec, ProbeResult, fit_site
 from probing.probes.surface import (
     PICTURE,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from probing.probes.fit import FitSpec, Split, fit_site
+from probing.dataset.split import Split
+from probing.probes.fit import FitSpec, fit_site
 from probing.scoring.targets import pool_depth, pool_saliency
 
 FAST = {"epochs": 3, "lr": 1e-2}

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from probing.dataset.split import Split
 from probing.diffusion import model
 from probing.diffusion.conditioning import conditions
 from probing.diffusion.model import pick_device
 from probing.diffusion.replay import replay_unet
 from probing.diffusion.sites import SiteSpec
-from probing.probes.controls import Split
 from probing.probes.fit import FitSpec, fit_site
 from probing.scoring.targets import Targets, pool_depth, pool_saliency
 from sweeps.config.schema import STEPS, Config

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from probing.probes.controls import CONTROLS, Split, label_rows
+from probing.dataset.split import Split
+from probing.probes.controls import CONTROLS, label_rows
 
 SPLIT = Split([0, 1, 2, 3], [4, 5], [6, 7, 8])
 OWN = np.arange(60).reshape(10, 6)

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from scipy import optimize
 
+from probing.dataset.split import Split
 from probing.probes.converged import PENALTIES, fit_converged
-from probing.probes.fit import ProbeConfig, Split, fit_site
+from probing.probes.fit import ProbeConfig, fit_site
 from support.probe_problem import pooled, problem, split_of
 
 GRID = (2, 3)

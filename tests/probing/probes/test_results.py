@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from probing.probes.fit import FitSpec, ProbeConfig, Split, fit_site, predict
+from probing.dataset.split import Split
+from probing.probes.fit import FitSpec, ProbeConfig, fit_site, predict
 from support import probe_reference as reference
 from support.probe_problem import FAST, fit, grid_cells, pooled, problem, split_of
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from probing.probes.controls import Split
+from probing.dataset.split import Split
 from probing.probes.fit import FitSpec, ProbeConfig, fit_site
 from probing.scoring.floors import all_foreground, depth_floor, mask_floor
 from probing.scoring.targets import pool_depth, pool_saliency
