@@ -41,8 +41,6 @@ class CurationConfig:
     """validation samples, likewise; 0 for the paper's protocol: the report then chooses sites by training loss"""
     test: float = 0
     """test samples, likewise; 0 takes the rest"""
-    salt: str = "scenesweep"
-    """changes which prompts fall into which part"""
 
 
 @dataclass(frozen=True)
@@ -131,8 +129,8 @@ def with_hand(rule: str, found: Measures | None, choice: Choice | None) -> str:
     return rule if hopeless else ""
 
 
-def _order(text: str, salt: str) -> bytes:
-    return hashlib.sha256(f"{salt}\n{text}".encode()).digest()
+def _order(text: str) -> bytes:
+    return hashlib.sha256(f"scenesweep\n{text}".encode()).digest()
 
 
 def _size(value: float, total: int) -> int:
@@ -144,7 +142,7 @@ def split_by_prompt(prompts: Sequence[str], config: CurationConfig) -> list[str]
 
     Raises ValueError where there are too few prompts for the sizes asked for.
     """
-    distinct = sorted(set(prompts), key=lambda text: _order(text, config.salt))
+    distinct = sorted(set(prompts), key=_order)
     train, val = _size(config.train, len(distinct)), _size(config.val, len(distinct))
     test = _size(config.test, len(distinct)) or len(distinct) - train - val
     if train < 1 or test < 1 or train + val + test > len(distinct):

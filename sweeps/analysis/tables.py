@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from storage import budget
+from sweeps.config.schema import GRID
 from sweeps.runtime import machines
 
 MAIN_SITE = re.compile(r"^(down|mid|up)\.\d+(\.\d+)?$")
@@ -92,7 +93,7 @@ class RunData:
     @property
     def experiment(self) -> str:
         """Name under which the main grid's rows are kept."""
-        return str(self.setting("sweep.experiment") or "grid")
+        return GRID
 
     @cached_property
     def captions(self) -> dict[int, str]:

@@ -11,7 +11,8 @@ from typing import Any
 
 from sweeps.bench import machine
 from sweeps.bench.paired import row
-from sweeps.config.schema import Config, load
+from sweeps.config.load import load
+from sweeps.config.schema import Config
 
 PAIRS = 5
 Rows = list[dict[str, Any]]

@@ -21,21 +21,21 @@ def version() -> str:
 
 def _preset(parsed: argparse.Namespace) -> str:
     """The preset; with --all its full-size form. ValueError where it has none."""
-    from sweeps.config import schema
+    from sweeps.config.load import presets
 
     if not getattr(parsed, "all", False):
         return parsed.preset
     full = f"{parsed.preset}-full"
-    if full not in schema.presets():
+    if full not in presets():
         raise ValueError(f"--all: there is no preset {full!r}; leave --all out and set experiments.* instead")
     return full
 
 
 def _stages(parsed: argparse.Namespace, stages: Sequence[str]) -> int:
     from sweeps import pipeline
-    from sweeps.config import schema
+    from sweeps.config.load import load
 
-    result = pipeline.execute(schema.load(_preset(parsed), parsed.overrides), stages)
+    result = pipeline.execute(load(_preset(parsed), parsed.overrides), stages)
     for line in result.lines:
         print(line)
     if not result.lines and not result.failed:
@@ -73,10 +73,10 @@ def label(parsed: argparse.Namespace) -> int:
 
 def curate(parsed: argparse.Namespace) -> int:
     """The curation stage alone, decisions by hand, and the page for making them."""
-    from sweeps.config import schema
+    from sweeps.config.load import load
     from sweeps.curation import decisions
 
-    result = decisions.execute(schema.load(parsed.preset, parsed.overrides), parsed.decisions)
+    result = decisions.execute(load(parsed.preset, parsed.overrides), parsed.decisions)
     for line in result.lines:
         print(line)
     return _failures(result.failed)
@@ -101,9 +101,9 @@ def intervene(parsed: argparse.Namespace) -> int:
 
 def _play(parsed: argparse.Namespace) -> int:
     from sweeps.cli import play
-    from sweeps.config import schema
+    from sweeps.config.load import load
 
-    made = schema.load(parsed.preset, parsed.overrides)
+    made = load(parsed.preset, parsed.overrides)
     wanted: play.Request | Path = Path(parsed.recipe)
     if not parsed.recipe:
         goals = play.goals_from(parsed.move, parsed.second, parsed.label)
@@ -116,11 +116,11 @@ def _play(parsed: argparse.Namespace) -> int:
 
 def plan(parsed: argparse.Namespace) -> int:
     """Prints the price of a run; refuses what does not fit."""
-    from sweeps.config import schema
+    from sweeps.config.load import load
     from sweeps.planning import table
     from sweeps.planning.cluster_costs import Rates
 
-    made = schema.load(parsed.preset, parsed.overrides)
+    made = load(parsed.preset, parsed.overrides)
     if parsed.gpus:
         given = dict(pair.partition("=")[::2] for pair in parsed.rates)
         print(table.on_gpus(made, parsed.gpus, Rates.read({"sampling": parsed.rate, **given})))
@@ -144,7 +144,7 @@ def dashboards(parsed: argparse.Namespace) -> int:
     """Makes the W&B workspace of a sweep whose runs were sent."""
     import storage
     from sweeps.analysis import tables
-    from sweeps.config.schema import to_dict
+    from sweeps.config.load import to_dict
     from sweeps.runtime.run import stored_config
     from sweeps.tracking import workspace
 

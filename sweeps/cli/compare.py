@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from sweeps.config.schema import Config, to_dict
+from sweeps.config.load import to_dict
+from sweeps.config.schema import GRID, Config
 from sweeps.runtime import run as runs
 from sweeps.runtime.run import differences
 
@@ -17,7 +18,7 @@ def _rows(config: Config) -> list[dict]:
     """Finished rows of the grid's own task, with the reported seed."""
     run = runs.reopen(config, runs.facts(config))
     rows = run.store.table("probes", run.hashes.probe).to_pylist()
-    wanted = ("done", config.sweep.experiment, "none")
+    wanted = ("done", GRID, "none")
     mine = [row for row in rows if (row["status"], row["experiment"], row["control"]) == wanted]
     lowest = min((row["seed"] for row in mine), default=0)
     return [row for row in mine if row["seed"] == lowest]

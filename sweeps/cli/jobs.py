@@ -21,9 +21,9 @@ log = logging.getLogger(__name__)
 
 def submit(parsed: argparse.Namespace) -> int:
     """Submits the run as a Ray job; the same command resumes it."""
-    from sweeps.config import schema
+    from sweeps.config.load import load
 
-    made = schema.load(parsed.preset, parsed.overrides)
+    made = load(parsed.preset, parsed.overrides)
     check(made, parsed.address)
     job = jobs.submit(parsed.address, arguments(parsed.preset, parsed.overrides), output=made.output)
     print(f"job {job.id}\ndashboard {job.dashboard}\noutput {job.output}\nW&B {tracked(made)}")
@@ -98,11 +98,11 @@ def _followed(parsed: argparse.Namespace, job: jobs.Job) -> int:
 
 def arguments(preset: str, overrides: Sequence[str]) -> list[str]:
     """What a job is started with: a preset by its name; a file, which the cluster may not have, by its settings."""
-    from sweeps.config import schema
+    from sweeps.config.load import load, presets, to_dict
 
-    if preset in schema.presets():
+    if preset in presets():
         return [preset, *overrides]
-    base, wanted = (schema.to_dict(schema.load(*words)) for words in (("scenes", []), (preset, overrides)))
+    base, wanted = (to_dict(load(*words)) for words in (("scenes", []), (preset, overrides)))
     return ["scenes", *_differences(base, wanted)]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import storage
 from storage import Store
-from sweeps.config.schema import PREVIEW, Config
+from sweeps.config.schema import GRID, PREVIEW, Config
 from sweeps.runtime import failures as failure_notes
 from sweeps.runtime import live_status
 from sweeps.runtime import run as runs
@@ -108,15 +108,15 @@ def _later(config: Config) -> tuple[list[str], dict[str, str]]:
 
 def _probes(run: Run) -> tuple[list[str], dict[str, str]]:
     """A line for the grid and one for each experiment that consists of probes."""
-    named = {run.config.sweep.experiment: cells(run.config.sweep, run.config.sampling.variants, run.sites)}
-    left = {run.config.sweep.experiment: probe.missing(run)} | registry.missing(run)
+    named = {GRID: cells(run.config.sweep, run.config.sampling.variants, run.sites)}
+    left = {GRID: probe.missing(run)} | registry.missing(run)
     named |= registry.cells(run)
     hashes = [run.hashes.probe, *(registry.stage_hash(run, name) for name in registry.cells(run))]
     failed = {key: why for key, why in probe.cell_errors(run, hashes).items() if key.partition("/")[0] in named}
     lines = []
     for name, wanted in named.items():
         bad = sum(key.startswith(f"{name}/") for key in failed)
-        shown = "probing" if name == run.config.sweep.experiment else f"  {name}"
+        shown = "probing" if name == GRID else f"  {name}"
         lines.append(_line(shown, len(wanted) - len(left.get(name, ())), len(wanted), bad, "probes"))
     return lines, {f"{probe.STAGE}/{key}": why for key, why in failed.items()}
 

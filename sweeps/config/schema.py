@@ -1,21 +1,12 @@
-"""The configuration of a run: composed of its owners' parts, read, checked and hashed here."""
+"""The settings of a run: dataclasses with a docstring per field, composed of those of the lower packages."""
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from importlib.resources import files
-from pathlib import Path
-from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
-from interventions.config import InterventionConfig
+from interventions.config import STEPS, InterventionConfig
 from probing.dataset.curation import CurationConfig
 from probing.dataset.prompts import PromptConfig
 from probing.diffusion.model import ModelConfig
@@ -28,8 +19,10 @@ from storage.codec import CODECS
 from sweeps.config.experiments import ExperimentConfig
 
 TRIAL_AXES = ("variant", "block", "site", "step", "task")
-STEPS = 15
-"""denoising steps of the experiment"""
+GRID = "grid"
+"""the main grid in the tables' column `experiment`"""
+PREVIEW = "preview"
+"""folder of a preview's own store, inside the run's output"""
 
 
 @dataclass(frozen=True)
@@ -63,7 +56,7 @@ class SamplingConfig:
             _check_variant(name, self.variants)
         if "trained" not in self.variants:
             raise ValueError("sampling.variants: `trained` is needed, its images give the labels")
-        _known("sampling.codec", self.codec, tuple(CODECS))
+        _one_of("sampling.codec", self.codec, tuple(CODECS))
 
 
 @dataclass(frozen=True)
@@ -85,8 +78,6 @@ class SweepConfig:
     """seeds of start and order; the report shows the lowest, 0 is the protocol's, and the spread over all"""
     trial_axes: list[str] = field(default_factory=lambda: ["variant", "block"])
     """axes that get a trial of their own: [variant, block] makes 14 trials, all four 960"""
-    experiment: str = "grid"
-    """name under which the rows are kept"""
 
     def __post_init__(self) -> None:
         for name in ("steps", "surface_rgb_steps"):
@@ -94,13 +85,13 @@ class SweepConfig:
                 if not 1 <= step <= STEPS:
                     raise ValueError(f"sweep.{name}={step}: steps are 1 to {STEPS}")
         for axis in self.trial_axes:
-            _known("sweep.trial_axes", axis, TRIAL_AXES)
+            _one_of("sweep.trial_axes", axis, TRIAL_AXES)
         for task in self.tasks:
-            _known("sweep.tasks", task, tuple(TASKS))
+            _one_of("sweep.tasks", task, tuple(TASKS))
         for control in self.controls:
             if control == OTHER_SEED:
                 raise ValueError(f"sweep.controls={control!r}: it is sampled; add it to sampling.variants")
-            _known("sweep.controls", control, CONTROLS)
+            _one_of("sweep.controls", control, CONTROLS)
         for name in ("steps", "tasks", "controls", "seeds"):
             if not getattr(self, name):
                 raise ValueError(f"sweep.{name} is empty; give at least one")
@@ -138,8 +129,8 @@ class TrackingConfig:
     """W&B team or user; empty is the account's default"""
 
     def __post_init__(self) -> None:
-        _known("tracking.mode", self.mode, ("offline", "online", "disabled"))
-        _known("tracking.runs", self.runs, ("site", "cell"))
+        _one_of("tracking.mode", self.mode, ("offline", "online", "disabled"))
+        _one_of("tracking.runs", self.runs, ("site", "cell"))
 
 
 @dataclass(frozen=True)
@@ -170,7 +161,7 @@ class Config:
 
 
 def _check_variant(name: str, listed: Sequence[str]) -> None:
-    _known("sampling.variants", kind(name), VARIANTS)
+    _one_of("sampling.variants", kind(name), VARIANTS)
     try:
         own_seed(name, 0)
     except ValueError as error:
@@ -179,251 +170,18 @@ def _check_variant(name: str, listed: Sequence[str]) -> None:
         raise ValueError(f"sampling.variants={name!r}: add {kind(name)}, which the report leads with, beside it")
 
 
-def _known(where: str, value: str, allowed: Sequence[str]) -> None:
+def _one_of(key: str, value: str, allowed: Sequence[str]) -> None:
     if value not in allowed:
-        near = get_close_matches(value, allowed, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"use {', '.join(allowed)}"
-        raise ValueError(f"{where}={value!r}: unknown; {hint}")
+        raise ValueError(f"{key}={value!r}: unknown; {hint(value, allowed)}")
 
 
-def presets() -> dict[str, Path]:
-    """Name to file of the presets that ship with the package."""
-    folder = Path(str(files("sweeps.config") / "presets"))
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
-
-
-def load(preset: str, overrides: Sequence[str]) -> Config:
-    """Defaults, then a preset or file, then `key=value` pairs, checked.
-
-    Raises ValueError with one line naming key, value and cure.
-    """
-    base = OmegaConf.create(to_dict(Config()))
-    given = OmegaConf.merge(_read(preset), _pairs(overrides))
-    _refuse_unknown(base, given, "")
-    try:
-        merged = OmegaConf.merge(base, given)
-        made = build(container(merged, "configuration", resolve=True))
-    except OmegaConfBaseException as error:
-        raise ValueError(f"configuration: {str(error).splitlines()[0]}") from error
-    _check_selection(made)
-    return made
-
-
-def _check_selection(config: Config) -> None:
-    """Refuses to select epochs by validation images that there will not be.
-
-    Here and not in the parts, so that a run that was begun with such settings can still be looked at.
-    """
-    if config.probe.selection != "val":
-        return
-    if config.prompts.test:
-        why = f"prompts.test={config.prompts.test} makes a split of two files without any"
-    elif config.curation.val <= 0:
-        why = f"curation.val={config.curation.val:g} leaves none"
-    else:
-        return
-    raise ValueError(f"probe.selection=val: needs validation images, and {why}; set probe.selection=last")
-
-
-def container(found: Any, where: str, resolve: bool) -> dict[str, Any]:
-    """Plain dictionaries and lists of what OmegaConf read. Raises ValueError where it holds no keys."""
-    values = OmegaConf.to_container(found, resolve=resolve)
-    if not isinstance(values, dict):
-        raise ValueError(f"{where} holds no keys; write `key: value` lines")
-    return {str(key): value for key, value in values.items()}
-
-
-def _read(preset: str) -> Any:
-    known = presets()
-    path = known.get(preset, Path(preset))
-    if preset not in known and not path.is_file():
-        near = get_close_matches(preset, known, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"presets: {', '.join(known)}"
-        raise ValueError(f"preset {preset!r}: no such preset or file; {hint}")
-    try:
-        found = OmegaConf.load(path)
-    except Exception as error:  # the YAML reader raises several kinds
-        raise ValueError(f"{path}: not readable YAML: {str(error).splitlines()[0]}") from error
-    if not isinstance(found, DictConfig):
-        raise ValueError(f"{path}: holds no keys; write `key: value` lines")
-    base = found.pop("preset", None)
-    return OmegaConf.merge(_read(base), found) if base else found
-
-
-def _pairs(overrides: Sequence[str]) -> Any:
-    for text in overrides:
-        if "=" not in text or text.startswith("="):
-            raise ValueError(f"argument {text!r}: write key=value, such as sampling.shard=16")
-    try:
-        return OmegaConf.from_dotlist(list(overrides))
-    except Exception as error:
-        raise ValueError(f"arguments: {str(error).splitlines()[0]}") from error
-
-
-def _refuse_unknown(base: Any, given: Any, prefix: str) -> None:
-    for key in given:
-        path = f"{prefix}{key}"
-        if key not in base:
-            near = get_close_matches(str(key), [str(k) for k in base], 1)
-            names = ", ".join(f"{prefix}{k}" for k in base)
-            hint = f"did you mean {prefix}{near[0]}?" if near else f"keys: {names}"
-            raise ValueError(f"{path}: unknown key; {hint}")
-        inner, value = base[key], given[key]
-        if OmegaConf.is_dict(inner):
-            if not OmegaConf.is_dict(value):
-                raise ValueError(f"{path}={value}: a group of keys; set one of them, {path}.KEY=VALUE")
-            _refuse_unknown(inner, value, f"{path}.")
-
-
-def build(values: Mapping[str, Any]) -> Config:
-    """A Config from nested dictionaries; each value is checked against its field's type."""
-    return _make(Config, values, "")
-
-
-def _make(kind: type, values: Mapping[str, Any], prefix: str) -> Any:
-    arguments = {}
-    for item in dataclasses.fields(kind):
-        if item.name not in values:
-            continue
-        default = _default(item)
-        value = values[item.name]
-        if dataclasses.is_dataclass(default):
-            arguments[item.name] = _make(type(default), value, f"{prefix}{item.name}.")
-        else:
-            arguments[item.name] = _checked(f"{prefix}{item.name}", str(item.type), value, default)
-    return kind(**arguments)
-
-
-def _default(item: dataclasses.Field) -> Any:
-    if item.default is not dataclasses.MISSING:
-        return item.default
-    return item.default_factory() if item.default_factory is not dataclasses.MISSING else None
-
-
-def _checked(path: str, kind: str, value: Any, default: Any) -> Any:
-    """The value as the field's type wants it. Raises ValueError naming key, value and type."""
-    if kind.startswith(("list", "tuple")):
-        value = value if isinstance(value, list | tuple) else [value]
-        inner = kind[kind.index("[") + 1 : -1].split(",")[0].strip()
-        found = [_scalar(path, inner, entry) for entry in value]
-        return found if kind.startswith("list") else tuple(found)
-    if kind.startswith("dict"):
-        return value
-    if "None" in kind and value is None:
-        return None
-    return _scalar(path, kind.split("|")[0].strip(), value)
-
-
-def _scalar(path: str, kind: str, value: Any) -> Any:
-    try:
-        if kind == "bool":
-            if not isinstance(value, bool):
-                raise ValueError
-            return value
-        if kind == "int":
-            if isinstance(value, bool) or int(value) != float(value):
-                raise ValueError
-            return int(value)
-        if kind == "float":
-            if isinstance(value, bool):
-                raise ValueError
-            return float(value)
-        if kind == "str":
-            return "" if value is None else str(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"{path}={value!r}: needs {_KINDS[kind]}") from None
-    return value
-
-
-_KINDS = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "text"}
-
-
-def to_dict(config: Config) -> dict[str, Any]:
-    """Nested plain dictionaries and lists."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))
-
-
-def to_yaml(config: Config) -> str:
-    """The resolved configuration as YAML."""
-    return OmegaConf.to_yaml(OmegaConf.create(to_dict(config)))
-
-
-def digest(*parts: Any) -> str:
-    """Short hash of plain values."""
-    text = json.dumps(parts, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-NOT_SCIENCE = {
-    "model": {"device"},
-    "sampling": {"retries", "preview"},
-    "interventions": {
-        "keep_images", "images", "tasks", "ablation_images", "dose", "step_counts", "sides", "second_objects",
-        "guidances", "transplants",
-    },
-}  # fmt: skip
-"""fields that change no result and so are in no hash: those of interventions only say how many edits there are"""
-
-
-WHERE_SET = {("interventions", "probes")}
-"""fields that are in a hash only where they are set, so that runs without them keep theirs"""
-
-
-def science(config: Config, part: str) -> dict[str, Any]:
-    """The fields of one part that results depend on."""
-    values = dataclasses.asdict(getattr(config, part))
-    left_out = NOT_SCIENCE.get(part, set()) | {k for k, v in values.items() if not v and (part, k) in WHERE_SET}
-    return {k: v for k, v in values.items() if k not in left_out}
-
-
-PREVIEW = "preview"
-"""folder of a preview's own store, inside the run's output"""
+def hint(word: str, allowed: Iterable[str], prefix: str = "") -> str:
+    """The end of a message on an unknown word: the closest allowed one, or all of them."""
+    names = list(allowed)
+    near = get_close_matches(word, names, 1)
+    return f"did you mean {prefix + near[0]!r}?" if near else f"use {', '.join(prefix + name for name in names)}"
 
 
 def previews(config: Config) -> bool:
-    """Whether samples are chosen by a preview: not where the prompts are curated already."""
+    """Whether samples are chosen by a preview; prompts that are curated already need none."""
     return config.sampling.preview and config.prompts.source != "scenes" and not config.prompts.test
-
-
-_CHOOSING = {
-    "labels": ("saliency", "saliency_weights", "threshold"),
-    "curation": (
-        "min_foreground",
-        "max_foreground",
-        "min_contrast",
-        "min_saturation",
-        "max_plain",
-        "safety",
-        "safety_weights",
-    ),
-}
-
-
-def chosen_by(config: Config) -> dict[str, Any]:
-    """The settings by which a preview chooses samples; empty where there is none."""
-    if not previews(config):
-        return {}
-    return {part: {key: science(config, part)[key] for key in keys} for part, keys in _CHOOSING.items()}
-
-
-@dataclass(frozen=True)
-class Hashes:
-    """A stage's hash covers its own scientific settings and the hash of the stage before."""
-
-    sample: str
-    label: str
-    curate: str
-    probe: str
-    intervene: str
-
-
-def hashes(config: Config, revision: str, decisions: str = "", previewed: str = "") -> Hashes:
-    """Hashes of all stages; `revision` names the model's exact weights, `decisions` those by hand over
-    recorded samples, `previewed` those over the preview's."""
-    parts = [science(config, part) for part in ("model", "prompts", "sampling")]
-    chosen = chosen_by(config)
-    sample = digest(*parts, revision, *([chosen] if chosen else []), *([previewed] if previewed else []))
-    label = digest(sample, science(config, "labels"))
-    curate = digest(label, science(config, "curation"), *([decisions] if decisions else []))
-    probe = digest(curate, science(config, "probe"))
-    return Hashes(sample, label, curate, probe, digest(probe, science(config, "interventions")))

@@ -13,7 +13,7 @@ from interventions.sources.cache import ProbeKey
 from interventions.sources.stored import SEED
 from probing.diffusion import sites as site_rules
 from probing.diffusion.sites import SiteSpec
-from sweeps.config.schema import STEPS, Config
+from sweeps.config.schema import GRID, STEPS, Config
 from sweeps.runtime import run as runs
 from sweeps.runtime.grid import Cell, cells, finished
 from sweeps.runtime.run import ModelInfo
@@ -105,7 +105,7 @@ def _fitted(config: Config, found: ModelInfo) -> set[Cell]:
     """Probes of the same settings that an earlier run into this output has left."""
     with suppress(ValueError):  # nothing there yet
         run = runs.reopen(config, found)
-        return finished(run.store, config.sweep.experiment, run.hashes.probe)
+        return finished(run.store, GRID, run.hashes.probe)
     return set()
 
 

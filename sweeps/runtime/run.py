@@ -19,7 +19,9 @@ from probing.diffusion import model
 from probing.diffusion import sites as site_rules
 from probing.diffusion.sites import SiteSpec
 from storage import Layout, SiteShape, Store
-from sweeps.config.schema import PREVIEW, STEPS, Config, Hashes, chosen_by, hashes, previews, science, to_dict, to_yaml
+from sweeps.config.hashing import Hashes, chosen_by, hashes, science
+from sweeps.config.load import to_dict, to_yaml
+from sweeps.config.schema import PREVIEW, STEPS, Config, previews
 
 DECISIONS = "curation/decisions.csv"
 """the decisions by hand that were applied to a run"""
@@ -208,7 +210,7 @@ def stored_config(output: str) -> Config:
     """The configuration that an output was made with."""
     from omegaconf import OmegaConf
 
-    from sweeps.config.schema import build, container
+    from sweeps.config.load import build, container
 
     store = storage.open(output)
     if not store.exists("config.yaml"):

@@ -14,7 +14,7 @@ from cluster import Executor, Observer, Outcome
 from probing.diffusion import model
 from probing.probes.surface import PICTURE, PICTURE_SITE, POINTS, picture_points
 from storage import Layout, SiteShape, Store
-from sweeps.config.schema import Config
+from sweeps.config.schema import GRID, Config
 from sweeps.runtime import grid, side_store
 from sweeps.runtime.run import ModelInfo, Run
 from sweeps.stages.experiments.registry import VARIANT
@@ -90,7 +90,7 @@ def missing(run: Run) -> list[DecodeTask]:
     wanted = [c for c in grid.cells(sweep, (VARIANT,), run.sites) if c.control == PICTURE]
     if not wanted:
         return []
-    steps = sorted({cell.step for cell in set(wanted) - grid.finished(run.store, sweep.experiment, run.hashes.probe)})
+    steps = sorted({cell.step for cell in set(wanted) - grid.finished(run.store, GRID, run.hashes.probe)})
     store, found = side_store.opened(url(run.config.output)), []
     have = {step: _done(run, store, step) for step in steps}
     for shard in sorted(run.store.completed("sample", VARIANT)) if steps else ():

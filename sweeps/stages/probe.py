@@ -17,6 +17,7 @@ import storage
 from cluster import Event, Observer, Progress, TaskDone, TaskFailed, TaskStarted, WorkerSpec
 from cluster.observers.combined import watchers
 from cluster.workers import Worker, pinned_threads, process_title
+from sweeps.config.schema import GRID
 from sweeps.runtime import machines
 from sweeps.runtime.grid import Cell, Trial, cells, finished, pack
 from sweeps.runtime.run import Run
@@ -42,7 +43,7 @@ class Fitted:
 def missing(run: Run) -> list[Cell]:
     """Cells of the grid without a finished row of the present settings."""
     sweep = run.config.sweep
-    have = finished(run.store, sweep.experiment, run.hashes.probe)
+    have = finished(run.store, GRID, run.hashes.probe)
     return [c for c in cells(sweep, run.config.sampling.variants, run.sites) if c not in have]
 
 
@@ -61,7 +62,7 @@ def job(run: Run) -> ProbeJob:
     mean, deviation = standardisation(run, samples, split.train)
     return ProbeJob(
         output=run.config.output,
-        experiment=run.config.sweep.experiment,
+        experiment=GRID,
         stage_hash=run.hashes.probe,
         curate_hash=run.hashes.curate,
         probe=run.config.probe,

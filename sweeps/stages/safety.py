@@ -11,7 +11,8 @@ from typing import Any
 import storage
 from cluster import Executor, Observer, Outcome, WorkerSpec
 from probing.diffusion.model import pick_device
-from sweeps.config.schema import Config, digest
+from sweeps.config.hashing import digest
+from sweeps.config.schema import Config
 from sweeps.runtime.run import Run
 
 STAGE = "safety"

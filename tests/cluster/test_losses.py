@@ -19,7 +19,7 @@ from support import tiny_model as tiny
 from support.cluster_losses import Sabotage, assert_same_scores, ended, kill_driver, records
 from support.tiny_runs import stored
 from sweeps import pipeline
-from sweeps.config.schema import load
+from sweeps.config.load import load
 
 pytestmark = [
     pytest.mark.slow,

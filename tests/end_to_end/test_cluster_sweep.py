@@ -26,7 +26,7 @@ from support import tiny_model as tiny
 from support.cluster_losses import Sabotage, assert_same_scores, ended, kill_driver, records, scores
 from support.tiny_runs import stored
 from sweeps import pipeline
-from sweeps.config.schema import load
+from sweeps.config.load import load
 from sweeps.runtime.grid import cells, pack
 from sweeps.stages import probe as probe_stage
 

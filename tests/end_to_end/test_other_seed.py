@@ -19,8 +19,8 @@ from sweeps import pipeline
 from sweeps.analysis import baselines as contrasts
 from sweeps.analysis import scores as analysis
 from sweeps.analysis import tables as report_data
-from sweeps.config import schema as config
-from sweeps.config.schema import STEPS, load
+from sweeps.config.load import load, presets
+from sweeps.config.schema import STEPS
 from sweeps.report import build as report
 from sweeps.report import context as report_context
 
@@ -41,7 +41,7 @@ def test_it_is_a_variant_and_no_probe_control() -> None:
         load("scenes", [f"sweep.controls=[none,{OTHER_SEED}]"])
     with pytest.raises(ValueError, match="take a seed"):
         load("scenes", [f"sampling.variants=[trained,{OTHER_SEED},{OTHER_SEED}@3]"])
-    assert all(OTHER_SEED not in config.load(name, []).sampling.variants for name in config.presets())
+    assert all(OTHER_SEED not in load(name, []).sampling.variants for name in presets())
 
 
 def test_the_other_image_is_probed_for_the_first_ones_labels(tiny_pipeline: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import storage
 from support.tiny_runs import configured, scores, settings, stored
 from sweeps import pipeline
 from sweeps.cli.main import main
-from sweeps.config.schema import load
+from sweeps.config.load import load
 from sweeps.runtime import machines as cluster_facts
 from sweeps.stages import intervene as intervene_stage
 from sweeps.stages import probe as probe_stage

@@ -20,7 +20,7 @@ import storage
 from support import cluster_fakes as fakes
 from support.tiny_runs import SAMPLED, stored
 from sweeps import pipeline
-from sweeps.config.schema import load
+from sweeps.config.load import load
 from sweeps.stages import sample as sample_stage
 
 SCRIPT = "from support import sweep_chaos; sweep_chaos.main()"

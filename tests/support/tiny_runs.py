@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import storage
-from sweeps.config.schema import Config, load
+from sweeps.config.load import load
+from sweeps.config.schema import Config
 
 SMALL = [
     "prompts.count=12", "sampling.shard=4", "curation.train=5", "curation.val=3", "curation.test=4",

@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from probing.diffusion.sites import SiteSpec, choose
 from probing.probes.config import ProbeConfig
 from sweeps.analysis.tables import EXPERIMENTS
-from sweeps.config.schema import digest
+from sweeps.config.hashing import digest
 from sweeps.runtime.grid import Cell, finished
 from sweeps.runtime.run import Run
 

@@ -56,7 +56,7 @@ def test_names_and_split_reach_the_run(tmp_path, capsys):
 
     from support import tiny_model as tiny
     from sweeps import pipeline
-    from sweeps.config.schema import load
+    from sweeps.config.load import load
 
     text = "prompts,seeds,prompt_inds\na red box on a white floor,5,{}\n"
     for name, number in (("a.csv", 12), ("b.csv", 99)):

@@ -16,7 +16,7 @@ from sweeps.analysis import position as nested
 from sweeps.analysis import scores as analysis
 from sweeps.analysis import tables as report_data
 from sweeps.analysis.tables import RunData
-from sweeps.config import schema as config
+from sweeps.config.load import load
 from sweeps.report import build as report
 from sweeps.report import context as report_context
 
@@ -86,4 +86,4 @@ def test_the_report_has_a_row_for_each_task_only_where_both_were_fitted(run: Run
 
 
 def test_the_full_preset_fits_both() -> None:
-    assert {nested.LARGER, nested.SMALLER} <= set(config.load("scenes-full", []).sweep.controls)
+    assert {nested.LARGER, nested.SMALLER} <= set(load("scenes-full", []).sweep.controls)

@@ -11,7 +11,7 @@ import pytest
 from cluster import submit as jobs
 from sweeps.cli import jobs as job_verbs
 from sweeps.cli.main import main
-from sweeps.config import schema as config
+from sweeps.config.load import load
 
 HEAD = "http://head:8265"
 RECORD = json.dumps({"levelname": "INFO", "message": "task done", "shard": "trained/00001"})
@@ -143,7 +143,7 @@ def test_a_file_of_settings_travels_as_settings(tmp_path: Path) -> None:
     sent = job_verbs.arguments(str(file), ["output=/shared/run"])
     assert sent[0] == "scenes"
     assert str(tmp_path) not in " ".join(sent)
-    assert config.load(sent[0], sent[1:]) == config.load(str(file), ["output=/shared/run"])
+    assert load(sent[0], sent[1:]) == load(str(file), ["output=/shared/run"])
     assert job_verbs.arguments("paper", ["name=x"]) == ["paper", "name=x"]
 
 
@@ -157,4 +157,4 @@ def test_a_file_of_settings_travels_as_settings(tmp_path: Path) -> None:
 )
 def test_where_the_mirror_is(settings: list[str], told: str, monkeypatch: Any) -> None:
     monkeypatch.delenv("WANDB_BASE_URL", raising=False)
-    assert job_verbs.tracked(config.load("scenes", settings)) == told
+    assert job_verbs.tracked(load("scenes", settings)) == told

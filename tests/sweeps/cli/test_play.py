@@ -17,7 +17,8 @@ from support import interventions_fakes as fakes
 from sweeps.cli import play
 from sweeps.cli.main import main
 from sweeps.cli.play import Request
-from sweeps.config import schema as config
+from sweeps.config.hashing import hashes
+from sweeps.config.load import load
 
 
 @pytest.fixture(scope="module")
@@ -96,11 +97,11 @@ def test_the_command_line_names_what_is_missing(tmp_path: Path, capsys: pytest.C
 
 
 def test_the_full_measurement_is_the_scenes_preset_with_more_interventions():
-    small, full = config.load("scenes", []), config.load("causal", [])
+    small, full = load("scenes", []), load("causal", [])
     assert (full.output, full.prompts, full.sampling, full.probe) == (
         small.output, small.prompts, small.sampling, small.probe,
     )  # fmt: skip
-    assert config.hashes(full, "r").probe == config.hashes(small, "r").probe
+    assert hashes(full, "r").probe == hashes(small, "r").probe
     settings = full.interventions
     assert (settings.images, settings.moves, settings.iterations) == (40, 5, small.interventions.iterations)
     assert {"none", "random_direction", "random_probe", "shuffled_probe", "late_steps"} <= set(settings.controls)
@@ -110,6 +111,6 @@ def test_the_full_measurement_is_the_scenes_preset_with_more_interventions():
 def test_a_file_may_stand_on_a_preset(tmp_path: Path):
     path = tmp_path / "mine.yaml"
     path.write_text("preset: causal\nname: mine\ninterventions: {moves: 2}\n")
-    found = config.load(str(path), ["interventions.images=3"])
+    found = load(str(path), ["interventions.images=3"])
     assert (found.name, found.interventions.moves, found.interventions.images) == ("mine", 2, 3)
-    assert found.sampling == config.load("scenes", []).sampling
+    assert found.sampling == load("scenes", []).sampling

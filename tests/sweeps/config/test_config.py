@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from sweeps.cli import main as cli
-from sweeps.config import schema as config
-from sweeps.config.schema import Config, hashes, load, to_dict, to_yaml
+from sweeps.config.hashing import hashes
+from sweeps.config.load import load, presets, to_dict, to_yaml
+from sweeps.config.schema import Config
 
 
 def test_the_preset_makes_the_papers_grid():
@@ -47,7 +48,7 @@ def test_trials_are_named_by_what_they_fit(axes, name):
     assert name.replace("probe-", "probe-smoothness-") in beside
 
 
-@pytest.mark.parametrize("preset", sorted(config.presets()))
+@pytest.mark.parametrize("preset", sorted(presets()))
 def test_every_preset_loads_and_survives_a_round_trip(preset, tmp_path):
     made = load(preset, [])
     path = tmp_path / "again.yaml"
@@ -75,8 +76,8 @@ def test_pairs_win_over_the_preset():
     ("preset", "pairs", "message"),
     [
         ("scnes", [], r"preset 'scnes': no such preset or file; did you mean 'scenes'"),
-        ("scenes", ["smapling.shard=4"], r"smapling: unknown key; did you mean sampling"),
-        ("scenes", ["sampling.shrad=4"], r"sampling.shrad: unknown key; did you mean sampling.shard"),
+        ("scenes", ["smapling.shard=4"], r"smapling: unknown key; did you mean 'sampling'"),
+        ("scenes", ["sampling.shrad=4"], r"sampling.shrad: unknown key; did you mean 'sampling.shard'"),
         ("scenes", ["sampling.shard=many"], r"sampling.shard='many': needs a whole number"),
         ("scenes", ["sampling.shard=1.5"], r"sampling.shard=1.5: needs a whole number"),
         ("scenes", ["sampling.shard=0"], r"sampling.shard=0: must be 1 or more"),

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sweeps.cli.main import main
-from sweeps.config.schema import load
+from sweeps.config.load import load
 from sweeps.planning import cluster_costs as cluster_plan
 from sweeps.planning import table as plan_view
 from sweeps.planning.cluster_costs import Rates, Stage

@@ -11,7 +11,8 @@ import pytest
 from support.tiny_runs import configured, settings
 from sweeps import pipeline
 from sweeps.cli.main import main
-from sweeps.config.schema import Config, load, presets
+from sweeps.config.load import load, presets
+from sweeps.config.schema import Config
 from sweeps.planning import requirements as needed_probes
 from sweeps.runtime import run as runs
 from sweeps.runtime.grid import cells

@@ -16,7 +16,7 @@ from interventions.sources.stored import Stored
 from support.tiny_runs import configured, settings
 from sweeps import pipeline
 from sweeps.cli.main import main
-from sweeps.config.schema import hashes, science
+from sweeps.config.hashing import hashes, science
 
 PLAIN = ("trial", "control", "dx", "dy", "score_before", "score_after", "edit_norm", "readout_after")
 

@@ -17,7 +17,7 @@ import storage
 from probing.labelling import safety
 from support import tiny_model as tiny
 from sweeps.cli.main import main
-from sweeps.config.schema import load
+from sweeps.config.load import load
 from sweeps.runtime import run as runs
 
 

@@ -15,7 +15,9 @@ from probing.dataset import prompts as prompt_files
 from support.tiny_runs import configured, settings, stored
 from sweeps import pipeline
 from sweeps.cli.main import main
-from sweeps.config.schema import chosen_by, hashes, load, previews
+from sweeps.config.hashing import chosen_by, hashes
+from sweeps.config.load import load
+from sweeps.config.schema import previews
 from sweeps.curation import page as curation_page
 from sweeps.runtime import run as runs
 from sweeps.runtime.run import facts, reopen
@@ -242,7 +244,7 @@ def test_the_choice_is_part_of_the_sampling_hash_only_where_there_is_one():
         return hashes(load("paper", ["prompts.test=", *more]), "revision").sample
 
     assert sample_hash("labels.threshold=9") != sample_hash()
-    assert sample_hash("curation.salt=other") == sample_hash()
+    assert sample_hash("curation.train=9") == sample_hash()
     plain = sample_hash("sampling.preview=false")
     assert sample_hash("sampling.preview=false", "labels.threshold=9") == plain
 

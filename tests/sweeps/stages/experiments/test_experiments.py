@@ -19,7 +19,7 @@ from support import tiny_model as tiny
 from sweeps import pipeline
 from sweeps.cli.main import main
 from sweeps.config.experiments import NAMES
-from sweeps.config.schema import load, presets
+from sweeps.config.load import load, presets
 from sweeps.runtime.grid import Cell, pack
 from sweeps.runtime.run import facts, reopen
 from sweeps.stages import curate as curate_stage
