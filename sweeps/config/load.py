@@ -47,10 +47,12 @@ def build(values: Mapping[str, Any]) -> Config:
     schema = OmegaConf.structured(Config)
     settings = _plain_settings(Config(), values, "")
     try:
-        return OmegaConf.to_object(OmegaConf.merge(schema, settings))
+        config = OmegaConf.to_object(OmegaConf.merge(schema, settings))
     except OmegaConfBaseException as error:
         value = OmegaConf.select(OmegaConf.create(settings), error.full_key or "")
         raise ValueError(f"{error.full_key}={value!r}: {_first_line(error)}") from error
+    assert isinstance(config, Config)
+    return config
 
 
 def container(settings: object, source: str, resolve: bool) -> dict[str, Any]:
@@ -101,10 +103,10 @@ def _pairs(overrides: Sequence[str]) -> DictConfig:
 
 
 def _refuse_unknown(defaults: DictConfig, settings: DictConfig, prefix: str) -> None:
-    for key in settings:
-        path = f"{prefix}{key}"
+    for key in map(str, settings):
+        path = prefix + key
         if key not in defaults:
-            raise ValueError(f"{path}: unknown key; {hint(str(key), map(str, defaults), prefix)}")
+            raise ValueError(f"{path}: unknown key; {hint(key, map(str, defaults), prefix)}")
         group, value = defaults[key], settings[key]
         if isinstance(group, DictConfig):
             if not isinstance(value, DictConfig):
