@@ -6,11 +6,13 @@ Shapes: n trials, T tokens, C channels.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
+
+if TYPE_CHECKING:  # the planner and the report need the names alone, without torch
+    from torch import Tensor
 
 EDIT = "edit"
 """the real edit"""
@@ -42,7 +44,7 @@ def late_steps(steps: Sequence[int], total: int) -> tuple[int, ...]:
 def rescaled(edit: Tensor, strength: Tensor) -> Tensor:
     """An edit (n, T, C) with each token's norm set to `strength` (n, T); a token left alone stays so."""
     norm = edit.norm(dim=-1)
-    factor = torch.where(norm > 0, strength / norm.clamp(min=1e-30), torch.zeros_like(norm))
+    factor = (strength / norm.clamp(min=1e-30)).where(norm > 0, 0.0)
     return edit * factor[..., None]
 
 
@@ -70,5 +72,5 @@ def probe_direction(name: str, centred: NDArray, probe: NDArray) -> NDArray[np.f
 
 def along(direction: Tensor, real: Tensor, probe: Tensor) -> Tensor:
     """The real edit (n, T, C) turned into `direction` (n, C): its sign along the probe (C), its norm."""
-    sign = torch.sign(real @ probe)
+    sign = (real @ probe).sign()
     return (sign * real.norm(dim=-1))[..., None] * direction[:, None, :]

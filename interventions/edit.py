@@ -24,6 +24,7 @@ from interventions.controls import (
     random_direction,
     rescaled,
 )
+from interventions.plan import Row
 from interventions.readout import Goals, Wanted
 from interventions.sources.cache import ProbeCache, SiteProbes, name_number
 from interventions.steer import Adam, steer
@@ -31,16 +32,6 @@ from probing.diffusion.hooks import rewrite
 from probing.diffusion.model import LatentDiffusion
 from probing.diffusion.sampling import sample
 from probing.diffusion.sites import SiteSpec
-
-
-@dataclass(frozen=True, order=True)
-class Row:
-    """One image of a batch."""
-
-    trial: int
-    """which wanted label"""
-    control: str = EDIT
-    """`edit`, or the control it stands for"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,24 +62,6 @@ class Edited:
 MEASURES = (
     "norm", "readout_before", "readout_after", "readout_spearman", "departure_before", "departure_after",
 )  # fmt: skip
-
-
-def rows_of(trials: Sequence[int], controls: Sequence[str]) -> tuple[Row, ...]:
-    """The images of a batch: every trial's real edit, then its controls; `none` needs no image."""
-    names = [EDIT, *(name for name in controls if name != "none")]
-    return tuple(Row(trial, name) for trial in trials for name in names)
-
-
-def batches(trials: int, controls: Sequence[str], most: int) -> list[tuple[Row, ...]]:
-    """Splits an image's rows into batches of at most `most`; a trial and its controls stay together.
-
-    Raises ValueError where one trial alone is more than that.
-    """
-    each = len(rows_of([0], controls))
-    if each > most:
-        raise ValueError(f"interventions.rows={most}: one move with its controls takes {each}; raise it to {each}")
-    width = most // each
-    return [rows_of(range(start, min(start + width, trials)), controls) for start in range(0, trials, width)]
 
 
 def untouched(image: NDArray[np.uint8], rows: Sequence[Row]) -> Edited:

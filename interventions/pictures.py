@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
 from interventions.counterfactual import Goal, goal_from, goal_values
-from interventions.edit import Row
+from interventions.plan import Row
 
 FOLDER = "interventions"
 """folder of the pictures in a store"""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,70 +9,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from interventions import patching
-from interventions.config import (
-    ANIMATION,
-    GUIDANCE,
-    SECOND_OBJECT,
-    STEPS,
-    TRANSPLANT,
-    EditSpec,
-    InterventionConfig,
-    choose_sites,
-)
+from interventions.config import GUIDANCE, STEPS, TRANSPLANT, InterventionConfig, choose_sites
 from interventions.controls import EDIT
-from interventions.counterfactual import (
-    Goal,
-    Labels,
-    Move,
-    SecondObject,
-    authors_moves,
-    draw_moves,
-    path_across,
-    second_objects,
-    target,
-)
-from interventions.edit import Edited, Row, batches, edit_batch, untouched
+from interventions.counterfactual import Goal, Labels, Move, SecondObject, target
+from interventions.edit import Edited, edit_batch, untouched
 from interventions.labelling import Labelling, Original, fresh_original
 from interventions.pictures import Pictures
+from interventions.plan import EditTask, Row, batches, goals_of
 from interventions.readout import Goals
 from interventions.recipe import Recipe
 from interventions.score import Case, Seen, score_row
-from interventions.sources.cache import ProbeCache, Sources
+from interventions.sources.base import Sources
+from interventions.sources.cache import ProbeCache
 from probing.diffusion.model import LatentDiffusion
 from probing.diffusion.variants import OTHER_SEED, noise_seed
-
-ACROSS = 0.25
-"""the animation's object goes this share of the width to either side"""
-
-
-@dataclass(frozen=True)
-class EditTask:
-    """All moves of one test image under one edit."""
-
-    sample: int
-    """sample number"""
-    position: int
-    """place among all test images, dropped ones too, from 0; the authors' moves depend on it"""
-    task: str
-    """saliency or depth"""
-    spec: EditSpec
-    """where, when and how strongly"""
-    controls: tuple[str, ...] = ()
-    """what the real edit is compared with"""
-    experiment: str = "interventions"
-    """name under which the rows are kept"""
-    guidance: float | None = None
-    """guidance scale, where it is another than the main edit's"""
-
-    @property
-    def key(self) -> str:
-        """Names the task; the same for equal tasks in every process."""
-        told = (self.spec, self.controls, *(() if self.guidance is None else (self.guidance,)))
-        digest = hashlib.sha256(repr(told).encode()).hexdigest()[:8]
-        return f"{self.experiment}.{self.sample:05d}.{self.task}.{digest}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,38 +34,6 @@ class Outcome:
     rows: list[dict[str, Any]]
     """columns of `results/interventions`"""
     pictures: Pictures
-
-
-def goals_of(task: EditTask, config: InterventionConfig, mask: NDArray[np.bool_]) -> tuple[Goal, ...]:
-    """The goals of a task; the main experiment and its ablations move an image in the same ways."""
-    if task.experiment == SECOND_OBJECT:
-        return tuple(second_objects(mask))
-    if task.experiment == ANIMATION:
-        return tuple(path_across(ACROSS, config.frames, mask.shape))
-    if config.move_rule == "authors":
-        return tuple(authors_moves(task.task, task.position + 1, config.moves, mask.shape)[task.position])
-    return tuple(draw_moves(mask, config.moves, (config.seed, task.sample)))
-
-
-def plan(
-    config: InterventionConfig, samples: Sequence[int], order: Sequence[int] = (), guidance: float | None = None
-) -> list[EditTask]:
-    """The tasks over test samples, ascending; image by image, so that a run cut short has whole images.
-
-    `order` is the whole test list, where some of it were dropped: the authors' moves count these too. `guidance`
-    is that of sampling, which an ablation of it leaves out.
-    """
-    chosen = sorted(samples)[: config.images or None]
-    position = {sample: i for i, sample in enumerate(order or sorted(samples))}
-    kinds: list[tuple[str, str, EditSpec, tuple[str, ...], float | None]]
-    kinds = [(task, *kind, None) for task in config.tasks for kind in config.experiments(task)]
-    kinds += [(t, GUIDANCE, config.spec(t), (), scale) for t in config.tasks for scale in config.scales(guidance)]
-    return [
-        EditTask(sample, position[sample], task, spec, controls, experiment, scale)
-        for count, sample in enumerate(chosen)
-        for task, experiment, spec, controls, scale in kinds
-        if count < config.images_of(experiment, len(samples))
-    ]
 
 
 class NothingToMoveError(ValueError):
@@ -303,3 +222,21 @@ def _move(goal: Goal) -> dict[str, float]:
     if isinstance(goal, Move | SecondObject):
         return {"dx": float(goal.dx), "dy": float(goal.dy)}
     return {}
+
+
+def replay(recipe: Recipe, intervener: Intervener) -> Outcome:
+    """Makes the recipe's pictures again, in the same batches, hence to the same pixels on the same device.
+
+    Raises ValueError where the recipe was made with another model than `intervener` has.
+    """
+    model = intervener.about.get("model", "")
+    if recipe.model and model and recipe.model != model:
+        raise ValueError(f"intervention file: made with model {recipe.model}, this is {model}; load that one")
+    config = replace(intervener.config, guidance=recipe.guidance, rows=recipe.rows, seed=recipe.draw_seed)
+    worker = replace(intervener, config=config)
+    if recipe.sample is None:
+        original = worker.fresh(recipe.prompt, recipe.seed)
+    else:
+        original = worker.original(recipe.sample)
+    task = EditTask(recipe.draw_sample, 0, recipe.spec.task, recipe.spec, recipe.controls, "play")
+    return worker.run(task, original, recipe.goals, stored=recipe.sample is not None)

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from interventions.sources.cache import ProbeKey
+from interventions.sources.base import ProbeKey
 
 Probe = Callable[[ProbeKey], NDArray]
 _FILES = {
@@ -51,6 +50,8 @@ class AuthorsProbes:
         """
         if not self.publish(key):
             raise ValueError(f"the authors publish no probe of variant {key.variant}, control {key.control}")
+        import torch  # the planner uses `publish` without it
+
         path = self.path(key)
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)

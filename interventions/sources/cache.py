@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,37 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from interventions.controls import probes_of
+from interventions.sources.base import VECTORS, ProbeKey, Sources
 from interventions.steer import Readers, as_direction, make_readers
 from probing.diffusion.sites import SiteSpec
-
-VECTORS = 1024
-"""most token vectors that stand for a site's distribution"""
-
-
-@dataclass(frozen=True, order=True)
-class ProbeKey:
-    """Names one probe."""
-
-    task: str
-    """saliency or depth"""
-    site: str
-    """such as up.2.1"""
-    step: int
-    """denoising step, from 1"""
-    variant: str = "trained"
-    """network that its activations came from"""
-    control: str = "none"
-    """what it was fitted on: none, or shuffled"""
-
-
-@dataclass(frozen=True)
-class Sources:
-    """What edits need from outside."""
-
-    probe: Callable[[ProbeKey], NDArray]
-    """weights (outputs, channels), or with a bias as one more column; ValueError where there is none"""
-    vectors: Callable[[str, int], NDArray]
-    """(site, step) -> token vectors (m, channels) of the trained network, from training samples"""
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,11 +11,9 @@ from numpy.typing import NDArray
 from safetensors.numpy import load
 
 from interventions.labelling import Original
-from interventions.sources.cache import VECTORS, ProbeKey, Sources
+from interventions.sources.base import PROBE_SEED, VECTORS, ProbeKey, Sources
 from storage import Store, probe_path
 
-SEED = 0
-"""seed of the probes that drive edits: the protocol's"""
 NORMAL_SAMPLES = 8
 """training samples whose activations stand for what is normal"""
 
@@ -27,7 +25,7 @@ class Stored:
     store: Store
     train: tuple[int, ...]
     """training samples, ascending"""
-    seed: int = SEED
+    seed: int = PROBE_SEED
     """seed of the probes that are used"""
 
     def probe(self, key: ProbeKey) -> NDArray:

@@ -15,11 +15,10 @@ from PIL import Image, ImageDraw
 from interventions.config import TASKS
 from interventions.controls import EDIT, VARIATIONS
 from interventions.counterfactual import FromFile, Goal, Move, SecondObject, path_across
-from interventions.edit import Row
 from interventions.pictures import Pictures, animation
+from interventions.plan import ACROSS, Row
 from interventions.recipe import Recipe, from_yaml
-from interventions.replay import replay
-from interventions.worker import ACROSS, Intervener, Outcome
+from interventions.worker import Intervener, Outcome, replay
 from sweeps.config.schema import Config
 from sweeps.report.thumbnails import colour_map
 from sweeps.runtime import run

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 
 from interventions.config import ANIMATION, MAIN, SECOND_OBJECT, TRANSPLANT, InterventionConfig
 from interventions.counterfactual import SERIES
-from interventions.edit import rows_of
-from interventions.worker import EditTask, plan
+from interventions.plan import EditTask, plan, rows_of
 from probing.dataset.curation import SPLITS
 from probing.probes.surface import PICTURE
 from sweeps.config.schema import STEPS, Config

@@ -9,8 +9,7 @@ from pathlib import Path
 from interventions.config import ANIMATION, SECOND_OBJECT, TRANSPLANT, EditSpec, choose_sites
 from interventions.controls import STEERED, late_steps, probes_of
 from interventions.sources.authors import AuthorsProbes
-from interventions.sources.cache import ProbeKey
-from interventions.sources.stored import SEED
+from interventions.sources.base import PROBE_SEED, ProbeKey
 from probing.diffusion import sites as site_rules
 from probing.diffusion.sites import SiteSpec
 from sweeps.config.schema import GRID, STEPS, Config
@@ -41,7 +40,7 @@ def _of_edit(
         for step in sorted({*spec.steps, *late}):
             told = by_kind.get((variant, control)) or (asks if step in spec.steps else _key("controls", _LATE))
             for site in sites:
-                yield told, Cell(variant, site.name, step, spec.task, control, SEED)
+                yield told, Cell(variant, site.name, step, spec.task, control, PROBE_SEED)
 
 
 def _asking(config: Config, experiment: str, spec: EditSpec) -> str:

@@ -14,9 +14,10 @@ from cluster import Outcome as Ended
 from interventions.config import choose_sites
 from interventions.labelling import build_labelling
 from interventions.pictures import pack, picture_path, recipe_path
+from interventions.plan import EditTask, plan
 from interventions.sources.authors import theirs_first
 from interventions.sources.stored import Stored
-from interventions.worker import EditTask, Intervener, NothingToMoveError, plan
+from interventions.worker import Intervener, NothingToMoveError
 from probing.diffusion import model as models
 from sweeps.config.schema import Config
 from sweeps.runtime.run import Run

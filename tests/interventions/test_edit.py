@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from interventions import edit
+from interventions import plan
 from interventions.config import EditSpec
 from interventions.controls import EDIT
-from interventions.edit import Editor, Row, edit_batch, rows_of
+from interventions.edit import Editor, edit_batch
+from interventions.plan import Row, rows_of
 from interventions.readout import Goals
 from interventions.sources.cache import ProbeCache
 from probing.diffusion.sampling import sample
@@ -52,11 +53,11 @@ def run(editor: Editor, step: int, before: torch.Tensor) -> torch.Tensor:
 
 
 def test_batches_keep_a_trial_with_its_controls():
-    found = edit.batches(5, ("none", "random_direction"), 5)
+    found = plan.batches(5, ("none", "random_direction"), 5)
     assert [len(rows) for rows in found] == [4, 4, 2]
     assert found[1] == (Row(2, EDIT), Row(2, "random_direction"), Row(3, EDIT), Row(3, "random_direction"))
     with pytest.raises(ValueError, match="raise it to 7"):
-        edit.batches(1, CONTROLS, 4)
+        plan.batches(1, CONTROLS, 4)
 
 
 @pytest.mark.parametrize("guidance", [1.0, 2.0])

@@ -10,9 +10,9 @@ import pytest
 from interventions import pictures
 from interventions.config import MAIN, STEPS, TRANSPLANT, InterventionConfig
 from interventions.controls import EDIT
-from interventions.edit import Row
 from interventions.patching import patch, record_source
-from interventions.worker import NothingToMoveError, plan
+from interventions.plan import Row, plan
+from interventions.worker import NothingToMoveError
 from probing.diffusion.sampling import sample
 from probing.diffusion.variants import OTHER_SEED, noise_seed
 from storage import tables

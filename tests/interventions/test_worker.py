@@ -12,9 +12,9 @@ from interventions import pictures, recipe
 from interventions.config import CONTROLS, EditSpec, InterventionConfig, choose_sites
 from interventions.controls import EDIT
 from interventions.counterfactual import SERIES, Move, SecondObject, authors_moves
+from interventions.plan import EditTask, goals_of, plan
 from interventions.recipe import Recipe, from_yaml
-from interventions.replay import replay
-from interventions.worker import EditTask, NothingToMoveError, Outcome, goals_of, plan
+from interventions.worker import NothingToMoveError, Outcome, replay
 from probing.diffusion.sampling import sample
 from storage import tables
 from support import interventions_fakes as fakes

@@ -9,7 +9,8 @@ import numpy as np
 
 from interventions.config import InterventionConfig
 from interventions.labelling import Labelling, Original
-from interventions.sources.cache import ProbeKey, Sources, name_number
+from interventions.sources.base import ProbeKey, Sources
+from interventions.sources.cache import name_number
 from interventions.worker import Intervener
 from probing.diffusion.model import LatentDiffusion
 from support import tiny_model as tiny

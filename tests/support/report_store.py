@@ -15,8 +15,8 @@ from safetensors.numpy import save
 
 import storage
 from interventions.counterfactual import Move
-from interventions.edit import Row
 from interventions.pictures import Pictures, pack, picture_path
+from interventions.plan import Row
 from storage import tables
 
 SITES = {  # name: (cells a side, channels) of the scenes model

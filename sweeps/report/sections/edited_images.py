@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from interventions.controls import EDIT, VARIATIONS
 from interventions.counterfactual import Goal, Move, SecondObject
-from interventions.edit import Row
 from interventions.pictures import Pictures, animation
+from interventions.plan import Row
 from sweeps.report import thumbnails
 from sweeps.report.figures.interventions import CONTROL_TITLES
 from sweeps.report.figures.probes import TASK_TITLES

@@ -11,7 +11,7 @@ from safetensors.numpy import save
 
 import storage
 from interventions.sources.authors import AuthorsProbes
-from interventions.sources.cache import VECTORS, ProbeKey
+from interventions.sources.base import VECTORS, ProbeKey
 from interventions.sources.stored import Stored
 from sweeps.bench import paired
 from sweeps.bench.interventions import bench_interventions

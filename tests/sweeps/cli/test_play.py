@@ -11,8 +11,7 @@ from PIL import Image
 
 from interventions.counterfactual import FromFile, Move, SecondObject, path_across
 from interventions.recipe import Recipe, from_yaml
-from interventions.replay import replay
-from interventions.worker import Outcome
+from interventions.worker import Outcome, replay
 from support import interventions_fakes as fakes
 from sweeps.cli import play
 from sweeps.cli.main import main

@@ -11,7 +11,7 @@ import torch
 import storage
 from interventions.pictures import FOLDER
 from interventions.sources.authors import AuthorsProbes
-from interventions.sources.cache import ProbeKey
+from interventions.sources.base import ProbeKey
 from interventions.sources.stored import Stored
 from support.tiny_runs import configured, settings
 from sweeps import pipeline

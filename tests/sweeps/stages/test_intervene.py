@@ -10,8 +10,8 @@ import pytest
 
 from interventions.config import EditSpec
 from interventions.counterfactual import SERIES, Move, SecondObject
-from interventions.edit import Row
 from interventions.pictures import Pictures, pack, picture_path
+from interventions.plan import Row
 from interventions.recipe import Recipe
 from interventions.summary import summarise
 from sweeps.analysis import interventions as edit_findings
