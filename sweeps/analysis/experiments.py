@@ -18,7 +18,7 @@ from sweeps.analysis import summary
 from sweeps.analysis.scores import Measure, Scores
 from sweeps.analysis.tables import RunData, Site, site_order
 from sweeps.analysis.vocabulary import LABELLER_TITLES
-from sweeps.stages.experiments.transfer import trained_at
+from sweeps.runtime.layout import trained_at
 
 SHARE = 0.9
 """part of the way from floor to final score that the emergence comparison asks for"""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Collection, Iterator, Sequence
@@ -16,10 +17,9 @@ import pyarrow.compute as pc
 from storage import budget
 from sweeps.config.schema import GRID
 from sweeps.runtime import machines
+from sweeps.runtime.layout import EXPERIMENTS_FILE
 
 MAIN_SITE = re.compile(r"^(down|mid|up)\.\d+(\.\d+)?$")
-EXPERIMENTS = "experiments.json"
-"""stage hash of each experiment beside the main grid"""
 SIDES = {"down": "encoder", "mid": "bottleneck", "up": "decoder"}
 
 
@@ -94,6 +94,19 @@ class RunData:
     def experiment(self) -> str:
         """Name under which the main grid's rows are kept."""
         return GRID
+
+    @property
+    def probe_stage_hash(self) -> str:
+        """Hash of the probe stage that wrote the rows of results/probes."""
+        probes = self.table("probes")
+        if probes is None or "stage_hash" not in probes.column_names:
+            return "unknown"
+        return str(probes["stage_hash"][0].as_py())
+
+    def wandb_id(self, *parts: object) -> str:
+        """Deterministic id of the W&B run of a part: equal for equal run name, probe stage and part."""
+        text = "\0".join(map(str, (self.name, self.probe_stage_hash, *parts)))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @cached_property
     def captions(self) -> dict[int, str]:
@@ -242,7 +255,7 @@ def load(store: Any, config: dict[str, Any]) -> RunData:
 
 
 def _tables(store: Any, manifest: dict[str, Any]) -> dict[str, pa.Table]:
-    hashes = {str(value) for _, value in leaves(manifest)} | set(_json(store, EXPERIMENTS).values())
+    hashes = {str(value) for _, value in leaves(manifest)} | set(_json(store, EXPERIMENTS_FILE).values())
     names = ("probes", "images", "epochs", "interventions")
     tables = {name: current(store.table(name), hashes) for name in names}
     for name, read in (("samples", store.samples), ("curation", store.curation)):

@@ -15,7 +15,7 @@ from probing.dataset.curation import SPLITS
 from probing.probes.surface import PICTURE
 from sweeps.config.schema import STEPS, Config
 from sweeps.runtime.grid import picture_steps
-from sweeps.stages.experiments.emergence import KINDS
+from sweeps.runtime.layout import LATENT_KINDS
 
 HALF = 0.5
 
@@ -99,7 +99,7 @@ def emergence(config: Config, test: int) -> list[StagePrice]:
         return []
     steps = len(set(wanted.emergence_steps or config.sweep.steps))
     images = min(wanted.emergence_images or test, test)
-    return [StagePrice("emergence", f"{images * steps * len(KINDS)} images decoded and labelled")]
+    return [StagePrice("emergence", f"{images * steps * len(LATENT_KINDS)} images decoded and labelled")]
 
 
 def transfer(config: Config, sites: int) -> list[StagePrice]:

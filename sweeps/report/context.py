@@ -31,7 +31,6 @@ from sweeps.report.gallery import interventions as edit_gallery
 from sweeps.report.gallery import probes as gallery
 from sweeps.report.gallery.experiments import Emerging, Smoothed
 from sweeps.report.gallery.probes import Contact, Example
-from sweeps.tracking.runs import stage_stamp
 
 
 @dataclass(frozen=True)
@@ -235,7 +234,7 @@ def build(run: RunData, store: Any) -> Context:
     }
     if run.reader is None:
         return Context(run, scores, edits, **more)
-    memory = gallery.PredictionMemory(run.reader, store, stage_stamp(run))
+    memory = gallery.PredictionMemory(run.reader, store, run.probe_stage_hash)
     examples = gallery.examples(run, scores, memory)
     more["emerging"] = gallery_more.emerging(run, store, scores, memory)
     more["smoothed"] = gallery_more.smoothed(run, families, memory)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import storage
 from storage import Layout, SiteShape, Store
-from sweeps.stages.experiments.registry import VARIANT
+from sweeps.runtime.layout import VARIANT
 
 
 def layout(main: Layout, sites: Sequence[SiteShape], latent: tuple[int, ...]) -> Layout:

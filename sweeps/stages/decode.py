@@ -16,8 +16,8 @@ from probing.probes.surface import PICTURE, PICTURE_SITE, POINTS, picture_points
 from storage import Layout, SiteShape, Store
 from sweeps.config.schema import GRID, Config
 from sweeps.runtime import grid, side_store
+from sweeps.runtime.layout import VARIANT
 from sweeps.runtime.run import ModelInfo, Run
-from sweeps.stages.experiments.registry import VARIANT
 from sweeps.stages.sample import network_workers
 
 STAGE = "decoded"

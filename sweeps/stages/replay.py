@@ -17,9 +17,9 @@ from probing.diffusion.replay import entering, replay_unet, replay_vae
 from storage import Layout, SiteShape, Store
 from sweeps.config.schema import STEPS, Config
 from sweeps.runtime import side_store
+from sweeps.runtime.layout import VARIANT
 from sweeps.runtime.run import ModelInfo, Run
 from sweeps.stages.experiments import registry
-from sweeps.stages.experiments.registry import VARIANT
 from sweeps.stages.sample import network_workers
 
 STAGE = "family"

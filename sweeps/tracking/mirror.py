@@ -28,7 +28,7 @@ from sweeps.analysis.tables import RunData
 from sweeps.report import build
 from sweeps.report.build import Drawn
 from sweeps.tracking import summary
-from sweeps.tracking.runs import CURVES, EPOCH, PlannedRun, plan, run_id, summary_digest
+from sweeps.tracking.runs import CURVES, EPOCH, PlannedRun, plan, summary_digest
 
 MODES = ("offline", "online", "disabled")
 MARKER = "mirror.json"
@@ -78,7 +78,7 @@ def mirror(
     try:
         done = _within(limit_s, lambda: _write(run, store, planned, folder, drawn))
         if mode == "online":
-            ids = [p.id for p in planned] + [run_id(run, "summary")]
+            ids = [p.id for p in planned] + [run.wandb_id("summary")]
             done = replace(done, sent=send(Marker(folder), ids, limit_s))
     except Exception as error:  # W&B is a mirror: nothing it does may stop a sweep
         problem = " ".join(f"{type(error).__name__}: {error}".split())
@@ -120,7 +120,7 @@ def _write(run: RunData, store: Any, planned: Sequence[PlannedRun], folder: Path
     """Write the runs whose content the folder does not hold yet."""
     marker = Marker(folder)
     todo = [p for p in planned if not marker.has(p.id, p.digest)]
-    summary_id, summary_content = run_id(run, "summary"), summary_digest(run)
+    summary_id, summary_content = run.wandb_id("summary"), summary_digest(run)
     summarise = not marker.has(summary_id, summary_content)
     written = len(todo) + summarise
     if written:

@@ -54,19 +54,6 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def run_id(run: RunData, *parts: object) -> str:
-    """Deterministic W&B id of a part of a sweep: equal for equal sweep name, stage and part."""
-    return digest("\0".join(map(str, (run.name, stage_stamp(run), *parts))))
-
-
-def stage_stamp(run: RunData) -> str:
-    """Hash of the probe stage whose rows the run holds."""
-    probes = run.table("probes")
-    if probes is None or "stage_hash" not in probes.column_names:
-        return "unknown"
-    return str(probes["stage_hash"][0].as_py())
-
-
 def plan(run: RunData, runs: str) -> list[PlannedRun]:
     """The runs of a sweep, one per (variant, site) or, with `runs="cell"`, per probe."""
     if runs not in ("site", "cell"):
@@ -99,7 +86,7 @@ def _by_site(run: RunData, rows: list[dict[str, Any]]) -> Iterator[PlannedRun]:
         history = [{STEP: step, **_metrics(cells)} for (step,), cells in _grouped(members, "step").items()]
         site = sites[name]
         yield PlannedRun(
-            id=run_id(run, variant, name),
+            id=run.wandb_id(variant, name),
             name=f"{variant} {name}",
             job_type="probe",
             tags=(variant, site.side, site.block),
@@ -122,7 +109,7 @@ def _by_cell(run: RunData, rows: list[dict[str, Any]]) -> Iterator[PlannedRun]:
         site, row = sites[name], members[-1]
         cell = dict(zip(keys, key, strict=True))
         yield PlannedRun(
-            id=run_id(run, *key),
+            id=run.wandb_id(*key),
             name=f"{variant} {name} step {step} {task} {control} seed {seed}",
             job_type="probe",
             tags=(variant, site.side, site.block, task),

@@ -15,7 +15,7 @@ from sweeps.analysis import summary
 from sweeps.analysis.scores import Scores
 from sweeps.analysis.tables import RunData, Site
 from sweeps.report.gallery.probes import SHOWN_STEPS, PredictionMemory, probe_units
-from sweeps.stages.experiments.emergence import FOLDER, KINDS, NAME
+from sweeps.runtime.layout import EMERGENCE, EMERGENCE_FOLDER, LATENT_KINDS
 
 SMOOTH_SHOWN = 3
 
@@ -70,10 +70,10 @@ def limits(task: str, label: np.ndarray) -> tuple[float, float]:
 def emerging(run: RunData, store: Any, scores: dict[str, Scores], memory: PredictionMemory) -> list[Emerging]:
     """The samples whose partial images were kept; unreadable files are left out."""
     images = run.table("images")
-    rows = None if images is None else images.filter(pc.equal(images["experiment"], NAME))
+    rows = None if images is None else images.filter(pc.equal(images["experiment"], EMERGENCE))
     current = set() if rows is None else set(rows["sample"].to_pylist())
     found = []
-    for path in store.list(f"{FOLDER}/"):
+    for path in store.list(f"{EMERGENCE_FOLDER}/"):
         try:
             sample = int(path.rpartition("/")[2].partition(".")[0])
             if sample in current:
@@ -91,7 +91,7 @@ def _emerging(
     if finished is None:
         return None
     places = _places(kept)
-    images = {k: {s: kept[f"{k}.image"][i] for s, i in places.items()} for k in KINDS}
+    images = {k: {s: kept[f"{k}.image"][i] for s, i in places.items()} for k in LATENT_KINDS}
     strips: list[Strip] = []
     for task, found in scores.items():
         strips += _strips(run, found, memory, task, sample, kept)

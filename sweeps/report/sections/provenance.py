@@ -17,7 +17,6 @@ from sweeps.report.html import Section, folded, paragraph
 from sweeps.report.links import experiment_anchor, site_anchor, site_link
 from sweeps.report.tables import Num, Raw, table
 from sweeps.runtime.units import format_duration
-from sweeps.tracking.runs import run_id, stage_stamp
 
 FAILED_SHOWN = 50
 
@@ -166,7 +165,7 @@ def _experiment_row(run: RunData, name: str) -> list[Any]:
         done = pc.sum(pc.equal(mine[column], "done")).as_py() if place == 0 else pc.count_distinct(mine[column]).as_py()
         counts[place] = done
     anchor = Raw(f'<span id="{experiment_anchor(name)}">{escape(name)}</span>')
-    where = "one for each site, below" if name == run.experiment else _code(run_id(run, "summary"))
+    where = "one for each site, below" if name == run.experiment else _code(run.wandb_id("summary"))
     return [anchor, _code(", ".join(sorted(map(str, hashes)))), *counts, where]
 
 
@@ -183,14 +182,14 @@ def _sites_table(context: Context) -> str:
             Raw(f'<span id="{site_anchor(s.name)}">{escape(s.name)}</span>'),
             counts.get(s.name, 0),
             images,
-            _code(stage_stamp(run)),
-            *(_code(run_id(run, v, s.name)) for v in run.variants),
+            _code(run.probe_stage_hash),
+            *(_code(run.wandb_id(v, s.name)) for v in run.variants),
         ]
         for s in run.sites
     ]
     columns = ["Site", "Finished cells", "Train / val / test images", "Stage hash"]
     columns += [f"W&B, {variant}" for variant in run.variants]
-    whole = paragraph(f"The summary run is <code>{run_id(run, 'summary')}</code>.")
+    whole = paragraph(f"The summary run is <code>{run.wandb_id('summary')}</code>.")
     return table("Probes and mirrored W&B runs of each site", columns, rows) + whole
 
 

@@ -11,10 +11,10 @@ import storage
 from probing.diffusion.model import pick_device
 from probing.probes.converged import fit_converged
 from sweeps.runtime.grid import Cell, finished
+from sweeps.runtime.layout import VARIANT
 from sweeps.runtime.run import Run
 from sweeps.stages import probe
 from sweeps.stages.experiments import registry
-from sweeps.stages.experiments.registry import VARIANT
 from sweeps.stages.probe_trial import ProbeJob, labels_of, write_results
 
 NAME = "converged"

@@ -15,15 +15,11 @@ import storage
 from probing.diffusion import model
 from probing.labelling import registry as labellers
 from sweeps.config.schema import Config
+from sweeps.runtime.layout import EMERGENCE, EMERGENCE_FOLDER, LATENT_KINDS, VARIANT
 from sweeps.runtime.run import Run
 from sweeps.stages import curate, probe
 from sweeps.stages.experiments import registry as experiments
-from sweeps.stages.experiments.registry import VARIANT
 
-NAME = "emergence"
-FOLDER = "experiments/emergence"
-KINDS = ("xt", "x0")
-"""the latent after a step, noisy; and the clean estimate of the same call"""
 TASKS = ("saliency", "depth")
 
 
@@ -36,7 +32,7 @@ class EmergenceTask:
     @property
     def key(self) -> str:
         """Readable name, also in Ray's dashboard."""
-        return f"{NAME}/{self.sample:05d}"
+        return f"{EMERGENCE}/{self.sample:05d}"
 
 
 @dataclass(frozen=True)
@@ -59,7 +55,7 @@ def site(kind: str) -> str:
 
 def pictures_path(sample: int) -> str:
     """Where a sample's pictures are kept."""
-    return f"{FOLDER}/{sample:05d}.safetensors"
+    return f"{EMERGENCE_FOLDER}/{sample:05d}.safetensors"
 
 
 class EmergenceWorker:
@@ -80,7 +76,7 @@ class EmergenceWorker:
         final = {name: self.store.read_labels(name, [task.sample])[0] for name in TASKS}
         rows: list[dict[str, Any]] = []
         kept = {"steps": np.array(self.shared.steps)}
-        for kind in KINDS:
+        for kind in LATENT_KINDS:
             images = self._decoded(task.sample, kind)
             labels = {name: labeller(images) for name, labeller in self.labellers.items()}
             kept |= {f"{kind}.image": images, f"{kind}.saliency": labels["saliency"]}
@@ -90,11 +86,11 @@ class EmergenceWorker:
             whole = {name: np.ascontiguousarray(values) for name, values in kept.items()}
             self.store.put(pictures_path(task.sample), save(whole))
         self.store.append("images", rows)
-        return {"images": len(KINDS) * len(self.shared.steps)}
+        return {"images": len(LATENT_KINDS) * len(self.shared.steps)}
 
     def _decoded(self, sample: int, kind: str) -> np.ndarray:
         """uint8 (steps, H, W, 3)."""
-        which = KINDS.index(kind)
+        which = LATENT_KINDS.index(kind)
         found = [self.store.read_latents(VARIANT, step, [sample])[which][0] for step in self.shared.steps]
         return self.model.decode(torch.from_numpy(np.stack(found)).to(self.model.device)).numpy()
 
@@ -104,7 +100,7 @@ class EmergenceWorker:
         shared = self.shared
         threshold = shared.config.labels.threshold
         same = {
-            "experiment": NAME, "variant": VARIANT, "site": site(kind), "control": "none", "seed": 0,
+            "experiment": EMERGENCE, "variant": VARIANT, "site": site(kind), "control": "none", "seed": 0,
             "sample": sample, "attempt": shared.attempt, "stage_hash": shared.stage_hash,
         }  # fmt: skip
         dice = mask_dice(labels["saliency"] > threshold, final["saliency"] > threshold)
@@ -136,17 +132,17 @@ def samples(run: Run) -> list[int]:
 
 def missing(run: Run) -> list[EmergenceTask]:
     """Test images without rows of the present settings; an image's rows are written together."""
-    if not experiments.wanted(run, NAME) or not curate.done(run):
+    if not experiments.wanted(run, EMERGENCE) or not curate.done(run):
         return []
-    table = run.store.table("images", experiments.stage_hash(run, NAME))
+    table = run.store.table("images", experiments.stage_hash(run, EMERGENCE))
     have = set(zip(table["sample"].to_pylist(), table["step"].to_pylist(), strict=True))
-    steps = experiments.steps(run, NAME)
+    steps = experiments.steps(run, EMERGENCE)
     return [task for task in tasks(run) if any((task.sample, step) not in have for step in steps)]
 
 
 def tasks(run: Run) -> list[EmergenceTask]:
     """All tasks of the configuration."""
-    return [EmergenceTask(i) for i in samples(run)] if experiments.wanted(run, NAME) else []
+    return [EmergenceTask(i) for i in samples(run)] if experiments.wanted(run, EMERGENCE) else []
 
 
 def worker(run: Run) -> Callable[[], EmergenceWorker]:
@@ -156,11 +152,11 @@ def worker(run: Run) -> Callable[[], EmergenceWorker]:
     attempts = run.store.table("images", current=False)["attempt"].to_pylist()
     shared = Shared(
         run.config,
-        experiments.stage_hash(run, NAME),
+        experiments.stage_hash(run, EMERGENCE),
         mean,
         deviation,
         tuple(samples(run)[: run.config.experiments.emergence_shown]),
-        tuple(experiments.steps(run, NAME)),
+        tuple(experiments.steps(run, EMERGENCE)),
         1 + max((a for a in attempts if a is not None), default=0),
     )
     return partial(EmergenceWorker, shared)

@@ -8,13 +8,11 @@ from dataclasses import asdict, replace
 
 from probing.diffusion.sites import SiteSpec, choose
 from probing.probes.config import ProbeConfig
-from sweeps.analysis.tables import EXPERIMENTS
 from sweeps.config.hashing import digest
 from sweeps.runtime.grid import Cell, finished
+from sweeps.runtime.layout import EXPERIMENTS_FILE, VARIANT
 from sweeps.runtime.run import Run
 
-VARIANT = "trained"
-"""all of them study the trained network"""
 FIELDS = {"smoothness": ("smoothness",)}
 """settings that an experiment's numbers depend on, beside those of the probe stage; which cells there are
 is no part of it, so that a wider experiment keeps what a narrow one fitted"""
@@ -85,8 +83,8 @@ def note(run: Run) -> None:
     """Writes down which rows of each experiment are of the present settings, for the report."""
     found = {name: stage_hash(run, name) for name in run.config.experiments.names}
     data = json.dumps(found, indent=1, sort_keys=True).encode()
-    if not run.store.exists(EXPERIMENTS) or run.store.get(EXPERIMENTS) != data:
-        run.store.put(EXPERIMENTS, data)
+    if not run.store.exists(EXPERIMENTS_FILE) or run.store.get(EXPERIMENTS_FILE) != data:
+        run.store.put(EXPERIMENTS_FILE, data)
 
 
 def probe_config(run: Run, name: str) -> ProbeConfig:

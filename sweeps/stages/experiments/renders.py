@@ -19,10 +19,10 @@ from probing.probes.fit import FitSpec, fit_site
 from probing.scoring.targets import Targets, pool_depth, pool_saliency
 from sweeps.config.schema import STEPS, Config
 from sweeps.runtime.grid import Cell, finished
+from sweeps.runtime.layout import VARIANT
 from sweeps.runtime.run import Run
 from sweeps.stages import probe
 from sweeps.stages.experiments import registry
-from sweeps.stages.experiments.registry import VARIANT
 from sweeps.stages.probe_trial import ProbeJob, attempt_of, write_results
 
 NAME = "truth"

@@ -14,10 +14,10 @@ import storage
 from probing.diffusion.sites import SiteSpec
 from probing.probes.transfer import transfer
 from sweeps.runtime.grid import Cell, finished
+from sweeps.runtime.layout import VARIANT, transfer_control
 from sweeps.runtime.run import Run
 from sweeps.stages import probe
 from sweeps.stages.experiments import registry
-from sweeps.stages.experiments.registry import VARIANT
 from sweeps.stages.probe_trial import ProbeJob, labels_of
 
 NAME = "transfer"
@@ -34,17 +34,6 @@ class TransferTask:
     def key(self) -> str:
         """Readable name, also in Ray's dashboard."""
         return f"{NAME}/{self.site}/{self.task}"
-
-
-def control(step: int) -> str:
-    """How a row says at which step its probe was trained."""
-    return f"from_{step:02d}"
-
-
-def trained_at(name: str) -> int | None:
-    """The step that `control` wrote; None for any other control."""
-    head, _, number = name.partition("_")
-    return int(number) if head == "from" and number.isdigit() else None
 
 
 class TransferWorker:
@@ -82,7 +71,7 @@ class TransferWorker:
         for i, origin in enumerate(self.steps):
             for j, step in enumerate(self.steps):
                 values = {name: float(matrix[i, j]) for name, matrix in scores.items()}
-                yield {**same, "step": step, "control": control(origin), **values}
+                yield {**same, "step": step, "control": transfer_control(origin), **values}
 
 
 def _seeds_allow(run: Run) -> bool:
@@ -100,7 +89,11 @@ def missing(run: Run) -> list[TransferTask]:
     return [
         one
         for one in wanted
-        if any(Cell(VARIANT, one.site, step, one.task, control(start)) not in have for step in steps for start in steps)
+        if any(
+            Cell(VARIANT, one.site, step, one.task, transfer_control(start)) not in have
+            for step in steps
+            for start in steps
+        )
     ]
 
 

@@ -36,7 +36,6 @@ from sweeps.report import build as report
 from sweeps.report import context as report_context
 from sweeps.report.sections import results as report_results
 from sweeps.report.tables import interval, number, table
-from sweeps.tracking.runs import run_id
 
 EXTRA = (
     "controls", "interventions", "examples", "images", "emergence", "vae", "conv", "smoothness", "transfer",
@@ -433,7 +432,7 @@ def test_numbers_link_to_their_provenance(page: Page) -> None:
 
 def test_provenance_names_hash_cells_and_run_of_every_experiment(store: storage.Store, page: Page) -> None:
     text = page.text[page.text.index("Where the numbers come from") :]
-    summary = run_id(report_data.load(store, CONFIG), "summary")
+    summary = report_data.load(store, CONFIG).wandb_id("summary")
     assert re.search(rf"vae c7d9e0f2 30 10 {summary}", text)
     assert re.search(rf"transfer 7a45fe12 450 0 {summary}", text)
     assert re.search(r"up\.2\.1 \d+ 64 / 32 / 96 c7d9e0f2 \w+ \w+", text)

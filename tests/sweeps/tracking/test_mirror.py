@@ -26,7 +26,7 @@ from sweeps.report import build as report
 from sweeps.report import strips as report_strips
 from sweeps.tracking import mirror as tracking
 from sweeps.tracking.mirror import Marker, mirror
-from sweeps.tracking.runs import plan, run_id
+from sweeps.tracking.runs import plan
 
 SITES = ("mid.0", "up.2.1", "up.3.0")
 SMALL = Made(train=2, test=4, sites=SITES, steps=(1, 8, 15), extras=False, pictures=False)
@@ -55,7 +55,7 @@ def directories(store: storage.Store) -> list[Path]:
 
 def inspect(store: storage.Store, *parts: object) -> dict[str, Any]:
     """One run as W&B's own reader shows it."""
-    ident = run_id(report_data.load(store, CONFIG), *parts)
+    ident = report_data.load(store, CONFIG).wandb_id(*parts)
     (directory,) = Path(store.url).glob(f"wandb/offline-run-*-{ident}")
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json"]
     done = subprocess.run([*command, str(directory)], capture_output=True, text=True, check=True)
@@ -64,7 +64,7 @@ def inspect(store: storage.Store, *parts: object) -> dict[str, Any]:
 
 def history(store: storage.Store, *parts: object) -> list[dict[str, Any]]:
     """The logged rows of one run, from W&B's own reader."""
-    ident = run_id(report_data.load(store, CONFIG), *parts)
+    ident = report_data.load(store, CONFIG).wandb_id(*parts)
     (directory,) = Path(store.url).glob(f"wandb/offline-run-*-{ident}")
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(directory)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -180,7 +180,7 @@ def first_test(store: storage.Store) -> int:
 
 def pixels(store: storage.Store, name: str) -> np.ndarray:
     """A logged picture of the summary run."""
-    ident = run_id(report_data.load(store, CONFIG), "summary")
+    ident = report_data.load(store, CONFIG).wandb_id("summary")
     (path,) = Path(store.url).glob(f"wandb/offline-run-*-{ident}/files/media/images/{name}_*.png")
     return np.asarray(Image.open(path).convert("RGB"))
 
@@ -229,9 +229,9 @@ def test_a_killed_mirror_leaves_no_doubles(fresh: storage.Store) -> None:
 
 def test_ids_are_those_of_the_sweep_stage_and_part(store: storage.Store, fresh: storage.Store) -> None:
     run, same = (report_data.load(s, CONFIG) for s in (store, fresh))
-    assert run_id(run, "trained", "mid.0") == run_id(same, "trained", "mid.0")
+    assert run.wandb_id("trained", "mid.0") == same.wandb_id("trained", "mid.0")
     other = report_data.load(store, {**CONFIG, "name": "else"})
-    ids = {run_id(r, v, "mid.0") for r in (run, other) for v in ("trained", "random")}
+    ids = {r.wandb_id(v, "mid.0") for r in (run, other) for v in ("trained", "random")}
     assert len(ids) == 4
     assert all(len(i) <= 64 for i in ids)
 

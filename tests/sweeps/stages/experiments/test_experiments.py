@@ -21,6 +21,7 @@ from sweeps.cli.main import main
 from sweeps.config.experiments import NAMES
 from sweeps.config.load import load, presets
 from sweeps.runtime.grid import Cell, pack
+from sweeps.runtime.layout import trained_at
 from sweeps.runtime.run import facts, reopen
 from sweeps.stages import curate as curate_stage
 from sweeps.stages import probe as probe_stage
@@ -30,7 +31,6 @@ from sweeps.stages.experiments import emergence as emergence_stage
 from sweeps.stages.experiments import registry as experiments
 from sweeps.stages.experiments import renders as truth_stage
 from sweeps.stages.experiments import stage as experiments_stage
-from sweeps.stages.experiments import transfer as transfer_stage
 from sweeps.stages.probe_trial import labels_of
 
 SMALL = [
@@ -156,7 +156,7 @@ def test_a_probe_transferred_to_its_own_step_scores_what_it_scored(finished: Pat
     mine = [r for r in rows(finished, "probes", "grid") if (r["variant"], r["site"]) == ("trained", "up.3.2")]
     own = {(r["step"], r["task"]): r for r in mine}
     for row in rows(finished, "probes", "transfer"):
-        if transfer_stage.trained_at(row["control"]) == row["step"]:
+        if trained_at(row["control"]) == row["step"]:
             score = "dice" if row["task"] == "saliency" else "rmse"
             assert row[score] == pytest.approx(own[row["step"], row["task"]][score], rel=1e-4, abs=1e-5)
 

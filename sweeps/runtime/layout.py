@@ -1,0 +1,24 @@
+"""Names and paths inside an output that stages write and analysis, planning and report read."""
+
+from __future__ import annotations
+
+VARIANT = "trained"
+"""the variant that every experiment beside the main grid studies"""
+EXPERIMENTS_FILE = "experiments.json"
+"""stage hash of each experiment beside the main grid"""
+EMERGENCE = "emergence"
+EMERGENCE_FOLDER = "experiments/emergence"
+"""decoded images and their labels, one file per sample"""
+LATENT_KINDS = ("xt", "x0")
+"""the noisy latent after a step, and the clean estimate of the same call"""
+
+
+def transfer_control(step: int) -> str:
+    """Value of column `control` for a probe that was trained at `step` and applied at another."""
+    return f"from_{step:02d}"
+
+
+def trained_at(control: str) -> int | None:
+    """The step in a value of `transfer_control`; None for any other control."""
+    prefix, _, number = control.partition("_")
+    return int(number) if prefix == "from" and number.isdigit() else None
