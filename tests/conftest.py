@@ -1,8 +1,7 @@
-"""What several test files share: one small local Ray for the whole session, a tiny model, a finished run."""
+"""Fixtures that several test files share: one small local Ray for the session, a tiny model, a finished run."""
 
 from __future__ import annotations
 
-import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,47 +13,46 @@ from cluster.session import Session, connect
 
 @pytest.fixture(scope="session")
 def ray_local() -> Iterator[Session]:
-    """A Ray of two CPUs on 127.0.0.1, without dashboard or token, started at its first use."""
+    """Ray with two CPUs on 127.0.0.1, without dashboard or token, started at its first use."""
     with connect("local", num_cpus=2) as session:
         yield session
 
 
 @pytest.fixture(scope="session")
 def tiny_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A narrow random model as a pipeline directory."""
-    from support import tiny_model as tiny
+    """Pipeline directory of a narrow random model."""
+    from support import tiny_model
 
-    return tiny.save(tmp_path_factory.mktemp("model"))
+    return tiny_model.save(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="session")
 def sampled(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An undisturbed run of the tiny model, sampling alone, in this process."""
-    from support import tiny_runs as pipeline_runs
+    """An undisturbed run of the tiny model, its sampling stage only, in this process. Tests must not change it."""
+    from support.tiny_runs import configured
     from sweeps import pipeline
 
     output = tmp_path_factory.mktemp("runs") / "sampled"
-    result = pipeline.execute(pipeline_runs.configured(tiny_pipeline, output), ("sample",))
+    result = pipeline.execute(configured(tiny_pipeline, output), ("sample",))
     assert result.failed == {}
     return output
 
 
 @pytest.fixture(scope="session")
 def finished(sampled: Path, tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same with all other stages."""
-    from support import tiny_runs as pipeline_runs
+    """The run `sampled` with all later stages. Tests must not change it."""
+    from support.tiny_runs import configured, copied
     from sweeps import pipeline
 
-    output = tmp_path_factory.mktemp("runs") / "whole"
-    shutil.copytree(sampled, output)
-    result = pipeline.execute(pipeline_runs.configured(tiny_pipeline, output))
+    output = copied(sampled, tmp_path_factory.mktemp("runs") / "finished")
+    result = pipeline.execute(configured(tiny_pipeline, output))
     assert result.failed == {}
     return output
 
 
 @pytest.fixture
 def flaky_s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """A real S3 server on loopback; yields a list of HTTP errors that it still has to answer."""
+    """A local S3 server; yields a list of HTTP error codes that it sends before it answers requests again."""
     pytest.importorskip("moto.server")
     from moto.server import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import make_server

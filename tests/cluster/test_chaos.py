@@ -1,6 +1,6 @@
-"""Workers, nodes and drivers are killed at seeded moments, and no file is lost or falsified.
+"""Workers, nodes and drivers are killed at seeded moments, and no file is lost or wrong.
 
-CHAOS_MOMENTS says how many moments of each kind (default 3).
+CHAOS_MOMENTS is the number of moments of each kind (default 3).
 """
 
 from __future__ import annotations
@@ -23,7 +23,12 @@ pytestmark = pytest.mark.chaos
 
 MOMENTS = int(os.environ.get("CHAOS_MOMENTS", "3"))
 SCRIPT = "from support import cluster_chaos; cluster_chaos.main()"
-ENVIRONMENT = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+ENVIRONMENT = {
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_worker_niceness": "0",  # a busy machine would starve the workers, and start nodes late
+    "RAY_raylet_start_wait_time_s": "180",
+}
 
 
 def on_a_cluster(folder: Path, kind: str, seeds: list[int], retries: int) -> list[dict[str, Any]]:
@@ -41,7 +46,7 @@ def test_killed_workers_and_nodes_cost_nothing_but_time(kind: str, tmp_path: Pat
     for moment in moments:
         assert moment["done"] == chaos.TASKS, moment
         assert not moment["failed"], moment
-        assert not moment["faults"], moment
+        assert not moment["problems"], moment
         assert moment["lost"] >= 1, moment
         assert chaos.TASKS <= moment["attempts"] <= chaos.TASKS + moment["lost"], moment
     assert sum(moment["attempts"] for moment in moments) > chaos.TASKS * MOMENTS
@@ -50,7 +55,7 @@ def test_killed_workers_and_nodes_cost_nothing_but_time(kind: str, tmp_path: Pat
 def test_without_retries_a_killed_worker_costs_its_task(tmp_path: Path) -> None:
     moments = on_a_cluster(tmp_path, "worker", [100, 101, 102], retries=0)
     assert sum(len(moment["failed"]) for moment in moments) >= 1
-    assert all(moment["faults"] for moment in moments if moment["failed"])
+    assert all(moment["problems"] for moment in moments if moment["failed"])
 
 
 def test_a_lost_node_is_not_the_tasks_fault(tmp_path: Path) -> None:
@@ -62,7 +67,7 @@ def test_a_drained_node_gives_back_its_work_unharmed(tmp_path: Path) -> None:
     (moment,) = on_a_cluster(tmp_path, "drain", [100], retries=0)
     assert moment["done"] == moment["attempts"] == chaos.TASKS
     assert not moment["failed"]
-    assert not moment["faults"]
+    assert not moment["problems"]
     assert moment["lost"] in (1, 2)  # on a busy machine the next worker may be put on the node that leaves, once
 
 
@@ -86,5 +91,5 @@ def test_killed_drivers_take_their_workers_along_and_resume(seed: int, tmp_path:
     assert wanted <= len(kept) < chaos.TASKS
     again = fakes.run_apart(SCRIPT, str(tmp_path), "embedded", "0", "2")
     assert json.loads(again.stdout) == {"done": chaos.TASKS - len(kept), "failed": {}}
-    assert not chaos.faults(tmp_path)
+    assert not chaos.problems(tmp_path)
     assert all((tmp_path / name).stat().st_mtime_ns == when for name, when in kept.items())

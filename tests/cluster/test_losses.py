@@ -1,4 +1,4 @@
-"""A tiny sweep submitted to two machines: a node is lost in one stage, then the driver, and nothing else is.
+"""A tiny sweep submitted to two machines: a node is lost in one stage, then the driver, and no work with them.
 
 CHAOS_SEED=N chooses the stage, CHAOS_NODES=0 leaves the test out.
 `test_cluster_sweep`, with CHAOS_NODES=1, loses a node in every stage.
@@ -16,8 +16,8 @@ import pytest
 from cluster import submit
 from support import cluster_nodes as nodes
 from support import tiny_model as tiny
-from support.cluster_losses import Sabotage, assert_same_scores, ended, kill_driver, records
-from support.tiny_runs import stored
+from support.cluster_losses import NodeLosses, assert_no_probe_twice, ended, kill_driver, records
+from support.tiny_runs import assert_same_scores, stored
 from sweeps import pipeline
 from sweeps.config.load import load
 
@@ -67,9 +67,9 @@ def test_a_node_and_the_driver_are_lost_and_the_store_is_the_same(
         shutil.copytree(whole, output)
     arguments = ["scenes", *words, f"output={output}"]
     first = submit.submit(machines.address, arguments, output=str(output))
-    losses = Sabotage(machines, first, output)
+    losses = NodeLosses(machines, first, output)
     losses.wait(STAGES[stage])
-    kept = losses.lose_node(stage)
+    kept = losses.kill_node(stage)
     losses.wait(STAGES[stage], len(list(output.glob(STAGES[stage]))) + 1)
     kept |= records(output)
     kill_driver(machines, first)
@@ -78,6 +78,7 @@ def test_a_node_and_the_driver_are_lost_and_the_store_is_the_same(
     assert pipeline.execute(undisturbed).failed == {}
     assert ended(machines, again).status == "SUCCEEDED", submit.logs(machines.address, again.id)
     assert stored(output) == stored(whole)
+    assert_no_probe_twice(output)
     assert_same_scores(output, whole)
     now = records(output)
     assert {path: now[path] for path in kept} == kept, "finished work was done again"

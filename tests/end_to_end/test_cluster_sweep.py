@@ -1,6 +1,6 @@
-"""A whole sweep on a cluster of several machines, submitted from outside, with losses in every stage.
+"""A complete sweep on a cluster of several machines, submitted from outside, with losses in every stage.
 
-The machines are network namespaces where those are to be had; see cluster_nodes.
+The machines are network namespaces if the system allows them; see cluster_nodes.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from cluster.observers import logs
 from cluster.observers import prometheus as metrics
 from support import cluster_nodes as nodes
 from support import tiny_model as tiny
-from support.cluster_losses import Sabotage, assert_same_scores, ended, kill_driver, records, scores
-from support.tiny_runs import stored
+from support.cluster_losses import NodeLosses, assert_no_probe_twice, ended, kill_driver, records
+from support.tiny_runs import assert_same_scores, stored
 from sweeps import pipeline
 from sweeps.config.load import load
 from sweeps.runtime.grid import cells, pack
@@ -49,7 +49,7 @@ SMALL = [
     "interventions.depth_sites=[mid.0]",
     "tracking.mode=offline", "experiments.names=[]", "ray.sampling_gpus=1", "ray.label_gpus=0.5", "ray.probe_gpus=0.25",
 ]  # fmt: skip
-CELLS = 2 * len(SITES) * 2 * 2
+PROBES = 2 * len(SITES) * 2 * 2
 
 
 @pytest.fixture(scope="module")
@@ -68,10 +68,10 @@ def undisturbed(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[nodes.Machines]:
-    """A head without CPU and GPU, whose nodes know a secret, as do we."""
-    told = {"WANDB_API_KEY": SECRET}
-    with nodes.Machines(tmp_path_factory.mktemp("nodes"), told, not nodes.no_namespaces()) as made:
-        yield made
+    """A head without CPU and GPU whose nodes have a secret in their environment."""
+    environment = {"WANDB_API_KEY": SECRET}
+    with nodes.Machines(tmp_path_factory.mktemp("nodes"), environment, not nodes.no_namespaces()) as machines:
+        yield machines
 
 
 def settings(model: Path, output: Path, *more: str) -> list[str]:
@@ -85,9 +85,9 @@ def test_nodes_and_driver_are_lost_and_the_store_is_the_same(machines, model, un
     machines.add("cpu", cpus=1)
     arguments = ["scenes", *settings(model, output)]
     first = submit.submit(machines.address, arguments, output=str(output))
-    losses = Sabotage(machines, first, output)
+    losses = NodeLosses(machines, first, output)
     losses.wait("shards/sample/*/*.json")
-    kept = losses.lose_node("sample.")
+    kept = losses.kill_node("sample.")
     losses.replace_node()
     losses.wait("shards/sample/*/*.json", len(kept) + 1)
     kept |= records(output)
@@ -95,39 +95,39 @@ def test_nodes_and_driver_are_lost_and_the_store_is_the_same(machines, model, un
 
     again = submit.submit(machines.address, arguments, output=str(output))
     losses.job = again
-    kept |= losses.lose_node("label.")
+    kept |= losses.kill_node("label.")
     losses.replace_node()
     losses.wait("results/probes/*.parquet")
-    kept |= losses.lose_node("probe")
+    kept |= losses.kill_node("probe")
     losses.replace_node()
-    kept |= losses.lose_node("intervene.")
-    # Without a GPU nothing goes on, so the driver is still there when its metrics are next collected.
+    kept |= losses.kill_node("intervene.")
+    # Without a GPU the driver waits, so it is still there when its metrics are next collected.
     measured = losses.until(lambda: exported(machines), "the probe stage among the metrics")
     losses.replace_node()
     assert ended(machines, again).status == "SUCCEEDED", submit.logs(machines.address, again.id)
 
     assert stored(output) == stored(undisturbed)
-    assert len(scores(output)) == CELLS
+    assert assert_no_probe_twice(output) == PROBES
     assert_same_scores(output, undisturbed)
     edits = storage.open(str(output)).table("interventions", current=False).to_pylist()
     assert max(Counter((e["sample"], e["trial"], e["control"]) for e in edits).values()) == 1
     now = records(output)
     assert {path: now[path] for path in kept} == kept, "finished work was done again"
-    check_told(submit.logs(machines.address, again.id), measured)
+    check_observed(submit.logs(machines.address, again.id), measured)
 
 
 def exported(machines: nodes.Machines) -> str:
-    """The metrics once the loss in the probe stage, and its cells, are among them."""
+    """The metrics once the loss in the probe stage and its probes are among them; empty before."""
     found = machines.metrics()
-    told = [
+    matches = [
         re.search(rf'^ray_scenesweep_{name}\{{.*stage="probe".*\}} [1-9]', found, re.MULTILINE)
         for name in ("failures_total", "cells_total")
     ]
-    return found if all(told) else ""
+    return found if all(matches) else ""
 
 
-def check_told(log: str, measured: str) -> None:
-    """Records of the log name run, shard and cell; Prometheus got what the dashboard draws."""
+def check_observed(log: str, measured: str) -> None:
+    """Check that log records name run, shard and probe, and that Prometheus has every metric of the dashboard."""
     records = [json.loads(line) for line in log.splitlines() if logs.is_record(line)]
     done = [record for record in records if record["message"] == "task done"]
     assert {record["run"] for record in done} == {"scenes"}
@@ -137,7 +137,7 @@ def check_told(log: str, measured: str) -> None:
     assert {name for name in metrics.names() if name not in measured} <= {"ray_scenesweep_given_up"}
 
 
-def test_a_probe_trial_that_is_tried_again_leaves_out_finished_cells(undisturbed, model):
+def test_a_retried_probe_trial_leaves_out_finished_probes(undisturbed, model):
     config = load("scenes", settings(model, undisturbed, "ray.address=none"))
     run = pipeline.prepare(config)
     every = cells(config.sweep, config.sampling.variants, run.sites)
@@ -158,12 +158,12 @@ def test_the_finished_run_submitted_again_does_nothing(machines, model, tmp_path
 
 
 def test_no_planted_secret_shows_anywhere(machines, monkeypatch):
-    """Arguments and job facts as the dashboard tells them, logs of all nodes, output and W&B files."""
+    """Checks the dashboard's jobs and lists, the logs of all nodes, the output and the W&B files."""
     known = submit.jobs(machines.address)
     assert known
-    told = [str(job) + submit.logs(machines.address, job.id) for job in known]
-    told += [str(machines.listed(kind)) for kind in ("jobs", "actors", "tasks", "workers", "nodes", "runtime_envs")]
-    assert not any(SECRET in text for text in told)
+    texts = [str(job) + submit.logs(machines.address, job.id) for job in known]
+    texts += [str(machines.listed(kind)) for kind in ("jobs", "actors", "tasks", "workers", "nodes", "runtime_envs")]
+    assert not any(SECRET in text for text in texts)
     places = [machines.folder if machines.apart else Path("/tmp/ray/session_latest/"), Path(known[0].output)]
     files = [p for place in places for p in place.rglob("*") if p.is_file() and not p.is_symlink()]
     assert any("wandb" in p.parts for p in files)
@@ -172,10 +172,9 @@ def test_no_planted_secret_shows_anywhere(machines, monkeypatch):
 
 
 def test_machines_are_apart(machines):
-    """Where the machine allows it, no node reaches another by 127.0.0.1."""
-    why = nodes.no_namespaces() if not machines.apart else ""
-    if why:
-        pytest.skip(why)
+    """With network namespaces, no node reaches another by 127.0.0.1."""
+    if not machines.apart:
+        pytest.skip(nodes.no_namespaces())
     assert len({node.address for node in machines.nodes.values()}) == len(machines.nodes)
     code = "import socket; socket.create_connection(('127.0.0.1', 8265), timeout=3)"
     tried = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

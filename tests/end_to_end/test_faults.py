@@ -1,4 +1,4 @@
-"""Sampling meets a full disk, a store that may not be written and failing S3: named, retried or redone."""
+"""Sampling with a full disk, a store without write permission and a failing S3 server: named, retried or redone."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ print(json.dumps([done, outcome.failed, refused, again.failed]))
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
-def test_a_full_disk_fails_its_shards_by_name_and_room_mends_them(sampled, tiny_pipeline, tmp_path):
+def test_a_full_disk_fails_its_shards_by_name_and_they_resume_once_there_is_room(sampled, tiny_pipeline, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = f'mount -t tmpfs -o size=96m none {disk} && exec "$@"'
@@ -79,8 +79,8 @@ def test_a_full_disk_fails_its_shards_by_name_and_room_mends_them(sampled, tiny_
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-def test_a_store_that_may_not_be_written_is_refused_for_a_plain_user(sampled, tiny_pipeline):
-    """Root ignores file modes, so a child gives its rights up; not a byte changes."""
+def test_a_store_without_write_permission_is_refused(sampled, tiny_pipeline):
+    """Root ignores file modes, so a child process becomes another user; no byte changes."""
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "out"
         shutil.copytree(sampled, output)
@@ -97,41 +97,42 @@ def test_a_store_that_may_not_be_written_is_refused_for_a_plain_user(sampled, ti
             sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
             os._exit(main(words))
         os.close(writing)
-        told = os.fdopen(reading).read()
+        error = os.fdopen(reading).read()
         _, status = os.waitpid(child, 0)
-        assert os.waitstatus_to_exitcode(status) == 2, told
-        assert f"output: cannot write to {output}" in told
+        assert os.waitstatus_to_exitcode(status) == 2, error
+        assert f"output: cannot write to {output}" in error
         assert stored(output) == before
 
 
 @pytest.mark.slow
-def test_sampling_into_s3_rides_out_an_outage(flaky_s3, sampled, tiny_pipeline, tmp_path, monkeypatch):
+def test_sampling_into_s3_survives_an_outage(flaky_s3, sampled, tiny_pipeline, tmp_path, monkeypatch):
     request = urllib.request.Request(f"{os.environ['AWS_ENDPOINT']}/bucket", method="PUT")
     urllib.request.urlopen(request).close()
     outages = []
     write = sample_stage.SampleWorker._write_activation
 
-    def write_in_bad_weather(self, task, site, step, values):
+    def write_with_outage(self, task, site, step, values):
         if (site, step) == ("mid.0", 5):
             outages.append(len(flaky_s3))
             flaky_s3.extend([503, 500, 503, 500, 503, 500])
         write(self, task, site, step, values)
 
-    monkeypatch.setattr(sample_stage.SampleWorker, "_write_activation", write_in_bad_weather)
-    config = configured(tiny_pipeline, "s3://bucket/run", "prompts.count=4", "sampling.variants=[trained]")
+    monkeypatch.setattr(sample_stage.SampleWorker, "_write_activation", write_with_outage)
+    few = ("prompts.count=4", "sampling.variants=[trained]", "sampling.sites=[mid.0,up.2.1]", "interventions.tasks=[]")
+    config = configured(tiny_pipeline, "s3://bucket/run", *few)
     result = pipeline.execute(config, ("sample",))
     assert result.failed == {}
     assert outages == [0]
     assert flaky_s3 == []
     found = stored("s3://bucket/run", DATA)
-    local = stored(sampled, DATA)
+    local = stored(sampled, ("activations.zarr/trained/mid.0", "activations.zarr/trained/up.2.1", *DATA[1:]))
     chunks = {path for path in local if "/c/0/" in path}
     assert {path for path in found if "/c/" in path} == chunks
     assert all(found[path] == local[path] for path in chunks)
     assert storage.audit.verify(storage.open("s3://bucket/run")) == []
 
 
-def test_a_disk_that_takes_no_note_of_a_failure_does_not_hide_it(sampled, tiny_pipeline, tmp_path, monkeypatch):
+def test_a_failure_is_reported_when_the_disk_cannot_record_it(sampled, tiny_pipeline, tmp_path, monkeypatch):
     output = tmp_path / "full"
     shutil.copytree(sampled, output)
     (output / "shards" / "sample" / "random" / "00001.json").unlink()
@@ -146,7 +147,7 @@ def test_a_disk_that_takes_no_note_of_a_failure_does_not_hide_it(sampled, tiny_p
     assert outcome.failed == {"sample/random/00001": "OSError: [Errno 28] No space left on device"}
 
 
-def test_a_disk_that_fails_the_driver_itself_is_one_line_and_code_1(monkeypatch, capsys):
+def test_a_disk_error_in_the_driver_is_one_line_and_code_1(monkeypatch, capsys):
     def full(*_):
         raise OSError(28, "No space left on device", "out/costs.json")
 
@@ -156,6 +157,6 @@ def test_a_disk_that_fails_the_driver_itself_is_one_line_and_code_1(monkeypatch,
         "scenesweep sample: [Errno 28] No space left on device: 'out/costs.json'",
         "resume with: scenesweep sample scenes",
     ]
-    monkeypatch.setattr(pipeline, "execute", lambda *_: {}["a mistake of ours"])
+    monkeypatch.setattr(pipeline, "execute", lambda *_: {}["a programming error"])
     with pytest.raises(KeyError):
         main(["sample", "scenes"])

@@ -20,10 +20,12 @@ from sweeps.runtime import run as runs
 from sweeps.stages import sample as sample_stage
 from sweeps.stages.sample import SampleTask
 
-SHARDS = int(os.environ.get("MEMORY_SHARDS", "500"))
+SHARDS = int(os.environ.get("MEMORY_SHARDS", "125"))
+SAMPLES = 4
+"""samples in a shard"""
 STEPS = 2
 ROOM = 25_000_000
-"""bytes that allocators may swing by; less than half of what is recorded in all"""
+"""bytes by which allocators may vary; less than half of what is recorded in total"""
 
 
 def resident() -> int:
@@ -40,12 +42,13 @@ def build(config: Config) -> Callable[[SampleTask], dict[str, Any]]:
 
 
 def store_of(config: Config) -> Store:
-    """One sample a shard, two steps."""
+    """A new store of `SHARDS` shards for the trained variant."""
     found = runs.facts(config)
     sites = tuple(SiteShape(site.name, site.tokens, site.channels) for site in found.sites)
-    layout = Layout(SHARDS, 1, ("trained",), sites, STEPS, found.image, found.latent)
+    layout = Layout(SHARDS * SAMPLES, SAMPLES, ("trained",), sites, STEPS, found.image, found.latent)
     store = Store.create(config.output, layout)
-    store.write_samples({"sample": i, "prompt": "a red box", "seed": i, "shard": i} for i in range(SHARDS))
+    rows = ({"sample": i, "prompt": "a red box", "seed": i, "shard": i // SAMPLES} for i in range(SHARDS * SAMPLES))
+    store.write_samples(rows)
     return store
 
 
@@ -53,20 +56,20 @@ def store_of(config: Config) -> Store:
 def test_memory_is_flat_after_the_tenth_shard(ray_local, tiny_pipeline, tmp_path: Path):
     from cluster.actors import OnRay
 
-    config = configured(tiny_pipeline, tmp_path / "out", "sampling.shard=1")
+    config = configured(tiny_pipeline, tmp_path / "out", f"sampling.shard={SAMPLES}")
     store = store_of(config)
-    shard_bytes = STEPS * sum(site.tokens * site.channels * 2 for site in store.layout.sites)
+    shard_bytes = SAMPLES * STEPS * sum(site.tokens * site.channels * 2 for site in store.layout.sites)
     assert shard_bytes * SHARDS > 2 * ROOM, "too little is recorded for a leak to show"
-    actor: list[int] = []
+    sizes: list[int] = []
 
     def watch(event: Any) -> None:
         if isinstance(event, TaskDone):
-            actor.append(event.result["resident"])
+            sizes.append(event.result["resident"])
 
     spec = WorkerSpec(partial(build, config), count=1, name="memory")
     outcome = OnRay().run([SampleTask("trained", shard) for shard in range(SHARDS)], spec, [watch])
     assert outcome.ok
     assert store.completed("sample", "trained") == set(range(SHARDS))
-    assert len(actor) == SHARDS
-    early, late = statistics.median(actor[10:30]), max(actor[-20:])
+    assert len(sizes) == SHARDS
+    early, late = statistics.median(sizes[10:30]), max(sizes[-20:])
     assert late - early < ROOM, f"{early / 1e6:.0f} MB after ten shards, {late / 1e6:.0f} MB at the end"

@@ -1,4 +1,4 @@
-"""Another image of the same prompt: sampled from derived noise, probed against the first image's labels, a rival."""
+"""Another image of the same prompt: sampled from derived noise, probed for the first image's labels, a baseline."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_the_other_image_is_probed_for_the_first_ones_labels(tiny_pipeline: Path
     assert floors["trained"] == floors[OTHER_SEED]  # both are of the trained images' labels
 
 
-def test_it_is_listed_among_the_rivals(tmp_path: Path) -> None:
+def test_it_is_listed_among_the_baselines(tmp_path: Path) -> None:
     made = Made(test=8, sites=FEW, pictures=False, extras=False, variants=("trained", "random", OTHER_SEED))
     run = report_data.load(make_store(tmp_path, made), CONFIG)
     scores = analysis.collect(run)

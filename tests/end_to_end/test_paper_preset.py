@@ -1,19 +1,21 @@
 """The preset `paper` from its prompts to its report: the authors' files and split, TRACER, MiDaS, the paper's probes.
 
-The diffusion model is a narrow one with the sites of Stable Diffusion, TRACER is whole, MiDaS narrow; all weights are
-random, so that numbers mean nothing here: that every part fits the next is what is tested.
+The diffusion model is a narrow one with the sites of Stable Diffusion, TRACER has all its layers but runs at 128 pixels
+in place of 512, MiDaS is narrow. All weights are random, so the numbers mean nothing: the test checks that every part
+fits the next.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 import storage
-from probing.labelling import midas
+from probing.labelling import midas, tracer
 from support import labelling_reference as tracer_reference
 from support.midas_reference import narrow
 from support.midas_reference import state as midas_state
@@ -25,7 +27,7 @@ TRAIN, TEST = 6, 4
 
 
 def prompts(path: Path, count: int, colour: str) -> Path:
-    """A file in the authors' form."""
+    """A CSV file with the authors' columns."""
     rows = [f'"a large {colour} sphere, number {i}",{100 + i},{7 * i}' for i in range(count)]
     path.write_text("\n".join(["prompts,seeds,prompt_inds", *rows, ""]))
     return path
@@ -54,6 +56,8 @@ def test_the_papers_experiment_from_its_prompts_to_its_report(
     words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(midas, "large", narrow)
+    small = [replace(arm, size=128) if number == 5 else arm for number, arm in enumerate(tracer.ARMS)]
+    monkeypatch.setattr(tracer, "ARMS", tuple(small))
     assert main(["run", *words]) == 0, capsys.readouterr().err
     store = storage.open(next(word for word in words if word.startswith("output=")).removeprefix("output="))
 
@@ -68,9 +72,9 @@ def test_the_papers_experiment_from_its_prompts_to_its_report(
     assert {row["status"] for row in fitted} == {"done"}
 
     edits = [row for row in store.table("interventions").to_pylist() if row["experiment"] == "interventions"]
-    told = Counter((row["task"], row["control"]) for row in edits)
+    counts = Counter((row["task"], row["control"]) for row in edits)
     controls = ("edit", "none", "random_direction", "random_probe", "shuffled_probe", "late_steps")
-    assert told == {(task, control): 4 for task in ("saliency", "depth") for control in controls}
+    assert counts == {(task, control): 4 for task in ("saliency", "depth") for control in controls}
 
     page = store.get("report/index.html").decode()
     assert "dpt_large_384.pt" in page

@@ -1,4 +1,4 @@
-"""What the fault tests run in a process of its own: tasks that write files, and their killers."""
+"""What the tests that kill processes execute in a process of its own: tasks that write files, and killers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SECONDS = 0.05
 
 @dataclass(frozen=True)
 class Write:
-    """A task: write this file, always with the same bytes."""
+    """A task that writes one file, always with the same bytes."""
 
     key: str
 
@@ -34,7 +34,7 @@ class Write:
 
 
 def write(folder: Path, task: Write) -> dict[str, Any]:
-    """Slowly, then atomically."""
+    """Write a task's file slowly under another name, then rename it."""
     partial_file = folder / f"{task.key}.{os.getpid()}.partial"
     data = task.content()
     with partial_file.open("wb") as stream:
@@ -51,13 +51,13 @@ def build(folder: Path, marks: Path) -> Callable[[Write], dict[str, Any]]:
 
 
 def missing(folder: Path) -> list[Write]:
-    """The tasks whose file is not there."""
+    """The tasks without a finished file."""
     tasks = [Write(f"w{i:02d}") for i in range(TASKS)]
     return [task for task in tasks if not (folder / f"{task.key}.bin").exists()]
 
 
-def faults(folder: Path) -> list[str]:
-    """What is wrong with the files: lost, falsified or left over."""
+def problems(folder: Path) -> list[str]:
+    """Names of files that are lost, differ from what their task writes, or belong to no task."""
     expected = {f"w{i:02d}.bin": Write(f"w{i:02d}").content() for i in range(TASKS)}
     found = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
     wrong = [name for name, data in expected.items() if found.get(name) != data]
@@ -65,39 +65,39 @@ def faults(folder: Path) -> list[str]:
     return wrong + [name for name in finished if not name.endswith(".partial")]
 
 
-class Saboteur:
-    """An observer that strikes once, at a chosen moment or when there is a target after it."""
+class Killer:
+    """An observer that kills once: at a random moment, or at the first one after it when there is a target."""
 
-    def __init__(self, rng: random.Random, strike: Callable[[random.Random], bool]) -> None:
+    def __init__(self, rng: random.Random, kill: Callable[[random.Random], bool]) -> None:
         self.start, self.delay = rng.randint(2, TASKS // 2), rng.uniform(0, SECONDS)
-        self.rng, self.strike = rng, strike
+        self.rng, self.kill = rng, kill
         self.started = self.lost = 0
-        self.struck = False
+        self.killed = False
 
     def __call__(self, event: Any) -> None:
         self.lost += isinstance(event, WorkerLost)
         self.started += isinstance(event, TaskStarted)
-        if isinstance(event, TaskStarted) and self.started >= self.start and not self.struck:
+        if isinstance(event, TaskStarted) and self.started >= self.start and not self.killed:
             time.sleep(self.delay)
-            self.struck = self.strike(self.rng)
+            self.killed = self.kill(self.rng)
 
 
-def one_moment(folder: Path, seed: int, strike: Callable[[Path, random.Random], bool], retries: int) -> dict[str, Any]:
-    """Run all tasks while something is killed; what came of it."""
+def one_moment(folder: Path, seed: int, kill: Callable[[Path, random.Random], bool], retries: int) -> dict[str, Any]:
+    """Run all tasks while something is killed; returns counts, failures and problems of the files."""
     from cluster.actors import OnRay
 
     marks = folder / "marks"
     marks.mkdir(parents=True)
-    saboteur = Saboteur(random.Random(seed), partial(strike, marks))
+    killer = Killer(random.Random(seed), partial(kill, marks))
     worker = WorkerSpec(partial(build, folder, marks), count=2, name="write")
-    outcome = OnRay(retries).run(missing(folder), worker, [saboteur])
+    outcome = OnRay(retries).run(missing(folder), worker, [killer])
     return {
         "seed": seed,
         "done": len(outcome.done),
         "failed": outcome.failed,
         "attempts": sum(outcome.attempts.values()),
-        "lost": saboteur.lost,
-        "faults": faults(folder),
+        "lost": killer.lost,
+        "problems": problems(folder),
     }
 
 
@@ -108,8 +108,8 @@ def kill_worker(marks: Path, rng: random.Random) -> bool:
     return True
 
 
-def at_work(cluster: Any, marks: Path, rng: random.Random) -> tuple[Any, int] | None:
-    """A node that holds a worker, and its raylet's process."""
+def busy_node(cluster: Any, marks: Path, rng: random.Random) -> tuple[Any, int] | None:
+    """A node that holds a worker, and the id of its raylet's process; None while there is none."""
     workers = fakes.processes(marks)
     found = []
     for node in sorted(cluster.worker_nodes, key=lambda node: node.unique_id):
@@ -120,8 +120,8 @@ def at_work(cluster: Any, marks: Path, rng: random.Random) -> tuple[Any, int] | 
 
 
 def kill_raylet(cluster: Any, marks: Path, rng: random.Random) -> bool:
-    """SIGKILL a node's raylet and all it started, as when the machine goes."""
-    target = at_work(cluster, marks, rng)
+    """SIGKILL a node's raylet and all its processes, as if the machine were gone."""
+    target = busy_node(cluster, marks, rng)
     if target is None:
         return False
     node, raylet = target
@@ -133,11 +133,11 @@ def kill_raylet(cluster: Any, marks: Path, rng: random.Random) -> bool:
 
 
 def drain_node(cluster: Any, marks: Path, rng: random.Random) -> bool:
-    """A node announces that it will be taken away."""
+    """Announce that a node will be taken away."""
     from ray._raylet import GcsClient
     from ray.core.generated import autoscaler_pb2
 
-    target = at_work(cluster, marks, rng)
+    target = busy_node(cluster, marks, rng)
     if target is None:
         return False
     reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
@@ -147,13 +147,11 @@ def drain_node(cluster: Any, marks: Path, rng: random.Random) -> bool:
 
 
 def on_a_cluster(folder: Path, kind: str, seeds: list[int], retries: int) -> None:
-    """A head that holds the driver, two nodes of one CPU each; a strike for each seed."""
+    """A head that holds the driver and two nodes of one CPU each; one kill for each seed."""
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    strike = {"worker": kill_worker, "raylet": partial(kill_raylet, cluster), "drain": partial(drain_node, cluster)}[
-        kind
-    ]
+    kill = {"worker": kill_worker, "raylet": partial(kill_raylet, cluster), "drain": partial(drain_node, cluster)}[kind]
     try:
         cluster.add_node(num_cpus=1)
         cluster.add_node(num_cpus=1)
@@ -161,14 +159,13 @@ def on_a_cluster(folder: Path, kind: str, seeds: list[int], retries: int) -> Non
             for seed in seeds:
                 if len(cluster.worker_nodes) < 2:
                     cluster.add_node(num_cpus=1)
-                came = one_moment(folder / str(seed), seed, strike, retries)
-                print(json.dumps(came), flush=True)
+                print(json.dumps(one_moment(folder / str(seed), seed, kill, retries)), flush=True)
     finally:
         cluster.shutdown()
 
 
 def embedded(folder: Path) -> None:
-    """The plain run that resumes: whatever file is there is left alone."""
+    """A plain run that resumes: finished files are not written again."""
     from cluster.actors import OnRay
 
     marks = folder / "marks"
@@ -180,8 +177,9 @@ def embedded(folder: Path) -> None:
 
 
 def main() -> None:
-    place, what, numbers, tries = sys.argv[1:]
-    if what == "embedded":
-        embedded(Path(place))
+    """Execute what the arguments ask for: folder, kind, seeds and number of retries."""
+    folder, kind, seeds, retries = sys.argv[1:]
+    if kind == "embedded":
+        embedded(Path(folder))
     else:
-        on_a_cluster(Path(place), what, [int(seed) for seed in numbers.split(",")], int(tries))
+        on_a_cluster(Path(folder), kind, [int(seed) for seed in seeds.split(",")], int(retries))

@@ -1,15 +1,12 @@
-"""Losses of a submitted sweep, node by node, and what is compared of its output; used by several test files."""
+"""Losses of nodes and of the driver during a submitted sweep, and what is compared of its output afterwards."""
 
 from __future__ import annotations
 
-import math
 import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 import storage
 from cluster import submit
@@ -18,50 +15,47 @@ from support import cluster_nodes as nodes
 PATIENCE_S = 900
 
 
-def scores(output: Path) -> dict[tuple, tuple]:
-    """All probe rows by key, every attempt; without what may differ between runs."""
+def assert_no_probe_twice(output: Path) -> int:
+    """Fail unless every probe has exactly one row, of any attempt, that is done; returns the number of probes."""
     rows = storage.open(str(output)).table("probes", current=False).to_pylist()
     assert {row["status"] for row in rows} == {"done"}
-    keys, values = ("variant", "site", "step", "task"), ("train_loss", "test_loss", "dice", "rmse")
-    # A task has no score of the other's: NaN, as what is compared within bounds must be numbers.
-    scored = [tuple(math.nan if row[value] is None else row[value] for value in values) for row in rows]
-    found = {tuple(row[key] for key in keys): score for row, score in zip(rows, scored, strict=True)}
-    assert len(found) == len(rows), "a finished probe was fitted again"
-    return found
+    keys = {tuple(row[key] for key in ("experiment", "variant", "site", "step", "task", "control")) for row in rows}
+    assert len(keys) == len(rows), "a finished probe was fitted again"
+    return len(keys)
 
 
 def records(output: Path) -> dict[Path, int]:
-    """Completion records, rows and probes that are there, and when each was written."""
+    """Completion records, tables and probes of an output, with the time each was written (ns)."""
     kept = [*output.glob("shards/*/*/*.json"), *output.glob("results/*/*.parquet"), *output.rglob("probes/**/*")]
     return {path: path.stat().st_mtime_ns for path in kept if path.is_file()}
 
 
-class Sabotage:
-    """Loses whatever works on a stage, once it is at work, and replaces it."""
+class NodeLosses:
+    """Kills the node that works on a stage, once there is one, and starts another."""
 
     def __init__(self, machines: nodes.Machines, job: submit.Job, output: Path) -> None:
         self.machines, self.job, self.output = machines, job, output
         self.number = 0
 
     def until(self, true: Callable[[], Any], what: str) -> Any:
-        """Wait for something to come true while the job runs, and return what it was."""
+        """Wait for something to become true while the job runs, and return what it was."""
 
-        def looked() -> Any:
+        def check() -> Any:
             job = submit.status(self.machines.address, self.job.id)
-            found = true()  # after the status: a job that had ended by then brings no more
-            log = submit.logs(self.machines.address, self.job.id) if job.ended and not found else ""
-            assert found or not job.ended, f"{what}: not before the job {job.status}\n{log}"
-            return found
+            result = true()  # after the status: a job that had ended by then writes no more
+            log = submit.logs(self.machines.address, self.job.id) if job.ended and not result else ""
+            assert result or not job.ended, f"{what}: not before the job {job.status}\n{log}"
+            return result
 
-        return nodes.until(looked, PATIENCE_S, what)
+        return nodes.until(check, PATIENCE_S, what)
 
     def wait(self, pattern: str, count: int = 1) -> None:
-        """Until that many files are there."""
+        """Wait until that many files match the pattern."""
         self.until(lambda: len(list(self.output.glob(pattern))) >= count, f"{count} of {pattern}")
 
-    def lose_node(self, actor: str) -> dict[Path, int]:
-        """Kill the node that holds such an actor; what was finished by then."""
-        name = self.until(lambda: self.machines.holding(actor), f"an actor {actor} at work")
+    def kill_node(self, actor: str) -> dict[Path, int]:
+        """Kill the node that holds such an actor; returns the records that were there by then."""
+        name = self.until(lambda: self.machines.holding(actor), f"a working actor {actor}")
         assert name.startswith("gpu"), f"{actor} works on {name}, which has no GPU"
         kept = records(self.output)
         self.machines.kill(name)
@@ -74,24 +68,17 @@ class Sabotage:
 
 
 def kill_driver(machines: nodes.Machines, job: submit.Job) -> None:
-    """SIGKILL to the process of a job's driver."""
+    """Send SIGKILL to the process of a job's driver and wait until the job has failed."""
     head = machines.nodes["head"]
-    drivers = [p for p in head.pids() if "sweeps\0run" in nodes._command(p) and "sh\0-c" not in nodes._command(p)]
-    assert drivers, "the driver runs on the head"
+    commands = {pid: nodes.command(pid) for pid in head.pids()}
+    drivers = [pid for pid, line in commands.items() if "sweeps\0run" in line and "sh\0-c" not in line]
+    assert drivers, "no driver runs on the head"
     for pid in drivers:
         os.kill(pid, signal.SIGKILL)
-    nodes.until(lambda: submit.status(machines.address, job.id).ended, PATIENCE_S, "the job has ended")
-    assert submit.status(machines.address, job.id).status == "FAILED"
+    assert ended(machines, job).status == "FAILED"
 
 
 def ended(machines: nodes.Machines, job: submit.Job) -> submit.Job:
+    """The job once it has ended."""
     nodes.until(lambda: submit.status(machines.address, job.id).ended, PATIENCE_S, "the job's end")
     return submit.status(machines.address, job.id)
-
-
-def assert_same_scores(output: Path, other: Path) -> None:
-    """Equal rows of probes, but for the last bits."""
-    ours, theirs = scores(output), scores(other)
-    assert ours.keys() == theirs.keys()
-    for key, row in ours.items():
-        assert row == pytest.approx(theirs[key], rel=1e-6, abs=1e-6, nan_ok=True), key

@@ -1,8 +1,7 @@
-"""A Ray cluster of several machines on this one: each node in its own network and /tmp/ray.
+"""A Ray cluster of several nodes on one machine.
 
-Where network namespaces are to be had, every node is one, with an address and a folder /tmp/ray of
-its own, and the test itself stands outside, as a laptop would. Elsewhere the nodes are processes
-on 127.0.0.1.
+If the system allows network namespaces, every node has its own, with its own address and folder /tmp/ray, and the
+test itself is outside, as a laptop would be. Otherwise the nodes are processes on 127.0.0.1.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from support import cluster_fakes as fakes
 
 PREFIX = "sweep"
 BRIDGE = f"{PREFIX}{os.getpid()}"
-"""Names of bridge and namespaces tell whose they are; an interface's has at most 15 letters."""
+"""Names of bridge and namespaces begin with it and contain our process id; a name has at most 15 letters."""
 NETWORK = f"10.231.{os.getpid() % 250}"
 BIN = Path(sys.executable).parent
 PATIENCE_S = 300
@@ -38,7 +37,7 @@ MOUNTED = 'mkdir -p /tmp/ray && mount --bind "$0" /tmp/ray && exec "$@"'
 
 
 def until(true: Callable[[], Any], seconds: float, what: str) -> Any:
-    """Wait for something to come true, and return what it was."""
+    """Wait for something to become true, and return what it was."""
     end = time.monotonic() + seconds
     while not (found := true()):
         assert time.monotonic() < end, f"{what}: not within {seconds:.0f} s"
@@ -47,7 +46,7 @@ def until(true: Callable[[], Any], seconds: float, what: str) -> Any:
 
 
 def no_namespaces() -> str:
-    """Why this machine gives us no network namespaces; empty where it does."""
+    """The reason why this machine allows no network namespaces; empty if it does."""
     if sys.platform != "linux" or os.geteuid() != 0 or not shutil.which("ip"):
         return "network namespaces need Linux, root and the `ip` command"
     _clear()
@@ -63,7 +62,7 @@ def no_namespaces() -> str:
 
 
 def _clear() -> None:
-    """Remove what test processes left that were killed."""
+    """Remove the namespaces of test processes that were killed."""
     for line in _ip("netns", "list").splitlines():
         name = line.split()[0]
         whose = name.removeprefix(PREFIX).partition("-")[0]
@@ -80,7 +79,7 @@ def _ip(*words: str, check: bool = True) -> str:
 
 @dataclass
 class Node:
-    """One raylet and all it started."""
+    """One raylet and all its processes."""
 
     name: str
     address: str
@@ -90,20 +89,20 @@ class Node:
         return {self.process.pid, *fakes.descendants(self.process.pid)}
 
     def kill(self) -> None:
-        """SIGKILL to everything, as when the machine loses power."""
+        """Send SIGKILL to all processes, as if the machine lost power."""
         for pid in self.pids():
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self.process.wait(timeout=30)
 
     def terminate(self) -> None:
-        """SIGTERM to `ray start`, as a machine that shuts down sends it."""
+        """Send SIGTERM to `ray start`, as a machine does that shuts down."""
         self.process.send_signal(signal.SIGTERM)
 
 
 @dataclass
 class Machines:
-    """A head that holds no CPU and no GPU, and nodes that come and go."""
+    """A head without CPU and GPU, and nodes that tests add and remove."""
 
     folder: Path
     environment: dict[str, str]
@@ -137,7 +136,7 @@ class Machines:
 
     @property
     def address(self) -> str:
-        """Of the dashboard and the Jobs API."""
+        """Address of the dashboard and the Jobs API."""
         return f"http://{self.nodes['head'].address}:{self.ports[1]}"
 
     def _start_head(self) -> None:
@@ -145,7 +144,7 @@ class Machines:
         port, dashboard, metrics = map(str, self.ports)
         words = ["--head", f"--port={port}", f"--dashboard-host={place}", f"--dashboard-port={dashboard}"]
         self._start("head", place, [*words, f"--metrics-export-port={metrics}", "--num-cpus=0", "--num-gpus=0"])
-        until(self.alive, PATIENCE_S, "the head answers")
+        until(self.alive, PATIENCE_S, "an answer of the head")
 
     def add(self, name: str, cpus: int, gpus: int = 0, **resources: float) -> Node:
         """Start a node and wait until the head counts it."""
@@ -164,7 +163,7 @@ class Machines:
         self.nodes.pop(name).kill()
 
     def run_on(self, name: str, *words: str) -> subprocess.CompletedProcess[str]:
-        """Run Python with these words on a node, as its owner would."""
+        """Run Python with these arguments on a node."""
         node = self.nodes[name]
         command = [sys.executable, *words]
         if self.apart:
@@ -175,13 +174,13 @@ class Machines:
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE_S)
 
     def alive(self) -> set[str]:
-        """Ids of the nodes that the head counts as alive; none while it does not answer."""
+        """Ids of the nodes that are alive according to the head; none while it does not answer."""
         with suppress(OSError, ValueError, KeyError):
             return {node["node_id"] for node in self.listed("nodes", state="ALIVE")}
         return set()
 
     def listed(self, kind: str, **filters: str) -> list[dict[str, Any]]:
-        """Rows of the dashboard's state API: nodes, actors, tasks, ... as anybody over HTTP gets."""
+        """Rows of the dashboard's state API over HTTP: nodes, actors, tasks, ..."""
         query = "&".join(
             f"filter_keys={key}&filter_predicates=%3D&filter_values={value}" for key, value in filters.items()
         )
@@ -190,13 +189,13 @@ class Machines:
             return json.load(answer)["data"]["result"]["result"]
 
     def metrics(self) -> str:
-        """What Prometheus would read of the head, where drivers run."""
+        """The metrics that Prometheus would read from the head, where drivers run."""
         url = f"http://{self.nodes['head'].address}:{self.ports[2]}/metrics"
         with urllib.request.urlopen(url, timeout=30) as answer:
             return answer.read().decode()
 
     def holding(self, actor: str) -> str | None:
-        """Name of the node that holds a living actor that is called like this, or begins so."""
+        """Name of the node with a living actor whose name begins like this; None if there is none."""
         places = {node["node_id"]: node["node_ip"] for node in self.listed("nodes")}
         for row in self.listed("actors", state="ALIVE"):
             # Tune's actors have no name and all the same class; their repr is the trainable's name.
@@ -205,16 +204,16 @@ class Machines:
         return None
 
     def named(self, node_id: str, address: str) -> str | None:
-        """Our name of a node of Ray's."""
+        """Our name for one of Ray's nodes."""
         for name, node in self.nodes.items():
             if self.apart and node.address == address:
                 return name
-            if not self.apart and any(node_id in _command(pid) for pid in node.pids()):
+            if not self.apart and any(node_id in command(pid) for pid in node.pids()):
                 return name
         return None
 
     def _place(self) -> str:
-        """The next address; in a namespace of its own where nodes are apart."""
+        """The next address; in a new namespace if nodes are apart."""
         number, self.made = self.made, self.made + 1
         if not self.apart:
             return "127.0.0.1"
@@ -247,7 +246,7 @@ class Machines:
 
     def _environment(self) -> dict[str, str]:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-        clean.pop("PYTHONPATH", None)  # what runs there has travelled there
+        clean.pop("PYTHONPATH", None)  # jobs must use the code that was sent with them
         return clean | {
             "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",  # a job runs `python`
             "RAY_AUTH_MODE": "disabled",
@@ -259,14 +258,15 @@ class Machines:
         }
 
 
-def _command(pid: int) -> str:
+def command(pid: int) -> str:
+    """Command line of a process, its words separated by zero bytes; empty if it is gone."""
     with suppress(OSError):
         return Path(f"/proc/{pid}/cmdline").read_text()
     return ""
 
 
 def free_port() -> int:
-    """One that nothing listens on now."""
+    """A port that nothing listens on now."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return free.getsockname()[1]

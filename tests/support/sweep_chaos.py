@@ -1,4 +1,4 @@
-"""What the fault tests of sampling run in processes of their own: runs, killers, and the judge of an output."""
+"""What the tests that kill a sampling run execute in processes of their own: runs, killers, checks of an output."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import storage
 from support import cluster_fakes as fakes
@@ -23,15 +23,19 @@ from sweeps import pipeline
 from sweeps.config.load import load
 from sweeps.stages import sample as sample_stage
 
+if TYPE_CHECKING:
+    from ray.cluster_utils import Cluster
+
 SCRIPT = "from support import sweep_chaos; sweep_chaos.main()"
 SHARDS = 6
-"""of both variants in a run with the settings of pipeline_runs"""
+"""shards of both variants in a run with the settings of `tiny_runs`"""
 DELAY_S = 0.5
-Strike = Callable[[], None]
+Kill = Callable[[], None]
+"""kills its target when called"""
 
 
 def sample(words: list[str]) -> dict[str, str]:
-    """The sampling stage as the command line runs it; what failed."""
+    """Run the sampling stage as the command line does; returns the failed shards and their reasons."""
     return pipeline.execute(load("scenes", words), ("sample",)).failed
 
 
@@ -41,7 +45,7 @@ def records(output: Path) -> list[Path]:
 
 
 def complete(output: Path) -> dict[str, int]:
-    """Records of the complete shards and all their chunks, with the time when each was written."""
+    """Records and chunks of the complete shards, with the time each was written (ns)."""
     if not (output / "layout.json").exists():
         return {}
     store = storage.open(str(output))
@@ -54,13 +58,16 @@ def complete(output: Path) -> dict[str, int]:
 
 
 def digests(output: Path) -> dict[str, str]:
-    """Hash of everything that sampling leaves behind, by path."""
+    """Hash of every file that sampling writes, by path."""
     return {path: hashlib.sha256(data).hexdigest() for path, data in stored(output, SAMPLED).items()}
 
 
-def faults(output: Path, reference: dict[str, str], before: dict[str, int]) -> list[str]:
-    """What is wrong after a run was disturbed and resumed: other bytes than the undisturbed run's, samples lost
-    or doubled, disagreements, and work that was complete `before` and was done again."""
+def problems(output: Path, reference: dict[str, str], before: dict[str, int]) -> list[str]:
+    """What is wrong with an output after a run was killed and resumed.
+
+    Lists bytes that differ from the undisturbed run's `reference`, files lost or added, disagreements that `verify`
+    finds, and files that were complete `before` and were written again.
+    """
     found = digests(output)
     wrong = [f"other bytes: {path}" for path in sorted(found) if reference.get(path) not in (None, found[path])]
     wrong += [f"lost: {path}" for path in sorted(reference.keys() - found.keys())]
@@ -69,32 +76,32 @@ def faults(output: Path, reference: dict[str, str], before: dict[str, int]) -> l
     return wrong + [f"redone: {path}" for path, when in before.items() if (output / path).stat().st_mtime_ns != when]
 
 
-class Saboteur(threading.Thread):
-    """Waits for a seeded moment of a run, notes what is complete, and strikes."""
+class Killer(threading.Thread):
+    """Waits for a seeded moment of a run, notes what is complete, and kills a target."""
 
-    def __init__(self, output: Path, seed: int, aim: Callable[[random.Random], Strike | None]) -> None:
+    def __init__(self, output: Path, seed: int, choose: Callable[[random.Random], Kill | None]) -> None:
         super().__init__(daemon=True)
-        self.output, self.aim = output, aim
+        self.output, self.choose = output, choose
         self.rng = random.Random(seed)
-        self.goal, self.delay = self.rng.randint(0, SHARDS - 2), self.rng.uniform(0, DELAY_S)
-        self.struck = False
+        self.shards, self.delay = self.rng.randint(0, SHARDS - 2), self.rng.uniform(0, DELAY_S)
+        self.killed = False
         self.before: dict[str, int] = {}
 
     def run(self) -> None:
         until = time.monotonic() + 900
-        while len(records(self.output)) < self.goal and time.monotonic() < until:
+        while len(records(self.output)) < self.shards and time.monotonic() < until:
             time.sleep(0.01)
         time.sleep(self.delay)
-        while not self.struck and len(records(self.output)) < SHARDS and time.monotonic() < until:
-            strike = self.aim(self.rng)
-            if strike:
-                self.before, self.struck = complete(self.output), True
-                strike()
+        while not self.killed and len(records(self.output)) < SHARDS and time.monotonic() < until:
+            kill = self.choose(self.rng)
+            if kill:
+                self.before, self.killed = complete(self.output), True
+                kill()
             time.sleep(0.02)
 
 
 def workers_below(pid: int) -> list[int]:
-    """Processes of Ray's actors below a raylet, which also starts idle workers and agents of its own."""
+    """Processes of Ray's actors below a raylet, without idle workers and agents."""
     found = []
     for child in sorted(fakes.descendants(pid)):
         with suppress(OSError):
@@ -104,20 +111,20 @@ def workers_below(pid: int) -> list[int]:
     return found
 
 
-def at_a_worker(cluster: Any, rng: random.Random) -> Strike | None:
-    """SIGKILL for one actor's process; None where there is none yet."""
+def choose_worker(cluster: Cluster, rng: random.Random) -> Kill | None:
+    """SIGKILL for one actor's process; None while there is none."""
     found = [pid for node in cluster.worker_nodes for pid in workers_below(_raylet(node))]
     return partial(_kill, rng.choice(sorted(found))) if found else None
 
 
-def at_a_raylet(cluster: Any, rng: random.Random) -> Strike | None:
-    """SIGKILL for a working node's raylet and all it started, as when the machine goes."""
+def choose_raylet(cluster: Cluster, rng: random.Random) -> Kill | None:
+    """SIGKILL for a working node's raylet and all its processes, as if the machine were gone; None while all idle."""
     nodes = sorted(cluster.worker_nodes, key=lambda node: node.unique_id)
     busy = [node for node in nodes if workers_below(_raylet(node))]
     return partial(_kill_node, cluster, rng.choice(busy)) if busy else None
 
 
-def _kill_node(cluster: Any, node: Any) -> None:
+def _kill_node(cluster: Cluster, node: Any) -> None:
     _kill(_raylet(node), *fakes.descendants(_raylet(node)))
     cluster.remove_node(node, allow_graceful=False)
 
@@ -133,24 +140,23 @@ def _raylet(node: Any) -> int:
 
 
 def on_a_cluster(job: dict[str, Any]) -> None:
-    """A head that holds the driver, two nodes of one CPU each; one disturbed run for each seed."""
+    """One disturbed run for each seed on a head that holds the driver and two nodes of one CPU each."""
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    aim = {"worker": at_a_worker, "raylet": at_a_raylet}[job["kind"]]
+    choose = {"worker": choose_worker, "raylet": choose_raylet}[job["kind"]]
     try:
         for seed in job["seeds"]:
             while len(cluster.worker_nodes) < 2:
                 cluster.add_node(num_cpus=1)
             output = Path(job["folder"]) / str(seed)
             words = [*job["words"], f"output={output}", f"ray.address={cluster.address}", "ray.sampling_actors=2"]
-            saboteur = Saboteur(output, seed, partial(aim, cluster))
-            saboteur.start()
+            killer = Killer(output, seed, partial(choose, cluster))
+            killer.start()
             failed = sample(words)
-            saboteur.join()
-            failed_again = sample(words)
-            came = {"failed": failed, "failed_again": failed_again, "struck": saboteur.struck}
-            print(json.dumps({"seed": seed, "before": saboteur.before, **came}), flush=True)
+            killer.join()
+            result = {"failed": failed, "failed_again": sample(words), "killed": killer.killed}
+            print(json.dumps({"seed": seed, "before": killer.before, **result}), flush=True)
     finally:
         cluster.shutdown()
 
@@ -173,7 +179,7 @@ def with_actors(job: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Does the job given as JSON in the first argument."""
+    """Execute the job given as JSON in the first argument."""
     job = json.loads(sys.argv[1])
     if job["kind"] == "run":
         print(json.dumps({"failed": sample(job["words"])}), flush=True)

@@ -1,8 +1,11 @@
-"""Tiny runs of the whole road that several test files share: settings, and what is compared of an output."""
+"""Settings of tiny runs of the full pipeline that several test files share, and comparisons of their outputs."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+
+import pytest
 
 import storage
 from sweeps.config.load import load
@@ -20,24 +23,38 @@ SAMPLED = ("activations.zarr", "images.zarr", "latents.zarr", "shards/sample", "
 
 
 def settings(model: Path, output: Path | str, *more: str) -> list[str]:
-    """Arguments after `scenes` of a run that takes seconds."""
+    """Arguments after `scenes` for a run of a few seconds."""
     return [*SMALL, f"model.name={model}", f"output={output}", "ray.address=none", *more]
 
 
 def configured(model: Path, output: Path | str, *more: str) -> Config:
-    """The same as a configuration."""
+    """The configuration of `settings`."""
     return load("scenes", settings(model, output, *more))
 
 
+def copied(run: Path, target: Path) -> Path:
+    """A copy of a run that a test may change; returns its folder."""
+    shutil.copytree(run, target)
+    return target
+
+
 def stored(output: Path | str, names: tuple[str, ...] = STORED) -> dict[str, bytes]:
-    """What `byte-identical` speaks of, by path."""
+    """The files that must be byte-identical between two runs of the same settings, by path."""
     files = storage.open(str(output)).files
     return {path: files.get(path) for name in names for path in files.list(name)}
 
 
 def scores(output: Path) -> dict[tuple, tuple]:
-    """Rows by key, without what may differ between runs."""
+    """Scores of all probes by key, without the columns that may differ between runs."""
     rows = storage.open(str(output)).table("probes").to_pylist()
     keys = ("experiment", "variant", "site", "step", "task", "control", "seed")
     values = ("train_loss", "val_loss", "test_loss", "dice", "rmse", "spearman", "status")
     return {tuple(r[k] for k in keys): tuple(r[v] for v in values) for r in rows}
+
+
+def assert_same_scores(output: Path, other: Path) -> None:
+    """Fail unless two runs hold the same probes with scores equal to 1e-6."""
+    found, expected = scores(output), scores(other)
+    assert found.keys() == expected.keys()
+    for key, row in found.items():
+        assert row == pytest.approx(expected[key], rel=1e-6, abs=1e-6, nan_ok=True), key

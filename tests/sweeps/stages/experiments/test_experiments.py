@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -16,6 +17,8 @@ from probing.diffusion.replay import entering, replay_unet
 from probing.diffusion.sampling import sample
 from probing.probes.converged import fit_converged
 from support import tiny_model as tiny
+from support import tiny_runs
+from support.tiny_runs import copied
 from sweeps import pipeline
 from sweeps.cli.main import main
 from sweeps.config.experiments import NAMES
@@ -33,31 +36,23 @@ from sweeps.stages.experiments import renders as truth_stage
 from sweeps.stages.experiments import stage as experiments_stage
 from sweeps.stages.probe_trial import labels_of
 
-SMALL = [
-    "prompts.count=12", "sampling.shard=4", "curation.train=5", "curation.val=3", "curation.test=4",
-    "curation.min_foreground=0", "curation.min_contrast=0", "sweep.steps=[1,15]", "probe.epochs=2",
-    "interventions.tasks=[]", "interventions.images=1", "tracking.mode=disabled", "sweep.controls=[none]",
-    "sampling.variants=[trained,random]", "ray.address=none",
+EXPERIMENTS = [
+    "interventions.tasks=[]", f"experiments.names=[{','.join(load('scenes', []).experiments.names)}]",
     "experiments.vae_steps=[1,15]", "experiments.conv_steps=[15]", "experiments.emergence_images=2",
     "experiments.emergence_steps=[1,15]", "experiments.emergence_shown=1", "experiments.transfer_sites=[up.3.2]",
     "experiments.converged_sites=[up.3.2]",
 ]  # fmt: skip
-STAGES = ("sample", "label", "curate", "probe", "experiments")
+
+
+def configured(model: Path, output: Path, *more: str):
+    return tiny_runs.configured(model, output, *EXPERIMENTS, *more)
 
 
 @pytest.fixture(scope="module")
-def pipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.save(tmp_path_factory.mktemp("model"))
-
-
-def configured(pipe: Path, output: Path, *more: str):
-    return load("scenes", [*SMALL, f"model.name={pipe}", f"output={output}", *more])
-
-
-@pytest.fixture(scope="module")
-def finished(pipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    output = tmp_path_factory.mktemp("runs") / "whole"
-    result = pipeline.execute(configured(pipe, output), STAGES)
+def finished(finished: Path, tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shared finished run with the experiments beside its grid."""
+    output = copied(finished, tmp_path_factory.mktemp("runs") / "experiments")
+    result = pipeline.execute(configured(tiny_pipeline, output), ("sample", "label", "curate", "probe", "experiments"))
     assert result.failed == {}
     return output
 
@@ -78,19 +73,19 @@ def test_every_experiment_has_its_rows(finished: Path) -> None:
     assert len(probes["conv"]) == 17 * 2
     assert {(r["step"], r["task"]) for r in probes["smoothness"]} == {(15, "depth")}
     assert len(probes["smoothness"]) == 16
-    assert len(probes["transfer"]) == 2 * 2 * 2
+    assert len(probes["transfer"]) == 3 * 3 * 2
     assert all(r["status"] == "done" for found in probes.values() for r in found)
     seen = rows(finished, "images", "emergence")
     assert {(r["site"], r["step"]) for r in seen} == {(f"labeller.{k}", s) for k in ("xt", "x0") for s in (1, 15)}
     assert len(seen) == 2 * 2 * 2 * 2
 
 
-def test_converged_references_are_those_of_the_stored_activations(finished: Path, pipe: Path) -> None:
+def test_converged_references_are_those_of_the_stored_activations(finished: Path, tiny_pipeline: Path) -> None:
     found = rows(finished, "probes", "converged")
     assert {(r["site"], r["step"], r["task"], r["status"]) for r in found} == {
         ("up.3.2", 15, task, "done") for task in ("saliency", "depth")
     }
-    run = opened(configured(pipe, finished))
+    run = opened(configured(tiny_pipeline, finished))
     samples, split = curate_stage.kept(run)
     job = probe_stage.job(run)
     acts = run.store.read_activations("trained", "up.3.2", 15, samples.tolist())
@@ -102,11 +97,11 @@ def test_converged_references_are_those_of_the_stored_activations(finished: Path
     assert converged_stage.missing(run) == []
 
 
-def test_probes_on_renders_are_scored_against_the_renderer(finished: Path, pipe: Path, tmp_path: Path) -> None:
+def test_probes_on_renders_are_scored_against_the_renderer(finished: Path, tiny_pipeline: Path, tmp_path: Path) -> None:
     output = tmp_path / "truth"
     shutil.copytree(finished, output)
     names = "experiments.names=[truth]", "experiments.truth_sites=[up.3.2]", "experiments.truth_steps=[15]"
-    run = opened(configured(pipe, output, *names))
+    run = opened(configured(tiny_pipeline, output, *names))
     assert [task.step for task in truth_stage.missing(run)] == [15]
     worker = truth_stage.worker(run)()
     worker(truth_stage.TruthTask(15))
@@ -149,7 +144,7 @@ def test_ablations_leave_the_main_probes_alone(finished: Path) -> None:
         for folder in ("", "experiments/smoothness/")
     )
     assert plain != smooth
-    assert len(rows(finished, "probes", "grid")) == 2 * 16 * 2 * 2
+    assert len(rows(finished, "probes", "grid")) == 2 * 16 * 3 * 2
 
 
 def test_a_probe_transferred_to_its_own_step_scores_what_it_scored(finished: Path) -> None:
@@ -167,21 +162,23 @@ def test_the_finished_latent_is_labelled_as_the_finished_image(finished: Path) -
             assert row["dice"] == pytest.approx(1) if row["task"] == "saliency" else row["rmse"] < 1e-3
 
 
-def test_nothing_is_done_twice_and_more_steps_are_added(finished: Path, pipe: Path, tmp_path: Path) -> None:
+def test_nothing_is_done_twice_and_more_steps_are_added(finished: Path, tiny_pipeline: Path, tmp_path: Path) -> None:
     output = tmp_path / "more"
     shutil.copytree(finished, output)
-    config = configured(pipe, output)
+    config = configured(tiny_pipeline, output)
     run = opened(config)
     assert experiments.missing(run) == {}
     assert families.missing(run) == []
     assert experiments_stage.missing(run) == []
-    wider = opened(configured(pipe, output, "experiments.conv_steps=[1,15]", "experiments.emergence_images=3"))
+    wider = opened(configured(tiny_pipeline, output, "experiments.conv_steps=[1,15]", "experiments.emergence_images=3"))
     assert {cell.step for cell in experiments.missing(wider)["conv"]} == {1}
     assert {task.steps for task in families.missing(wider)} == {(1,)}
     assert len(emergence_stage.missing(wider)) == 1
 
 
-def test_a_lost_family_chunk_is_made_again_with_the_same_bytes(finished: Path, pipe: Path, tmp_path: Path) -> None:
+def test_a_lost_family_chunk_is_made_again_with_the_same_bytes(
+    finished: Path, tiny_pipeline: Path, tmp_path: Path
+) -> None:
     output = tmp_path / "hurt"
     shutil.copytree(finished, output)
     chunk = next((output / "families" / "activations.zarr" / "trained" / "vae.mid" / "c" / "1").rglob("0"))
@@ -190,10 +187,11 @@ def test_a_lost_family_chunk_is_made_again_with_the_same_bytes(finished: Path, p
     chunk.unlink()
     assert main(["verify", str(output), "--repair"]) == 1
     for part in (output / "results" / "probes").glob("*.parquet"):
-        part.unlink()
-    run = opened(configured(pipe, output))
+        if "vae" in pq.read_table(part)["experiment"].to_pylist():
+            part.unlink()
+    run = opened(configured(tiny_pipeline, output))
     assert [(t.family, t.shard) for t in families.missing(run)] == [("vae", 1)]
-    pipeline.execute(configured(pipe, output), ("probe",))
+    pipeline.execute(configured(tiny_pipeline, output), ("probe",))
     assert chunk.read_bytes() == before
     assert main(["verify", str(output)]) == 0
 
@@ -206,8 +204,10 @@ def test_clean_drops_the_families_too(finished: Path, tmp_path: Path) -> None:
     assert {p.name for p in left} == {"zarr.json"}
 
 
-def test_a_trial_of_an_experiment_that_is_tried_again_leaves_out_its_own_finished_probes(finished: Path, pipe) -> None:
-    run = opened(configured(pipe, finished))
+def test_a_trial_of_an_experiment_that_is_tried_again_leaves_out_its_own_finished_probes(
+    finished: Path, tiny_pipeline
+) -> None:
+    run = opened(configured(tiny_pipeline, finished))
     main = probe_stage.job(run)
     job = replace(main, dry=True, further=tuple(probe_stage.experiment_job(run, main, n) for n in ("conv", "vae")))
     job = replace(job, further=tuple(replace(one, dry=True) for one in job.further))
@@ -219,14 +219,14 @@ def test_a_trial_of_an_experiment_that_is_tried_again_leaves_out_its_own_finishe
     assert probe_stage._trainable(told | {"again": 1, "job": unknown})["cells"] == 2
 
 
-def test_another_smoothness_redoes_that_experiment_alone(finished: Path, pipe: Path) -> None:
-    run = opened(configured(pipe, finished, "experiments.smoothness=0.5"))
+def test_another_smoothness_redoes_that_experiment_alone(finished: Path, tiny_pipeline: Path) -> None:
+    run = opened(configured(tiny_pipeline, finished, "experiments.smoothness=0.5"))
     assert set(experiments.missing(run)) == {"smoothness"}
 
 
-def test_transfer_leaves_out_sites_that_are_not_recorded(finished: Path, pipe: Path) -> None:
+def test_transfer_leaves_out_sites_that_are_not_recorded(finished: Path, tiny_pipeline: Path) -> None:
     def chosen(*more: str) -> list[str]:
-        config = configured(pipe, finished, *more)
+        config = configured(tiny_pipeline, finished, *more)
         run = opened(config)
         return [site.name for site in experiments.sites(run, "transfer")]
 
@@ -238,10 +238,10 @@ def test_transfer_leaves_out_sites_that_are_not_recorded(finished: Path, pipe: P
         chosen("experiments.transfer_sites=[up.9.9]")
 
 
-def test_a_replayed_step_gives_what_sampling_recorded(finished: Path, pipe: Path) -> None:
+def test_a_replayed_step_gives_what_sampling_recorded(finished: Path, tiny_pipeline: Path) -> None:
     from probing.diffusion import model as models
 
-    model = models.load(configured(pipe, finished).model)
+    model = models.load(configured(tiny_pipeline, finished).model)
     store = storage.open(str(finished))
     table = store.samples().to_pydict()
     told = conditions(model, table["prompt"][:4], False)
