@@ -176,7 +176,7 @@ def test_nothing_is_done_twice_and_more_steps_are_added(finished: Path, tiny_pip
     assert len(emergence_stage.missing(wider)) == 1
 
 
-def test_a_lost_family_chunk_is_made_again_with_the_same_bytes(
+def test_a_lost_family_chunk_is_regenerated_with_the_same_bytes(
     finished: Path, tiny_pipeline: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "hurt"
@@ -204,9 +204,7 @@ def test_clean_drops_the_families_too(finished: Path, tmp_path: Path) -> None:
     assert {p.name for p in left} == {"zarr.json"}
 
 
-def test_a_trial_of_an_experiment_that_is_tried_again_leaves_out_its_own_finished_probes(
-    finished: Path, tiny_pipeline
-) -> None:
+def test_a_retried_trial_of_an_experiment_leaves_out_its_finished_probes(finished: Path, tiny_pipeline: Path) -> None:
     run = opened(configured(tiny_pipeline, finished))
     main = probe_stage.job(run)
     job = replace(main, dry=True, further=tuple(probe_stage.experiment_job(run, main, n) for n in ("conv", "vae")))
