@@ -146,20 +146,22 @@ def drain_node(cluster: Any, marks: Path, rng: random.Random) -> bool:
     return accepted
 
 
-def on_a_cluster(folder: Path, kind: str, seeds: list[int], retries: int) -> None:
-    """A head that holds the driver and two nodes of one CPU each; one kill for each seed."""
+def on_a_cluster(folder: Path, moments: list[tuple[str, int, int]]) -> None:
+    """Run moments (kind, seed, retries) one after another on a head that holds the driver and two nodes of one CPU.
+
+    Prints one line of JSON for each.
+    """
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    kill = {"worker": kill_worker, "raylet": partial(kill_raylet, cluster), "drain": partial(drain_node, cluster)}[kind]
+    kills = {"worker": kill_worker, "raylet": partial(kill_raylet, cluster), "drain": partial(drain_node, cluster)}
     try:
-        cluster.add_node(num_cpus=1)
-        cluster.add_node(num_cpus=1)
         with connect(cluster.address):
-            for seed in seeds:
-                if len(cluster.worker_nodes) < 2:
+            for number, (kind, seed, retries) in enumerate(moments):
+                while len(cluster.worker_nodes) < 2:
                     cluster.add_node(num_cpus=1)
-                print(json.dumps(one_moment(folder / str(seed), seed, kill, retries)), flush=True)
+                result = one_moment(folder / str(number), seed, kills[kind], retries)
+                print(json.dumps({"kind": kind, "retries": retries, **result}), flush=True)
     finally:
         cluster.shutdown()
 
@@ -177,9 +179,9 @@ def embedded(folder: Path) -> None:
 
 
 def main() -> None:
-    """Execute what the arguments ask for: folder, kind, seeds and number of retries."""
-    folder, kind, seeds, retries = sys.argv[1:]
-    if kind == "embedded":
-        embedded(Path(folder))
+    """Execute moments on a cluster, given as JSON in the second argument, or without them the embedded run."""
+    folder, moments = Path(sys.argv[1]), json.loads(sys.argv[2])
+    if moments:
+        on_a_cluster(folder, moments)
     else:
-        on_a_cluster(Path(folder), kind, [int(seed) for seed in seeds.split(",")], int(retries))
+        embedded(folder)
