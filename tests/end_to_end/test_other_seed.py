@@ -46,14 +46,14 @@ def test_it_is_a_variant_and_no_probe_control() -> None:
 
 def test_the_other_image_is_probed_for_the_first_ones_labels(tiny_pipeline: Path, tmp_path: Path) -> None:
     more = (f"sampling.variants=[trained,{OTHER_SEED}]", "interventions.tasks=[]", "sampling.sites=[up.2.1]")
-    made = configured(tiny_pipeline, tmp_path / "run", *more)
-    assert pipeline.execute(made).failed == {}
-    store = storage.open(made.output)
-    model, table = models.load(made.model), store.samples().to_pydict()
-    sites, kept = choose(model.sites(), made.sampling.sites), {}
+    run_config = configured(tiny_pipeline, tmp_path / "run", *more)
+    assert pipeline.execute(run_config).failed == {}
+    store = storage.open(run_config.output)
+    model, table = models.load(run_config.model), store.samples().to_pydict()
+    sites, kept = choose(model.sites(), run_config.sampling.sites), {}
     capture(
         model, table["prompt"][:4], [noise_seed(OTHER_SEED, s) for s in table["seed"][:4]], sites,
-        lambda site, step, values: kept.update({step: values}), None, steps=STEPS, guidance=made.sampling.guidance,
+        lambda site, step, values: kept.update({step: values}), None, steps=STEPS, guidance=run_config.sampling.guidance,
     )  # fmt: skip
     other, own = (store.read_activations(name, "up.2.1", STEPS, [0, 1, 2, 3]) for name in (OTHER_SEED, "trained"))
     np.testing.assert_allclose(other.astype(np.float32), kept[STEPS].astype(np.float32), rtol=1e-2, atol=1e-3)
@@ -68,7 +68,7 @@ def test_it_is_listed_among_the_baselines(tmp_path: Path) -> None:
     made = Made(test=8, sites=FEW, pictures=False, extras=False, variants=("trained", "random", OTHER_SEED))
     run = report_data.load(make_store(tmp_path, made), CONFIG)
     scores = analysis.collect(run)
-    assert [rival.name for rival in contrasts.baselines(scores["depth"], {})] == ["random", OTHER_SEED]
+    assert [baseline.name for baseline in contrasts.baselines(scores["depth"], {})] == ["random", OTHER_SEED]
     better = scores["depth"].val.copy()
     better[2] = 0.0
     lead = contrasts.headline(replace(scores["depth"], val=better), {})

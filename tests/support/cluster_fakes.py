@@ -1,4 +1,4 @@
-"""Tasks and workers whose failures are scripted per attempt, and that leave a mark of each run."""
+"""Tasks and workers whose failures are scripted per attempt, and that leave a file for each run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Scripted:
-    """A task that does what `script` says at each attempt, and is fine when the script is over."""
+    """A task with one scripted action per attempt; attempts after the script succeed."""
 
     key: str
     script: tuple[str, ...] = ()
@@ -27,14 +27,14 @@ class Scripted:
 
 
 def mark(folder: Path, kind: str, name: str) -> int:
-    """Leave a mark; how many of that kind and name were there before."""
+    """Create a marker file; returns how many of that kind and name existed before."""
     before = len(list(folder.glob(f"{kind}.{name}.*")))
     (folder / f"{kind}.{name}.{before}.{os.getpid()}").touch()
     return before
 
 
 def marks(folder: Path, kind: str) -> Counter[str]:
-    """How often each name was marked."""
+    """The number of marker files of a kind, by name."""
     return Counter(path.name.split(".")[1] for path in folder.glob(f"{kind}.*"))
 
 
@@ -66,7 +66,7 @@ def work(folder: Path, task: Scripted) -> dict[str, Any]:
 
 
 def build(folder: Path, script: tuple[str, ...] = ()) -> Callable[[Scripted], dict[str, Any]]:
-    """The factory; its own script is played once per call: "value", "raise", "die" or "ok"."""
+    """The worker factory; each call takes the next action of its script: "value", "raise", "die" or "ok"."""
     calls = mark(folder, "factory", "x")
     what = script[calls] if calls < len(script) else "ok"
     if what == "value":
@@ -77,7 +77,7 @@ def build(folder: Path, script: tuple[str, ...] = ()) -> Callable[[Scripted], di
 
 
 def threads_seen(task: Any) -> dict[str, Any]:
-    """Thread settings and the bytes of a product that depends on how a sum is split."""
+    """Thread settings, and the bytes of a product that depends on how the sum is split among threads."""
     import torch
 
     generator = torch.Generator().manual_seed(0)
@@ -95,7 +95,7 @@ def build_threads() -> Callable[[Any], dict[str, Any]]:
 
 
 def descendants(pid: int) -> set[int]:
-    """Ids of all processes below one."""
+    """Ids of all descendants of a process."""
     children: dict[int, list[int]] = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -112,10 +112,10 @@ def descendants(pid: int) -> set[int]:
 
 
 def holders(pid: int) -> set[int]:
-    """Those below a driver that do its work or hold its state.
+    """Descendants of a driver that do its work or hold its state.
 
-    Ray's two agents of a node are left out: they hold nothing of ours, and after a driver's SIGKILL they try to reach
-    its control service for a minute before they end.
+    Ray's two agents of a node are left out: they hold none of our state, and after a driver's SIGKILL they try to
+    reach its control service for a minute before they end.
     """
     found = set()
     for below in descendants(pid):
@@ -126,7 +126,7 @@ def holders(pid: int) -> set[int]:
 
 
 def apart(code: str, *arguments: str, **environment: str) -> dict[str, Any]:
-    """Arguments of subprocess for code in a fresh interpreter that imports from where we do."""
+    """Arguments of `subprocess` for code in a new interpreter with our import path and no RAY_ variables."""
     here = Path(__file__).resolve().parents[1]
     paths = os.pathsep.join([str(here.parent), str(here)])
     clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
@@ -138,6 +138,6 @@ def apart(code: str, *arguments: str, **environment: str) -> dict[str, Any]:
 
 
 def run_apart(code: str, *arguments: str, timeout: float = 240, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run that code to its end."""
+    """Run code in a new interpreter and wait for it."""
     how = apart(code, *arguments, **environment)
     return subprocess.run(**how, capture_output=True, timeout=timeout, check=False)

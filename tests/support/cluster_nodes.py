@@ -33,7 +33,7 @@ PATIENCE_S = 300
 STARTS = 3
 STORE_BYTES = 100 * 2**20
 MOUNTED = 'mkdir -p /tmp/ray && mount --bind "$0" /tmp/ray && exec "$@"'
-"""Shell that gives a node its own /tmp/ray; `ip netns exec` has made a mount namespace for it."""
+"""Shell command that gives a node its own /tmp/ray, in the mount namespace of `ip netns exec`"""
 
 
 def until(true: Callable[[], Any], seconds: float, what: str) -> Any:

@@ -1,4 +1,4 @@
-"""A tiny model with made-up probes and labellers, for tests of interventions."""
+"""A tiny model with invented probes and labellers, for tests of interventions."""
 
 from __future__ import annotations
 

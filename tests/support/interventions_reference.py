@@ -1,4 +1,4 @@
-"""Slow, obvious versions of what interventions do: full-size pixels, one trial at a time, autograd."""
+"""Slow, simple versions of what interventions compute: full-size pixels, one trial at a time, autograd."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def inner_edit(acts: Tensor, weights: np.ndarray, label: np.ndarray, task: str, 
 
 
 def authors_shift(depth: np.ndarray, dx: int, dy: int) -> np.ndarray:
-    """A depth map moved across, then along, with the fills that the protocol tells, pixel by pixel."""
+    """A depth map moved across, then along, pixel by pixel, with the fills of the authors' code."""
     return _along_rows(_along_rows(depth.T, dx).T, dy)
 
 

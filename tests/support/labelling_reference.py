@@ -85,7 +85,7 @@ def _taps(inputs: int, outputs: int, aligned: bool) -> Array:
 
 
 def linear(x: Array, factor: int, aligned: bool = False) -> Array:
-    """x (C, H, W) enlarged by a whole factor."""
+    """x (C, H, W) enlarged by an integer factor."""
     down, across = (_taps(n, n * factor, aligned) for n in x.shape[1:])
     return down @ x @ across.T
 
@@ -365,9 +365,9 @@ def random_state(shapes: Shapes, seed: int = 0) -> dict[str, torch.Tensor]:
 
 
 def thin_state(shapes: Shapes) -> dict[str, torch.Tensor]:
-    """Tensors of the right shapes that share one number each: whole checkpoints in a small file."""
-    whole = {name for name in shapes if name.endswith("num_batches_tracked")}
-    return {n: torch.tensor(7) if n in whole else torch.full((1,), 0.5).expand(s) for n, s in shapes.items()}
+    """Tensors of the right shapes that store one number each: complete checkpoints in a small file."""
+    integers = {name for name in shapes if name.endswith("num_batches_tracked")}
+    return {n: torch.tensor(7) if n in integers else torch.full((1,), 0.5).expand(s) for n, s in shapes.items()}
 
 
 def doubles(state: Mapping[str, torch.Tensor]) -> dict[str, Array]:

@@ -149,6 +149,6 @@ def narrow(**changes) -> DPTConfig:
 
 
 def state(seed: int = 0) -> dict[str, torch.Tensor]:
-    made = random_state(shapes(NARROW), seed)
-    made["scratch.output_conv.4.bias"] += 2  # or the last ReLU leaves nothing to compare
-    return made
+    tensors = random_state(shapes(NARROW), seed)
+    tensors["scratch.output_conv.4.bias"] += 2  # otherwise the last ReLU sets everything to zero
+    return tensors

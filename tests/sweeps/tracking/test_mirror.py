@@ -199,26 +199,21 @@ def test_a_second_mirror_writes_nothing(store: storage.Store, mirrored: tracking
     assert {p: p.stat().st_mtime_ns for p in Path(store.url).glob("wandb/**/*")} == before
 
 
-def test_changed_rows_replace_their_run_and_the_summary(fresh: storage.Store) -> None:
+def test_only_what_changed_is_written_again(fresh: storage.Store) -> None:
+    """Lost files, changed rows and a lost marker, as after a kill; no run is ever doubled."""
     assert mirror(fresh, CONFIG).written == RUNS
+    shutil.rmtree(directories(fresh)[4])
+    assert mirror(fresh, CONFIG) == tracking.Mirrored(written=1, kept=RUNS - 1)
+
     row = fresh.table("probes").to_pylist()[0]
     fresh.append("probes", [{**row, "train_loss": 0.125, "attempt": 2}])
-    assert mirror(fresh, CONFIG) == tracking.Mirrored(written=2, kept=RUNS - 2)
+    assert mirror(fresh, CONFIG) == tracking.Mirrored(written=2, kept=RUNS - 2)  # its run and the summary
     assert len(directories(fresh)) == RUNS
     run = inspect(fresh, row["variant"], row["site"])
     logged = history(fresh, row["variant"], row["site"])
     assert "0.125" in json.dumps(logged)
     assert run["state"] == "finished"
 
-
-def test_a_run_whose_files_are_gone_is_written_again(fresh: storage.Store) -> None:
-    mirror(fresh, CONFIG)
-    shutil.rmtree(directories(fresh)[4])
-    assert mirror(fresh, CONFIG) == tracking.Mirrored(written=1, kept=RUNS - 1)
-
-
-def test_a_killed_mirror_leaves_no_doubles(fresh: storage.Store) -> None:
-    mirror(fresh, CONFIG)
     (Path(fresh.url) / "wandb" / tracking.MARKER).unlink()
     assert mirror(fresh, CONFIG).written == RUNS
     assert len(directories(fresh)) == RUNS
