@@ -53,7 +53,8 @@ def test_the_other_image_is_probed_for_the_first_ones_labels(tiny_pipeline: Path
     sites, kept = choose(model.sites(), run_config.sampling.sites), {}
     capture(
         model, table["prompt"][:4], [noise_seed(OTHER_SEED, s) for s in table["seed"][:4]], sites,
-        lambda site, step, values: kept.update({step: values}), None, steps=STEPS, guidance=run_config.sampling.guidance,
+        lambda site, step, values: kept.update({step: values}), None,
+        steps=STEPS, guidance=run_config.sampling.guidance,
     )  # fmt: skip
     other, own = (store.read_activations(name, "up.2.1", STEPS, [0, 1, 2, 3]) for name in (OTHER_SEED, "trained"))
     np.testing.assert_allclose(other.astype(np.float32), kept[STEPS].astype(np.float32), rtol=1e-2, atol=1e-3)
