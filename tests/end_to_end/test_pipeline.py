@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 import storage
 from probing.dataset.prompts import Prompt
@@ -46,6 +47,38 @@ def test_probe_weights_interventions_and_report_exist(finished):
     rows = store.table("interventions").to_pylist()
     assert {row["control"] for row in rows} == {"edit", "none"}
     assert (finished / "report" / "index.html").stat().st_size > 50_000
+
+
+@pytest.mark.parametrize("site", ["up.2.1", "mid.0"])
+def test_scores_are_those_of_the_stored_probes_on_each_images_own_labels(finished, site):
+    """Dice and RMSE from the files alone, pixel by pixel, so that no label of another image can have been used."""
+    store = storage.open(str(finished))
+    splits = store.curation().to_pylist()
+    train, test = ([row["sample"] for row in splits if row["split"] == name] for name in ("train", "test"))
+    depth = store.read_labels("depth").astype(np.float64)
+    depth = (depth - depth[train].mean()) / depth[train].std()
+    masks = store.read_labels("saliency") > load("scenes", []).labels.threshold
+    acts = store.read_activations("trained", site, 15).astype(np.float64)
+    side, height = round(acts.shape[1] ** 0.5), depth.shape[1]
+    scores = {}
+    for task in ("saliency", "depth"):
+        path = storage.probe_path("trained", site, 15, task, "none", 0)
+        output = acts @ safetensors.numpy.load(store.get(path))["weight"].T.astype(np.float64)
+        maps = output.reshape(len(acts), side, side, -1).repeat(height // side, 1).repeat(height // side, 2)
+        for sample in test:
+            if task == "depth":
+                scores[task, sample] = np.sqrt(np.square(maps[sample, ..., 0] - depth[sample]).mean())
+            else:
+                chosen, truth = maps[sample, ..., 1] > maps[sample, ..., 0], masks[sample]
+                scores[task, sample] = 2 * (chosen & truth).sum() / (chosen.sum() + truth.sum())
+    rows = [
+        row
+        for row in store.table("images").to_pylist()
+        if (row["variant"], row["site"], row["step"]) == ("trained", site, 15)
+    ]
+    stored_scores = {(row["task"], row["sample"]): row["rmse" if row["task"] == "depth" else "dice"] for row in rows}
+    assert len(scores) == 2 * 4
+    assert stored_scores == pytest.approx(scores, rel=1e-4, abs=1e-6)
 
 
 def test_a_second_run_changes_no_byte(finished, tiny_pipeline, tmp_path, capsys):
