@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from probing.scoring.metrics import SMOOTH
+from probing.scoring.floors import SMOOTH
 
 
 @dataclass(frozen=True, eq=False)

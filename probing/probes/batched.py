@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from probing.probes.config import Layer
 from probing.probes.features import Batch
+from probing.probes.optimiser import Layer
 
 
 class Probes(Protocol):
@@ -198,3 +198,24 @@ class JointProbes:
             for weight in row:
                 weight[:, : self.channels] /= scale
         return [[(weight, None) for weight in row] for row in rows]
+
+
+def predict(weights: NDArray | Tensor, acts: NDArray | Tensor, hidden: NDArray | Tensor | None = None) -> Tensor:
+    """Applies a shipped probe to raw activations (..., C): logits or depth (..., O), differentiable.
+
+    weights: (O, C), or (O, C + 1) with the bias last. hidden: the hidden layer of an MLP probe, likewise.
+    Raises ValueError where the channels do not match."""
+    x = torch.as_tensor(acts)
+    x = x if x.dtype in (torch.float32, torch.float64) else x.float()
+    if hidden is not None:
+        return _affine(torch.as_tensor(weights), _affine(torch.as_tensor(hidden), x).relu())
+    return _affine(torch.as_tensor(weights), x)
+
+
+def _affine(weight: Tensor, x: Tensor) -> Tensor:
+    weight = weight.to(x.device, x.dtype)
+    channels = x.shape[-1]
+    if weight.shape[1] not in (channels, channels + 1):
+        raise ValueError(f"probe reads {weight.shape[1]} channels, the activations have {channels}")
+    out = x @ weight[:, :channels].T
+    return out if weight.shape[1] == channels else out + weight[:, channels]

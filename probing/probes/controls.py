@@ -12,7 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probing.dataset.split import Split
-from probing.probes.surface import SURFACE_CONTROLS
+
+NEIGHBOURHOODS = {"surface_point": 1, "surface": 5}
+"""control -> side in latent cells of the neighbourhood that a probe sees in x_t and in x0"""
+PICTURE = "surface_rgb"
+"""the control that sees colours: patches of the decoded x0"""
+SURFACE_CONTROLS = (*NEIGHBOURHOODS, PICTURE)
+PICTURE_SITE = "rgb"
+"""name under which the points of decoded pictures are stored"""
+POINTS = 2
+"""points along each side of a cell that a decoded picture is averaged to. A linear probe gains nothing from finer
+texture: single pixels say where it is bright, not how rough it is"""
 
 ACTIVATION_CONTROLS = ("none", *SURFACE_CONTROLS, "shuffled", "other_image")
 """linear probes on the given activations; those of the surface only name what the caller gives"""

@@ -18,7 +18,9 @@ from probing.probes.config import ProbeConfig
 from probing.probes.features import Activations, Features
 from probing.probes.fit import fit_cells, make_site
 from probing.probes.results import FitSpec, ProbeResult
-from probing.probes.tasks import DepthHeads, Heads, SaliencyHeads
+from probing.probes.tasks.depth import DepthHeads
+from probing.probes.tasks.heads import Heads
+from probing.probes.tasks.saliency import SaliencyHeads
 from probing.probes.training import Bank, History, mean_loss
 from probing.scoring.targets import Grid, Targets
 

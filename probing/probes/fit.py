@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from probing.dataset.split import Split
-from probing.probes.batched import HiddenProbes, JointProbes, LinearProbes, PositionProbes, Probes
-from probing.probes.config import ProbeConfig, initial_layers, initial_seed, predict
+from probing.probes.batched import HiddenProbes, JointProbes, LinearProbes, PositionProbes, Probes, predict
+from probing.probes.config import ProbeConfig
 from probing.probes.controls import POSITION_CONTROLS, label_rows
 from probing.probes.features import Activations, Features, NoActivations
+from probing.probes.optimiser import dtype_of, initial_layers, initial_seed
 from probing.probes.results import FitSpec, Fitted, ProbeResult, Sizes, failed
-from probing.probes.tasks import TASKS
-from probing.probes.training import Bank, History, dtype_of, predictions, root_mean_squares, train
+from probing.probes.tasks import TASKS, load_task
+from probing.probes.training import Bank, History, predictions, root_mean_squares, train
 from probing.scoring.targets import Edges, Grid, Targets, pool_edges
 
 Trainer = Callable[[Probes, Features, Bank, dict[str, Tensor], int, ProbeConfig], History]
@@ -229,7 +230,9 @@ def _probes(site: Site, group: Group, at: list[int]) -> tuple[Probes, Tensor]:
     hidden = [config.hidden] if config.hidden and group.family == "activation" else []
     layers = [
         [
-            initial_layers(initial_seed(c.seed, c.step, c.task), [inputs, *hidden, TASKS[c.task].outputs], config.bias)
+            initial_layers(
+                initial_seed(c.seed, c.step, c.task), [inputs, *hidden, load_task(c.task).outputs], config.bias
+            )
             for c in row
         ]
         for row in group.cells()
@@ -249,6 +252,6 @@ def _bank(site: Site, group: Group) -> Bank:
         places = [k for k, head in enumerate(group.heads) if head[0] == task]
         controls = [group.heads[k][1] for k in places]
         rows = np.stack([label_rows(c, samples, cells, site.split, group.seed) for c in controls])
-        heads = TASKS[task](site.targets[task], rows, site.config, site.acts.device, site.edges)
+        heads = load_task(task)(site.targets[task], rows, site.config, site.acts.device, site.edges)
         runs.append((slice(places[0], places[-1] + 1), heads))
     return Bank(tuple(runs))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from probing.dataset.split import Split
-from probing.probes.tasks import Scores
+from probing.probes.tasks.heads import Scores
 from probing.probes.training import History
 
 IMAGE_COLUMNS = (

@@ -11,16 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-NEIGHBOURHOODS = {"surface_point": 1, "surface": 5}
-"""control -> side in latent cells of the neighbourhood that a probe sees in x_t and in x0"""
-PICTURE = "surface_rgb"
-"""the control that sees colours: patches of the decoded x0"""
-SURFACE_CONTROLS = (*NEIGHBOURHOODS, PICTURE)
-PICTURE_SITE = "rgb"
-"""name under which the points of decoded pictures are stored"""
-POINTS = 2
-"""points along each side of a cell that a decoded picture is averaged to. A linear probe gains nothing from finer
-texture: single pixels say where it is bright, not how rough it is"""
+from probing.probes.controls import NEIGHBOURHOODS, PICTURE, POINTS
+
 PATCH = 8
 """side in points of the patch around a cell: the cell and one and a half cells on every side. With three colours, row,
 column and a constant these are 195 inputs, as many as `surface` has (202), so that the two differ in what they read"""

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from probing.probes.batched import Probes
-from probing.probes.config import DTYPES, Optimizer, ProbeConfig, sample_orders
+from probing.probes.config import ProbeConfig
 from probing.probes.features import Activations, Features
-from probing.probes.tasks import Heads
+from probing.probes.optimiser import Optimizer, sample_orders
+from probing.probes.tasks.heads import Heads
 
 BLOCK = 1 << 18
 """cells of all steps for which a pass without training predicts at once"""
@@ -135,8 +136,3 @@ def root_mean_squares(features: Activations, samples: Tensor) -> Tensor:
     total = torch.stack(norms).double().square().sum(0)
     values = len(samples) * features.cells * features.channels
     return (total / values).sqrt().to(features.dtype)
-
-
-def dtype_of(config: ProbeConfig) -> torch.dtype:
-    """The torch type that the probes train in."""
-    return DTYPES[config.dtype]

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from probing.probes.config import predict
+from probing.probes.batched import predict
 from probing.scoring import metrics
 from probing.scoring.targets import DepthTargets, SaliencyTargets, Targets
 
@@ -59,17 +59,3 @@ def _depth(read: Tensor, targets: DepthTargets, samples: NDArray[np.int64]) -> d
         "rmse_aligned": metrics.rmse_aligned(read, mean, variance),
         "pearson": metrics.pearson(read, mean, variance),
     }
-
-
-def direction(weights: NDArray, channels: int) -> NDArray[np.float64]:
-    """The direction (C) along which a probe's answer grows: foreground minus background, or depth; no bias."""
-    rows = np.asarray(weights, dtype=np.float64)[:, :channels]
-    return rows[1] - rows[0] if len(rows) == 2 else rows[0]
-
-
-def cosines(directions: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Cosines (S, S) between directions (S, C); a zero direction has NaN."""
-    length = np.linalg.norm(directions, axis=1, keepdims=True)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        unit = directions / np.where(length > 0, length, np.nan)
-    return unit @ unit.T

@@ -12,11 +12,10 @@ import numpy as np
 import torch
 
 from probing.scenes.render import draw_scene, render
+from probing.scenes.world import RENDER_SEEDS
 
 PART = 250
 """renders in one file"""
-FIRST_SEED = {"train": 0, "held_out": 10_000_000}
-"""the seed ranges of the two sets never meet"""
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def _jobs(folder: Path, split: str, count: int) -> Iterator[tuple[str, int, int]
         size = min(PART, count - part * PART)
         path = folder / f"{split}-{part:04d}-{size}.npz"
         if not path.exists():
-            yield str(path), FIRST_SEED[split] + part * PART, size
+            yield str(path), RENDER_SEEDS[split] + part * PART, size
 
 
 def make(

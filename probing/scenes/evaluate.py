@@ -22,11 +22,10 @@ from probing.scenes.dataset import Renders
 from probing.scenes.grammar import PALETTE
 from probing.scenes.render import draw_scene
 from probing.scenes.teacher import Teacher
+from probing.scenes.world import CARD_SEED
 
 PROMPTS = 100
 """fixed prompts that the images are judged on"""
-FIRST_PROMPT = 30_000_000
-"""seed of the first; no training scene and no sweep uses these"""
 WHITE_SATURATION = 60
 """of 255; below it a pixel is white (or grey, which is white in shadow)"""
 LEAST_AREA, LEAST_SHARE = 0.008, 0.06
@@ -70,7 +69,7 @@ class Card:
 
 def fixed_prompts() -> tuple[list[str], list[tuple[str, ...]]]:
     """The fixed prompts and the colours of their objects."""
-    scenes = [draw_scene(FIRST_PROMPT + i) for i in range(PROMPTS)]
+    scenes = [draw_scene(CARD_SEED + i) for i in range(PROMPTS)]
     return [scene.caption for scene in scenes], [scene.colours for scene in scenes]
 
 

@@ -16,9 +16,7 @@ from probing.diffusion.model import LatentDiffusion
 from probing.diffusion.sampling import schedule
 from probing.scenes.render import draw_scene, render
 from probing.scenes.vae import encode
-
-FIRST_SEED = 15_000_000
-"""of scenes for probing; those of training, of the card and of prompts lie elsewhere"""
+from probing.scenes.world import TRUTH_SEED
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +36,7 @@ class Truth:
 
 def draw(count: int, size: int) -> Truth:
     """The first `count` scenes for probing at `size` pixels a side."""
-    seeds = tuple(range(FIRST_SEED, FIRST_SEED + count))
+    seeds = tuple(range(TRUTH_SEED, TRUTH_SEED + count))
     made = [render(draw_scene(seed), size) for seed in seeds]
     return Truth(
         seeds,

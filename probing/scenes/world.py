@@ -10,6 +10,13 @@ import numpy as np
 from probing.scenes import grammar
 from probing.scenes.grammar import PALETTE, SHAPES, Thing, caption
 
+RENDER_SEEDS = {"train": 0, "held_out": 10_000_000}
+"""first scene seed of the renders that the scenes model is trained and measured on; no two ranges of seeds overlap"""
+TRUTH_SEED = 15_000_000
+"""first scene seed of the truth experiment's renders"""
+CARD_SEED = 30_000_000
+"""first scene seed of the model card's prompts; those of sweeps are in probing.dataset.prompts"""
+
 
 @dataclass(frozen=True)
 class Surface:

@@ -2,42 +2,15 @@
 
 Every function scores single images along the last axis: predictions (..., T), labels broadcast against them,
 results (...) in float64. Undefined scores (average precision without foreground, correlations of a constant
-map) are NaN here; Mean drops and counts them, so that no NaN ever enters a mean.
+map) are NaN; callers leave them out of means (nanmean) and count them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-SMOOTH = 1e-8
-"""added to both sides of Dice, as in the paper: an empty mask predicted for an empty label scores 1"""
-QUANTILES = 64
-"""candidate thresholds: quantiles of the training predictions, beside the argmax's zero"""
-
-
-@dataclass(frozen=True)
-class Mean:
-    """A mergeable mean that drops undefined values and says how many it dropped."""
-
-    total: float = 0.0
-    count: int = 0
-    dropped: int = 0
-
-    def update(self, values: Tensor) -> Mean:
-        """Adds the values of one more batch."""
-        good = values[~torch.isnan(values)].double()
-        return self.merge(Mean(float(good.sum()), len(good), values.numel() - len(good)))
-
-    def merge(self, other: Mean) -> Mean:
-        """The mean of both together."""
-        return Mean(self.total + other.total, self.count + other.count, self.dropped + other.dropped)
-
-    def compute(self) -> float | None:
-        """The mean, or None where nothing was defined."""
-        return self.total / self.count if self.count else None
+from probing.scoring.floors import QUANTILES, SMOOTH
 
 
 def dice(chosen: Tensor, counts: Tensor, pixels: int) -> Tensor:

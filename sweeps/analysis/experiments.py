@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from probing import statistics
-from probing.probes.transfer import cosines, direction
+from probing.probes.directions import cosines, direction
 from probing.statistics import Interval
 from sweeps.analysis import scores as analysis
 from sweeps.analysis import summary

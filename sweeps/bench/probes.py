@@ -14,8 +14,9 @@ import torch
 from numpy.typing import NDArray
 
 from probing.dataset.split import Split
-from probing.probes.config import ProbeConfig, initial_seed, sample_orders
+from probing.probes.config import ProbeConfig
 from probing.probes.fit import FitSpec, fit_site
+from probing.probes.optimiser import initial_seed, sample_orders
 from probing.scoring.targets import DepthTargets, Grid, Targets, pool_depth, pool_saliency
 from sweeps.bench.paired import row
 from sweeps.bench.paper_loop import paper_probe

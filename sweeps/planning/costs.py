@@ -12,7 +12,7 @@ from interventions.config import ANIMATION, MAIN, SECOND_OBJECT, TRANSPLANT, Int
 from interventions.counterfactual import SERIES
 from interventions.plan import EditTask, plan, rows_of
 from probing.dataset.curation import SPLITS
-from probing.probes.surface import PICTURE
+from probing.probes.controls import PICTURE
 from sweeps.config.schema import STEPS, Config
 from sweeps.runtime.grid import picture_steps
 from sweeps.runtime.layout import LATENT_KINDS

@@ -6,8 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from probing.diffusion.sites import SiteSpec
-from probing.probes.controls import POSITION_CONTROLS
-from probing.probes.surface import PICTURE, SURFACE_CONTROLS
+from probing.probes.controls import PICTURE, POSITION_CONTROLS, SURFACE_CONTROLS
 from storage import Store
 from sweeps.config.schema import SweepConfig
 

@@ -12,7 +12,8 @@ import torch
 import storage
 from cluster import Executor, Observer, Outcome
 from probing.diffusion import model
-from probing.probes.surface import PICTURE, PICTURE_SITE, POINTS, picture_points
+from probing.probes.controls import PICTURE, PICTURE_SITE, POINTS
+from probing.probes.surface import picture_points
 from storage import Layout, SiteShape, Store
 from sweeps.config.schema import GRID, Config
 from sweeps.runtime import grid, side_store

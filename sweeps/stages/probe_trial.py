@@ -17,15 +17,9 @@ from probing.dataset.split import Split
 from probing.diffusion.model import pick_device
 from probing.diffusion.sites import SiteSpec
 from probing.probes.config import ProbeConfig
+from probing.probes.controls import PICTURE, PICTURE_SITE, SURFACE_CONTROLS
 from probing.probes.fit import FitSpec, ProbeResult, fit_site
-from probing.probes.surface import (
-    PICTURE,
-    PICTURE_SITE,
-    SURFACE_CONTROLS,
-    feature_count,
-    latent_features,
-    picture_features,
-)
+from probing.probes.surface import feature_count, latent_features, picture_features
 from probing.scoring.targets import Targets, pixel_ranks, pool_depth, pool_saliency
 from storage import Store
 from sweeps.runtime.grid import Cell, Trial

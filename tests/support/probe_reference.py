@@ -14,7 +14,8 @@ from scipy import stats
 from torch import nn
 from torch.nn import functional
 
-from probing.probes.config import ProbeConfig, initial_seed
+from probing.probes.config import ProbeConfig
+from probing.probes.optimiser import initial_seed
 
 
 @dataclass

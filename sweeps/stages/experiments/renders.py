@@ -16,6 +16,7 @@ from probing.diffusion.model import pick_device
 from probing.diffusion.replay import replay_unet
 from probing.diffusion.sites import SiteSpec
 from probing.probes.fit import FitSpec, fit_site
+from probing.scenes.world import TRUTH_SEED
 from probing.scoring.targets import Targets, pool_depth, pool_saliency
 from sweeps.config.schema import STEPS, Config
 from sweeps.runtime.grid import Cell, finished
@@ -125,15 +126,13 @@ def split_of(own: Split) -> Split:
 
 def worker(run: Run) -> Callable[[], TruthWorker]:
     """Makes the worker in its own process."""
-    from probing.scenes.truth import FIRST_SEED
-
     job = probe.experiment_job(run, probe.job(run), NAME)
     split = split_of(job.split)
     count = sum(len(part) for _, part in split.parts)
     job = replace(
         job,
         sites=registry.sites(run, NAME),
-        samples=tuple(range(FIRST_SEED, FIRST_SEED + count)),
+        samples=tuple(range(TRUTH_SEED, TRUTH_SEED + count)),
         split=split,
         attempt=attempt_of(run.store),
     )

@@ -10,9 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from probing.probes.config import initial_seed, sample_orders
 from probing.probes.controls import label_rows
 from probing.probes.fit import FitSpec, ProbeConfig, fit_site, predict
+from probing.probes.optimiser import initial_seed, sample_orders
 from probing.scoring.targets import split_cells
 from support import probe_reference as reference
 from support.probe_problem import DOUBLE, FAST, fit, grid_cells, pooled, problem, split_of

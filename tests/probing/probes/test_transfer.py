@@ -1,11 +1,11 @@
-"""Transfer of probes between steps against scores over full-size pixels, and cosines of their directions."""
+"""Transfer of probes between steps against scores over full-size pixels."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from probing.probes.transfer import cosines, direction, transfer
+from probing.probes.transfer import transfer
 from probing.scoring.targets import pool_depth, pool_saliency
 
 STEPS, SAMPLES, GRID, CHANNELS, SIZE = 3, 5, (4, 4), 6, 16
@@ -45,12 +45,3 @@ def test_saliency_matrix_equals_dice_over_pixels(acts: np.ndarray) -> None:
             both = (mask & (masks > 0)).sum((1, 2))
             dice = 2 * both / (mask.sum((1, 2)) + masks.sum((1, 2)))
             assert found["dice"][i, j] == pytest.approx(dice.mean(), rel=1e-6)
-
-
-def test_cosines_compare_directions_without_bias() -> None:
-    one = np.array([[1.0, 0, 9.0], [3.0, 0, 5.0]])  # two outputs, two channels, a bias
-    two = np.array([[0.0, 4.0, 1.0]])
-    np.testing.assert_allclose(direction(one, 2), [2, 0])
-    found = cosines(np.stack([direction(one, 2), direction(two, 2), [-1.0, 0.0]]))
-    np.testing.assert_allclose(found, [[1, 0, -1], [0, 1, 0], [-1, 0, 1]], atol=1e-12)
-    assert np.isnan(cosines(np.array([[0.0, 0.0], [1.0, 0.0]]))[0, 1])

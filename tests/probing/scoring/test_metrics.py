@@ -131,19 +131,3 @@ def test_scores_broadcast_over_probes():
         float(metrics.average_precision(score[1, 2, 4], counts[2, 4], PIXELS))
     )
     assert metrics.best_threshold(score, counts, PIXELS).shape == (2, 3)
-
-
-values = st.lists(st.one_of(st.floats(-10, 10), st.just(float("nan"))), max_size=8)
-
-
-@settings(max_examples=60, deadline=None)
-@given(values, values, values)
-def test_means_merge_in_any_order_and_never_hold_a_nan(a, b, c):
-    first, second, third = (metrics.Mean().update(torch.tensor(x, dtype=torch.float64)) for x in (a, b, c))
-    one, other = first.merge(second).merge(third), third.merge(first.merge(second))
-    together = metrics.Mean().update(torch.tensor(a + b + c, dtype=torch.float64))
-    for found in (one, other):
-        assert (found.count, found.dropped) == (together.count, together.dropped)
-        assert found.compute() == pytest.approx(together.compute(), abs=1e-9)
-    assert together.dropped == sum(np.isnan(x) for x in a + b + c)
-    assert metrics.Mean().compute() is None

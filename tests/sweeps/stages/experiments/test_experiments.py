@@ -122,10 +122,10 @@ def test_probes_on_renders_are_scored_against_the_renderer(finished: Path, tiny_
 
 def test_renders_for_probing_are_no_renders_of_training() -> None:
     from probing.dataset import prompts
-    from probing.scenes import dataset, evaluate, truth
+    from probing.scenes import truth, world
 
-    others = [*dataset.FIRST_SEED.values(), prompts._SCENES_FIRST, evaluate.FIRST_PROMPT]
-    assert all(abs(truth.FIRST_SEED - first) >= 5_000_000 for first in others)
+    others = [*world.RENDER_SEEDS.values(), prompts._SCENES_FIRST, world.CARD_SEED]
+    assert all(abs(world.TRUTH_SEED - first) >= 5_000_000 for first in others)
     model = tiny.model()
     clean = torch.zeros(2, *model.latent_shape)
     levels = [truth.noised(model, clean, [1, 2], step, 15).std() for step in (1, 8, 15)]

@@ -1,99 +1,19 @@
-"""The registry of tasks: what a probe learns, its loss on pooled labels and its scores.
-
-A further task is one class like those below and one call of `register`. Shapes: S steps, H heads (the probes
-of this task in one batch: one per control), N samples, T cells of K pixels, n = batch samples x T.
-"""
+"""The depth task: standardised relative inverse depth of every pixel. Shapes: see `heads`."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from probing.probes.config import DTYPES, ProbeConfig
-from probing.scoring import floors, losses, metrics
-from probing.scoring.targets import DepthTargets, Edges, SaliencyTargets, Targets, pixel_ranks
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Scores of S x H probes."""
-
-    images: dict[str, Tensor]
-    """name -> (S, H, test samples) float64, NaN where undefined"""
-    cells: dict[str, Tensor]
-    """name -> (S, H) float64, NaN where undefined"""
-
-
-class Heads(Protocol):
-    """The labels of one task for H heads, on the device."""
-
-    def loss(self, prediction: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean loss (S, H) over the pixels of `samples`, and the gradient of what is optimised (S, H, n)."""
-        ...
-
-    def scores(self, predictions: dict[str, Tensor], parts: dict[str, Tensor]) -> Scores:
-        """Scores from predictions {part: (S, H, samples, T)} and the parts' sample numbers."""
-        ...
-
-
-class Task(Protocol):
-    """Makes the heads of a task."""
-
-    outputs: int
-
-    def __call__(
-        self, targets: Targets, rows: NDArray[np.int64], config: ProbeConfig, device: torch.device, edges: Edges | None
-    ) -> Heads:
-        """rows: (H, N, T) which pooled label each head's cells are given."""
-        ...
-
-
-class SaliencyHeads:
-    """Foreground or background of every pixel: cross-entropy, average precision, Dice."""
-
-    outputs = 2
-
-    def __init__(
-        self, targets: Targets, rows: NDArray[np.int64], config: ProbeConfig, device: torch.device, edges: Edges | None
-    ) -> None:
-        if not isinstance(targets, SaliencyTargets):
-            raise ValueError("task saliency needs targets made by pool_saliency")
-        self.pixels = targets.pixels
-        self.counts = torch.from_numpy(targets.counts.reshape(-1)[rows]).to(device)
-        self.fraction = (self.counts.double() / targets.pixels).to(DTYPES[config.dtype])
-
-    def loss(self, prediction: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
-        fraction = self.fraction.index_select(1, samples).flatten(1)
-        value, gradient = losses.crossentropy(prediction, fraction)
-        return value.mean(2), gradient.div_(fraction.shape[1])
-
-    def scores(self, predictions: dict[str, Tensor], parts: dict[str, Tensor]) -> Scores:
-        counts = {name: self.counts.index_select(1, samples) for name, samples in parts.items()}
-        test, truth = predictions["test"], counts["test"]
-        threshold = metrics.best_threshold(predictions["train"], counts["train"], self.pixels)
-        images = {
-            "dice": metrics.dice(test > 0, truth, self.pixels),
-            "ap": metrics.average_precision(test, truth, self.pixels),
-            "dice_threshold": metrics.dice(test > threshold[..., None, None], truth, self.pixels),
-            "dice_background": metrics.dice_background(test > 0, truth, self.pixels),
-            "oracle_dice": metrics.oracle_dice(truth, self.pixels).expand(test.shape[:-1]),
-        }
-        cells = {name: images[name].nanmean(2) for name in images}
-        cells["floor_dice"] = self._floor(counts["train"], truth).expand(test.shape[:2])
-        if "val" in parts:
-            cells["val_dice"] = metrics.dice(predictions["val"] > 0, counts["val"], self.pixels).mean(2)
-            cells["ap_val"] = metrics.average_precision(predictions["val"], counts["val"], self.pixels).nanmean(2)
-        return Scores(images, cells)
-
-    def _floor(self, train: Tensor, test: Tensor) -> Tensor:
-        """(H) the better mean test Dice of mean mask and all foreground."""
-        mean_mask = floors.mean_mask_scores(train, test, self.pixels)[2].mean(-1)
-        return mean_mask.maximum(floors.all_foreground(test, self.pixels).mean(-1))
+from probing.probes.config import ProbeConfig
+from probing.probes.optimiser import dtype_of
+from probing.probes.tasks.heads import Scores
+from probing.scoring import losses, metrics
+from probing.scoring.targets import DepthTargets, Edges, Targets, pixel_ranks
 
 
 class DepthHeads:
@@ -106,7 +26,7 @@ class DepthHeads:
     ) -> None:
         if not isinstance(targets, DepthTargets):
             raise ValueError("task depth needs targets made by pool_depth")
-        dtype, self.config, self.targets = DTYPES[config.dtype], config, targets
+        dtype, self.config, self.targets = dtype_of(config), config, targets
         self.pixels = losses.cell_pixels(targets, dtype, device)
         self.rows = torch.from_numpy(rows).to(device)
         low, high = (targets.values[:, :, end].astype(np.float64) - targets.mean for end in (0, -1))
@@ -209,15 +129,3 @@ def residual_ranks(targets: DepthTargets, train: NDArray[np.int64], test: NDArra
     found = targets.cache[key]
     assert isinstance(found, ResidualRanks)
     return found
-
-
-TASKS: dict[str, Task] = {}
-
-
-def register(name: str, task: Task) -> None:
-    """Makes a task known by name to fit_site."""
-    TASKS[name] = task
-
-
-register("saliency", SaliencyHeads)
-register("depth", DepthHeads)
