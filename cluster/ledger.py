@@ -36,6 +36,10 @@ class Outcome:
     def ok(self) -> bool:
         return not self.failed
 
+    def merged(self, later: Outcome) -> Outcome:
+        """Return the outcome of this run followed by another one with other tasks."""
+        return Outcome(self.done | later.done, self.failed | later.failed, self.attempts | later.attempts)
+
 
 @dataclass
 class Ledger:

@@ -93,7 +93,7 @@ def capture(count: int = 16, pairs: int = PAIRS) -> Rows:
     from sweeps.runtime import run as runs
 
     config, model, words, seeds = _one_shard(count)
-    found, guidance = runs.facts(config), config.sampling.guidance
+    found, guidance = runs.model_info(config), config.sampling.guidance
     with tempfile.TemporaryDirectory() as folder:
         target = Store.create(str(Path(folder) / "store"), runs.layout(config, found, count))
 
@@ -183,17 +183,18 @@ def tune(output: str = "runs/scenes") -> Rows:
 
     from cluster import WorkerSpec
     from sweeps.pipeline import executor
-    from sweeps.runtime.grid import cells, pack
-    from sweeps.runtime.run import facts, reopen, stored_config
+    from sweeps.runtime.grid import pack, probe_specs
+    from sweeps.runtime.run import model_info, reopen, stored_config
     from sweeps.stages import probe
+    from sweeps.stages.probe_tune import fan_out
 
     config = stored_config(output)
-    run = reopen(config, facts(config))
-    trials = pack(cells(config.sweep, config.sampling.variants, run.sites), config.sweep.trial_axes)
+    run = reopen(config, model_info(config))
+    trials = pack(probe_specs(config.sweep, config.sampling.variants, run.sites), config.sweep.trial_axes)
     job = replace(probe.job(run), dry=True)
     spec = WorkerSpec(factory=partial(TrialWorker, job), count=None, name="probe")
     with executor(config) as engine:
-        through_tune = partial(probe.fan_out, run, job, trials, _silent)
+        through_tune = partial(fan_out, config, job, trials, ())
         plainly = partial(engine.run, trials, spec)
         timed = _pairs(lambda: _timed(through_tune), lambda: _timed(plainly), pairs=1)
     return [
@@ -212,7 +213,3 @@ class TrialWorker:
         from sweeps.stages.probe_trial import fit_trial
 
         return fit_trial(self.job, trial)
-
-
-def _silent(done: int, total: int) -> None:
-    """No progress while measuring."""

@@ -58,7 +58,7 @@ def run(parsed: argparse.Namespace) -> int:
     """Everything, resuming."""
     from sweeps import pipeline
 
-    return _stages(parsed, pipeline.STAGES)
+    return _stages(parsed, pipeline.VERBS)
 
 
 def sample(parsed: argparse.Namespace) -> int:
@@ -182,7 +182,7 @@ def verify(parsed: argparse.Namespace) -> int:
     if store.list(f"{PREVIEW}/{storage.keys.LAYOUT}"):
         preview = storage.open(f"{parsed.output}/{PREVIEW}")
         total += _told(preview, storage.audit.verify(preview, deep=True), parsed.repair)
-    for further in filter(None, (side_store.opened(stage.url(parsed.output)) for stage in (replay, decode))):
+    for further in filter(None, (side_store.open_if_present(stage.url(parsed.output)) for stage in (replay, decode))):
         total += _told(further, storage.audit.verify(further, deep=True), parsed.repair)
     print(f"{total} disagreements")
     return 1 if total else 0
@@ -206,7 +206,7 @@ def clean(parsed: argparse.Namespace) -> int:
     store = storage.open(parsed.output)
     with store.lease("scenesweep clean"):
         freed = store.drop_activations()
-        freed += sum(side_store.clean(stage.url(parsed.output)) for stage in (replay, decode))
+        freed += sum(side_store.drop_activations(stage.url(parsed.output)) for stage in (replay, decode))
     print(f"{freed / 1e9:.2f} GB freed; results, images and labels are kept")
     return 0
 
@@ -223,10 +223,12 @@ def compare(parsed: argparse.Namespace) -> int:
 def sites(parsed: argparse.Namespace) -> int:
     """Lists the sites of a model from its configuration, without weights."""
     from probing.diffusion.model import ModelConfig
+    from sweeps.config.schema import Config
     from sweeps.planning import table
+    from sweeps.runtime.run import model_info
 
     model = ModelConfig(name=parsed.model, revision=parsed.revision)
-    print(table.site_table(model, parsed.family))
+    print(table.site_table(model_info(Config(model=model)), parsed.family))
     return 0
 
 

@@ -16,7 +16,7 @@ LOSS = "train_loss"
 
 def _rows(config: Config) -> list[dict]:
     """Finished rows of the grid's own task, with the reported seed."""
-    run = runs.reopen(config, runs.facts(config))
+    run = runs.reopen(config, runs.model_info(config))
     rows = run.store.table("probes", run.hashes.probe).to_pylist()
     wanted = ("done", GRID, "none")
     mine = [row for row in rows if (row["status"], row["experiment"], row["control"]) == wanted]

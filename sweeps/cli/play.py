@@ -22,7 +22,7 @@ from interventions.worker import Intervener, Outcome, replay
 from sweeps.config.schema import Config
 from sweeps.report.thumbnails import colour_map
 from sweeps.runtime import run
-from sweeps.stages.intervene import intervener, shared_by
+from sweeps.stages.intervene import intervener, job
 
 WAYS = (EDIT, *VARIATIONS)
 HEAD = 14
@@ -78,7 +78,7 @@ def play(config: Config, wanted: Request | Path, folder: Path) -> list[str]:
     """
     given = _recipe_text(wanted) if isinstance(wanted, Path) else ""
     recipe = from_yaml(given) if given else None
-    worker = intervener(shared_by(run.reopen(config, run.facts(config))))
+    worker = intervener(job(run.reopen(config, run.model_info(config))))
     if recipe is None:
         assert isinstance(wanted, Request)
         recipe = _recipe(wanted, config, worker)

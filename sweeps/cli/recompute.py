@@ -117,6 +117,6 @@ def _versions(store: storage.Store) -> dict[str, Any]:
 
 
 def _again(worker: SampleWorker, comparison: Comparison) -> Comparison:
-    latents = comparison.latents if worker.keeps_latents else None
+    latents = comparison.latents if bool(worker.store.layout.latent) else None
     comparison.images(worker.compute(comparison.task, comparison.activation, latents))
     return comparison

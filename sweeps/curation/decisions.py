@@ -28,7 +28,7 @@ def execute(config: Config, decisions: str = "") -> Result:
         if own is config:
             result = pipeline.execute(config, ("curate",))
         else:
-            pipeline.preview(config, result)
+            pipeline.run_preview(config, result)
     except ValueError:
         with suppress(ValueError):
             _page(own)
@@ -54,12 +54,12 @@ def _apply(config: Config, decisions: str) -> str:
     path = Path(decisions).expanduser()
     if not path.is_file():
         raise ValueError(f"--decisions: no file {decisions}; save one from the page that `scenesweep curate` writes")
-    run = runs.reopen(config, runs.facts(config))
+    run = runs.reopen(config, runs.model_info(config))
     with run.store.lease(f"scenesweep {config.name}"):
         return f"{curate.apply(run, path.read_bytes(), decisions)} decisions by hand applied"
 
 
 def _page(config: Config) -> str:
-    run = runs.reopen(config, runs.facts(config))
+    run = runs.reopen(config, runs.model_info(config))
     with run.store.lease(f"scenesweep {config.name}"):
         return page.write(run)

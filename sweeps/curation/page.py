@@ -109,7 +109,7 @@ def write(run: Run) -> str:
         f"Curation of {run.config.name}",
         f"{run.hashes.label} {decided}",
         _shown(run, curate.measures(run)),
-        curate.by_hand(run),
+        curate.choices_of(run),
     )
     run.store.put(PATH, html.encode())
     return f"{run.config.output.rstrip('/')}/{PATH}"

@@ -1,8 +1,8 @@
-"""How long a run takes, and what it costs, on 1, 8 and more GPUs: simulation from rates, pure arithmetic.
+"""How long a run takes, and what it costs, on several numbers of GPUs: a simulation from rates.
 
-A stage is many equal tasks. As many as there are workers run at once; all share one storage, so a
-round of w tasks takes the longer of one task's computing and w tasks' bytes through the storage.
-Rates that nobody measured are assumptions, and the text says so.
+A stage consists of equal tasks. As many as there are workers run at once; all share one storage, so a round of w
+tasks takes the longer of one task's computation and the transfer of w tasks' bytes. Rates that were not measured are
+assumptions, and the text says so.
 """
 
 from __future__ import annotations
@@ -11,36 +11,32 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
-from storage.budget import Budget
-from sweeps.config.schema import Config
-from sweeps.planning import costs
-
-ASSUMED = "assumed"
-GIVEN = "given"
+from sweeps.stages.base import PlanInput
+from sweeps.stages.intervene import edit_count
 
 
 @dataclass(frozen=True)
 class Rates:
-    """What one worker does, and what the storage of all takes. 0 stands for the assumption."""
+    """What one worker does, and what the shared storage transfers; 0 stands for the assumption."""
 
     sampling: float = 0.0
-    """samples a second of a sampling worker"""
+    """samples per second of a sampling worker"""
     labelling: float = 0.0
-    """samples a second of a labelling worker"""
+    """samples per second of a labelling worker"""
     probing: float = 0.0
-    """probes a second of a probe trial's worker, reading left out"""
+    """probes per second of a probe trial's worker, without reading"""
     editing: float = 0.0
-    """edits of an image, with their controls, an hour of an intervention worker"""
+    """edits of an image, with their controls, per hour of an intervention worker"""
     storage: float = 0.0
-    """GB a second that the storage takes, or gives, in all"""
+    """GB per second that the storage reads or writes in total"""
     start: float = 0.0
-    """seconds until a worker has its model"""
+    """seconds until a worker has loaded its model"""
     price: float = 0.0
     """price of a GPU hour"""
 
     @classmethod
     def read(cls, given: Mapping[str, str | float]) -> Rates:
-        """From names and numbers; ValueError for an unknown name, or what is no number."""
+        """Return rates from names and numbers. Raises ValueError for an unknown name or something not a number."""
         known = [f.name for f in fields(cls)]
         for name, value in given.items():
             if name not in known:
@@ -52,95 +48,93 @@ class Rates:
         return cls(**{name: float(value) for name, value in given.items()})
 
     def filled(self) -> Rates:
-        """The same with assumptions where nothing was given."""
+        """Return the same rates with assumptions in place of zeros."""
         return Rates(**{f.name: getattr(self, f.name) or getattr(ASSUMPTIONS, f.name) for f in fields(self)})
 
-    def told(self) -> str:
-        """Each rate and where it is from."""
-        whole = self.filled()
+    def describe(self) -> str:
+        """Return each rate and whether it was given or assumed."""
+        filled = self.filled()
         return "; ".join(
-            f"{f.name} {getattr(whole, f.name):g} {UNITS[f.name]} ({GIVEN if getattr(self, f.name) else ASSUMED})"
+            f"{f.name} {getattr(filled, f.name):g} {UNITS[f.name]} ({'given' if getattr(self, f.name) else 'assumed'})"
             for f in fields(self)
         )
 
 
 ASSUMPTIONS = Rates(sampling=0.25, labelling=2, probing=0.5, editing=20, storage=2, start=60, price=3)
-"""for Stable Diffusion v1.4 on one large GPU, none of them measured"""
+"""for Stable Diffusion v1.4 on one large GPU; none of them was measured"""
 UNITS = {
-    "sampling": "samples/s", "labelling": "samples/s", "probing": "probes/s", "editing": "edits/h",
-    "storage": "GB/s in all", "start": "s", "price": "per GPU hour",
-}  # fmt: skip
+    "sampling": "samples/s",
+    "labelling": "samples/s",
+    "probing": "probes/s",
+    "editing": "edits/h",
+    "storage": "GB/s in all",
+    "start": "s",
+    "price": "per GPU hour",
+}
 
 
 @dataclass(frozen=True)
-class Stage:
-    """Equal tasks of one stage."""
+class GpuStage:
+    """Equal tasks of one stage that uses GPUs."""
 
     name: str
     tasks: int
     seconds: float
-    """computing of one task"""
+    """computation of one task"""
     bytes: float
-    """of one task, written or read"""
+    """written or read by one task"""
     gpu: float
-    """GPUs, or a fraction of one, of a worker"""
+    """GPUs, or a fraction of one, per worker"""
 
-    def workers(self, gpus: int) -> int:
-        return max(1, math.floor(gpus / self.gpu + 1e-9))
-
-    def wall(self, gpus: int, storage: float, start: float) -> float:
-        """Seconds of the stage."""
+    def wall_seconds(self, gpus: int, storage: float, start: float) -> float:
+        """Return the duration of the stage; `storage` in bytes per second, `start` in seconds."""
         if not self.tasks:
             return 0.0
-        workers = self.workers(gpus)
+        workers = max(1, math.floor(gpus / self.gpu + 1e-9))
         full, rest = divmod(self.tasks, workers)
-        return start + full * self._round(workers, storage) + (self._round(rest, storage) if rest else 0.0)
+        rounds = [workers] * full + [rest] * bool(rest)
+        return start + sum(max(self.seconds, tasks * self.bytes / storage) for tasks in rounds)
 
-    def _round(self, workers: int, storage: float) -> float:
-        return max(self.seconds, workers * self.bytes / storage)
-
-    def limit(self, storage: float) -> float:
-        """GPUs from which on the storage, not they, sets the pace."""
+    def gpu_limit(self, storage: float) -> float:
+        """Return the number of GPUs above which the storage limits the speed."""
         return self.seconds * storage / self.bytes * self.gpu if self.bytes else math.inf
 
 
-def stages(
-    config: Config, price: Budget, samples: int, test: int, trials: int, cells: int, rates: Rates
-) -> list[Stage]:
-    """The stages of a run that use GPUs; `samples` of one variant, `test` of them test images, `rates` filled."""
-    shard, variants = config.sampling.shard, len(config.sampling.variants)
-    shards = math.ceil(samples / shard)
-    families = price.families()
+def stages(plan: PlanInput, trials: int, probes: int, rates: Rates) -> list[GpuStage]:
+    """Return the stages of a run that use GPUs; `rates` must be filled."""
+    sampling, ray = plan.config.sampling, plan.config.ray
+    shards = math.ceil(plan.samples / sampling.shard)
+    tasks = shards * len(sampling.variants)
+    families = plan.budget.families()
     activations = families.get("activations.zarr", 0)
+    labels = families.get("labels.zarr", 0)
     written = sum(size for name, size in families.items() if not name.startswith("labels"))
-    tasks = shards * variants
-    edits = math.ceil(costs.edited(config, test))
-    ray = config.ray
+    trial_seconds, trial_bytes = probes / max(trials, 1) / rates.probing, activations / max(trials, 1)
+    edits = math.ceil(edit_count(plan.config, plan.test))
     return [
-        Stage("sampling", tasks, shard / rates.sampling, written / tasks, ray.sampling_gpus or 1),
-        Stage("labelling", shards, shard / rates.labelling, families.get("labels.zarr", 0) / shards,
-              ray.label_gpus or 1),
-        Stage("probing", trials, cells / max(trials, 1) / rates.probing, activations / max(trials, 1),
-              ray.probe_gpus or 1),
-        Stage("editing", edits, 3600 / rates.editing, 0, ray.sampling_gpus or 1),
-    ]  # fmt: skip
+        GpuStage("sampling", tasks, sampling.shard / rates.sampling, written / tasks, ray.sampling_gpus or 1),
+        GpuStage("labelling", shards, sampling.shard / rates.labelling, labels / shards, ray.label_gpus or 1),
+        GpuStage("probing", trials, trial_seconds, trial_bytes, ray.probe_gpus or 1),
+        GpuStage("editing", edits, 3600 / rates.editing, 0, ray.sampling_gpus or 1),
+    ]
 
 
-def table(work: Sequence[Stage], gpus: Sequence[int], rates: Rates) -> list[str]:
-    """One line per number of GPUs: hours of each stage, GPU hours, price; and where storage is the limit."""
+def table(work: Sequence[GpuStage], gpus: Sequence[int], rates: Rates) -> list[str]:
+    """Return one line per number of GPUs: hours of each stage, GPU hours and price; and where storage is the limit."""
     storage = rates.storage * 1e9
     lines = [f"{'GPUs':>5} " + "".join(f"{stage.name + ' h':>13}" for stage in work) + "      all h   GPU h   price"]
     for count in gpus:
-        hours = [stage.wall(count, storage, rates.start) / 3600 for stage in work]
-        marks = ["*" if count > stage.limit(storage) else " " for stage in work]
-        spent = sum(hours) * count
-        cells = "".join(f"{hour:>12.2f}{mark}" for hour, mark in zip(hours, marks, strict=True))
-        lines.append(f"{count:>5} {cells}{sum(hours):>11.2f}{spent:>8.1f}{spent * rates.price:>8.0f}")
-    limits = [f"{s.name} from {s.limit(storage):.1f} GPUs" for s in work if math.isfinite(s.limit(storage))]
-    lines.append(f"* the storage sets the pace: {', '.join(limits)}")
+        hours = [stage.wall_seconds(count, storage, rates.start) / 3600 for stage in work]
+        marks = ["*" if count > stage.gpu_limit(storage) else " " for stage in work]
+        gpu_hours = sum(hours) * count
+        columns = "".join(f"{hour:>12.2f}{mark}" for hour, mark in zip(hours, marks, strict=True))
+        lines.append(f"{count:>5} {columns}{sum(hours):>11.2f}{gpu_hours:>8.1f}{gpu_hours * rates.price:>8.0f}")
+    limits = {stage.name: stage.gpu_limit(storage) for stage in work}
+    limited = [f"{name} above {limit:.1f} GPUs" for name, limit in limits.items() if math.isfinite(limit)]
+    lines.append(f"* limited by the storage: {', '.join(limited)}")
     return lines
 
 
 def counts(gpus: int) -> list[int]:
-    """The numbers of GPUs that are shown beside the wanted one."""
+    """Return the numbers of GPUs that are shown beside the requested one."""
     return sorted({count for count in (1, 8) if count < gpus} | {gpus})

@@ -14,13 +14,13 @@ from probing.diffusion import sites as site_rules
 from probing.diffusion.sites import SiteSpec
 from sweeps.config.schema import GRID, STEPS, Config
 from sweeps.runtime import run as runs
-from sweeps.runtime.grid import Cell, cells, finished
+from sweeps.runtime.grid import ProbeSpec, finished, probe_specs
 from sweeps.runtime.run import ModelInfo
 
 _LATE = "late_steps"
 
 
-def needed(config: Config, sites: Sequence[SiteSpec]) -> Iterator[tuple[str, Cell]]:
+def needed(config: Config, sites: Sequence[SiteSpec]) -> Iterator[tuple[str, ProbeSpec]]:
     """(key and value that ask for it, probe) of all interventions over the model's sites."""
     wanted = config.interventions
     for task in wanted.tasks:
@@ -31,7 +31,7 @@ def needed(config: Config, sites: Sequence[SiteSpec]) -> Iterator[tuple[str, Cel
 
 def _of_edit(
     config: Config, experiment: str, spec: EditSpec, controls: Sequence[str], sites: Sequence[SiteSpec]
-) -> Iterator[tuple[str, Cell]]:
+) -> Iterator[tuple[str, ProbeSpec]]:
     asks = _asking(config, experiment, spec)
     late = late_steps(spec.steps, STEPS) if _LATE in controls else ()
     others = [name for name in controls if name in STEERED and name != _LATE]
@@ -40,7 +40,7 @@ def _of_edit(
         for step in sorted({*spec.steps, *late}):
             told = by_kind.get((variant, control)) or (asks if step in spec.steps else _key("controls", _LATE))
             for site in sites:
-                yield told, Cell(variant, site.name, step, spec.task, control, PROBE_SEED)
+                yield told, ProbeSpec(variant, site.name, step, spec.task, control, PROBE_SEED)
 
 
 def _asking(config: Config, experiment: str, spec: EditSpec) -> str:
@@ -63,7 +63,7 @@ def _key(name: str, value: object) -> str:
 
 def check(config: Config, found: ModelInfo) -> None:
     """Raises ValueError where an intervention needs a probe that the sweep neither plans nor has fitted already."""
-    wanted: dict[Cell, str] = {}
+    wanted: dict[ProbeSpec, str] = {}
     for told, cell in needed(config, found.sites):
         wanted.setdefault(cell, told)
     if wanted and config.probe.hidden:
@@ -73,14 +73,14 @@ def check(config: Config, found: ModelInfo) -> None:
         )
     wanted = _own(config, wanted)
     recorded = site_rules.choose(found.sites, config.sampling.sites)
-    missing = wanted.keys() - set(cells(config.sweep, config.sampling.variants, recorded))
+    missing = wanted.keys() - set(probe_specs(config.sweep, config.sampling.variants, recorded))
     missing -= _fitted(config, found) if missing else set()
     if missing:
         first = next(cell for cell in wanted if cell in missing)
         raise ValueError(_refusal(config, wanted[first], first, len(missing), {site.name for site in recorded}))
 
 
-def _own(config: Config, wanted: dict[Cell, str]) -> dict[Cell, str]:
+def _own(config: Config, wanted: dict[ProbeSpec, str]) -> dict[ProbeSpec, str]:
     """Those that the sweep has to fit. Raises ValueError where a probe that the authors should give can't be read."""
     if not config.interventions.probes:
         return wanted
@@ -100,7 +100,7 @@ def _own(config: Config, wanted: dict[Cell, str]) -> dict[Cell, str]:
     return own
 
 
-def _fitted(config: Config, found: ModelInfo) -> set[Cell]:
+def _fitted(config: Config, found: ModelInfo) -> set[ProbeSpec]:
     """Probes of the same settings that an earlier run into this output has left."""
     with suppress(ValueError):  # nothing there yet
         run = runs.reopen(config, found)
@@ -108,7 +108,7 @@ def _fitted(config: Config, found: ModelInfo) -> set[Cell]:
     return set()
 
 
-def _refusal(config: Config, told: str, cell: Cell, count: int, recorded: set[str]) -> str:
+def _refusal(config: Config, told: str, cell: ProbeSpec, count: int, recorded: set[str]) -> str:
     """One line: the key that asks, what is missing, the cure."""
     sweep, sampling = config.sweep, config.sampling
     rules: list[tuple[bool, str, Sequence[object], object]] = [

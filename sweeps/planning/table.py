@@ -1,158 +1,153 @@
-"""Prints plans and site tables: what a run costs before anything runs."""
+"""The plan of a run as text: what it costs before anything runs."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
-from probing.diffusion import sites as site_rules
-from probing.diffusion.model import ModelConfig
+from probing.dataset.curation import SPLITS
+from probing.dataset.prompts import read
 from probing.diffusion.sites import SiteSpec
 from storage import budget
-from storage.budget import format_bytes
-from storage.format import Layout
+from storage.budget import Budget, format_bytes
 from sweeps.config.schema import STEPS, Config, previews
-from sweeps.planning import cluster_costs, costs, requirements
+from sweeps.planning import cluster_costs, requirements
 from sweeps.planning.cluster_costs import Rates
-from sweeps.planning.costs import StagePrice
-from sweeps.runtime import grid, run
-from sweeps.stages import decode, replay
-from sweeps.stages import preview as preview_stage
-from sweeps.stages.experiments.registry import PROBED
+from sweeps.runtime import run
+from sweeps.runtime.grid import pack, probe_specs
+from sweeps.runtime.run import ModelInfo
+from sweeps.stages import decode, preview, replay
+from sweeps.stages.all import STAGES
+from sweeps.stages.base import PlanInput, StagePrice
 
 RATE = {"scenes": 3.0, "": 0.25}
-"""samples a second and worker, assumed where none was measured: scenes on a CPU core; SD v1.4 on a GPU"""
+"""samples per second and worker, assumed if none was measured: scenes on a CPU core; SD v1.4 on a GPU"""
 
 
-def _sites(model: ModelConfig, family: str) -> tuple[SiteSpec, ...]:
-    import json
-
-    from probing.diffusion import model as models
-
-    folder = models.config_folder(model)
-    unet, vae = (json.loads((folder / n / "config.json").read_text()) for n in ("unet", "vae"))
-    size = unet["sample_size"]
-    latent = (size, size) if isinstance(size, int) else tuple(size)
-    if family == "vae":
-        return (site_rules.vae_site(vae, latent),)
-    rule = site_rules.attention_sites if family == "attention" else site_rules.conv_sites
-    return rule(unet, latent)
-
-
-def site_table(model: ModelConfig, family: str) -> str:
-    """Sites with tokens, channels and bytes per image and step in fp16."""
-    found = _sites(model, family)
-    lines = [f"{'site':14} {'side':11} {'cells':>9} {'channels':>8} {'bytes':>9}  module"]
-    for site in found:
-        cells = f"{site.height} x {site.width}"
-        lines.append(f"{site.name:14} {site.side:11} {cells:>9} {site.channels:>8} {site.values * 2:>9}  {site.module}")
-    total = sum(site.values for site in found)
-    lines.append(f"{len(found)} sites, {total} values, {format_bytes(2 * total)} per image and step")
+def site_table(model_info: ModelInfo, family: str) -> str:
+    """Return a table of a family's sites with tokens, channels and bytes per image and step in fp16."""
+    sites = model_info.sites if family == "attention" else model_info.families[family]
+    lines = [f"{'site':14} {'side':11} {'grid':>9} {'channels':>8} {'bytes':>9}  module"]
+    for site in sites:
+        grid = f"{site.height} x {site.width}"
+        lines.append(f"{site.name:14} {site.side:11} {grid:>9} {site.channels:>8} {site.values * 2:>9}  {site.module}")
+    total = sum(site.values for site in sites)
+    lines.append(f"{len(sites)} sites, {total} values, {format_bytes(2 * total)} per image and step")
     return "\n".join(lines)
+
+
+def plan_input(config: Config) -> PlanInput:
+    """Return what prices are computed from.
+
+    Raises ValueError if the model has no readable configuration, or the interventions need probes that the sweep
+    does not plan.
+    """
+    model_info = run.model_info(config)
+    requirements.check(config, model_info)
+    samples, test = sample_counts(config)
+    return PlanInput(config, model_info, samples, test, budget.price(run.layout(config, model_info, samples)))
+
+
+def sample_counts(config: Config) -> tuple[int, int]:
+    """Return the number of samples, and an upper bound of the number of test samples after curation."""
+    if config.prompts.test:
+        prompts = read(config.prompts).prompts
+        return len(prompts), sum(prompt.split == "test" for prompt in prompts)
+    known = config.prompts.source == "scenes" or config.prompts.count
+    samples = config.prompts.count if known else len(read(config.prompts).prompts)
+    sizes = [getattr(config.curation, part) for part in SPLITS]
+    *others, test = (int(size * samples) if size < 1 else int(size) for size in sizes)
+    return samples, min(test or max(0, samples - sum(others)), samples)
 
 
 def on_gpus(config: Config, gpus: int, rates: Rates) -> str:
-    """Hours and price of a run on 1, 8 and so many GPUs.
+    """Return hours and price of a run on 1, 8 and `gpus` GPUs, as text.
 
-    Raises ValueError where a number makes no sense, and where the run does not fit the disk; its memory is the nodes'.
+    Raises ValueError if a number is out of range or the run does not fit the disk. Memory is not checked: it is that
+    of the cluster's nodes.
     """
     if gpus < 1 or min(vars(rates).values()) < 0:
         raise ValueError(f"--gpus={gpus} and all rates: give numbers above 0")
-    samples, found = _sample_count(config), run.facts(config)
-    requirements.check(config, found)
-    layout, whole = run.layout(config, found, samples), rates.filled()
-    cells = grid.cells(config.sweep, config.sampling.variants, site_rules.choose(found.sites, config.sampling.sites))
-    check_disk(config, budget.price(layout), further_space(config, found, samples))
-    trials = grid.pack(cells, config.sweep.trial_axes)
-    test = _test_count(config, samples)
-    work = cluster_costs.stages(config, budget.price(layout), samples, test, len(trials), len(cells), whole)
-    return "\n".join([*cluster_costs.table(work, cluster_costs.counts(gpus), whole), f"rates: {rates.told()}"])
+    plan = plan_input(config)
+    check_disk(config, plan.budget, side_store_space(config, plan.model_info, plan.samples))
+    probes = probe_specs(config.sweep, config.sampling.variants, plan.sites)
+    trials = len(pack(probes, config.sweep.trial_axes))
+    stages = cluster_costs.stages(plan, trials, len(probes), rates.filled())
+    table = cluster_costs.table(stages, cluster_costs.counts(gpus), rates.filled())
+    return "\n".join([*table, f"rates: {rates.describe()}"])
 
 
 def describe(config: Config, rate: float) -> str:
-    """The plan of a run in words and numbers. Raises ValueError where it does not fit."""
-    found = run.facts(config)
-    requirements.check(config, found)
-    samples = _sample_count(config)
-    layout = run.layout(config, found, samples)
-    price = budget.price(layout)
-    lines = _costs(config, layout, price, rate)
-    lines += [f"  {name:16} {format_bytes(size)}" for name, size in price.families().items()]
-    lines += ["sites, all variants and steps:"]
-    lines += [f"  {name:16} {format_bytes(size)}" for name, size in price.sites().items()]
-    lines.append(f"further families   {format_bytes(replay.space(config, found, samples))} of activations beside these")
-    if decoded := decode.space(config, found, samples):
-        lines.append(f"decoded pictures   {format_bytes(decoded)} of their colours")
-    further = further_space(config, found, samples)
+    """Return the plan of a run in words and numbers; `rate` in samples per second and worker, 0 for the assumption.
+
+    Raises ValueError if the run does not fit disk or memory.
+    """
+    plan = plan_input(config)
+    lines = _costs(plan, rate)
+    side_stores = side_store_space(config, plan.model_info, plan.samples)
     if previews(config):
-        preview, then, first = with_preview(config, found, samples)
-        check_fits(config, then, first + further)
-        return "\n".join([*preview, "then, priced as if the preview kept every sample:", *lines])
-    check_fits(config, price, further)
+        first, recording, previewed = with_preview(config, plan.model_info, plan.samples)
+        check_fits(config, recording, previewed + side_stores)
+        return "\n".join([*first, "then, priced as if the preview kept every sample:", *lines])
+    check_fits(config, plan.budget, side_stores)
     return "\n".join(lines)
 
 
-def with_preview(config: Config, found: run.ModelInfo, samples: int) -> tuple[list[str], budget.Budget, int]:
-    """What a preview costs in words, the price of the fewest samples to record after it, and its own bytes."""
-    first = budget.price(run.layout(preview_stage.settings(config), found, samples))
-    fewest = preview_stage.fewest(config, samples)
-    then = budget.price(run.layout(config, found, fewest))
+def _costs(plan: PlanInput, rate: float) -> list[str]:
+    config, price = plan.config, plan.budget
+    variants = config.sampling.variants
+    probes = probe_specs(config.sweep, variants, plan.sites)
+    trials = pack(probes, config.sweep.trial_axes)
     lines = [
-        f"preview           {samples} images of the trained model, nothing recorded: {first.unet_calls} UNet calls, "
-        f"{format_bytes(first.total)}",
-        f"at least          {format_bytes(first.total + then.total)} on the disk, were only {fewest} samples kept",
+        f"{plan.samples} samples x {len(variants)} variants ({', '.join(variants)}), "
+        f"{STEPS} steps, shards of {config.sampling.shard}",
+        f"UNet calls        {price.unet_calls} (both halves of guidance counted as one)",
+        f"probes            {len(probes)} in {len(trials)} trials",
+        f"experiments       {', '.join(config.experiments.names) or 'none'}",
+        f"files             {price.files}, the largest {format_bytes(price.chunk_bytes)}",
+        f"memory            {format_bytes(price.peak_writer_bytes)} of buffers per sampling worker",
+        f"shard of {config.sampling.shard:<8} {_shard_memory(config, plan.sites)}",
+        *_stage_table(plan, rate),
+        f"disk              {format_bytes(price.total)}, of which:",
+        *(f"  {name:16} {format_bytes(size)}" for name, size in price.families().items()),
+        "sites, all variants and steps:",
+        *(f"  {name:16} {format_bytes(size)}" for name, size in price.sites().items()),
+        f"additional sites   {format_bytes(replay.space(config, plan.model_info, plan.samples))} of activations",
     ]
-    return lines, then, first.total
+    if decoded := decode.space(config, plan.model_info, plan.samples):
+        lines.append(f"decoded images     {format_bytes(decoded)} of their colours")
+    return lines
 
 
-def further_space(config: Config, found: run.ModelInfo, samples: int) -> int:
-    """Bytes of what some probes read beside the recorded activations."""
-    return replay.space(config, found, samples) + decode.space(config, found, samples)
+def _stage_table(plan: PlanInput, rate: float) -> list[str]:
+    """Return the table of all stages: work, UNet calls and hours."""
+    config = plan.config
+    workers = max(1, config.ray.sampling_actors)
+    source = "given with --rate" if rate else "assumed; --rate takes a measured one"
+    rate = rate or RATE.get(config.model.name, RATE[""])
+    prices = [StagePrice("preview", f"{plan.samples} images", plan.samples * STEPS)] if previews(config) else []
+    prices += [price for stage in STAGES for price in stage.prices(plan)]
+    name_width = max(len(price.name) for price in prices)
+    work_width = max(len(price.work) for price in prices)
+
+    def hours(calls: float) -> float:
+        return calls / STEPS / rate / workers / 3600
+
+    lines = [f"{'stage':{name_width}}  {'work':{work_width}}  {'UNet calls':>10}     hours"]
+    for price in prices:
+        shown = f"{hours(price.calls):>9.2f}{' or more' if price.more else ''}" if price.calls else f"{'-':>9}"
+        lines.append(f"{price.name:{name_width}}  {price.work:{work_width}}  {price.calls:>10.0f} {shown}".rstrip())
+    calls = sum(price.calls for price in prices)
+    return [
+        *lines,
+        f"{'all UNet calls':{name_width}}  {'':{work_width}}  {calls:>10.0f} {hours(calls):>9.2f} or more",
+        f"hours: UNet calls only, {STEPS} calls per sample, on {workers} worker(s) at {rate:g} samples/s each "
+        f"({source}); the inner optimisation of edits comes on top, and - has no rate",
+    ]
 
 
-def check_fits(config: Config, price: budget.Budget, more: int = 0) -> None:
-    """Raises ValueError where a plan, and `more` bytes, fit neither disk nor memory beside what is there already.
-
-    The memory is this machine's, so it is looked at only where the workers run here.
-    """
-    check_disk(config, price, more)
-    if config.ray.address in ("none", "local"):
-        budget.check_memory(price, memory(), max(1, config.ray.sampling_actors))
-
-
-def check_disk(config: Config, price: budget.Budget, more: int = 0) -> None:
-    """Raises ValueError where a plan, and `more` bytes, do not fit the disk beside what is there already."""
-    folder = run.local_path(config.output)
-    chunks = (p for p in folder.rglob("c/**/*") if p.is_file()) if folder else ()
-    present = sum(p.stat().st_size for p in chunks)
-    budget.check_disk(config.output, price.total + more, present)
-
-
-def memory() -> int:
-    """Bytes of this machine's memory."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def _sample_count(config: Config) -> int:
-    if config.prompts.source == "scenes" or config.prompts.count and not config.prompts.test:
-        return config.prompts.count
-    from probing.dataset.prompts import read
-
-    return len(read(config.prompts).prompts)
-
-
-def _test_count(config: Config, samples: int) -> int:
-    """Test images: those of the second file of prompts, else the most that curation can leave of so many samples."""
-    if not config.prompts.test:
-        return costs.test_samples(config, samples)
-    from probing.dataset.prompts import read
-
-    return sum(prompt.split == "test" for prompt in read(config.prompts).prompts)
-
-
-def _shard(config: Config, sites: Sequence[SiteSpec]) -> str:
-    """What a shard takes on this machine's device, and how many samples fit."""
+def _shard_memory(config: Config, sites: tuple[SiteSpec, ...]) -> str:
+    """Return how much memory a shard takes on this machine's device, and how many samples fit."""
     import torch
 
     from probing.diffusion import memory, pretrained
@@ -166,61 +161,42 @@ def _shard(config: Config, sites: Sequence[SiteSpec]) -> str:
     return memory.shard_advice(config.sampling.shard, total, sample, models.pick_device(config.model.device))
 
 
-def _costs(config: Config, layout: Layout, price: budget.Budget, rate: float) -> list[str]:
-    variants = config.sampling.variants
-    sites = site_rules.choose(run.facts(config).sites, config.sampling.sites)
-    cells = grid.cells(config.sweep, variants, sites)
-    trials = grid.pack(cells, config.sweep.trial_axes)
-    return [
-        f"{layout.samples} samples x {len(variants)} variants ({', '.join(variants)}), "
-        f"{STEPS} steps, shards of {layout.shard}",
-        f"UNet calls        {price.unet_calls} (two halves of guidance counted as one)",
-        f"probes            {len(cells)} in {len(trials)} trials",
-        f"experiments       {', '.join(config.experiments.names) or 'none'}",
-        f"files             {price.files}, the largest {format_bytes(price.chunk_bytes)}",
-        f"memory            {format_bytes(price.peak_writer_bytes)} of buffers per sampling worker",
-        f"shard of {layout.shard:<8} {_shard(config, sites)}",
-        *_stages(config, price, layout.samples, rate),
-        f"disk              {format_bytes(price.total)}, of it:",
+def with_preview(config: Config, model_info: ModelInfo, samples: int) -> tuple[list[str], Budget, int]:
+    """Return what a preview costs in words, the price of the fewest samples to record after it, and its own bytes."""
+    first = budget.price(run.layout(preview.settings(config), model_info, samples))
+    fewest = preview.fewest(config, samples)
+    recording = budget.price(run.layout(config, model_info, fewest))
+    lines = [
+        f"preview           {samples} images of the trained model, nothing recorded: {first.unet_calls} UNet calls, "
+        f"{format_bytes(first.total)}",
+        f"at least          {format_bytes(first.total + recording.total)} on disk, if only {fewest} samples are kept",
     ]
+    return lines, recording, first.total
 
 
-def _stages(config: Config, price: budget.Budget, samples: int, rate: float) -> list[str]:
-    """The table of all stages."""
-    found = run.facts(config)
-    sites = site_rules.choose(found.sites, config.sampling.sites)
-    test = _test_count(config, samples)
-    variants = len(config.sampling.variants)
-    prices = [StagePrice("preview", f"{samples} images", samples * STEPS)] if previews(config) else []
-    prices += [
-        StagePrice("sampling", f"{samples} samples x {variants} variants", price.unet_calls),
-        StagePrice("labelling", f"{samples} samples"),
-        *costs.further_sites(config, samples),
-        *costs.decoded(config, samples),
-        *_probes(config, found, sites),
-        *costs.emergence(config, test),
-        *costs.transfer(config, _transferred(config, found, sites)),
-        *costs.edits(config, test),
-    ]
-    told = "given with --rate" if rate else "assumed; --rate takes a measured one"
-    return costs.table(prices, rate or RATE.get(config.model.name, RATE[""]), max(1, config.ray.sampling_actors), told)
+def side_store_space(config: Config, model_info: ModelInfo, samples: int) -> int:
+    """Return the bytes of what some probes read beside the recorded activations."""
+    return replay.space(config, model_info, samples) + decode.space(config, model_info, samples)
 
 
-def _probes(config: Config, found: run.ModelInfo, sites: Sequence[SiteSpec]) -> list[StagePrice]:
-    """The grid, and each experiment that consists of probes."""
-    grid_cells = len(grid.cells(config.sweep, config.sampling.variants, sites))
-    prices = [StagePrice("probing", f"{grid_cells} probes")]
-    for name in (name for name in PROBED if name in config.experiments.names):
-        steps = len(set(getattr(config.experiments, f"{name}_steps") or config.sweep.steps))
-        tasks = int("depth" in config.sweep.tasks) if name == "smoothness" else len(config.sweep.tasks)
-        prices.append(StagePrice(f"probing: {name}", f"{len(found.families.get(name, sites)) * steps * tasks} probes"))
-    return prices
+def check_fits(config: Config, price: Budget, more: int = 0) -> None:
+    """Raise ValueError if a plan, and `more` bytes, do not fit the disk or memory beside what is there already.
+
+    The memory is this machine's, so it is checked only if the workers run here.
+    """
+    check_disk(config, price, more)
+    if config.ray.address in ("none", "local"):
+        budget.check_memory(price, machine_memory(), max(1, config.ray.sampling_actors))
 
 
-def _transferred(config: Config, found: run.ModelInfo, sites: Sequence[SiteSpec]) -> int:
-    """How many sites the transfer experiment takes: those of its setting that are recorded."""
-    names = config.experiments.transfer_sites
-    if "blocks" in names:
-        names = [*(n for n in names if n != "blocks"), *{site.block: site.name for site in sites}.values()]
-    chosen = site_rules.choose(found.sites, names) if names else ()
-    return sum(site in sites for site in chosen)
+def machine_memory() -> int:
+    """Return the bytes of this machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def check_disk(config: Config, price: Budget, more: int = 0) -> None:
+    """Raise ValueError if a plan, and `more` bytes, do not fit the disk beside what is there already."""
+    folder = run.local_path(config.output)
+    chunks = (p for p in folder.rglob("c/**/*") if p.is_file()) if folder else ()
+    present = sum(p.stat().st_size for p in chunks)
+    budget.check_disk(config.output, price.total + more, present)

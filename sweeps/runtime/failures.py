@@ -1,4 +1,4 @@
-"""Notes why tasks failed that leave no row and no shard record, for `scenesweep status`; nothing else reads them."""
+"""Reasons of failed tasks that leave neither a table row nor a record, for `scenesweep status` only."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from storage import Store
 
 
 def path(stage: str) -> str:
-    """Where a stage's reasons are."""
+    """Return the path of a stage's reasons in the store."""
     return f"failed/{stage}.json"
 
 
-def note(store: Store, stage: str, failed: Mapping[str, str]) -> None:
-    """Replaces a stage's reasons, task to reason; without any, the note goes."""
-    with suppress(OSError):  # a full disk takes no note; the command's own end tells the reasons
+def write(store: Store, stage: str, failed: Mapping[str, str]) -> None:
+    """Replace the reasons of a stage, given as task to reason; remove the file if there are none."""
+    with suppress(OSError):  # a full disk takes no note; the command reports the reasons when it ends
         if failed:
             store.put(path(stage), json.dumps(dict(failed), indent=1, sort_keys=True).encode())
         elif store.exists(path(stage)):
@@ -24,9 +24,9 @@ def note(store: Store, stage: str, failed: Mapping[str, str]) -> None:
 
 
 def read(store: Store, stage: str) -> dict[str, str]:
-    """Task to reason, as the stage's last run left them; empty where nothing failed or the note is unreadable."""
+    """Return task to reason of the stage's last execution; empty if nothing failed or the file is unreadable."""
     try:
-        found = json.loads(store.get(path(stage)))
+        reasons = json.loads(store.get(path(stage)))
     except (ValueError, FileNotFoundError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return reasons if isinstance(reasons, dict) else {}

@@ -1,4 +1,4 @@
-"""The probe grid: its cells, which of them are missing, and how they are packed into trials."""
+"""The probe grid: its probes, which of them are missing, and how they are packed into trials."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from probing.diffusion.sites import SiteSpec
 from probing.probes.controls import PICTURE, POSITION_CONTROLS, SURFACE_CONTROLS
 from storage import Store
-from sweeps.config.schema import SweepConfig
+from sweeps.config.schema import GRID, SweepConfig
 
 
 @dataclass(frozen=True, order=True)
-class Cell:
-    """One probe."""
+class ProbeSpec:
+    """One probe of a run."""
 
     variant: str
     site: str
@@ -21,65 +21,71 @@ class Cell:
     task: str
     control: str = "none"
     seed: int = 0
+    experiment: str = GRID
 
     @property
     def block(self) -> str:
-        """The block of the network that the site belongs to."""
+        """The block of the network that the site belongs to, such as `up.2`."""
         return self.site.rsplit(".", 1)[0]
 
-
-_LISTED = ("variant", "task")
-"""axes whose values all stand in a trial's name"""
+    @property
+    def key(self) -> str:
+        """Readable name."""
+        parts = (self.experiment, self.variant, self.site, self.step, self.task, self.control, self.seed)
+        return "/".join(map(str, parts))
 
 
 @dataclass(frozen=True)
 class Trial:
-    """Cells that one Tune trial fits."""
+    """Probes that one Tune trial fits; all belong to one experiment."""
 
     key: str
-    cells: tuple[Cell, ...]
-    experiment: str = ""
-    """whose probes they are; empty for the main grid"""
+    probes: tuple[ProbeSpec, ...]
+
+    @property
+    def experiment(self) -> str:
+        """The experiment of the probes."""
+        return self.probes[0].experiment if self.probes else GRID
 
     @property
     def name(self) -> str:
-        """What is fitted, to be read: `probe-trained-up.1-saliency+depth-steps01-15`; good for a folder's name.
+        """Readable description that is also a valid folder name: `probe-trained-up.1-saliency+depth-steps01-15`.
 
-        Trials that `pack` makes of one list of cells have different names.
+        The trials that one call of `pack` returns have different names.
         """
-        variants, tasks = ("+".join(dict.fromkeys(getattr(c, axis) for c in self.cells)) for axis in _LISTED)
-        first, last = (f"{end(c.step for c in self.cells):02d}" for end in (min, max))
-        steps = f"step{first}" if first == last else f"steps{first}-{last}"
-        return "-".join(filter(None, ["probe", self.experiment, variants, self._place(), tasks, steps]))
-
-    def _place(self) -> str:
-        """The site or the block that all cells share, else how many sites there are."""
-        sites, blocks = {c.site for c in self.cells}, {c.block for c in self.cells}
-        return min(sites if len(sites) == 1 else blocks) if len(blocks) == 1 else f"{len(sites)}sites"
+        variants = "+".join(dict.fromkeys(probe.variant for probe in self.probes))
+        tasks = "+".join(dict.fromkeys(probe.task for probe in self.probes))
+        steps = [probe.step for probe in self.probes]
+        first, last = f"{min(steps):02d}", f"{max(steps):02d}"
+        sites, blocks = {probe.site for probe in self.probes}, {probe.block for probe in self.probes}
+        place = f"{len(sites)}sites" if len(blocks) > 1 else min(sites if len(sites) == 1 else blocks)
+        span = f"step{first}" if first == last else f"steps{first}-{last}"
+        experiment = [] if self.experiment == GRID else [self.experiment]
+        return "-".join(["probe", *experiment, variants, place, tasks, span])
 
 
 def picture_steps(sweep: SweepConfig) -> list[int]:
-    """Steps whose decoded pictures are read, ascending; none without the control that reads them."""
+    """Return the steps whose decoded images the control `surface_rgb` reads, ascending; none without that control."""
     chosen = set(sweep.surface_rgb_steps or sweep.steps) & set(sweep.steps)
     return sorted(chosen) if PICTURE in sweep.controls else []
 
 
 def _controls(sweep: SweepConfig, site: str, variant: str, step: int) -> list[str]:
-    """Controls of a site at a step; those that do without the network's activations, or ask what these add to
-    position, are fitted for the trained variant alone."""
-    wanted = [c for c in sweep.controls if c == "none" or _chosen(sweep, site)]
-    wanted = [c for c in wanted if c != PICTURE or step in picture_steps(sweep)]
-    return [c for c in wanted if variant == "trained" or c not in (*POSITION_CONTROLS, *SURFACE_CONTROLS)]
+    """Return the controls of a site at a step.
+
+    Controls that ignore the network's activations, or compare them with position, are fitted for the trained
+    variant only: they would be the same for all others.
+    """
+    chosen_site = not sweep.control_sites or site in sweep.control_sites
+    controls = [c for c in sweep.controls if c == "none" or chosen_site]
+    controls = [c for c in controls if c != PICTURE or step in picture_steps(sweep)]
+    return [c for c in controls if variant == "trained" or c not in (*POSITION_CONTROLS, *SURFACE_CONTROLS)]
 
 
-def _chosen(sweep: SweepConfig, site: str) -> bool:
-    return not sweep.control_sites or site in sweep.control_sites
-
-
-def cells(sweep: SweepConfig, variants: Sequence[str], sites: Sequence[SiteSpec]) -> list[Cell]:
-    """All cells of a sweep: variants x sites x steps x tasks x controls x seeds."""
+def probe_specs(sweep: SweepConfig, variants: Sequence[str], sites: Sequence[SiteSpec]) -> list[ProbeSpec]:
+    """Return all probes of the main grid: variants x sites x steps x tasks x controls x seeds."""
     return [
-        Cell(variant, site.name, step, task, control, seed)
+        ProbeSpec(variant, site.name, step, task, control, seed)
         for variant in variants
         for site in sites
         for step in sorted(set(sweep.steps))
@@ -89,20 +95,19 @@ def cells(sweep: SweepConfig, variants: Sequence[str], sites: Sequence[SiteSpec]
     ]
 
 
-def finished(store: Store, experiment: str, stage_hash: str) -> set[Cell]:
-    """Cells that have a row with status `done` of the present settings."""
+def finished(store: Store, experiment: str, stage_hash: str) -> set[ProbeSpec]:
+    """Return the probes of an experiment that have a row with status `done` of the given settings."""
     table = store.table("probes", stage_hash)
     names = ("variant", "site", "step", "task", "control", "seed", "experiment", "status")
-    columns = [table[name].to_pylist() for name in names]
-    return {Cell(*key) for *key, name, status in zip(*columns, strict=True) if name == experiment and status == "done"}
+    rows = zip(*(table[name].to_pylist() for name in names), strict=True)
+    return {ProbeSpec(*key) for *key, status in rows if key[-1] == experiment and status == "done"}
 
 
-def pack(wanted: Iterable[Cell], axes: Sequence[str], experiment: str = "") -> list[Trial]:
-    """Groups cells into trials: cells that agree in all `axes` go together."""
-    start = [experiment] if experiment else []
-    groups: dict[tuple[object, ...], list[Cell]] = {}
-    for cell in wanted:
-        groups.setdefault(tuple(getattr(cell, axis) for axis in axes), []).append(cell)
-    return [
-        Trial("/".join([*start, *map(str, key)]) or "all", tuple(found), experiment) for key, found in groups.items()
-    ]
+def pack(probes: Iterable[ProbeSpec], axes: Sequence[str]) -> list[Trial]:
+    """Group probes into trials: probes of one experiment that agree in all `axes` go together."""
+    groups: dict[tuple[str, ...], list[ProbeSpec]] = {}
+    for probe in probes:
+        experiment = [] if probe.experiment == GRID else [probe.experiment]
+        key = (*experiment, *(str(getattr(probe, axis)) for axis in axes))
+        groups.setdefault(key, []).append(probe)
+    return [Trial("/".join(key) or "all", tuple(group)) for key, group in groups.items()]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-VARIANT = "trained"
+TRAINED = "trained"
 """the variant that every experiment beside the main grid studies"""
 EXPERIMENTS_FILE = "experiments.json"
 """stage hash of each experiment beside the main grid"""

@@ -1,30 +1,35 @@
-"""Notes in the store how far a stage is, for `scenesweep status` from elsewhere; nothing depends on it."""
+"""The progress of the running stage, kept in the store for `scenesweep status` on another machine.
+
+Nothing else depends on it, so a write that fails is ignored.
+"""
 
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
 
 from cluster import Event, Progress, TaskDone, TaskFailed, TaskStarted
 from storage import Store
+from sweeps.runtime.units import format_duration
 
 PATH = "progress.json"
 EVERY = 2.0
-"""seconds between two notes"""
+"""seconds between two writes"""
 
 
 @dataclass
-class ProgressNote:
-    """An observer that writes the tasks at work, the rate and the time left."""
+class LiveStatusWriter:
+    """Observer that writes the running tasks, the rate and the time left."""
 
     store: Store
     stage: str
     running: dict[str, str] = field(default_factory=dict)
+    """task to worker"""
     started: float = field(default_factory=time.time)
-    said: float = 0.0
+    written: float = 0.0
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, TaskStarted):
@@ -32,20 +37,15 @@ class ProgressNote:
         elif isinstance(event, TaskDone | TaskFailed):
             self.running.pop(event.key, None)
         elif isinstance(event, Progress):
-            self._say(event)
+            self._write(event)
 
-    def _say(self, event: Progress) -> None:
-        now, ended = time.time(), event.done + event.failed == event.total
-        if now - self.said < EVERY and not ended:
+    def _write(self, event: Progress) -> None:
+        now, left = time.time(), event.total - event.done - event.failed
+        if now - self.written < EVERY and left:
             return
-        self.said = now
-        with suppress(OSError):  # a disk that is full fails the shards, which is told; a note may be lost
-            self.store.put(PATH, json.dumps(self._note(event, now), indent=1, sort_keys=True).encode())
-
-    def _note(self, event: Progress, now: float) -> dict[str, Any]:
+        self.written = now
         rate = event.done / max(now - self.started, 1e-9)
-        left = event.total - event.done - event.failed
-        return {
+        status = {
             "stage": self.stage,
             "running": dict(sorted(self.running.items())),
             "done": event.done,
@@ -55,13 +55,38 @@ class ProgressNote:
             "seconds_left": left / rate if rate else None,
             "written": now,
         }
+        with suppress(OSError):  # a full disk also fails the shards, and that is reported
+            self.store.put(PATH, json.dumps(status, indent=1, sort_keys=True).encode())
 
 
-def read(store: Store) -> dict[str, Any]:
-    """The last note, where a run is at work now; else empty."""
+@dataclass(frozen=True)
+class LiveStatus:
+    """What a running command wrote last; empty if nothing runs."""
+
+    stage: str = ""
+    running: Mapping[str, str] = field(default_factory=dict)
+    rate: float = 0.0
+    """tasks per second"""
+    seconds_left: float | None = None
+
+    def count(self, prefix: str) -> int:
+        """Return the number of running tasks whose key starts with `prefix`."""
+        return sum(key.startswith(prefix) for key in self.running)
+
+    def pace(self, stage: str) -> str:
+        """Return rate and time left of a stage as text; empty if it is not running."""
+        if self.stage != stage or not self.rate:
+            return ""
+        left = f", {format_duration(self.seconds_left)} left" if self.seconds_left else ""
+        return f"{60 * self.rate:.3g} a minute{left}"
+
+
+def read(store: Store) -> LiveStatus:
+    """Return the status of the command that works on the store now; empty if there is none."""
     if not store.exists(PATH) or not store.in_use():
-        return {}
+        return LiveStatus()
     try:
-        return json.loads(store.get(PATH))
-    except (ValueError, FileNotFoundError):
-        return {}
+        status = json.loads(store.get(PATH))
+        return LiveStatus(status["stage"], status.get("running", {}), status["rate"], status["seconds_left"])
+    except (ValueError, KeyError, TypeError, FileNotFoundError):
+        return LiveStatus()

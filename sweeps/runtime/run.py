@@ -45,17 +45,17 @@ class Run:
     """A configuration together with the store that it fills."""
 
     config: Config
-    facts: ModelInfo
+    model_info: ModelInfo
     store: Store
     hashes: Hashes
 
     @cached_property
     def sites(self) -> tuple[SiteSpec, ...]:
         """The recorded sites in order of execution."""
-        return site_rules.choose(self.facts.sites, self.config.sampling.sites)
+        return site_rules.choose(self.model_info.sites, self.config.sampling.sites)
 
 
-def facts(config: Config) -> ModelInfo:
+def model_info(config: Config) -> ModelInfo:
     """Reads the model's configuration files. Raises ValueError where there are none."""
     return _facts(config, model.config_folder(config.model))
 

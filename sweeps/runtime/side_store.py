@@ -1,4 +1,7 @@
-"""Stores of their own inside an output, for what only some probes read: the main store never depends on which."""
+"""Additional stores inside an output, for arrays that only some probes read.
+
+They are separate so that the layout of the main store does not depend on which experiments run.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,15 @@ from collections.abc import Sequence
 
 import storage
 from storage import Layout, SiteShape, Store
-from sweeps.runtime.layout import VARIANT
+from sweeps.runtime.layout import TRAINED
 
 
 def layout(main: Layout, sites: Sequence[SiteShape], latent: tuple[int, ...]) -> Layout:
-    """Arrays of the trained network's samples, sharded as in the main store."""
+    """Return arrays for the trained variant's samples, sharded as in the main store."""
     return Layout(
         samples=main.samples,
         shard=main.shard,
-        variants=(VARIANT,),
+        variants=(TRAINED,),
         sites=tuple(sites),
         steps=main.steps,
         image=main.image,
@@ -24,15 +27,15 @@ def layout(main: Layout, sites: Sequence[SiteShape], latent: tuple[int, ...]) ->
     )
 
 
-def opened(url: str) -> Store | None:
-    """The store at a URL, None where there is none."""
+def open_if_present(url: str) -> Store | None:
+    """Return the store at a URL, or None if there is none."""
     try:
         return storage.open(url)
     except ValueError:
         return None
 
 
-def clean(url: str) -> int:
-    """Drops the activations of the store at a URL; the bytes freed."""
-    store = opened(url)
+def drop_activations(url: str) -> int:
+    """Delete the activations of the store at a URL and return the number of freed bytes."""
+    store = open_if_present(url)
     return 0 if store is None else store.drop_activations()

@@ -1,68 +1,89 @@
-"""The curation stage: which samples count, why others do not, and the split."""
+"""Curation: which samples are kept, why the others are not, and the split."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
+from cluster import Executor, Observer, Outcome
 from probing.dataset import manual_decisions
 from probing.dataset.curation import Decision, Measures, curate, measure
 from probing.dataset.manual_decisions import Choice
 from probing.dataset.split import Split
+from sweeps.runtime.layout import TRAINED
+from sweeps.runtime.live_status import LiveStatus
 from sweeps.runtime.run import DECISIONS, Run
 from sweeps.stages import safety
+from sweeps.stages.base import PlanInput, StageInfo, StagePrice, StageStatus, StatusRow
 
-HASH_FILE = "curation.json"
+INFO = StageInfo("curate", verb="curate", doing="curation", unit="steps", cost="curate", required=True)
+SUMMARY = "curation.json"
+
+
+@dataclass(frozen=True)
+class CurateTask:
+    """The decision over all samples, which the driver makes in one go."""
+
+    key: str = INFO.name
 
 
 def done(run: Run) -> bool:
-    """Whether the curation of the present settings and decisions is written."""
-    if not run.store.exists(HASH_FILE):
+    """Return whether the curation of the current settings and manual decisions is written."""
+    if not run.store.exists(SUMMARY):
         return False
-    return json.loads(run.store.get(HASH_FILE))["stage_hash"] == run.hashes.curate
+    return json.loads(run.store.get(SUMMARY))["stage_hash"] == run.hashes.curate
+
+
+def missing(run: Run) -> list[CurateTask]:
+    """Return the one task if curation is not done with the current settings."""
+    return [] if done(run) else [CurateTask()]
 
 
 def measures(run: Run) -> dict[int, Measures]:
-    """What the rules look at, by sample, of all samples that every stage so far has finished."""
+    """Return what the rules look at, by sample, for all samples that every earlier stage has finished.
+
+    Raises ValueError if safety flags are missing.
+    """
     store, config = run.store, run.config
-    shards = store.completed("label", "trained")
+    shards = store.completed("label", TRAINED)
     for variant in config.sampling.variants:
         shards &= store.completed("sample", variant)
-    found: dict[int, Measures] = {}
+    result: dict[int, Measures] = {}
     for shard in sorted(shards):
         samples = list(store.layout.shard_samples(shard))
         flags = safety.read(run, shard) if config.curation.safety else [False] * len(samples)
         if flags is None:
             raise ValueError(f"curation.safety: shard {shard} has no flags yet; run `scenesweep curate`")
-        images = store.read_images("trained", samples)
+        images = store.read_images(TRAINED, samples)
         masks = store.read_labels("saliency", samples) > config.labels.threshold
-        depth = depth_labels(run, samples) if run.sites else None  # what a preview keeps depends on masks alone
-        found |= zip(samples, measure(images, masks, depth, flags), strict=True)
-    return found
+        depth = depth_labels(run, samples) if run.sites else None  # a preview decides by masks alone
+        result |= zip(samples, measure(images, masks, depth, flags), strict=True)
+    return result
 
 
 def depth_labels(run: Run, samples: list[int]) -> np.ndarray | None:
-    """Depth (n, H, W), or None in a store that has none (an early preview's)."""
+    """Return depth (n, H, W), or None if the store has none (an early preview's)."""
     return run.store.read_labels("depth", samples) if "depth" in run.store.layout.tasks else None
 
 
-def by_hand(run: Run) -> dict[int, Choice]:
-    """The decisions by hand that belong to the run."""
+def choices_of(run: Run) -> dict[int, Choice]:
+    """Return the manual decisions that belong to the run, by sample."""
     if not run.store.exists(DECISIONS):
         return {}
     return manual_decisions.parse(run.store.get(DECISIONS), DECISIONS, run.store.samples()["seed"].to_pylist())
 
 
-def apply(run: Run, data: bytes, where: str) -> int:
-    """Makes the decisions of a CSV the run's own, in place of earlier ones; how many there are.
+def apply(run: Run, data: bytes, source: str) -> int:
+    """Replace the run's manual decisions by those of a CSV and return how many there are.
 
-    A CSV without rows takes all decisions back. Raises ValueError for a file that does not fit.
+    A CSV without rows withdraws all decisions. Raises ValueError if the file does not fit the run's samples.
     """
     samples = run.store.samples().to_pydict()
-    choices = manual_decisions.parse(data, where, samples["seed"])
+    choices = manual_decisions.parse(data, source, samples["seed"])
     if choices:
         run.store.put(DECISIONS, manual_decisions.render(choices, samples["seed"], samples["prompt"]))
     elif run.store.exists(DECISIONS):
@@ -70,48 +91,64 @@ def apply(run: Run, data: bytes, where: str) -> int:
     return len(choices)
 
 
-def work(run: Run) -> None:
-    """Decides over all samples and writes `curation.parquet`."""
+def execute(run: Run, executor: Executor, observers: Sequence[Observer], tasks: Sequence[CurateTask]) -> Outcome:
+    """Decide over all samples and write `curation.parquet`.
+
+    Raises ValueError if no sample is labelled yet, or if too few are kept for the split.
+    """
     store = run.store
-    choices, measured = by_hand(run), measures(run)
+    choices, measured = choices_of(run), measures(run)
     if not measured:
         raise ValueError(f"{run.config.output}: no shard is sampled and labelled yet; run `scenesweep label` first")
-    found = curate(
-        measured,
-        store.samples()["prompt"].to_pylist(),
-        [prompt["split"] for prompt in json.loads(store.get("prompts.json"))],
-        run.config.curation,
-        choices,
-    )
-    record(run, found, choices)
+    splits = [prompt["split"] for prompt in json.loads(store.get("prompts.json"))]
+    prompts = store.samples()["prompt"].to_pylist()
+    record(run, curate(measured, prompts, splits, run.config.curation, choices), choices)
+    return Outcome({task.key: {} for task in tasks}, {}, {})
 
 
-def record(run: Run, found: Sequence[Decision], choices: Mapping[int, Choice]) -> None:
-    """Writes what became of every sample, and the summary that makes the stage done."""
-    run.store.write_curation(vars(decision) for decision in found)
+def record(run: Run, decisions: Sequence[Decision], choices: Mapping[int, Choice]) -> None:
+    """Write the decision over every sample, then the summary that marks the stage as done."""
+    run.store.write_curation(vars(decision) for decision in decisions)
+    kept = sum(choice.keep for choice in choices.values())
     note = {
         "stage_hash": run.hashes.curate,
-        "by_hand": {"keep": sum(c.keep for c in choices.values()), "drop": sum(not c.keep for c in choices.values())},
-        "dropped": dict(sorted(Counter(d.reason for d in found if not d.keep).items())),
+        "by_hand": {"keep": kept, "drop": len(choices) - kept},
+        "dropped": dict(sorted(Counter(d.reason for d in decisions if not d.keep).items())),
     }
-    run.store.put(HASH_FILE, json.dumps(note, indent=1).encode())
-
-
-def dropped(run: Run) -> dict[str, int]:
-    """Reason to number of samples that it dropped."""
-    return json.loads(run.store.get(HASH_FILE)).get("dropped", {})
+    run.store.put(SUMMARY, json.dumps(note, indent=1).encode())
 
 
 def kept(run: Run) -> tuple[np.ndarray, Split]:
-    """Samples that belong to a part, ascending, and the split in positions of that list.
+    """Return the samples of all parts, ascending, and the split as positions in that list.
 
-    Raises ValueError where a part is empty.
+    Raises ValueError if the samples are not curated yet or a part is empty.
     """
     try:
         table = run.store.curation().to_pydict()
     except FileNotFoundError:
         raise ValueError(f"{run.config.output}: samples are not curated yet; run `scenesweep curate` first") from None
     part = {s: p for s, k, p in zip(table["sample"], table["keep"], table["split"], strict=True) if k and p}
-    chosen = np.array(sorted(part), dtype=np.int64)
-    names = np.array([part[s] for s in chosen.tolist()])
-    return chosen, Split(*(np.flatnonzero(names == name) for name in ("train", "val", "test")))
+    samples = np.array(sorted(part), dtype=np.int64)
+    names = np.array([part[s] for s in samples.tolist()])
+    return samples, Split(*(np.flatnonzero(names == name) for name in ("train", "val", "test")))
+
+
+def summary(run: Run, outcome: Outcome) -> list[str]:
+    """Return how many samples were dropped for each reason and how many are left."""
+    dropped = json.loads(run.store.get(SUMMARY)).get("dropped", {})
+    samples, split = kept(run)
+    sizes = ", ".join(f"{len(part)} {name}" for name, part in split.parts)
+    return [
+        *(f"curate: {count} dropped ({reason})" for reason, count in dropped.items()),
+        f"curate: {len(samples)} samples in use ({sizes})",
+    ]
+
+
+def status(run: Run, live: LiveStatus) -> StageStatus:
+    """Return one row without counts."""
+    return StageStatus([StatusRow("curation", complete=done(run))])
+
+
+def prices(plan: PlanInput) -> list[StagePrice]:
+    """Return nothing: curation takes seconds."""
+    return []

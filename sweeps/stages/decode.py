@@ -1,29 +1,26 @@
-"""Colours of pictures decoded from the clean estimates, for the control surface_rgb: a store of their own."""
+"""Colours of images decoded from the clean estimates, for the control `surface_rgb`; kept in a store of their own."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
-
-import torch
 
 import storage
 from cluster import Executor, Observer, Outcome
-from probing.diffusion import model
 from probing.probes.controls import PICTURE, PICTURE_SITE, POINTS
-from probing.probes.surface import picture_points
 from storage import Layout, SiteShape, Store
 from sweeps.config.schema import GRID, Config
 from sweeps.runtime import grid, side_store
-from sweeps.runtime.layout import VARIANT
+from sweeps.runtime.layout import TRAINED
+from sweeps.runtime.live_status import LiveStatus
 from sweeps.runtime.run import ModelInfo, Run
-from sweeps.stages.sample import network_workers
+from sweeps.stages.base import PlanInput, StageInfo, StagePrice, StageStatus, StatusRow, network_workers, noted_failures
 
-STAGE = "decoded"
+INFO = StageInfo("decoded", verb="probe", doing="decoding clean estimates", unit="shards", cost="decoded")
+STAGE = INFO.name
 FOLDER = "decoded"
-"""inside the output; beside the main store, which so does not depend on which controls are fitted"""
+"""inside the output; beside the main store, which therefore does not depend on which controls are fitted"""
 
 
 @dataclass(frozen=True, order=True)
@@ -40,72 +37,93 @@ class DecodeTask:
 
 
 def url(output: str) -> str:
-    """Where the decoded colours of a run are."""
+    """Return the URL of a run's decoded colours."""
     return f"{output.rstrip('/')}/{FOLDER}"
 
 
 def record_stage(step: int) -> str:
-    """Each step has completion records of its own, so that more steps can be added later."""
+    """Return the stage of a step's completion records: each step has its own, so that steps can be added later."""
     return f"{PICTURE_SITE}.{step:02d}"
 
 
 def layout(run: Run) -> Layout:
-    """The one array of the store. Raises ValueError where the run has no latents to decode."""
+    """Return the one array of the store. Raises ValueError if the run has no latents to decode."""
     main = run.store.layout
     if not main.latent:
         raise ValueError(
-            f"sweep.controls={PICTURE}: {run.config.output} holds no latents, and it is these that are decoded; "
+            f"sweep.controls={PICTURE}: {run.config.output} holds no latents to decode; "
             f"leave {PICTURE} out, or sample into another output"
         )
     return side_store.layout(main, [SiteShape(PICTURE_SITE, POINTS**2 * main.latent[1] * main.latent[2], 3)], ())
 
 
-def space(config: Config, found: ModelInfo, samples: int) -> int:
-    """Bytes of the colours that a run of so many samples stores."""
-    _, height, width = found.latent
+def space(config: Config, model: ModelInfo, samples: int) -> int:
+    """Return the bytes of the colours that a run stores for so many samples."""
+    _, height, width = model.latent
     return 2 * samples * len(grid.picture_steps(config.sweep)) * POINTS**2 * height * width * 3
 
 
 class DecodeWorker:
-    """Holds the decoder; treats the missing steps of one shard a call."""
+    """Holds the decoder; decodes the missing steps of one shard per call."""
 
     def __init__(self, config: Config, stage_hash: str) -> None:
+        from probing.diffusion import model
+
         self.stage_hash = stage_hash
         self.source, self.target = storage.open(config.output), storage.open(url(config.output))
         self.model = model.load(config.model)
 
-    def __call__(self, task: DecodeTask) -> dict[str, Any]:
+    def __call__(self, task: DecodeTask) -> dict[str, int]:
+        import torch
+
+        from probing.probes.surface import picture_points
+
         rows, latent = self.source.layout.shard_samples(task.shard), self.source.layout.latent
         for step in task.steps:
-            _, clean_ = self.source.read_latents(VARIANT, step, list(rows))
-            images = self.model.decode(torch.from_numpy(clean_).to(self.model.device)).numpy()
+            _, clean = self.source.read_latents(TRAINED, step, list(rows))
+            images = self.model.decode(torch.from_numpy(clean).to(self.model.device)).numpy()
             points = picture_points(images, (latent[1], latent[2]))
-            self.target.write_activation(VARIANT, PICTURE_SITE, step, task.shard, points)
-            self.target.complete(record_stage(step), VARIANT, task.shard, stage_hash=self.stage_hash)
+            self.target.write_activation(TRAINED, PICTURE_SITE, step, task.shard, points)
+            self.target.complete(record_stage(step), TRAINED, task.shard, stage_hash=self.stage_hash)
         return {"samples": len(rows), "steps": len(task.steps)}
 
 
 def missing(run: Run) -> list[DecodeTask]:
-    """Sampled shards that lack steps at which probes of the control are still to be fitted."""
-    sweep = run.config.sweep
-    wanted = [c for c in grid.cells(sweep, (VARIANT,), run.sites) if c.control == PICTURE]
-    if not wanted:
+    """Return sampled shards that lack steps at which probes of the control are still to be fitted."""
+    probes = {p for p in grid.probe_specs(run.config.sweep, (TRAINED,), run.sites) if p.control == PICTURE}
+    if not probes:
         return []
-    steps = sorted({cell.step for cell in set(wanted) - grid.finished(run.store, GRID, run.hashes.probe)})
-    store, found = side_store.opened(url(run.config.output)), []
-    have = {step: _done(run, store, step) for step in steps}
-    for shard in sorted(run.store.completed("sample", VARIANT)) if steps else ():
-        if todo := tuple(step for step in steps if shard not in have[step]):
-            found.append(DecodeTask(shard, todo))
-    return found
+    steps = sorted({probe.step for probe in probes - grid.finished(run.store, GRID, run.hashes.probe)})
+    store, stage_hash = side_store.open_if_present(url(run.config.output)), run.hashes.sample
+    done = {s: store.completed(record_stage(s), TRAINED, stage_hash=stage_hash) if store else set() for s in steps}
+    tasks = []
+    for shard in sorted(run.store.completed("sample", TRAINED)) if steps else ():
+        if left := tuple(step for step in steps if shard not in done[step]):
+            tasks.append(DecodeTask(shard, left))
+    return tasks
 
 
-def _done(run: Run, store: Store | None, step: int) -> set[int]:
-    return set() if store is None else store.completed(record_stage(step), VARIANT, stage_hash=run.hashes.sample)
-
-
-def work(run: Run, executor: Executor, observers: Sequence[Observer], tasks: Sequence[DecodeTask]) -> Outcome:
-    """Fills the given parts of the store."""
+def execute(run: Run, executor: Executor, observers: Sequence[Observer], tasks: Sequence[DecodeTask]) -> Outcome:
+    """Decode the given shards and steps."""
     Store.create(url(run.config.output), layout(run)).remove_partial_files()
     factory = partial(DecodeWorker, run.config, run.hashes.sample)
     return executor.run(tasks, network_workers(run.config, factory, STAGE), observers)
+
+
+def summary(run: Run, outcome: Outcome) -> list[str]:
+    """Return how many shards were decoded."""
+    return [f"decoded: {len(outcome.done)} shards done, {len(outcome.failed)} failed"]
+
+
+def status(run: Run, live: LiveStatus) -> StageStatus:
+    """Return a row only if shards are left."""
+    left = missing(run)
+    failed = noted_failures(run, STAGE, left)
+    rows = [StatusRow("decoding estimates", "shards", total=len(left), failed=len(failed))] if left else []
+    return StageStatus(rows, failed)
+
+
+def prices(plan: PlanInput) -> list[StagePrice]:
+    """Return the number of decoded clean estimates."""
+    steps = len(grid.picture_steps(plan.config.sweep))
+    return [StagePrice("decoding", f"{plan.samples * steps} clean estimates, for {PICTURE}")] if steps else []

@@ -1,182 +1,233 @@
-"""The intervention stage: every (test image, task, edit) with its controls, one row per move."""
+"""The intervention stage: every (test image, task, edit) with its controls, one row per move (section 5)."""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 import storage
-from cluster import Executor, Observer, WorkerSpec
-from cluster import Outcome as Ended
-from interventions.config import choose_sites
-from interventions.labelling import build_labelling
-from interventions.pictures import pack, picture_path, recipe_path
-from interventions.plan import EditTask, plan
-from interventions.sources.authors import theirs_first
-from interventions.sources.stored import Stored
-from interventions.worker import Intervener, NothingToMoveError
-from probing.diffusion import model as models
-from sweeps.config.schema import Config
+from cluster import Executor, Observer, Outcome
+from interventions.config import ANIMATION, MAIN, SECOND_OBJECT, TRANSPLANT, InterventionConfig, choose_sites
+from interventions.counterfactual import SERIES
+from interventions.plan import EditTask, plan, rows_of
+from sweeps.config.schema import STEPS, Config
+from sweeps.runtime.live_status import LiveStatus
 from sweeps.runtime.run import Run
 from sweeps.stages import curate, probe
+from sweeps.stages.base import PlanInput, StageInfo, StagePrice, StageStatus, StatusRow, network_workers, next_attempt
 
-STAGE = "intervene"
+if TYPE_CHECKING:
+    from interventions.worker import Intervener
+
+INFO = StageInfo("intervene", verb="intervene", doing="intervening", unit="images", cost="intervene")
+STAGE = INFO.name
 ENDED = ("done", "skipped")
 """status of rows that are not made again; a skipped task had no object to move, and no report counts its row"""
+ROW_KEY = ("experiment", "sample", "task", "sites", "steps", "iterations", "guidance")
+"""columns that identify a task"""
 
 
 @dataclass(frozen=True)
-class Shared:
+class InterveneJob:
     """What the workers of the stage need; small and picklable."""
 
     config: Config
     stage_hash: str
     train: tuple[int, ...]
     depth_mean: float
-    depth_deviation: float
+    depth_std: float
     shown: tuple[int, ...]
-    """samples whose edited pictures are kept"""
+    """samples whose edited images are kept"""
     attempt: int
 
 
 class InterveneWorker:
-    """Holds the model, the labellers and the probes; edits one image a call."""
+    """Holds the model, the labellers and the probes; edits one image per call."""
 
-    def __init__(self, shared: Shared) -> None:
-        self.shared = shared
-        self.store = storage.open(shared.config.output)
-        self.intervener = intervener(shared)
+    def __init__(self, job: InterveneJob) -> None:
+        self.job = job
+        self.store = storage.open(job.config.output)
+        self.intervener = intervener(job)
 
-    def __call__(self, task: EditTask) -> dict[str, Any]:
+    def __call__(self, task: EditTask) -> dict[str, int]:
+        from interventions.pictures import pack, picture_path, recipe_path
+        from interventions.worker import NothingToMoveError
+
         try:
             outcome = self.intervener(task)
         except NothingToMoveError as reason:
-            self.store.append("interventions", [self._skipped(task, str(reason))])
+            common = {**self.intervener.common, **self.intervener.columns(task)}
+            row = {**common, "trial": -1, "control": "edit", "status": "skipped", "error": str(reason)}
+            self.store.append("interventions", [row])
             return {"rows": 1}
-        if task.sample in self.shared.shown:
+        if task.sample in self.job.shown:
             self.store.put(picture_path(task.key), pack(outcome.pictures))
             if outcome.pictures.recipe:
                 self.store.put(recipe_path(task.key), outcome.pictures.recipe.encode())
         self.store.append("interventions", outcome.rows)
         return {"rows": len(outcome.rows)}
 
-    def _skipped(self, task: EditTask, reason: str) -> dict[str, Any]:
-        same = {**self.intervener.common, **self.intervener.columns(task)}
-        return {**same, "trial": -1, "control": "edit", "status": "skipped", "error": reason}
 
+def intervener(job: InterveneJob) -> Intervener:
+    """Return the model with the run's own probes, labels and standardisation."""
+    from interventions.labelling import build_labelling
+    from interventions.sources.authors import theirs_first
+    from interventions.sources.stored import Stored
+    from interventions.worker import Intervener
+    from probing.diffusion import model as models
 
-def intervener(shared: Shared) -> Intervener:
-    """The model with the run's own probes, labels and standardisation."""
-    config = shared.config
+    config = job.config
     model = models.load(config.model)
-    stored = Stored(storage.open(config.output), shared.train)
-    sources, theirs = stored.sources, config.interventions.probes
-    if theirs:
-        sources = replace(sources, probe=theirs_first(theirs, stored.probe))
+    stored = Stored(storage.open(config.output), job.train)
+    sources, published = stored.sources, config.interventions.probes
+    if published:
+        sources = replace(sources, probe=theirs_first(published, stored.probe))
     return Intervener(
         model,
         config.interventions,
         sources,
         stored.original,
-        build_labelling(config.labels, shared.depth_mean, shared.depth_deviation, model.device),
+        build_labelling(config.labels, job.depth_mean, job.depth_std, model.device),
         config.sampling.guidance,
-        {"stage_hash": shared.stage_hash, "attempt": shared.attempt},
-        {"model": f"{config.model.name}@{models.revision(config.model)}", "probes": theirs or config.output},
+        {"stage_hash": job.stage_hash, "attempt": job.attempt},
+        {"model": f"{config.model.name}@{models.revision(config.model)}", "probes": published or config.output},
     )
 
 
-def shared_by(run: Run) -> Shared:
-    """What the workers of a run share. Raises ValueError where samples are not curated yet."""
+def job(run: Run) -> InterveneJob:
+    """Return what the workers of a run share. Raises ValueError if the samples are not curated yet."""
     samples, split = curate.kept(run)
-    mean, deviation = probe.standardisation(run, samples, split.train)
-    attempts = run.store.table("interventions", current=False)["attempt"].to_pylist()
-    return Shared(
+    mean, std = probe.standardisation(run, samples, split.train)
+    return InterveneJob(
         run.config,
         run.hashes.intervene,
         tuple(samples[split.train].tolist()),
         mean,
-        deviation,
+        std,
         tuple(samples[split.test].tolist()[: run.config.interventions.keep_images]),
-        1 + max((a for a in attempts if a is not None), default=0),
+        next_attempt(run.store, "interventions"),
     )
 
 
 def tasks(run: Run) -> list[EditTask]:
-    """All tasks of the configuration, over the test split."""
+    """Return all tasks of the configuration, over the test split."""
     samples, split = curate.kept(run)
-    config = run.config
-    return plan(config.interventions, samples[split.test].tolist(), _test_list(run), config.sampling.guidance)
+    # The authors' moves depend on an image's place in the prompts' own test list, dropped samples included.
+    prompts = json.loads(run.store.get("prompts.json"))
+    test_list = [sample for sample, prompt in enumerate(prompts) if prompt["split"] == "test"]
+    return plan(run.config.interventions, samples[split.test].tolist(), test_list, run.config.sampling.guidance)
 
 
-def _test_list(run: Run) -> list[int]:
-    """All samples of the prompts' own test list, those that curation drops too; empty where prompts bring no split."""
-    told = json.loads(run.store.get("prompts.json"))
-    return [sample for sample, prompt in enumerate(told) if prompt["split"] == "test"]
+def _main_guidance(config: Config) -> float:
+    own = config.interventions.guidance
+    return config.sampling.guidance if own is None else own
 
 
-def _name(run: Run, task: EditTask) -> tuple[Any, ...]:
+def _row_key(run: Run, task: EditTask) -> tuple[object, ...]:
+    """Return a task's values of the columns ROW_KEY."""
     sites = ",".join(site.name for site in choose_sites(run.sites, task.spec.sites))
     steps = ",".join(map(str, task.spec.steps))
-    scale = _guidance(run) if task.guidance is None else task.guidance
-    return (task.experiment, task.sample, task.task, sites, steps, task.spec.iterations, scale)
+    guidance = _main_guidance(run.config) if task.guidance is None else task.guidance
+    return (task.experiment, task.sample, task.task, sites, steps, task.spec.iterations, guidance)
 
 
-def _guidance(run: Run) -> float:
-    """Guidance of the main edit."""
-    given = run.config.interventions.guidance
-    return run.config.sampling.guidance if given is None else given
+def _rows(run: Run) -> Iterator[tuple[tuple[object, ...], str, str]]:
+    """Yield key, status and error of each row of the current settings.
+
+    Rows of earlier versions hold no guidance: theirs is the main edit's.
+    """
+    table, main = run.store.table("interventions", run.hashes.intervene), _main_guidance(run.config)
+    for row in table.select([*ROW_KEY, "status", "error"]).to_pylist():
+        if row["guidance"] is None:
+            row["guidance"] = main
+        yield tuple(row[name] for name in ROW_KEY), row["status"], row["error"]
 
 
 def missing(run: Run) -> list[EditTask]:
-    """Tasks without finished rows of the present settings; a task's rows are written together."""
+    """Return tasks without finished rows of the current settings; a task's rows are written together."""
     if not curate.done(run):
         return []
-    have = {tuple(key) for *key, status, _ in _ended(run) if status in ENDED}
-    return [task for task in tasks(run) if _name(run, task) not in have]
+    done = {key for key, status, _ in _rows(run) if status in ENDED}
+    return [task for task in tasks(run) if _row_key(run, task) not in done]
 
 
-def _ended(run: Run) -> Iterator[tuple[Any, ...]]:
-    """(experiment, sample, task, sites, steps, iterations, guidance, status, error) of each row of the present
-    settings; rows that do not tell their guidance have the main edit's."""
-    table, main = run.store.table("interventions", run.hashes.intervene), _guidance(run)
-    names = ("experiment", "sample", "task", "sites", "steps", "iterations", "guidance", "status", "error")
-    columns = {name: table[name].to_pylist() for name in names}
-    columns["guidance"] = [main if scale is None else scale for scale in columns["guidance"]]
-    return zip(*columns.values(), strict=True)
-
-
-def failures(run: Run, left: Sequence[EditTask]) -> dict[str, str]:
-    """Key to reason of those among the tasks left that were tried and failed."""
-    reasons = {tuple(key): error for *key, status, error in _ended(run) if status == "failed"}
-    named = {task.key: _name(run, task) for task in left}
-    return {f"{STAGE}/{key}": reasons[name] or "no reason was kept" for key, name in named.items() if name in reasons}
-
-
-def work(run: Run, executor: Executor, observers: Sequence[Observer], wanted: Sequence[EditTask]) -> Ended:
-    """Carries out the given tasks; one that fails for good becomes a row with its error."""
-    config, shared = run.config, shared_by(run)
-    spec = WorkerSpec(
-        factory=partial(InterveneWorker, shared),
-        num_cpus=config.sampling.threads,
-        num_gpus=config.ray.sampling_gpus,
-        threads=config.sampling.threads,
-        count=config.ray.sampling_actors or None,
-        name=STAGE,
-    )
-    outcome = executor.run(wanted, spec, observers)
-    broken = [task for task in wanted if task.key in outcome.failed]
-    if broken:
-        run.store.append("interventions", [_failed(run, shared, t, outcome.failed[t.key]) for t in broken])
+def execute(run: Run, executor: Executor, observers: Sequence[Observer], tasks: Sequence[EditTask]) -> Outcome:
+    """Run the given tasks; one that fails for good becomes a row with its error."""
+    shared = job(run)
+    outcome = executor.run(tasks, network_workers(run.config, partial(InterveneWorker, shared), STAGE), observers)
+    failed = [
+        {
+            **dict(zip(ROW_KEY, _row_key(run, task), strict=True)),
+            "trial": -1,
+            "control": "edit",
+            "status": "failed",
+            "error": outcome.failed[task.key],
+            "stage_hash": shared.stage_hash,
+            "attempt": shared.attempt,
+        }
+        for task in tasks
+        if task.key in outcome.failed
+    ]
+    if failed:
+        run.store.append("interventions", failed)
     return outcome
 
 
-def _failed(run: Run, shared: Shared, task: EditTask, reason: str) -> dict[str, Any]:
-    experiment, sample, name, sites, steps, iterations, scale = _name(run, task)
-    return {
-        "experiment": experiment, "sample": sample, "task": name, "sites": sites, "steps": steps,
-        "iterations": iterations, "guidance": scale, "trial": -1, "control": "edit", "status": "failed",
-        "error": reason, "stage_hash": shared.stage_hash, "attempt": shared.attempt,
-    }  # fmt: skip
+def summary(run: Run, outcome: Outcome) -> list[str]:
+    """Return how many images were edited."""
+    return [f"intervene: {len(outcome.done)} images, {len(outcome.failed)} failed"]
+
+
+def status(run: Run, live: LiveStatus) -> StageStatus:
+    """Return one row; before curation the number of tasks is unknown."""
+    if not curate.done(run):
+        return StageStatus([StatusRow("intervening")])
+    total, left = len(tasks(run)), missing(run)
+    reasons = {key: error for key, state, error in _rows(run) if state == "failed"}
+    failed = {
+        f"{STAGE}/{task.key}": reasons[key] or "no reason was recorded"
+        for task in left
+        if (key := _row_key(run, task)) in reasons
+    }
+    unit = "images, each with its controls"
+    return StageStatus([StatusRow("intervening", unit, total - len(left), total, len(failed))], failed)
+
+
+def image_count(task: EditTask, config: InterventionConfig) -> int:
+    """Return the number of images that a task samples: each target's edit with its controls."""
+    if task.experiment == TRANSPLANT:
+        return 2  # source and target
+    if task.spec.iterations == 0:
+        return 0
+    targets = {SECOND_OBJECT: len(SERIES), ANIMATION: config.frames}.get(task.experiment, config.moves)
+    return targets * len(rows_of([0], task.controls))
+
+
+def edit_count(config: Config, test: int) -> float:
+    """Return the number of edits of test images: a main edit with its controls is one, others count by images."""
+    settings = config.interventions
+    tasks = plan(settings, range(test))
+    unit = {task.spec.task: image_count(task, settings) for task in tasks if task.experiment == MAIN}
+    return sum(image_count(task, settings) / unit[task.spec.task] for task in tasks if unit[task.spec.task])
+
+
+def prices(plan_input: PlanInput) -> list[StagePrice]:
+    """Return a line for the main interventions and one for each experiment of theirs, with all controls."""
+    config = plan_input.config
+    settings, sampling = config.interventions, config.sampling.guidance
+    images: Counter[str] = Counter()
+    calls: Counter[str] = Counter()
+    for task in plan(settings, range(plan_input.test), guidance=sampling):
+        scale = next(g for g in (task.guidance, settings.guidance, sampling) if g is not None)
+        # At another guidance than sampling's, the original is sampled again too.
+        count = image_count(task, settings) + (scale != sampling)
+        images[task.experiment] += count
+        calls[task.experiment] += count * STEPS * (2 if scale > 1 else 1)
+    return [
+        StagePrice(f"editing: {name}", f"{count} images with controls", calls[name] / 2, more=True)
+        for name, count in images.items()
+    ]

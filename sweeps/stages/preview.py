@@ -1,7 +1,7 @@
 """The preview: images of every raw prompt without recording, so that only samples worth keeping are recorded.
 
-It fills a store of its own, OUT/preview, through the same stages: sample (no sites), label (depth for the page alone),
-curate.
+It fills a store of its own, OUT/preview, through the same stages: sample (no sites), label (depth only for visual
+inspection), safety flags; then it curates by the masks.
 """
 
 from __future__ import annotations
@@ -16,41 +16,42 @@ from probing.dataset.prompts import Prompt
 from sweeps.config.schema import PREVIEW, Config
 from sweeps.runtime import run as runs
 from sweeps.runtime.run import ModelInfo, Run
-from sweeps.stages import curate as curate_stage
-from sweeps.stages import label, safety, sample
+from sweeps.stages import curate, label, safety, sample
+
+STAGES = (sample, label, safety)
+"""stages that a preview runs before it decides"""
 
 
 def settings(config: Config) -> Config:
-    """The settings of the preview's own store: the trained model alone, nothing recorded."""
+    """Return the settings of the preview's own store: the trained model alone, nothing recorded."""
     sampling = replace(config.sampling, variants=["trained"], sites=[], preview=False)
     return replace(config, output=f"{config.output}/{PREVIEW}", sampling=sampling)
 
 
-def begin(config: Config, found: ModelInfo, prompts: tuple[Prompt, ...]) -> Run:
-    """Creates the preview's store, or takes up the one that is there."""
-    own = settings(config)
-    runs.check_other(own, found)
-    return runs.begin(own, found, prompts)
+def begin(config: Config, model: ModelInfo, prompts: tuple[Prompt, ...]) -> Run:
+    """Create the preview's store, or open the existing one."""
+    preview = settings(config)
+    runs.check_other(preview, model)
+    return runs.begin(preview, model, prompts)
 
 
 def complete(run: Run) -> bool:
-    """Whether every prompt has been looked at and decided over with the present settings."""
-    stages = (sample, label, safety)
-    return not any(stage.missing(run) for stage in stages) and curate_stage.done(run)
+    """Return whether every prompt has been previewed and decided over with the current settings."""
+    return not any(stage.missing(run) for stage in STAGES) and curate.done(run)
 
 
-def curate(run: Run) -> Counter[str]:
-    """Decides over all previewed samples, by rules and by hand; how many were dropped for each reason."""
-    choices = curate_stage.by_hand(run)
-    reasons = all_reasons(curate_stage.measures(run), run.store.layout.samples, run.config.curation, choices)
-    curate_stage.record(run, [Decision(i, not reason, reason, "") for i, reason in enumerate(reasons)], choices)
+def decide(run: Run) -> Counter[str]:
+    """Decide over all previewed samples, by rules and manual decisions; return the number dropped by reason."""
+    choices = curate.choices_of(run)
+    reasons = all_reasons(curate.measures(run), run.store.layout.samples, run.config.curation, choices)
+    curate.record(run, [Decision(i, not reason, reason, "") for i, reason in enumerate(reasons)], choices)
     return Counter(filter(None, reasons))
 
 
 def kept(config: Config, prompts: Sequence[Prompt]) -> tuple[Prompt, ...]:
-    """The prompts whose previewed image was kept, in order.
+    """Return the prompts whose previewed image was kept, in order.
 
-    Raises ValueError where the preview is not finished, or kept nothing.
+    Raises ValueError if the preview is not finished, or kept nothing.
     """
     try:
         table = storage.open(settings(config).output).curation().to_pydict()
@@ -64,6 +65,6 @@ def kept(config: Config, prompts: Sequence[Prompt]) -> tuple[Prompt, ...]:
 
 
 def fewest(config: Config, prompts: int) -> int:
-    """Samples that the recording pass needs at least: the sizes of the split, where they are numbers."""
+    """Return the least number of samples that the recording pass needs: the sizes of the split given as numbers."""
     parts = (config.curation.train, config.curation.val, config.curation.test)
     return min(prompts, max(1, sum(int(size) for size in parts if size >= 1)))

@@ -1,4 +1,4 @@
-"""What a probe trial does: read the activations of a site once, fit its cells, write rows."""
+"""A probe trial: read the activations of a site once, fit its probes, write their rows."""
 
 from __future__ import annotations
 
@@ -6,33 +6,32 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
-import torch
-from safetensors.numpy import save
 
 import storage
 from probing.dataset.split import Split
-from probing.diffusion.model import pick_device
 from probing.diffusion.sites import SiteSpec
 from probing.probes.config import ProbeConfig
 from probing.probes.controls import PICTURE, PICTURE_SITE, SURFACE_CONTROLS
-from probing.probes.fit import FitSpec, ProbeResult, fit_site
-from probing.probes.surface import feature_count, latent_features, picture_features
-from probing.scoring.targets import Targets, pixel_ranks, pool_depth, pool_saliency
 from storage import Store
-from sweeps.runtime.grid import Cell, Trial
+from sweeps.runtime.grid import ProbeSpec, Trial
+from sweeps.runtime.layout import TRAINED
+
+if TYPE_CHECKING:
+    from probing.probes.results import ProbeResult
+    from probing.scoring.targets import Targets
 
 STEP_BYTES = 400 << 20
-"""on a CPU activations of one site are read in groups of steps no larger than this; changes only the time"""
+"""limit on the activations of one site that are read together on a CPU; affects only the time"""
 GPU_SHARE = 0.5
-"""the same on a GPU, as a share of what is free of a trial's part; the rest is for batches and states"""
+"""the same on a GPU, as a share of what is free of a trial's part; the rest is for batches and optimiser states"""
 
 
 @dataclass(frozen=True)
 class ProbeJob:
-    """Everything that a trial needs beside its cells; small and picklable."""
+    """Everything that a trial needs beside its probes; small and picklable."""
 
     output: str
     experiment: str
@@ -44,46 +43,45 @@ class ProbeJob:
     split: Split
     threshold: int
     depth_mean: float
-    depth_deviation: float
+    depth_std: float
     attempt: int
     device: str = "cpu"
     gpus: float = 0.0
-    """GPUs of a trial, or the fraction of one"""
+    """GPUs of a trial, or a fraction of one"""
     dry: bool = False
-    """fit and write nothing: for timing"""
+    """fit but write nothing: for timing"""
     activations: str = ""
-    """store that holds the activations, where it is not the output itself"""
+    """store that holds the activations, if it is not the output itself"""
     decoded: str = ""
-    """store of the decoded pictures' colours, for the control that reads them"""
+    """store of the decoded images' colours, for the control that reads them"""
     folder: str = ""
-    """folder of the fitted weights, with its closing slash; empty is the main grid's"""
-    further: tuple[ProbeJob, ...] = ()
-    """jobs of the experiments beside the main grid, which the same trials may belong to"""
+    """folder of the fitted weights, with its closing slash; empty for the main grid"""
+    experiments: tuple[ProbeJob, ...] = ()
+    """jobs of the experiments beside the main grid whose probes the same trials may fit"""
 
     def of(self, experiment: str) -> ProbeJob:
-        """The job of an experiment; empty is the main grid."""
-        if not experiment:
-            return self
-        return next(job for job in self.further if job.experiment == experiment)
+        """Return the job of the main grid or of an experiment."""
+        return next(job for job in (self, *self.experiments) if job.experiment == experiment)
 
     def site(self, name: str) -> SiteSpec:
-        """The recorded site of a name."""
+        """Return the recorded site with that name."""
         return next(site for site in self.sites if site.name == name)
 
 
-@lru_cache(maxsize=4)
-def _opened(output: str) -> Store:
-    return storage.open(output)
+# Workers are reused for many trials: open stores and pooled labels are kept between them.
+_open = lru_cache(maxsize=4)(storage.open)
 
 
 @lru_cache(maxsize=1)
 def _labels(
-    output: str, curate_hash: str, samples: tuple[int, ...], mean: float, deviation: float
+    output: str, curate_hash: str, samples: tuple[int, ...], mean: float, std: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Masks, standardised depth and its ranks; kept between the trials of one process."""
-    store = _opened(output)
+    """Return masks, standardised depth and its ranks."""
+    from probing.scoring.targets import pixel_ranks
+
+    store = _open(output)
     masks = store.read_labels("saliency", list(samples))
-    depth = ((store.read_labels("depth", list(samples)) - mean) / deviation).astype(np.float32)
+    depth = ((store.read_labels("depth", list(samples)) - mean) / std).astype(np.float32)
     return masks, depth, pixel_ranks(depth)
 
 
@@ -93,161 +91,151 @@ def _targets(
     curate_hash: str,
     samples: tuple[int, ...],
     mean: float,
-    deviation: float,
+    std: float,
     threshold: int,
     grid: tuple[int, int],
 ) -> dict[str, Targets]:
-    masks, depth, ranks = _labels(output, curate_hash, samples, mean, deviation)
+    from probing.scoring.targets import pool_depth, pool_saliency
+
+    masks, depth, ranks = _labels(output, curate_hash, samples, mean, std)
     return {
         "saliency": pool_saliency(masks, grid, threshold),
         "depth": pool_depth(depth, grid, ranks, masks > threshold),
     }
 
 
-def labels_of(job: ProbeJob, site: SiteSpec) -> dict[str, Targets]:
-    """Labels of a job's samples pooled to a site's grid, by task."""
-    return _targets(
-        job.output, job.curate_hash, job.samples, job.depth_mean, job.depth_deviation,
-        job.threshold, (site.height, site.width),
-    )  # fmt: skip
+def site_targets(job: ProbeJob, site: SiteSpec) -> dict[str, Targets]:
+    """Return the labels of a job's samples pooled to a site's grid, by task."""
+    grid = (site.height, site.width)
+    return _targets(job.output, job.curate_hash, job.samples, job.depth_mean, job.depth_std, job.threshold, grid)
 
 
-def fit_trial(job: ProbeJob, trial: Trial) -> dict[str, Any]:
-    """Fits the cells of a trial site by site; returns counts and seconds."""
-    started, done, broken = time.perf_counter(), 0, 0
+def fit_trial(job: ProbeJob, trial: Trial) -> dict[str, float]:
+    """Fit the probes of a trial site by site; return counts of finished and failed probes, and seconds."""
+    started, counts = time.perf_counter(), np.zeros(2, dtype=int)
     job = job.of(trial.experiment)
-    for variant, site in dict.fromkeys((cell.variant, cell.site) for cell in trial.cells):
-        cells = [cell for cell in trial.cells if (cell.variant, cell.site) == (variant, site)]
-        good, bad = _fit_one(job, variant, job.site(site), cells)
-        done, broken = done + good, broken + bad
-    return {"cells": done, "failed": broken, "seconds": time.perf_counter() - started}
+    for variant, site in dict.fromkeys((probe.variant, probe.site) for probe in trial.probes):
+        probes = [probe for probe in trial.probes if (probe.variant, probe.site) == (variant, site)]
+        counts += _fit_site(job, variant, job.site(site), probes)
+    done, failed = counts.tolist()
+    return {"cells": done, "failed": failed, "seconds": time.perf_counter() - started}
 
 
-def _fit_one(job: ProbeJob, variant: str, site: SiteSpec, cells: Sequence[Cell]) -> tuple[int, int]:
-    """(finished, failed) cells of one site."""
-    targets = labels_of(job, site)
-    counts = np.zeros(2, dtype=int)
-    for source, read in _by_source(cells).items():
-        for steps in _step_groups(job, site, source, sorted({cell.step for cell in read})):
-            mine = [cell for cell in read if cell.step in steps]
-            results = _results(job, variant, site, steps, mine, targets, source)
+def _fit_site(job: ProbeJob, variant: str, site: SiteSpec, probes: Sequence[ProbeSpec]) -> tuple[int, int]:
+    """Fit the probes of one site and return how many finished and failed."""
+    from probing.diffusion.model import pick_device
+    from probing.probes.fit import FitSpec, fit_site
+
+    targets, images = site_targets(job, site), None
+    if job.probe.smoothness:
+        images = _open(job.output).read_images(TRAINED, list(job.samples))
+    # Probes that read the same inputs go together: "" stands for the site's activations, else for a surface control.
+    by_source: dict[str, list[ProbeSpec]] = {}
+    for probe in probes:
+        by_source.setdefault(probe.control if probe.control in SURFACE_CONTROLS else "", []).append(probe)
+    done = failed = 0
+    for source, readers in by_source.items():
+        for steps in _step_groups(job, site, source, sorted({probe.step for probe in readers})):
+            results = fit_site(
+                _inputs(job, variant, site, steps, source),
+                steps,
+                (site.height, site.width),
+                targets,
+                job.split,
+                [FitSpec(p.step, p.task, p.control, p.seed) for p in readers if p.step in steps],
+                job.probe,
+                pick_device(job.device),
+                images,
+            )
             if not job.dry:
                 write_results(job, variant, site, results)
-            counts += [sum(r.ok for r in results), sum(not r.ok for r in results)]
-    return int(counts[0]), int(counts[1])
-
-
-def _by_source(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
-    """Cells by what their probes read: "" for the site's activations, else a control of the surface."""
-    found: dict[str, list[Cell]] = {}
-    for cell in cells:
-        found.setdefault(cell.control if cell.control in SURFACE_CONTROLS else "", []).append(cell)
-    return found
+            done += sum(result.ok for result in results)
+            failed += sum(not result.ok for result in results)
+    return done, failed
 
 
 def _step_groups(job: ProbeJob, site: SiteSpec, source: str, steps: Sequence[int]) -> list[list[int]]:
-    """Steps that are read and fitted together: as many as memory holds, which changes only the time."""
-    channels = feature_count(source, _latent(job)[0]) if source else site.channels
-    fit = max(1, _step_bytes(job) // (site.tokens * channels * 2 * len(job.samples)))
-    return [list(steps[i : i + fit]) for i in range(0, len(steps), fit)]
+    """Split steps into groups that are read and fitted together: as many as memory holds."""
+    from probing.diffusion.model import pick_device
+    from probing.probes.surface import feature_count
 
+    limit, device = STEP_BYTES, pick_device(job.device)
+    if device.type == "cuda":
+        import torch
 
-def _step_bytes(job: ProbeJob) -> int:
-    """Bytes of half-precision activations to hold at once."""
-    device = pick_device(job.device)
-    if device.type != "cuda":
-        return STEP_BYTES
-    free, total = torch.cuda.mem_get_info(device)
-    return int(min(free, total * min(1.0, job.gpus or 1.0)) * GPU_SHARE)
-
-
-def _results(
-    job: ProbeJob,
-    variant: str,
-    site: SiteSpec,
-    steps: Sequence[int],
-    cells: Sequence[Cell],
-    targets: dict[str, Targets],
-    source: str,
-) -> list[ProbeResult]:
-    images = None
-    if job.probe.smoothness:
-        images = _opened(job.output).read_images("trained", list(job.samples))
-    specs = [FitSpec(cell.step, cell.task, cell.control, cell.seed) for cell in cells]
-    return fit_site(
-        _inputs(job, variant, site, steps, source), steps, (site.height, site.width), targets, job.split, specs,
-        job.probe, pick_device(job.device), images,
-    )  # fmt: skip
+        free, total = torch.cuda.mem_get_info(device)
+        limit = int(min(free, total * min(1.0, job.gpus or 1.0)) * GPU_SHARE)
+    channels = feature_count(source, _latent_shape(job)[0]) if source else site.channels
+    count = max(1, limit // (site.tokens * channels * 2 * len(job.samples)))
+    return [list(steps[i : i + count]) for i in range(0, len(steps), count)]
 
 
 def _inputs(job: ProbeJob, variant: str, site: SiteSpec, steps: Sequence[int], source: str) -> np.ndarray:
-    """What the probes read, float16 (S, N, T, C)."""
+    """Return what the probes read, float16 (S, N, T, C)."""
     if source:
         return np.stack([_surface(job, variant, site, step, source) for step in steps])
     samples = list(job.samples)
     acts = np.empty((len(steps), len(samples), site.tokens, site.channels), np.float16)
-    _opened(job.activations or job.output).read_activations_into(variant, site.name, steps, samples, acts)
+    _open(job.activations or job.output).read_activations_into(variant, site.name, steps, samples, acts)
     return acts
 
 
 def _surface(job: ProbeJob, variant: str, site: SiteSpec, step: int, control: str) -> np.ndarray:
-    """What a control of the surface reads at one step, float16 (N, T, C)."""
+    """Return what a surface control reads at one step, float16 (N, T, C)."""
+    from probing.probes.surface import latent_features, picture_features
+
     size, samples = (site.height, site.width), list(job.samples)
     if control == PICTURE:
-        points = _opened(job.decoded).read_activations(variant, PICTURE_SITE, step, samples)
-        _, *latent = _latent(job)
-        return picture_features(points, (latent[0], latent[1]), size)
-    return latent_features(*_opened(job.output).read_latents(variant, step, samples), size, control)
+        points = _open(job.decoded).read_activations(variant, PICTURE_SITE, step, samples)
+        _, height, width = _latent_shape(job)
+        return picture_features(points, (height, width), size)
+    return latent_features(*_open(job.output).read_latents(variant, step, samples), size, control)
 
 
-def _latent(job: ProbeJob) -> tuple[int, ...]:
-    """Channels, height and width of the latents. Raises ValueError where none were recorded."""
-    if not (found := _opened(job.output).layout.latent):
+def _latent_shape(job: ProbeJob) -> tuple[int, ...]:
+    """Return channels, height and width of the latents. Raises ValueError if none were recorded."""
+    shape = _open(job.output).layout.latent
+    if not shape:
         raise ValueError(
-            f"{job.output} holds no latents, which controls of the surface read; "
+            f"{job.output} holds no latents, which surface controls read; "
             f"leave {', '.join(SURFACE_CONTROLS)} out of sweep.controls, or sample into another output"
         )
-    return found
+    return shape
 
 
 def write_results(job: ProbeJob, variant: str, site: SiteSpec, results: Sequence[ProbeResult]) -> None:
-    """Probe weights first, then images and epochs, and last the rows that make them count."""
-    store = _opened(job.output)
+    """Write probe weights first, then images and epochs, and last the rows that mark the probes as done."""
+    store = _open(job.output)
     block, index = site.name.rsplit(".", 1)
-    rows, images, epochs = [], [], []
+    rows: list[dict[str, object]] = []
+    images: list[dict[str, object]] = []
+    epochs: list[dict[str, object]] = []
     for result in results:
-        same = {
-            "experiment": job.experiment, "variant": variant, "site": site.name,
-            "attempt": job.attempt, "stage_hash": job.stage_hash,
-        }  # fmt: skip
+        common = {
+            "experiment": job.experiment,
+            "variant": variant,
+            "site": site.name,
+            "attempt": job.attempt,
+            "stage_hash": job.stage_hash,
+        }
         if result.ok:
             _save_weights(store, job.folder, variant, site.name, result)
         number = int(index) if index.isdigit() else 0
-        rows.append({**same, "block": block, "index": number, **result.row})
-        images += [{**same, **row, "sample": _sample(job, row)} for row in result.images]
-        epochs += [{**same, **row} for row in result.epochs]
-    for table, found in (("images", images), ("epochs", epochs), ("probes", rows)):
-        if found:
-            store.append(table, found)
-
-
-def _sample(job: ProbeJob, row: dict[str, object]) -> int:
-    """The sample that a row of a fit, which counts the job's samples from 0, speaks of."""
-    place = row["sample"]
-    assert isinstance(place, int)
-    return job.samples[place]
+        rows.append({**common, "block": block, "index": number, **result.row})
+        # A fit counts the job's samples from 0; the table has their numbers in the run.
+        images += [{**common, **row, "sample": job.samples[cast(int, row["sample"])]} for row in result.images]
+        epochs += [{**common, **row} for row in result.epochs]
+    for table, written in (("images", images), ("epochs", epochs), ("probes", rows)):
+        if written:
+            store.append(table, written)
 
 
 def _save_weights(store: Store, folder: str, variant: str, site: str, result: ProbeResult) -> None:
-    cell = result.cell
+    from safetensors.numpy import save
+
+    spec = result.cell
     tensors = {"weight": np.ascontiguousarray(result.weights)}
     if result.hidden is not None:
         tensors["hidden"] = np.ascontiguousarray(result.hidden)
-    path = storage.probe_path(variant, site, cell.step, cell.task, cell.control, cell.seed)
+    path = storage.probe_path(variant, site, spec.step, spec.task, spec.control, spec.seed)
     store.put(folder + path, save(tensors, {"scale": repr(result.scale)}))
-
-
-def attempt_of(store: Store) -> int:
-    """A number above those of all rows so far, so that later rows win."""
-    attempts = store.table("probes", current=False)["attempt"].to_pylist()
-    return 1 + max((a for a in attempts if a is not None), default=0)

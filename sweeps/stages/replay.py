@@ -1,28 +1,29 @@
-"""Activations of the further families of sites, read by running the network again on stored latents."""
+"""Activations of the additional site families, read by running the network again on stored latents."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING
 
 import storage
 from cluster import Executor, Observer, Outcome
-from probing.diffusion import model
-from probing.diffusion.conditioning import conditions
-from probing.diffusion.replay import entering, replay_unet, replay_vae
 from storage import Layout, SiteShape, Store
 from sweeps.config.schema import STEPS, Config
 from sweeps.runtime import side_store
-from sweeps.runtime.layout import VARIANT
+from sweeps.runtime.layout import TRAINED
+from sweeps.runtime.live_status import LiveStatus
 from sweeps.runtime.run import ModelInfo, Run
+from sweeps.stages.base import PlanInput, StageInfo, StagePrice, StageStatus, StatusRow, network_workers, noted_failures
 from sweeps.stages.experiments import registry
-from sweeps.stages.sample import network_workers
 
-STAGE = "family"
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+INFO = StageInfo("family", verb="probe", doing="reading additional sites", unit="shards", cost="families")
+STAGE = INFO.name
 FOLDER = "families"
 """a store of its own inside the output, so that the main one never depends on which experiments run"""
 FAMILIES = ("vae", "conv")
@@ -43,29 +44,29 @@ class FamilyTask:
 
 
 def url(output: str) -> str:
-    """Where the families' activations of a run are."""
+    """Return the URL of the families' activations of a run."""
     return f"{output.rstrip('/')}/{FOLDER}"
 
 
 def record_stage(family: str, step: int) -> str:
-    """Each step has completion records of its own, so that more steps can be added later."""
+    """Return the stage of a step's completion records: each step has its own, so that steps can be added later."""
     return f"{family}.{step:02d}"
 
 
 def layout(run: Run) -> Layout:
-    """The arrays of the families; they are made whole, whatever part of them is filled."""
+    """Return the arrays of all families; they are created whole, whatever part of them is filled."""
     main = run.store.layout
-    sites = [site for family in FAMILIES for site in run.facts.families[family]]
+    sites = [site for family in FAMILIES for site in run.model_info.families[family]]
     return side_store.layout(main, [SiteShape(site.name, site.tokens, site.channels) for site in sites], main.latent)
 
 
-def space(config: Config, found: ModelInfo, samples: int) -> int:
-    """Bytes of the families' activations that a run of so many samples records."""
+def space(config: Config, model: ModelInfo, samples: int) -> int:
+    """Return the bytes of the families' activations that a run records for so many samples."""
     total = 0
     for family in FAMILIES:
         if family in config.experiments.names:
             steps = set(getattr(config.experiments, f"{family}_steps") or config.sweep.steps)
-            total += 2 * samples * len(steps) * sum(site.values for site in found.families[family])
+            total += 2 * samples * len(steps) * sum(site.values for site in model.families[family])
     return total
 
 
@@ -73,75 +74,100 @@ class FamilyWorker:
     """Holds the model; runs the missing steps of one shard again."""
 
     def __init__(self, config: Config, stage_hash: str) -> None:
+        from probing.diffusion import model
+
         self.stage_hash = stage_hash
         self.source, self.target = storage.open(config.output), storage.open(url(config.output))
         self.model = model.load(config.model)
         table = self.source.samples().to_pydict()
         self.prompts, self.seeds = table["prompt"], table["seed"]
 
-    def __call__(self, task: FamilyTask) -> dict[str, Any]:
+    def __call__(self, task: FamilyTask) -> dict[str, int]:
         rows = self.source.layout.shard_samples(task.shard)
-        run = self._conv if task.family == "conv" else self._vae
-        run(task, range(rows.start, rows.stop))
+        replay = self._conv if task.family == "conv" else self._vae
+        replay(task, range(rows.start, rows.stop))
         return {"samples": len(rows), "steps": len(task.steps)}
 
     def _conv(self, task: FamilyTask, rows: range) -> None:
+        from probing.diffusion.conditioning import conditions
+        from probing.diffusion.replay import entering, replay_unet
+
         sites = self.model.sites("conv")
-        told = conditions(self.model, [self.prompts[i] for i in rows], guided=False)
+        condition = conditions(self.model, [self.prompts[i] for i in rows], guided=False)
         for step in task.steps:
-            latents = self._before(step, rows)
-            write = partial(self._write, step, task.shard)
-            replay_unet(self.model, told, latents, step, STEPS, sites, write)
+            if step == 1:
+                latents = entering(self.model, [self.seeds[i] for i in rows], STEPS)
+            else:
+                latents = self._latents_after(step - 1, rows)
+            replay_unet(self.model, condition, latents, step, STEPS, sites, partial(self._write, step, task.shard))
             self._complete(task, step)
 
     def _vae(self, task: FamilyTask, rows: range) -> None:
+        from probing.diffusion.replay import replay_vae
+
         (site,) = self.model.sites("vae")
         for step in task.steps:
-            write = partial(self._write, step, task.shard)
-            replay_vae(self.model, self._after(step, rows), step, site, write)
+            replay_vae(self.model, self._latents_after(step, rows), step, site, partial(self._write, step, task.shard))
             self._complete(task, step)
 
-    def _after(self, step: int, rows: range) -> torch.Tensor:
-        return torch.from_numpy(self.source.read_latents(VARIANT, step, list(rows))[0])
+    def _latents_after(self, step: int, rows: range) -> torch.Tensor:
+        import torch
 
-    def _before(self, step: int, rows: range) -> torch.Tensor:
-        if step == 1:
-            return entering(self.model, [self.seeds[i] for i in rows], STEPS)
-        return self._after(step - 1, rows)
+        return torch.from_numpy(self.source.read_latents(TRAINED, step, list(rows))[0])
 
-    def _write(self, step: int, shard: int, site: str, values: Any) -> None:
-        self.target.write_activation(VARIANT, site, step, shard, values)
+    def _write(self, step: int, shard: int, site: str, values: np.ndarray) -> None:
+        self.target.write_activation(TRAINED, site, step, shard, values)
 
     def _complete(self, task: FamilyTask, step: int) -> None:
-        stage = record_stage(task.family, step)
-        self.target.complete(stage, VARIANT, task.shard, stage_hash=self.stage_hash)
+        self.target.complete(record_stage(task.family, step), TRAINED, task.shard, stage_hash=self.stage_hash)
 
 
 def missing(run: Run) -> list[FamilyTask]:
-    """Sampled shards that lack steps which probes are still to be fitted at."""
-    left = registry.missing(run)
-    wanted = {f: sorted({cell.step for cell in left.get(f, ())}) for f in FAMILIES}
-    if not any(wanted.values()):
+    """Return sampled shards that lack steps at which probes are still to be fitted."""
+    probes = registry.missing(run)
+    steps = {family: sorted({p.step for p in probes if p.experiment == family}) for family in FAMILIES}
+    if not any(steps.values()):
         return []
-    store = side_store.opened(url(run.config.output))
-    sampled = sorted(run.store.completed("sample", VARIANT))
-    found = []
-    for family, steps in wanted.items():
-        have = {step: _done(run, store, family, step) for step in steps}
+    store, stage_hash = side_store.open_if_present(url(run.config.output)), run.hashes.sample
+    sampled = sorted(run.store.completed("sample", TRAINED))
+    tasks = []
+    for family in FAMILIES:
+        done = {
+            step: store.completed(record_stage(family, step), TRAINED, stage_hash=stage_hash) if store else set()
+            for step in steps[family]
+        }
         for shard in sampled:
-            if todo := tuple(step for step in steps if shard not in have[step]):
-                found.append(FamilyTask(family, shard, todo))
-    return found
+            if left := tuple(step for step in steps[family] if shard not in done[step]):
+                tasks.append(FamilyTask(family, shard, left))
+    return tasks
 
 
-def _done(run: Run, store: Store | None, family: str, step: int) -> set[int]:
-    if store is None:
-        return set()
-    return store.completed(record_stage(family, step), VARIANT, stage_hash=run.hashes.sample)
-
-
-def work(run: Run, executor: Executor, observers: Sequence[Observer], tasks: Sequence[FamilyTask]) -> Outcome:
-    """Fills the given parts of the families' store."""
+def execute(run: Run, executor: Executor, observers: Sequence[Observer], tasks: Sequence[FamilyTask]) -> Outcome:
+    """Record the given shards and steps."""
     Store.create(url(run.config.output), layout(run)).remove_partial_files()
     factory = partial(FamilyWorker, run.config, run.hashes.sample)
     return executor.run(tasks, network_workers(run.config, factory, STAGE), observers)
+
+
+def summary(run: Run, outcome: Outcome) -> list[str]:
+    """Return how many shards were read."""
+    return [f"families: {len(outcome.done)} shards done, {len(outcome.failed)} failed"]
+
+
+def status(run: Run, live: LiveStatus) -> StageStatus:
+    """Return a row only if shards are left."""
+    left = missing(run)
+    failed = noted_failures(run, STAGE, left)
+    rows = [StatusRow("reading additional sites", "shards", total=len(left), failed=len(failed))] if left else []
+    return StageStatus(rows, failed)
+
+
+def prices(plan: PlanInput) -> list[StagePrice]:
+    """Return the replayed steps: convolutions need the UNet without guidance, the VAE's attention does not."""
+    config, result = plan.config, []
+    for family in ("conv", "vae"):
+        if family in config.experiments.names:
+            steps = len(set(getattr(config.experiments, f"{family}_steps") or config.sweep.steps))
+            calls = 0.5 * plan.samples * steps if family == "conv" else 0.0
+            result.append(StagePrice(f"additional sites: {family}", f"{plan.samples} samples x {steps} steps", calls))
+    return result

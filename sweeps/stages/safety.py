@@ -1,4 +1,4 @@
-"""The safety checker's flags of the trained model's images, shard by shard, for curation."""
+"""Safety flags of the trained model's images, shard by shard; curation drops flagged samples."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import storage
-from cluster import Executor, Observer, Outcome, WorkerSpec
-from probing.diffusion.model import pick_device
+from cluster import Executor, Observer, Outcome
 from sweeps.config.hashing import digest
 from sweeps.config.schema import Config
+from sweeps.runtime.layout import TRAINED
+from sweeps.runtime.live_status import LiveStatus
 from sweeps.runtime.run import Run
+from sweeps.stages.base import PlanInput, StageInfo, StagePrice, StageStatus, label_workers
 
-STAGE = "safety"
-VARIANT = "trained"
+INFO = StageInfo("safety", verb="curate", doing="safety checker", unit="shards", cost="curate", required=True)
+STAGE = INFO.name
 
 
 @dataclass(frozen=True, order=True)
@@ -32,16 +33,17 @@ class SafetyTask:
 
 
 class SafetyWorker:
-    """Holds the checker; flags one shard's images a call."""
+    """Holds the safety checker; flags one shard's images per call."""
 
     def __init__(self, config: Config, stage_hash: str) -> None:
+        from probing.diffusion.model import pick_device
         from probing.labelling import safety
 
         self.stage_hash, self.store = stage_hash, storage.open(config.output)
         self.checker = safety.load(config.curation.safety_weights, pick_device(config.model.device))
 
-    def __call__(self, task: SafetyTask) -> dict[str, Any]:
-        images = self.store.read_images(VARIANT, list(self.store.layout.shard_samples(task.shard)))
+    def __call__(self, task: SafetyTask) -> dict[str, int]:
+        images = self.store.read_images(TRAINED, list(self.store.layout.shard_samples(task.shard)))
         flags = self.checker(images).tolist()
         note = {"stage_hash": self.stage_hash, "revision": self.checker.revision, "flags": flags}
         self.store.put(path(task.shard), json.dumps(note).encode())
@@ -49,17 +51,17 @@ class SafetyWorker:
 
 
 def path(shard: int) -> str:
-    """Where a shard's flags are kept."""
+    """Return the path of a shard's flags in the store."""
     return f"curation/{STAGE}/{shard:05d}.json"
 
 
 def stage_hash(run: Run) -> str:
-    """Names the images and the checker that flags speak of."""
+    """Return the hash of the images and the checker that flags depend on."""
     return digest(run.hashes.sample, run.config.curation.safety_weights)
 
 
 def read(run: Run, shard: int) -> list[bool] | None:
-    """Flags of a shard's samples of the present settings; None where there are none."""
+    """Return the flags of a shard's samples, or None if there are none of the current settings."""
     if not run.store.exists(path(shard)):
         return None
     try:
@@ -70,19 +72,28 @@ def read(run: Run, shard: int) -> list[bool] | None:
 
 
 def missing(run: Run) -> list[SafetyTask]:
-    """Sampled shards without flags; none where curation does not ask for flags."""
+    """Return sampled shards without flags; none if curation does not use flags."""
     if not run.config.curation.safety:
         return []
-    return [SafetyTask(s) for s in sorted(run.store.completed("sample", VARIANT)) if read(run, s) is None]
+    return [SafetyTask(s) for s in sorted(run.store.completed("sample", TRAINED)) if read(run, s) is None]
 
 
-def work(run: Run, executor: Executor, observers: Sequence[Observer], tasks: Sequence[SafetyTask]) -> Outcome:
-    """Flags the given shards."""
-    spec = WorkerSpec(
-        factory=partial(SafetyWorker, run.config, stage_hash(run)),
-        num_gpus=run.config.ray.label_gpus,
-        threads=run.config.sampling.threads,
-        count=None,
-        name=STAGE,
-    )
+def execute(run: Run, executor: Executor, observers: Sequence[Observer], tasks: Sequence[SafetyTask]) -> Outcome:
+    """Flag the given shards."""
+    spec = label_workers(run.config, partial(SafetyWorker, run.config, stage_hash(run)), STAGE)
     return executor.run(tasks, spec, observers)
+
+
+def summary(run: Run, outcome: Outcome) -> list[str]:
+    """Return how many shards were checked."""
+    return [f"safety: {len(outcome.done)} shards done, {len(outcome.failed)} failed"]
+
+
+def status(run: Run, live: LiveStatus) -> StageStatus:
+    """Return nothing: flags are part of curation, which has a row of its own."""
+    return StageStatus()
+
+
+def prices(plan: PlanInput) -> list[StagePrice]:
+    """Return nothing: the checker's time is small beside labelling."""
+    return []

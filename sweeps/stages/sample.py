@@ -1,26 +1,39 @@
-"""The sampling stage: every shard of every variant, activations streamed into the store."""
+"""Sampling: every shard of every variant, with activations streamed into the store."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
-
-import numpy as np
-import torch
+from typing import TYPE_CHECKING
 
 import storage
-from cluster import Executor, Observer, Outcome, WorkerSpec
-from probing.diffusion import model, sites
-from probing.diffusion.capture import WriteActivation, WriteLatents, capture
+from cluster import Executor, Observer, Outcome
+from probing.diffusion.sites import choose
 from probing.diffusion.variants import forced, noise_seed
 from storage import Store
 from sweeps.config.schema import STEPS, Config
+from sweeps.runtime.live_status import LiveStatus
 from sweeps.runtime.run import Run
+from sweeps.stages.base import (
+    PlanInput,
+    StageInfo,
+    StagePrice,
+    StageStatus,
+    StatusRow,
+    network_workers,
+    record_failures,
+)
 
-STAGE = "sample"
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from probing.diffusion.capture import WriteActivation, WriteLatents
+    from probing.diffusion.model import LatentDiffusion
+
+INFO = StageInfo("sample", verb="sample", doing="sampling", unit="shards", cost="sample", required=True)
+STAGE = INFO.name
 
 
 @dataclass(frozen=True, order=True)
@@ -37,28 +50,31 @@ class SampleTask:
 
 
 class SampleWorker:
-    """Holds the model and its variants; samples one shard a call."""
+    """Holds the model and its variants; samples one shard per call."""
 
     def __init__(self, config: Config, stage_hash: str) -> None:
+        from probing.diffusion import model
+
         self.config, self.stage_hash = config, stage_hash
         self.store = storage.open(config.output)
         self.model = model.load(config.model, len(config.sampling.variants))
-        self.sites = sites.choose(self.model.sites(), config.sampling.sites)
-        self.keeps_latents = bool(self.store.layout.latent)
+        self.sites = choose(self.model.sites(), config.sampling.sites)
         table = self.store.samples().to_pydict()
         self.prompts, self.seeds = table["prompt"], table["seed"]
-        self.held = ("trained", self.model)
+        self.current = ("trained", self.model)
 
-    def variant(self, name: str) -> model.LatentDiffusion:
-        """The network of a variant; at most one copy is held beside the trained one."""
-        if self.held[0] != name:
-            self.held = ("trained", self.model)  # lets an earlier copy go before the next is made
-            self.held = (name, model.variant(self.model, name, self.config.model.random_seed))
-        return self.held[1]
+    def variant(self, name: str) -> LatentDiffusion:
+        """Return the network of a variant; at most one copy is kept beside the trained one."""
+        from probing.diffusion import model
 
-    def __call__(self, task: SampleTask) -> dict[str, Any]:
-        latents = partial(self._write_latents, task) if self.keeps_latents else None
-        images = self.compute(task, partial(self._write_activation, task), latents)
+        if self.current[0] != name:
+            self.current = ("trained", self.model)  # frees an earlier copy before the next is made
+            self.current = (name, model.variant(self.model, name, self.config.model.random_seed))
+        return self.current[1]
+
+    def __call__(self, task: SampleTask) -> dict[str, int]:
+        write_latents = partial(self._write_latents, task) if self.store.layout.latent else None
+        images = self.compute(task, partial(self._write_activation, task), write_latents)
         self.store.write_images(task.variant, task.shard, images)
         record = self.store.complete(STAGE, task.variant, task.shard, stage_hash=self.stage_hash)
         return {"samples": len(images), "bytes": sum(size for size, _ in record.chunks.values())}
@@ -66,9 +82,11 @@ class SampleWorker:
     def compute(
         self, task: SampleTask, write_activation: WriteActivation, write_latents: WriteLatents | None
     ) -> np.ndarray:
-        """Samples a shard, handing on what is recorded; its images, uint8 (n, H, W, 3)."""
+        """Sample a shard and pass what is recorded to the writers; return its images, uint8 (n, H, W, 3)."""
+        from probing.diffusion.capture import capture
+
         rows = self.store.layout.shard_samples(task.shard)
-        prompts, seeds = (part[rows.start : rows.stop] for part in (self.prompts, self.seeds))
+        prompts, seeds = (column[rows.start : rows.stop] for column in (self.prompts, self.seeds))
         samples = capture(
             self.variant(task.variant),
             prompts,
@@ -78,20 +96,22 @@ class SampleWorker:
             write_latents,
             steps=STEPS,
             guidance=self.config.sampling.guidance,
-            forced=self._forced(task),
+            forced=self._forced_latents(task),
         )
         return samples.images.numpy()
 
-    def _write_activation(self, task: SampleTask, site: str, step: int, values: Any) -> None:
+    def _write_activation(self, task: SampleTask, site: str, step: int, values: np.ndarray) -> None:
         self.store.write_activation(task.variant, site, step, task.shard, values)
 
-    def _write_latents(self, task: SampleTask, step: int, after: Any, clean: Any) -> None:
+    def _write_latents(self, task: SampleTask, step: int, after: np.ndarray, clean: np.ndarray) -> None:
         self.store.write_latents(task.variant, task.shard, step, after, clean)
 
-    def _forced(self, task: SampleTask) -> list[torch.Tensor] | None:
-        """The trained run's latents before each step, for the variant that is fed with them."""
+    def _forced_latents(self, task: SampleTask) -> list[torch.Tensor] | None:
+        """Return the trained run's latents before each step if the variant is fed with them, else None."""
         if not forced(task.variant):
             return None
+        import torch
+
         from probing.diffusion.sampling import initial_noise, schedule
 
         rows = self.store.layout.shard_samples(task.shard)
@@ -103,7 +123,7 @@ class SampleWorker:
 
 
 def missing(run: Run) -> list[SampleTask]:
-    """Shards without a valid completion record; forced variants come after the trained one."""
+    """Return shards without a valid completion record; forced variants come after the trained one."""
     tasks = []
     for variant in sorted(run.config.sampling.variants, key=forced):
         done = run.store.completed(STAGE, variant)
@@ -111,41 +131,51 @@ def missing(run: Run) -> list[SampleTask]:
     return tasks
 
 
-def work(run: Run, executor: Executor, observers: Sequence[Observer], tasks: Sequence[SampleTask]) -> Outcome:
-    """Samples the given shards; a shard that fails for good is recorded with its reason."""
-    first = [task for task in tasks if not forced(task.variant)]
-    outcome = _run(run, executor, observers, first)
-    later = [task for task in tasks if forced(task.variant)]
-    if later and outcome.ok:
-        outcome = _run(run, executor, observers, later)
-    failed = [task for task in tasks if task.key in outcome.failed]
-    for task in failed:
-        with suppress(OSError):  # a full or vanished disk takes no note either; the outcome tells the reason
-            run.store.fail(STAGE, task.variant, task.shard, outcome.failed[task.key])
+def execute(run: Run, executor: Executor, observers: Sequence[Observer], tasks: Sequence[SampleTask]) -> Outcome:
+    """Sample the given shards and record those that failed."""
+    spec = network_workers(run.config, partial(SampleWorker, run.config, run.hashes.sample), STAGE)
+    outcome = executor.run([task for task in tasks if not forced(task.variant)], spec, observers)
+    # Forced variants read the latents of the trained one, so they wait until it is complete.
+    if outcome.ok and (later := [task for task in tasks if forced(task.variant)]):
+        outcome = outcome.merged(executor.run(later, spec, observers))
+    record_failures(run, STAGE, outcome, {task.key: (task.variant, task.shard) for task in tasks})
     return outcome
 
 
-def _run(run: Run, executor: Executor, observers: Sequence[Observer], tasks: Sequence[SampleTask]) -> Outcome:
-    factory = partial(SampleWorker, run.config, run.hashes.sample)
-    return executor.run(tasks, network_workers(run.config, factory, STAGE), observers)
-
-
-def network_workers(config: Config, factory: Callable[[], Any], name: str) -> WorkerSpec:
-    """Workers that hold the diffusion network, with the resources that the configuration gives to sampling."""
-    return WorkerSpec(
-        factory=factory,
-        num_cpus=config.sampling.threads,
-        num_gpus=config.ray.sampling_gpus,
-        threads=config.sampling.threads,
-        count=config.ray.sampling_actors or None,
-        name=name,
-    )
+def summary(run: Run, outcome: Outcome) -> list[str]:
+    """Return how many shards were sampled."""
+    return [f"sample: {len(outcome.done)} shards done, {len(outcome.failed)} failed"]
 
 
 def failed(store: Store, variants: Sequence[str]) -> dict[str, str]:
-    """Key to reason of the shards that failed for good."""
+    """Return task key to reason of the shards that failed for good."""
     return {
         SampleTask(variant, shard).key: reason
         for variant in variants
         for shard, reason in store.failures(STAGE, variant).items()
     }
+
+
+def status(run: Run, live: LiveStatus) -> StageStatus:
+    """Return one row per variant."""
+    rows = []
+    for variant in run.config.sampling.variants:
+        running = live.count(f"{STAGE}/{variant}/")
+        rows.append(
+            StatusRow(
+                f"sampling {variant}",
+                "shards",
+                done=len(run.store.completed(STAGE, variant)),
+                total=run.store.layout.shards,
+                failed=len(run.store.failures(STAGE, variant)),
+                running=running,
+                pace=live.pace(STAGE) if running else "",
+            )
+        )
+    return StageStatus(rows, failed(run.store, run.config.sampling.variants))
+
+
+def prices(plan: PlanInput) -> list[StagePrice]:
+    """Return UNet calls of all samples and variants."""
+    variants = len(plan.config.sampling.variants)
+    return [StagePrice("sampling", f"{plan.samples} samples x {variants} variants", plan.budget.unet_calls)]

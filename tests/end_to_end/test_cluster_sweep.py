@@ -27,8 +27,9 @@ from support.cluster_losses import NodeLosses, assert_no_probe_twice, ended, kil
 from support.tiny_runs import assert_same_scores, stored
 from sweeps import pipeline
 from sweeps.config.load import load
-from sweeps.runtime.grid import cells, pack
+from sweeps.runtime.grid import pack, probe_specs
 from sweeps.stages import probe as probe_stage
+from sweeps.stages.probe_tune import run_trial
 
 pytestmark = [
     pytest.mark.slow,
@@ -140,12 +141,12 @@ def check_observed(log: str, measured: str) -> None:
 def test_a_retried_probe_trial_leaves_out_finished_probes(undisturbed, model):
     config = load("scenes", settings(model, undisturbed, "ray.address=none"))
     run = pipeline.prepare(config)
-    every = cells(config.sweep, config.sampling.variants, run.sites)
+    every = probe_specs(config.sweep, config.sampling.variants, run.sites)
     trials = pack(every, config.sweep.trial_axes)
     named = {trial.name: trial for trial in trials}
     shared = {"job": replace(probe_stage.job(run), dry=True), "trials": named, "trial": trials[0].name}
-    assert probe_stage._trainable(shared | {"again": 1})["cells"] == 0
-    assert probe_stage._trainable(shared)["cells"] == len(trials[0].cells) > 0
+    assert run_trial(shared | {"again": 1})["cells"] == 0
+    assert run_trial(shared)["cells"] == len(trials[0].probes) > 0
 
 
 def test_the_finished_run_submitted_again_does_nothing(machines, model, tmp_path_factory):

@@ -39,7 +39,7 @@ shard = budget.price(run.store.layout).total // run.store.layout.shards
 disk = os.statvfs(folder)
 ballast = Path(folder) / "ballast"
 ballast.write_bytes(bytes(disk.f_bavail * disk.f_frsize - shard * 3 // 2))
-outcome = sample_stage.work(run, InProcess(retries=0), [], sample_stage.missing(run))
+outcome = sample_stage.execute(run, InProcess(retries=0), [], sample_stage.missing(run))
 done = sorted(run.store.completed("sample", "trained"))
 try:
     refused = str(pipeline.execute(config, ("sample",)))
@@ -143,7 +143,7 @@ def test_a_failure_is_reported_when_the_disk_cannot_record_it(sampled, tiny_pipe
 
     monkeypatch.setattr(type(run.store), "fail", full)
     monkeypatch.setattr(sample_stage.SampleWorker, "__call__", full)
-    outcome = sample_stage.work(run, InProcess(retries=0), [], sample_stage.missing(run))
+    outcome = sample_stage.execute(run, InProcess(retries=0), [], sample_stage.missing(run))
     assert outcome.failed == {"sample/random/00001": "OSError: [Errno 28] No space left on device"}
 
 

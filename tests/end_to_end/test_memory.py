@@ -43,7 +43,7 @@ def build(config: Config) -> Callable[[SampleTask], dict[str, Any]]:
 
 def store_of(config: Config) -> Store:
     """A new store of `SHARDS` shards for the trained variant."""
-    found = runs.facts(config)
+    found = runs.model_info(config)
     sites = tuple(SiteShape(site.name, site.tokens, site.channels) for site in found.sites)
     layout = Layout(SHARDS * SAMPLES, SAMPLES, ("trained",), sites, STEPS, found.image, found.latent)
     store = Store.create(config.output, layout)

@@ -173,7 +173,7 @@ def with_actors(job: dict[str, Any]) -> None:
             config = load("scenes", [*job["words"], f"output={output}", f"ray.sampling_actors={count}"])
             run = pipeline.prepare(config)
             events: list[Any] = []
-            outcome = sample_stage.work(run, OnRay(), [events.append], sample_stage.missing(run))
+            outcome = sample_stage.execute(run, OnRay(), [events.append], sample_stage.missing(run))
             used = {event.worker for event in events if isinstance(event, TaskStarted)}
             print(json.dumps({"count": count, "failed": outcome.failed, "used": len(used)}), flush=True)
 

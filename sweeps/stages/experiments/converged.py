@@ -1,21 +1,19 @@
-"""The converged experiment: what a linear probe reaches that no optimiser's budget holds back."""
+"""The converged experiment: what a linear probe reaches if no optimiser's budget limits it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import storage
-from probing.diffusion.model import pick_device
-from probing.probes.converged import fit_converged
-from sweeps.runtime.grid import Cell, finished
-from sweeps.runtime.layout import VARIANT
+from sweeps.runtime.grid import ProbeSpec, finished
+from sweeps.runtime.layout import TRAINED
 from sweeps.runtime.run import Run
 from sweeps.stages import probe
+from sweeps.stages.base import PlanInput, StagePrice
 from sweeps.stages.experiments import registry
-from sweeps.stages.probe_trial import ProbeJob, labels_of, write_results
+from sweeps.stages.probe_trial import ProbeJob, site_targets, write_results
 
 NAME = "converged"
 
@@ -40,41 +38,52 @@ class ConvergedWorker:
         self.job, self.tasks = job, tasks
         self.store = storage.open(job.output)
 
-    def __call__(self, task: ConvergedTask) -> dict[str, Any]:
+    def __call__(self, task: ConvergedTask) -> dict[str, int]:
+        from probing.diffusion.model import pick_device
+        from probing.probes.converged import fit_converged
+
         job, site = self.job, self.job.site(task.site)
-        acts = self.store.read_activations(VARIANT, site.name, task.step, list(job.samples))
-        labels = labels_of(job, site)
-        targets = {name: labels[name] for name in self.tasks}
+        acts = self.store.read_activations(TRAINED, site.name, task.step, list(job.samples))
+        labels = site_targets(job, site)
         results = fit_converged(
-            acts[None], [task.step], (site.height, site.width), targets, job.split, job.probe.bias,
+            acts[None],
+            [task.step],
+            (site.height, site.width),
+            {name: labels[name] for name in self.tasks},
+            job.split,
+            job.probe.bias,
             pick_device(job.device),
-        )  # fmt: skip
-        write_results(job, VARIANT, site, results)
+        )
+        write_results(job, TRAINED, site, results)
         return {"probes": len(results)}
 
 
 def tasks(run: Run) -> list[ConvergedTask]:
-    """All tasks of the configuration."""
-    if not registry.wanted(run, NAME):
+    """Return all tasks of the configuration."""
+    if not registry.requested(run.config, NAME):
         return []
-    places = [site.name for site in registry.sites(run, NAME)]
-    return [ConvergedTask(name, step) for name in places for step in registry.steps(run, NAME)]
+    sites, steps = registry.sites(run.config, run.model_info, NAME), registry.steps(run.config, NAME)
+    return [ConvergedTask(site.name, step) for site in sites for step in steps]
 
 
 def missing(run: Run) -> list[ConvergedTask]:
-    """Sites and steps without rows of every task."""
-    wanted = tasks(run)
-    if not wanted:
-        return []
-    have = finished(run.store, NAME, registry.stage_hash(run, NAME))
+    """Return sites and steps without a row of every task."""
+    requested = tasks(run)
+    done = finished(run.store, NAME, registry.stage_hash(run, NAME)) if requested else set()
+    names = run.config.sweep.tasks
     return [
-        one
-        for one in wanted
-        if any(Cell(VARIANT, one.site, one.step, task) not in have for task in run.config.sweep.tasks)
+        task
+        for task in requested
+        if any(ProbeSpec(TRAINED, task.site, task.step, name, experiment=NAME) not in done for name in names)
     ]
 
 
 def worker(run: Run) -> Callable[[], ConvergedWorker]:
-    """Makes the worker in its own process."""
+    """Return a factory of the worker."""
     job = probe.experiment_job(run, probe.job(run), NAME)
     return partial(ConvergedWorker, job, tuple(run.config.sweep.tasks))
+
+
+def prices(plan: PlanInput) -> list[StagePrice]:
+    """Return nothing: the references take seconds."""
+    return []

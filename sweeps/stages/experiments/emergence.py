@@ -2,67 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
-import torch
-from safetensors.numpy import save
 
 import storage
-from probing.diffusion import model
-from probing.labelling import registry as labellers
 from sweeps.config.schema import Config
-from sweeps.runtime.layout import EMERGENCE, EMERGENCE_FOLDER, LATENT_KINDS, VARIANT
+from sweeps.runtime.layout import EMERGENCE, EMERGENCE_FOLDER, LATENT_KINDS, TRAINED
 from sweeps.runtime.run import Run
 from sweeps.stages import curate, probe
-from sweeps.stages.experiments import registry as experiments
+from sweeps.stages.base import PlanInput, StagePrice, next_attempt
+from sweeps.stages.experiments import registry
 
+NAME = EMERGENCE
 TASKS = ("saliency", "depth")
 
 
 @dataclass(frozen=True, order=True)
 class EmergenceTask:
-    """One test image at the steps of the experiment."""
+    """One test image at all steps of the experiment."""
 
     sample: int
 
     @property
     def key(self) -> str:
         """Readable name, also in Ray's dashboard."""
-        return f"{EMERGENCE}/{self.sample:05d}"
+        return f"{NAME}/{self.sample:05d}"
 
 
 @dataclass(frozen=True)
-class Shared:
+class EmergenceJob:
     """What the workers need; small and picklable."""
 
     config: Config
     stage_hash: str
     depth_mean: float
-    depth_deviation: float
+    depth_std: float
     shown: tuple[int, ...]
+    """samples whose images are kept"""
     steps: tuple[int, ...]
     attempt: int
 
 
 def site(kind: str) -> str:
-    """What stands in the column `site` of a labeller's rows."""
+    """Return the value of the column `site` in a labeller's rows."""
     return f"labeller.{kind}"
 
 
 def pictures_path(sample: int) -> str:
-    """Where a sample's pictures are kept."""
+    """Return the path of a sample's images in the store."""
     return f"{EMERGENCE_FOLDER}/{sample:05d}.safetensors"
 
 
 class EmergenceWorker:
-    """Holds decoder and labellers; treats one image a call."""
+    """Holds decoder and labellers; decodes and labels one sample's steps per call."""
 
-    def __init__(self, shared: Shared) -> None:
-        self.shared, config = shared, shared.config
+    def __init__(self, job: EmergenceJob) -> None:
+        from probing.diffusion import model
+        from probing.labelling import registry as labellers
+
+        self.job, config = job, job.config
         self.store = storage.open(config.output)
         self.model = model.load(config.model)
         self.labellers = {
@@ -72,91 +73,108 @@ class EmergenceWorker:
             for task in TASKS
         }
 
-    def __call__(self, task: EmergenceTask) -> dict[str, Any]:
-        final = {name: self.store.read_labels(name, [task.sample])[0] for name in TASKS}
-        rows: list[dict[str, Any]] = []
-        kept = {"steps": np.array(self.shared.steps)}
-        for kind in LATENT_KINDS:
-            images = self._decoded(task.sample, kind)
-            labels = {name: labeller(images) for name, labeller in self.labellers.items()}
-            kept |= {f"{kind}.image": images, f"{kind}.saliency": labels["saliency"]}
-            kept[f"{kind}.depth"] = labels["depth"].astype(np.float16)
-            rows += self._rows(task.sample, kind, labels, final)
-        if task.sample in self.shared.shown:
-            whole = {name: np.ascontiguousarray(values) for name, values in kept.items()}
-            self.store.put(pictures_path(task.sample), save(whole))
-        self.store.append("images", rows)
-        return {"images": len(LATENT_KINDS) * len(self.shared.steps)}
+    def __call__(self, task: EmergenceTask) -> dict[str, int]:
+        from safetensors.numpy import save
 
-    def _decoded(self, sample: int, kind: str) -> np.ndarray:
-        """uint8 (steps, H, W, 3)."""
+        final = {name: self.store.read_labels(name, [task.sample])[0] for name in TASKS}
+        rows: list[dict[str, object]] = []
+        pictures = {"steps": np.array(self.job.steps)}
+        for kind in LATENT_KINDS:
+            images = self._decode(task.sample, kind)
+            labels = {name: labeller(images) for name, labeller in self.labellers.items()}
+            pictures |= {f"{kind}.image": images, f"{kind}.saliency": labels["saliency"]}
+            pictures[f"{kind}.depth"] = labels["depth"].astype(np.float16)
+            rows += self._rows(task.sample, kind, labels, final)
+        if task.sample in self.job.shown:
+            tensors = {name: np.ascontiguousarray(values) for name, values in pictures.items()}
+            self.store.put(pictures_path(task.sample), save(tensors))
+        self.store.append("images", rows)
+        return {"images": len(LATENT_KINDS) * len(self.job.steps)}
+
+    def _decode(self, sample: int, kind: str) -> np.ndarray:
+        """Return the decoded images of all steps, uint8 (steps, H, W, 3)."""
+        import torch
+
         which = LATENT_KINDS.index(kind)
-        found = [self.store.read_latents(VARIANT, step, [sample])[which][0] for step in self.shared.steps]
-        return self.model.decode(torch.from_numpy(np.stack(found)).to(self.model.device)).numpy()
+        latents = [self.store.read_latents(TRAINED, step, [sample])[which][0] for step in self.job.steps]
+        return self.model.decode(torch.from_numpy(np.stack(latents)).to(self.model.device)).numpy()
 
     def _rows(
-        self, sample: int, kind: str, labels: dict[str, np.ndarray], final: dict[str, np.ndarray]
-    ) -> Iterator[dict[str, Any]]:
-        shared = self.shared
-        threshold = shared.config.labels.threshold
-        same = {
-            "experiment": EMERGENCE, "variant": VARIANT, "site": site(kind), "control": "none", "seed": 0,
-            "sample": sample, "attempt": shared.attempt, "stage_hash": shared.stage_hash,
-        }  # fmt: skip
+        self, sample: int, kind: str, labels: Mapping[str, np.ndarray], final: Mapping[str, np.ndarray]
+    ) -> Iterator[dict[str, object]]:
+        job = self.job
+        common = {
+            "experiment": NAME,
+            "variant": TRAINED,
+            "site": site(kind),
+            "control": "none",
+            "seed": 0,
+            "sample": sample,
+            "attempt": job.attempt,
+            "stage_hash": job.stage_hash,
+        }
+        threshold = job.config.labels.threshold
         dice = mask_dice(labels["saliency"] > threshold, final["saliency"] > threshold)
-        scale = [(maps - shared.depth_mean) / shared.depth_deviation for maps in (labels["depth"], final["depth"])]
-        rmse = depth_rmse(*scale)
-        for i, step in enumerate(shared.steps):
-            yield {**same, "step": step, "task": "saliency", "dice": float(dice[i])}
-            yield {**same, "step": step, "task": "depth", "rmse": float(rmse[i])}
+        rmse = depth_rmse(*((maps["depth"] - job.depth_mean) / job.depth_std for maps in (labels, final)))
+        for i, step in enumerate(job.steps):
+            yield {**common, "step": step, "task": "saliency", "dice": float(dice[i])}
+            yield {**common, "step": step, "task": "depth", "rmse": float(rmse[i])}
 
 
-def mask_dice(found: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Dice (S) of masks (S, H, W) against one mask (H, W); two empty masks agree."""
-    both = (found & truth).sum((1, 2))
-    return (2 * both + 1e-8) / (found.sum((1, 2)) + truth.sum() + 1e-8)
+def mask_dice(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Return the Dice scores (S) of masks (S, H, W) against one mask (H, W); two empty masks agree."""
+    both = (predicted & truth).sum((1, 2))
+    return (2 * both + 1e-8) / (predicted.sum((1, 2)) + truth.sum() + 1e-8)
 
 
-def depth_rmse(found: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Root mean squared error (S) of maps (S, H, W) against one map (H, W)."""
-    return np.sqrt(np.square(found.astype(np.float64) - truth).mean((1, 2)))
+def depth_rmse(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Return the root mean squared errors (S) of maps (S, H, W) against one map (H, W)."""
+    return np.sqrt(np.square(predicted.astype(np.float64) - truth).mean((1, 2)))
 
 
 def samples(run: Run) -> list[int]:
-    """The test images that are looked at: the first ones in order of sampling."""
-    chosen, split = curate.kept(run)
-    test = chosen[split.test].tolist()
+    """Return the first test images, as many as the configuration requests."""
+    kept, split = curate.kept(run)
+    test = kept[split.test].tolist()
     count = run.config.experiments.emergence_images
     return test[:count] if count else test
 
 
-def missing(run: Run) -> list[EmergenceTask]:
-    """Test images without rows of the present settings; an image's rows are written together."""
-    if not experiments.wanted(run, EMERGENCE) or not curate.done(run):
-        return []
-    table = run.store.table("images", experiments.stage_hash(run, EMERGENCE))
-    have = set(zip(table["sample"].to_pylist(), table["step"].to_pylist(), strict=True))
-    steps = experiments.steps(run, EMERGENCE)
-    return [task for task in tasks(run) if any((task.sample, step) not in have for step in steps)]
-
-
 def tasks(run: Run) -> list[EmergenceTask]:
-    """All tasks of the configuration."""
-    return [EmergenceTask(i) for i in samples(run)] if experiments.wanted(run, EMERGENCE) else []
+    """Return all tasks of the configuration. Raises ValueError if the samples are not curated yet."""
+    return [EmergenceTask(i) for i in samples(run)] if registry.requested(run.config, NAME) else []
+
+
+def missing(run: Run) -> list[EmergenceTask]:
+    """Return test images without rows of the current settings; an image's rows are written together."""
+    if not registry.requested(run.config, NAME) or not curate.done(run):
+        return []
+    table = run.store.table("images", registry.stage_hash(run, NAME))
+    done = set(zip(table["sample"].to_pylist(), table["step"].to_pylist(), strict=True))
+    steps = registry.steps(run.config, NAME)
+    return [task for task in tasks(run) if any((task.sample, step) not in done for step in steps)]
 
 
 def worker(run: Run) -> Callable[[], EmergenceWorker]:
-    """Makes the worker in its own process."""
-    chosen, split = curate.kept(run)
-    mean, deviation = probe.standardisation(run, chosen, split.train)
-    attempts = run.store.table("images", current=False)["attempt"].to_pylist()
-    shared = Shared(
+    """Return a factory of the worker."""
+    kept, split = curate.kept(run)
+    mean, std = probe.standardisation(run, kept, split.train)
+    job = EmergenceJob(
         run.config,
-        experiments.stage_hash(run, EMERGENCE),
+        registry.stage_hash(run, NAME),
         mean,
-        deviation,
+        std,
         tuple(samples(run)[: run.config.experiments.emergence_shown]),
-        tuple(experiments.steps(run, EMERGENCE)),
-        1 + max((a for a in attempts if a is not None), default=0),
+        tuple(registry.steps(run.config, NAME)),
+        next_attempt(run.store, "images"),
     )
-    return partial(EmergenceWorker, shared)
+    return partial(EmergenceWorker, job)
+
+
+def prices(plan: PlanInput) -> list[StagePrice]:
+    """Return the number of images that are decoded and labelled."""
+    if not registry.requested(plan.config, NAME):
+        return []
+    images = min(plan.config.experiments.emergence_images or plan.test, plan.test)
+    count = images * len(registry.steps(plan.config, NAME)) * len(LATENT_KINDS)
+    return [StagePrice("emergence", f"{count} images decoded and labelled")]

@@ -1,4 +1,4 @@
-"""The experiments beside the main grid: their settings, their hashes and the probes they ask for."""
+"""The experiments beside the main grid: their settings, their hashes and the probes that some of them consist of."""
 
 from __future__ import annotations
 
@@ -9,86 +9,100 @@ from dataclasses import asdict, replace
 from probing.diffusion.sites import SiteSpec, choose
 from probing.probes.config import ProbeConfig
 from sweeps.config.hashing import digest
-from sweeps.runtime.grid import Cell, finished
-from sweeps.runtime.layout import EXPERIMENTS_FILE, VARIANT
-from sweeps.runtime.run import Run
+from sweeps.config.schema import Config
+from sweeps.runtime.grid import ProbeSpec, finished
+from sweeps.runtime.layout import EXPERIMENTS_FILE, TRAINED
+from sweeps.runtime.run import ModelInfo, Run
 
-FIELDS = {"smoothness": ("smoothness",)}
-"""settings that an experiment's numbers depend on, beside those of the probe stage; which cells there are
-is no part of it, so that a wider experiment keeps what a narrow one fitted"""
+SMOOTHNESS = "smoothness"
+FIELDS = {SMOOTHNESS: ("smoothness",)}
+"""settings that an experiment's numbers depend on, beside those of the probe stage; which probes there are is not
+among them, so that a wider experiment keeps what a narrower one fitted"""
 
 
-def wanted(run: Run, name: str) -> bool:
-    """Whether the configuration asks for an experiment."""
-    return name in run.config.experiments.names
+def requested(config: Config, name: str) -> bool:
+    """Return whether the configuration requests an experiment."""
+    return name in config.experiments.names
 
 
 def stage_hash(run: Run, name: str) -> str:
-    """Hash of an experiment: the probe stage's and what of its own settings its numbers depend on."""
+    """Return the hash of an experiment: the probe stage's and those of its own settings that its numbers depend on."""
     settings = asdict(run.config.experiments)
     return digest(run.hashes.probe, name, {key: settings[key] for key in FIELDS.get(name, ())})
 
 
-def steps(run: Run, name: str) -> list[int]:
-    """Denoising steps of an experiment, ascending."""
-    given = getattr(run.config.experiments, f"{name}_steps")
-    return sorted(set(given or run.config.sweep.steps))
+def steps(config: Config, name: str) -> list[int]:
+    """Return the denoising steps of an experiment, ascending."""
+    return sorted(set(getattr(config.experiments, f"{name}_steps") or config.sweep.steps))
 
 
-def sites(run: Run, name: str) -> tuple[SiteSpec, ...]:
-    """The recorded ones among an experiment's sites; ValueError names one that the model has not."""
-    names = getattr(run.config.experiments, f"{name}_sites")
+def sites(config: Config, model_info: ModelInfo, name: str) -> tuple[SiteSpec, ...]:
+    """Return an experiment's sites that are recorded; `blocks` stands for the last recorded site of each block.
+
+    Raises ValueError for a site that the model does not have.
+    """
+    recorded = choose(model_info.sites, config.sampling.sites)
+    names = getattr(config.experiments, f"{name}_sites")
     if "blocks" in names:
-        last = {site.block: site.name for site in run.sites}
-        names = [*(n for n in names if n != "blocks"), *last.values()]
-    chosen = choose(run.facts.sites, names) if names else ()
-    return tuple(site for site in chosen if site in run.sites)
+        names = [*(n for n in names if n != "blocks"), *{site.block: site.name for site in recorded}.values()]
+    chosen = choose(model_info.sites, names) if names else ()
+    return tuple(site for site in chosen if site in recorded)
 
 
-def _family(run: Run, name: str) -> list[Cell]:
+def _family_probes(config: Config, model_info: ModelInfo, name: str) -> list[ProbeSpec]:
     return [
-        Cell(VARIANT, site.name, step, task)
-        for site in run.facts.families[name]
-        for step in steps(run, name)
-        for task in run.config.sweep.tasks
+        ProbeSpec(TRAINED, site.name, step, task, experiment=name)
+        for site in model_info.families[name]
+        for step in steps(config, name)
+        for task in config.sweep.tasks
     ]
 
 
-def _smoothness(run: Run, name: str) -> list[Cell]:
-    if "depth" not in run.config.sweep.tasks:
+def _smoothness_probes(config: Config, model_info: ModelInfo, name: str) -> list[ProbeSpec]:
+    if "depth" not in config.sweep.tasks:
         return []
-    return [Cell(VARIANT, site.name, step, "depth") for site in run.sites for step in steps(run, name)]
+    return [
+        ProbeSpec(TRAINED, site.name, step, "depth", experiment=name)
+        for site in choose(model_info.sites, config.sampling.sites)
+        for step in steps(config, name)
+    ]
 
 
-PROBED: dict[str, Callable[[Run, str], list[Cell]]] = {"vae": _family, "conv": _family, "smoothness": _smoothness}
-"""experiments that consist of probes, and their cells"""
+PROBED: dict[str, Callable[[Config, ModelInfo, str], list[ProbeSpec]]] = {
+    "vae": _family_probes,
+    "conv": _family_probes,
+    SMOOTHNESS: _smoothness_probes,
+}
+"""experiments that consist of probes, fitted by the probe stage"""
 
 
-def cells(run: Run) -> dict[str, list[Cell]]:
-    """Cells by experiment, of those that the configuration asks for."""
-    return {name: make(run, name) for name, make in PROBED.items() if wanted(run, name)}
+def probe_specs(config: Config, model_info: ModelInfo) -> list[ProbeSpec]:
+    """Return the probes of all requested experiments."""
+    return [
+        probe for name, specs in PROBED.items() if requested(config, name) for probe in specs(config, model_info, name)
+    ]
 
 
-def missing(run: Run) -> dict[str, list[Cell]]:
-    """Cells by experiment without a finished row of the present settings; experiments without any left out."""
-    found = {}
-    for name, mine in cells(run).items():
-        have = finished(run.store, name, stage_hash(run, name))
-        if left := [cell for cell in mine if cell not in have]:
-            found[name] = left
-    return found
+def missing(run: Run) -> list[ProbeSpec]:
+    """Return the experiments' probes without a finished row of the current settings."""
+    result = []
+    for name in PROBED:
+        if requested(run.config, name):
+            done = finished(run.store, name, stage_hash(run, name))
+            result += [p for p in PROBED[name](run.config, run.model_info, name) if p not in done]
+    return result
 
 
-def note(run: Run) -> None:
-    """Writes down which rows of each experiment are of the present settings, for the report."""
-    found = {name: stage_hash(run, name) for name in run.config.experiments.names}
-    data = json.dumps(found, indent=1, sort_keys=True).encode()
+def write_hashes(run: Run) -> None:
+    """Record which rows of each experiment belong to the current settings, for the report."""
+    hashes = {name: stage_hash(run, name) for name in run.config.experiments.names}
+    data = json.dumps(hashes, indent=1, sort_keys=True).encode()
     if not run.store.exists(EXPERIMENTS_FILE) or run.store.get(EXPERIMENTS_FILE) != data:
         run.store.put(EXPERIMENTS_FILE, data)
 
 
 def probe_config(run: Run, name: str) -> ProbeConfig:
-    """How an experiment's probes are trained: as those of the grid, but for what it varies."""
-    if name == "smoothness":
+    """Return how an experiment's probes are trained: as those of the grid, except for what it varies."""
+    if name == SMOOTHNESS:
         return replace(run.config.probe, smoothness=run.config.experiments.smoothness)
     return run.config.probe

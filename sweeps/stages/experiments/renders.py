@@ -1,30 +1,28 @@
-"""The truth experiment: probes on noised renders, against the renderer's own depth and masks."""
+"""The truth experiment: probes on noised renders, scored against the renderer's own depth and masks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from probing.dataset.split import Split
-from probing.diffusion import model
-from probing.diffusion.conditioning import conditions
-from probing.diffusion.model import pick_device
-from probing.diffusion.replay import replay_unet
 from probing.diffusion.sites import SiteSpec
-from probing.probes.fit import FitSpec, fit_site
 from probing.scenes.world import TRUTH_SEED
-from probing.scoring.targets import Targets, pool_depth, pool_saliency
 from sweeps.config.schema import STEPS, Config
-from sweeps.runtime.grid import Cell, finished
-from sweeps.runtime.layout import VARIANT
+from sweeps.runtime.grid import ProbeSpec, finished
+from sweeps.runtime.layout import TRAINED
 from sweeps.runtime.run import Run
 from sweeps.stages import probe
+from sweeps.stages.base import PlanInput, StagePrice, next_attempt
 from sweeps.stages.experiments import registry
-from sweeps.stages.probe_trial import ProbeJob, attempt_of, write_results
+from sweeps.stages.probe_trial import ProbeJob, write_results
+
+if TYPE_CHECKING:
+    from probing.scoring.targets import Targets
 
 NAME = "truth"
 BATCH = 16
@@ -47,44 +45,57 @@ class TruthWorker:
     """Renders and encodes once; for each step reads the network's activations and fits their probes."""
 
     def __init__(self, config: Config, job: ProbeJob) -> None:
+        from probing.diffusion import model
         from probing.scenes import truth
 
         self.config, self.job = config, job
         self.model = model.load(config.model)
-        size = self.model.image_size[0]
-        self.truth = truth.draw(len(job.samples), size)
+        self.truth = truth.draw(len(job.samples), self.model.image_size[0])
         self.clean = truth.clean_latents(self.model, self.truth.images)
 
-    def __call__(self, task: TruthTask) -> dict[str, Any]:
-        found = self._activations(task.step)
+    def __call__(self, task: TruthTask) -> dict[str, int]:
+        from probing.diffusion.model import pick_device
+        from probing.probes.fit import FitSpec, fit_site
+
+        activations = self._activations(task.step)
         count = 0
         for site in self.job.sites:
-            specs = [FitSpec(task.step, name) for name in self.config.sweep.tasks]
             results = fit_site(
-                found[site.name][None], [task.step], (site.height, site.width), self._targets(site), self.job.split,
-                specs, self.job.probe, pick_device(self.job.device),
-            )  # fmt: skip
-            write_results(self.job, VARIANT, site, results)
+                activations[site.name][None],
+                [task.step],
+                (site.height, site.width),
+                self._targets(site),
+                self.job.split,
+                [FitSpec(task.step, name) for name in self.config.sweep.tasks],
+                self.job.probe,
+                pick_device(self.job.device),
+            )
+            write_results(self.job, TRAINED, site, results)
             count += len(results)
         return {"probes": count}
 
     def _activations(self, step: int) -> dict[str, np.ndarray]:
-        """float16 (N, T, C) by site, of the conditional half, as sampling records them."""
+        """Return float16 (N, T, C) by site, of the conditional half, as sampling records them."""
+        from probing.diffusion.conditioning import conditions
+        from probing.diffusion.replay import replay_unet
         from probing.scenes import truth
 
         latents = truth.noised(self.model, self.clean, self.truth.seeds, step, STEPS)
         parts: dict[str, list[np.ndarray]] = {site.name: [] for site in self.job.sites}
+
+        def keep(site: str, values: np.ndarray) -> None:
+            parts[site].append(values)
+
         for start in range(0, len(latents), BATCH):
-            some = slice(start, start + BATCH)
-            told = conditions(self.model, self.truth.captions[some], guided=False)
-            replay_unet(
-                self.model, told, latents[some], step, STEPS, self.job.sites,
-                lambda site, values: parts[site].append(values),
-            )  # fmt: skip
+            batch = slice(start, start + BATCH)
+            condition = conditions(self.model, self.truth.captions[batch], guided=False)
+            replay_unet(self.model, condition, latents[batch], step, STEPS, self.job.sites, keep)
         return {name: np.concatenate(values) for name, values in parts.items()}
 
     def _targets(self, site: SiteSpec) -> dict[str, Targets]:
-        """The renderer's masks and depth; depth in units of its own spread over the training renders."""
+        """Return the renderer's masks and depth; depth in standard deviations over the training renders."""
+        from probing.scoring.targets import pool_depth, pool_saliency
+
         grid, depth = (site.height, site.width), self.truth.depth
         train = depth[self.job.split.train].astype(np.float64)
         standard = (depth - train.mean()) / max(train.std(), 1e-6)
@@ -95,45 +106,60 @@ class TruthWorker:
 
 
 def check(config: Config) -> None:
-    """Raises ValueError where the model under study does not paint the world that can be rendered."""
-    if NAME in config.experiments.names and config.prompts.source != "scenes":
+    """Raise ValueError if the model under study does not paint the world that can be rendered."""
+    if registry.requested(config, NAME) and config.prompts.source != "scenes":
         raise ValueError(
-            "experiments.names=truth: true depth is known of renders of the scenes world alone; "
+            "experiments.names=truth: true depth is known only for renders of the scenes world; "
             "use a scenes preset, or leave truth out"
         )
 
 
 def tasks(run: Run) -> list[TruthTask]:
-    """All tasks of the configuration."""
-    return [TruthTask(step) for step in registry.steps(run, NAME)] if registry.wanted(run, NAME) else []
+    """Return all tasks of the configuration."""
+    if not registry.requested(run.config, NAME):
+        return []
+    return [TruthTask(step) for step in registry.steps(run.config, NAME)]
 
 
 def missing(run: Run) -> list[TruthTask]:
-    """Steps without rows of every site and task."""
-    wanted = tasks(run)
-    if not wanted:
+    """Return steps without a row of every site and task."""
+    requested = tasks(run)
+    if not requested:
         return []
-    have = finished(run.store, NAME, registry.stage_hash(run, NAME))
-    cells = [(site.name, task) for site in registry.sites(run, NAME) for task in run.config.sweep.tasks]
-    return [one for one in wanted if any(Cell(VARIANT, site, one.step, task) not in have for site, task in cells)]
+    done = finished(run.store, NAME, registry.stage_hash(run, NAME))
+    sites = registry.sites(run.config, run.model_info, NAME)
+    probes = [(site.name, task) for site in sites for task in run.config.sweep.tasks]
+
+    def complete(step: int) -> bool:
+        return all(ProbeSpec(TRAINED, site, step, task, experiment=NAME) in done for site, task in probes)
+
+    return [task for task in requested if not complete(task.step)]
 
 
-def split_of(own: Split) -> Split:
-    """As many renders for each part as the run's own split has images, in order of their seeds."""
-    parts = [own.train, own.val, own.test]
+def split_like(split: Split) -> Split:
+    """Return a split of renders with as many in each part as the run's own split has images, in order of seeds."""
+    parts = [split.train, split.val, split.test]
     return Split(*np.split(np.arange(sum(map(len, parts))), np.cumsum([len(part) for part in parts])[:2]))
 
 
 def worker(run: Run) -> Callable[[], TruthWorker]:
-    """Makes the worker in its own process."""
+    """Return a factory of the worker."""
     job = probe.experiment_job(run, probe.job(run), NAME)
-    split = split_of(job.split)
+    split = split_like(job.split)
     count = sum(len(part) for _, part in split.parts)
     job = replace(
         job,
-        sites=registry.sites(run, NAME),
+        sites=registry.sites(run.config, run.model_info, NAME),
         samples=tuple(range(TRUTH_SEED, TRUTH_SEED + count)),
         split=split,
-        attempt=attempt_of(run.store),
+        attempt=next_attempt(run.store, "probes"),
     )
     return partial(TruthWorker, run.config, job)
+
+
+def prices(plan: PlanInput) -> list[StagePrice]:
+    """Return UNet calls of the renders, at most as many as there are samples."""
+    if not registry.requested(plan.config, NAME):
+        return []
+    steps = len(registry.steps(plan.config, NAME))
+    return [StagePrice("truth", f"up to {plan.samples} renders x {steps} steps", 0.5 * plan.samples * steps)]

@@ -1,62 +1,93 @@
-"""The stage of the experiments that follow the probes, such as emergence, with one set of workers."""
+"""The experiments that follow the probes, such as emergence, run by one set of workers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
-from cluster import Executor, Observer, Outcome, WorkerSpec
+from cluster import Executor, Observer, Outcome
+from cluster.ledger import Task
+from sweeps.runtime.live_status import LiveStatus
 from sweeps.runtime.run import Run
+from sweeps.stages import curate
+from sweeps.stages.base import PlanInput, StageInfo, StagePrice, StageStatus, StatusRow, network_workers, noted_failures
 from sweeps.stages.experiments import converged, emergence, renders, transfer
-from sweeps.stages.experiments.converged import ConvergedTask
-from sweeps.stages.experiments.emergence import EmergenceTask
-from sweeps.stages.experiments.renders import TruthTask
-from sweeps.stages.experiments.transfer import TransferTask
 
-STAGE = "experiments"
-Task = EmergenceTask | TransferTask | ConvergedTask | TruthTask
-PARTS: Mapping[type, Any] = {
-    EmergenceTask: emergence,
-    TransferTask: transfer,
-    ConvergedTask: converged,
-    TruthTask: renders,
-}
+INFO = StageInfo("experiments", verb="experiments", doing="experiments", unit="tasks", cost="experiments")
+T = TypeVar("T", bound=Task)
+Results = dict[str, int]
+
+
+class Experiment(Protocol[T]):
+    """One experiment of the stage."""
+
+    @property
+    def NAME(self) -> str: ...  # noqa: N802
+
+    def tasks(self, run: Run) -> list[T]:
+        """Return all tasks of the configuration. Raises ValueError if it needs curated samples and there are none."""
+        ...
+
+    def missing(self, run: Run) -> list[T]:
+        """Return the tasks without rows of the current settings."""
+        ...
+
+    def worker(self, run: Run) -> Callable[[], Callable[[T], Results]]:
+        """Return a factory of the worker, which is called in the worker's process."""
+        ...
+
+    def prices(self, plan: PlanInput) -> list[StagePrice]:
+        """Return the experiment's work before anything runs."""
+        ...
+
+
+EXPERIMENTS: tuple[Experiment[Any], ...] = (emergence, transfer, converged, renders)
 
 
 class ExperimentsWorker:
-    """Makes a part's worker when its first task comes, so that each process loads a model at most once."""
+    """Builds an experiment's worker when its first task comes, so that each process loads a model at most once."""
 
-    def __init__(self, makers: Mapping[type, Callable[[], Callable[[Any], dict[str, Any]]]]) -> None:
-        self.makers = makers
-        self.made: dict[type, Callable[[Any], dict[str, Any]]] = {}
+    def __init__(self, factories: Mapping[str, Callable[[], Callable[[Any], Results]]]) -> None:
+        self.factories = factories
+        self.workers: dict[str, Callable[[Any], Results]] = {}
 
-    def __call__(self, task: Task) -> dict[str, Any]:
-        kind = type(task)
-        if kind not in self.made:
-            self.made[kind] = self.makers[kind]()
-        return self.made[kind](task)
+    def __call__(self, task: Task) -> Results:
+        name = task.key.partition("/")[0]
+        if name not in self.workers:
+            self.workers[name] = self.factories[name]()
+        return self.workers[name](task)
 
 
 def missing(run: Run) -> list[Task]:
-    """Tasks of all parts without rows of the present settings."""
-    return [task for part in PARTS.values() for task in part.missing(run)]
+    """Return the tasks of all experiments without rows of the current settings."""
+    return [task for experiment in EXPERIMENTS for task in experiment.missing(run)]
 
 
-def total(run: Run) -> int:
-    """How many tasks all parts have, finished or not; samples are curated."""
-    return sum(len(part.tasks(run)) for part in PARTS.values())
-
-
-def work(run: Run, executor: Executor, observers: Sequence[Observer], tasks: Sequence[Task]) -> Outcome:
-    """Carries out the given tasks."""
-    config = run.config
-    spec = WorkerSpec(
-        factory=partial(ExperimentsWorker, {kind: PARTS[kind].worker(run) for kind in {type(t) for t in tasks}}),
-        num_cpus=config.sampling.threads,
-        num_gpus=config.ray.sampling_gpus,
-        threads=config.sampling.threads,
-        count=config.ray.sampling_actors or None,
-        name=STAGE,
-    )
+def execute(run: Run, executor: Executor, observers: Sequence[Observer], tasks: Sequence[Task]) -> Outcome:
+    """Run the given tasks."""
+    names = {task.key.partition("/")[0] for task in tasks}
+    factories = {one.NAME: one.worker(run) for one in EXPERIMENTS if one.NAME in names}
+    spec = network_workers(run.config, partial(ExperimentsWorker, factories), INFO.name)
     return executor.run(tasks, spec, observers)
+
+
+def summary(run: Run, outcome: Outcome) -> list[str]:
+    """Return how many tasks were executed."""
+    return [f"experiments: {len(outcome.done)} tasks done, {len(outcome.failed)} failed"]
+
+
+def status(run: Run, live: LiveStatus) -> StageStatus:
+    """Return one row for all experiments; before curation their number is unknown."""
+    if not curate.done(run):
+        return StageStatus()
+    left = missing(run)
+    total = sum(len(experiment.tasks(run)) for experiment in EXPERIMENTS)
+    failed = noted_failures(run, INFO.name, left)
+    row = StatusRow("other experiments", "tasks", done=total - len(left), total=total, failed=len(failed))
+    return StageStatus([row], failed)
+
+
+def prices(plan: PlanInput) -> list[StagePrice]:
+    """Return the work of each experiment."""
+    return [price for experiment in EXPERIMENTS for price in experiment.prices(plan)]

@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 from safetensors.numpy import load
 
 import storage
 from probing.diffusion.sites import SiteSpec
-from probing.probes.transfer import transfer
-from sweeps.runtime.grid import Cell, finished
-from sweeps.runtime.layout import VARIANT, transfer_control
+from sweeps.config.schema import Config
+from sweeps.runtime.grid import ProbeSpec, finished
+from sweeps.runtime.layout import TRAINED, transfer_control
 from sweeps.runtime.run import Run
 from sweeps.stages import probe
+from sweeps.stages.base import PlanInput, StagePrice
 from sweeps.stages.experiments import registry
-from sweeps.stages.probe_trial import ProbeJob, labels_of
+from sweeps.stages.probe_trial import ProbeJob, site_targets
 
 NAME = "transfer"
 
@@ -43,68 +43,81 @@ class TransferWorker:
         self.job, self.steps = job, tuple(steps)
         self.store = storage.open(job.output)
 
-    def __call__(self, task: TransferTask) -> dict[str, Any]:
+    def __call__(self, task: TransferTask) -> dict[str, int]:
+        from probing.probes.transfer import transfer
+
         job, site = self.job, self.job.site(task.site)
         test = job.split.test
         samples = [job.samples[i] for i in test.tolist()]
-        acts = [self.store.read_activations(VARIANT, site.name, s, samples) for s in self.steps]
+        acts = [self.store.read_activations(TRAINED, site.name, s, samples) for s in self.steps]
         weights = [self._weights(task, step) for step in self.steps]
-        scores = transfer(weights, acts, labels_of(job, site)[task.task], test)
+        scores = transfer(weights, acts, site_targets(job, site)[task.task], test)
         self.store.append("probes", list(self._rows(task, site, scores)))
         return {"probes": len(weights)}
 
     def _weights(self, task: TransferTask, step: int) -> np.ndarray:
-        path = storage.probe_path(VARIANT, task.site, step, task.task, "none", 0)
-        found = load(self.store.get(path))
-        if "hidden" in found:
-            raise ValueError(f"{path}: has a hidden layer, so no one direction; transfer needs probe.hidden=0")
-        return found["weight"]
+        path = storage.probe_path(TRAINED, task.site, step, task.task, "none", 0)
+        tensors = load(self.store.get(path))
+        if "hidden" in tensors:
+            raise ValueError(
+                f"{path}: has a hidden layer and therefore no single direction; transfer needs probe.hidden=0"
+            )
+        return tensors["weight"]
 
-    def _rows(self, task: TransferTask, site: SiteSpec, scores: dict) -> Iterator[dict[str, Any]]:
+    def _rows(self, task: TransferTask, site: SiteSpec, scores: dict) -> Iterator[dict[str, object]]:
         job = self.job
-        same = {
-            "experiment": NAME, "variant": VARIANT, "site": site.name, "task": task.task, "seed": 0,
+        common = {
+            "experiment": NAME, "variant": TRAINED, "site": site.name, "task": task.task, "seed": 0,
             "block": site.block, "index": int(site.name.rsplit(".", 1)[1]), "tokens": site.tokens,
             "channels": site.channels, "n_test": len(job.split.test), "status": "done",
             "attempt": job.attempt, "stage_hash": job.stage_hash,
         }  # fmt: skip
-        for i, origin in enumerate(self.steps):
+        for i, start in enumerate(self.steps):
             for j, step in enumerate(self.steps):
                 values = {name: float(matrix[i, j]) for name, matrix in scores.items()}
-                yield {**same, "step": step, "control": transfer_control(origin), **values}
+                yield {**common, "step": step, "control": transfer_control(start), **values}
 
 
-def _seeds_allow(run: Run) -> bool:
-    sweep = run.config.sweep
-    return 0 in sweep.seeds and "none" in sweep.controls
-
-
-def missing(run: Run) -> list[TransferTask]:
-    """Sites and tasks whose matrix is not complete."""
-    wanted = tasks(run)
-    if not wanted:
-        return []
-    have = finished(run.store, NAME, registry.stage_hash(run, NAME))
-    steps = sorted(set(run.config.sweep.steps))
-    return [
-        one
-        for one in wanted
-        if any(
-            Cell(VARIANT, one.site, step, one.task, transfer_control(start)) not in have
-            for step in steps
-            for start in steps
-        )
-    ]
+def _has_probes(config: Config) -> bool:
+    """Return whether the grid fits the probes that are transferred: seed 0 without a control."""
+    return 0 in config.sweep.seeds and "none" in config.sweep.controls
 
 
 def tasks(run: Run) -> list[TransferTask]:
-    """All tasks of the configuration."""
-    if not registry.wanted(run, NAME) or not _seeds_allow(run):
+    """Return all tasks of the configuration."""
+    if not registry.requested(run.config, NAME) or not _has_probes(run.config):
         return []
-    return [TransferTask(site.name, task) for site in registry.sites(run, NAME) for task in run.config.sweep.tasks]
+    sites = registry.sites(run.config, run.model_info, NAME)
+    return [TransferTask(site.name, task) for site in sites for task in run.config.sweep.tasks]
+
+
+def missing(run: Run) -> list[TransferTask]:
+    """Return sites and tasks whose matrix is not complete."""
+    requested = tasks(run)
+    done = finished(run.store, NAME, registry.stage_hash(run, NAME)) if requested else set()
+    steps = sorted(set(run.config.sweep.steps))
+
+    def complete(task: TransferTask) -> bool:
+        return all(
+            ProbeSpec(TRAINED, task.site, step, task.task, transfer_control(start), experiment=NAME) in done
+            for step in steps
+            for start in steps
+        )
+
+    return [task for task in requested if not complete(task)]
 
 
 def worker(run: Run) -> Callable[[], TransferWorker]:
-    """Makes the worker in its own process."""
+    """Return a factory of the worker."""
     job = probe.experiment_job(run, probe.job(run), NAME)
     return partial(TransferWorker, job, sorted(set(run.config.sweep.steps)))
+
+
+def prices(plan: PlanInput) -> list[StagePrice]:
+    """Return the number of scores of probes at other steps."""
+    sweep = plan.config.sweep
+    if not registry.requested(plan.config, NAME) or not _has_probes(plan.config):
+        return []
+    sites, steps = registry.sites(plan.config, plan.model_info, NAME), len(set(sweep.steps))
+    scores = len(sites) * len(sweep.tasks) * steps**2
+    return [StagePrice("transfer", f"{scores} scores of probes at other steps")]

@@ -181,12 +181,11 @@ class Trial:
 
 def test_trials_of_tune_are_told_like_tasks() -> None:
     from sweeps.runtime import grid
-    from sweeps.stages import probe as probe_stage
+    from sweeps.stages.probe_tune import TrialEvents
 
     heard: list[events.Event] = []
-    noticed: list[tuple[int, int]] = []
-    trials = [grid.Trial(name, (grid.Cell(name, "mid.0", 1, "depth"),)) for name in ("trained", "random")]
-    counter = probe_stage._counter(trials, lambda *counts: noticed.append(counts), [heard.append])
+    trials = [grid.Trial(name, (grid.ProbeSpec(name, "mid.0", 1, "depth"),)) for name in ("trained", "random")]
+    counter = TrialEvents(trials, [heard.append])
     first, second = (Trial(trial.name) for trial in trials)
     told: dict[str, Any] = {"iteration": 1, "trials": [first, second]}
     for trial in (first, second):
@@ -196,7 +195,8 @@ def test_trials_of_tune_are_told_like_tasks() -> None:
     counter.on_trial_start(trial=first, **told)
     counter.on_trial_complete(trial=first, **told)
     counter.on_trial_error(trial=second, **told)
-    assert noticed == [(1, 2), (2, 2)]
+    ended = [(e.done, e.failed, e.total) for e in heard if isinstance(e, events.Progress)]
+    assert ended[-1] == (1, 1, 2)
     assert [e for e in heard if isinstance(e, events.TaskDone)] == [events.TaskDone("trained", 2, 2.0, {"cells": 30})]
     failures = [(e.key, e.attempt, e.final) for e in heard if isinstance(e, events.TaskFailed)]
     assert failures == [("trained", 1, False), ("random", 1, True)]

@@ -24,10 +24,11 @@ from sweeps.planning import table as plan_view
 from sweeps.runtime import failures as failure_notes
 from sweeps.runtime import live_status as progress_note
 from sweeps.runtime import run as runs
-from sweeps.runtime.live_status import ProgressNote
+from sweeps.runtime.live_status import LiveStatusWriter
 from sweeps.runtime.progress import Meter
 from sweeps.runtime.run import Run
 from sweeps.stages import intervene as intervene_stage
+from sweeps.stages.experiments import stage as experiments_stage
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def line(text: str, start: str) -> str:
 def test_status_tells_what_is_at_work_and_for_how_long(half_way):
     store = storage.open(str(half_way))
     with store.lease("somebody"):
-        note = ProgressNote(store, "sample")
+        note = LiveStatusWriter(store, "sample")
         note.started -= 60
         note(TaskStarted("sample/trained/00000", 1, "sample.0"))
         note(TaskDone("sample/trained/00000", 1, 1.0, {}))
@@ -64,7 +65,7 @@ def test_status_tells_what_is_at_work_and_for_how_long(half_way):
 
 def test_what_a_dead_run_noted_is_not_at_work(half_way):
     store = storage.open(str(half_way))
-    note = ProgressNote(store, "sample")
+    note = LiveStatusWriter(store, "sample")
     note(TaskStarted("sample/random/00001", 1, "sample.0"))
     note(Progress(4, 0, 1, 6))
     assert json.loads(store.get(progress_note.PATH))["running"] == {"sample/random/00001": "sample.0"}
@@ -96,7 +97,7 @@ def probed(finished: Path, tiny_pipeline: Path, tmp_path: Path) -> Run:
         path.unlink()
     more = ("interventions.images=4", "experiments.names=[emergence]", "experiments.emergence_images=2")
     config = configured(tiny_pipeline, output, *more)
-    found = runs.facts(config)
+    found = runs.model_info(config)
     return runs.begin(config, found, read(config.prompts).prompts)
 
 
@@ -115,8 +116,8 @@ def test_status_groups_what_failed_by_reason(probed, capsys):
     broken = [{n: row[n] for n in names} | {"status": "failed", "attempt": 9} for row in cells]
     reasons = ["step 1 is not finite", "step 2 is not finite", "no foreground"]
     store.append("probes", [row | {"error": why} for row, why in zip(broken, reasons, strict=True)])
-    intervene_stage.work(probed, Refusing(), [], intervene_stage.missing(probed)[:3])
-    pipeline._experiments(probed, Refusing(), pipeline.Result())
+    intervene_stage.execute(probed, Refusing(), [], intervene_stage.missing(probed)[:3])
+    pipeline.run_stage(probed, experiments_stage, Refusing(), pipeline.Result())
     assert main(["status", store.url]) == 1
     told = capsys.readouterr()
     assert line(told.out, "probing") == "probing 189 done 0 running 3 failed 0 to do of 192 probes"
@@ -134,9 +135,9 @@ def test_status_groups_what_failed_by_reason(probed, capsys):
 
 def test_a_reason_goes_with_its_task(probed):
     """A note of an earlier run tells nothing of tasks that are done, or are no longer asked for."""
-    failure_notes.note(probed.store, "experiments", {"emergence/00099": "gone", "transfer/up.3.2/depth": "gone"})
+    failure_notes.write(probed.store, "experiments", {"emergence/00099": "gone", "transfer/up.3.2/depth": "gone"})
     assert status_view.describe(probed.store.url)[1] == {}
-    failure_notes.note(probed.store, "experiments", {})
+    failure_notes.write(probed.store, "experiments", {})
     assert not probed.store.exists(failure_notes.path("experiments"))
 
 
@@ -155,7 +156,7 @@ def test_notes_are_seldom_but_the_last_is_written(half_way, monkeypatch):
     store = storage.open(str(half_way))
     written = []
     monkeypatch.setattr(type(store), "put", lambda self, path, data: written.append(json.loads(data)))
-    note = ProgressNote(store, "sample")
+    note = LiveStatusWriter(store, "sample")
     for done in range(50):
         note(Progress(done, 0, 1, 50))
     assert len(written) == 1
@@ -171,7 +172,7 @@ def test_a_full_disk_takes_no_note_and_stops_no_run(half_way, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(type(store), "put", full)
-    ProgressNote(store, "sample")(Progress(1, 0, 1, 2))
+    LiveStatusWriter(store, "sample")(Progress(1, 0, 1, 2))
 
 
 @pytest.mark.parametrize(("address", "refused"), [("none", True), ("local", True), ("auto", False)])
@@ -179,7 +180,7 @@ def test_a_plan_that_needs_more_memory_than_there_is(address, refused, tiny_pipe
     """On a cluster the driver's memory says nothing about the workers'."""
     output = tmp_path / "out"
     config = configured(tiny_pipeline, output, f"ray.address={address}", "ray.sampling_actors=3")
-    monkeypatch.setattr(plan_view, "memory", lambda: 1000)
+    monkeypatch.setattr(plan_view, "machine_memory", lambda: 1000)
     if refused:
         for what in (lambda: plan_view.describe(config, 0), lambda: pipeline.prepare(config)):
             with pytest.raises(ValueError, match="buffers of 3 workers need .* smaller sampling.shard"):
@@ -210,7 +211,7 @@ def test_a_plan_tells_calls_bytes_files_memory_and_hours(sampled, tiny_pipeline,
 
 PRICED = {
     "scenes": {
-        "sampling": 208 * 15 * 2, "further sites: conv": 208 * 3 / 2, "further sites: vae": 0, "transfer": 0,
+        "sampling": 208 * 15 * 2, "additional sites: conv": 208 * 3 / 2, "additional sites: vae": 0, "transfer": 0,
         "editing: interventions": 6 * 2 * 2 * 4 * 15,
     },
     "causal": {
@@ -219,7 +220,7 @@ PRICED = {
         "editing: animation": 9 * 2 * 2 * 15,
         "editing: guidance": 8 * 2 * (5 + 1) * (0.5 + 1) * 15,
     },
-    "scenes-full": {"sampling": 208 * 15 * 3, "further sites: conv": 208 * 15 / 2,
+    "scenes-full": {"sampling": 208 * 15 * 3, "additional sites: conv": 208 * 15 / 2,
                     "editing: interventions": 20 * 2 * 5 * 5 * 15},
 }  # fmt: skip
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from sweeps.cli import main as cli
@@ -11,11 +13,11 @@ from sweeps.config.schema import Config
 
 
 def test_the_preset_makes_the_papers_grid():
-    from sweeps.runtime.grid import cells, pack
-    from sweeps.runtime.run import facts
+    from sweeps.runtime.grid import pack, probe_specs
+    from sweeps.runtime.run import model_info
 
     made = load("scenes", [])
-    grid = [c for c in cells(made.sweep, made.sampling.variants, facts(made).sites) if c.control == "none"]
+    grid = [c for c in probe_specs(made.sweep, made.sampling.variants, model_info(made).sites) if c.control == "none"]
     assert len(grid) == 960
     assert len(pack(grid, ["variant", "block"])) == 14
     assert len(pack(grid, ["variant", "site"])) == 32
@@ -34,16 +36,16 @@ def test_the_preset_makes_the_papers_grid():
     ],
 )
 def test_trials_are_named_by_what_they_fit(axes, name):
-    from sweeps.runtime.grid import cells, pack
-    from sweeps.runtime.run import facts
+    from sweeps.runtime.grid import pack, probe_specs
+    from sweeps.runtime.run import model_info
 
     made = load("scenes", [])
-    grid = cells(made.sweep, made.sampling.variants, facts(made).sites)
+    grid = probe_specs(made.sweep, made.sampling.variants, model_info(made).sites)
     names = [trial.name for trial in pack(grid, axes)]
     assert name in names
     assert len(set(names)) == len(names)
     assert not {c for text in names for c in text} & set("/ :*?")
-    beside = {trial.name for trial in pack(grid, axes, "smoothness")}
+    beside = {trial.name for trial in pack([replace(probe, experiment="smoothness") for probe in grid], axes)}
     assert not beside & set(names)
     assert name.replace("probe-", "probe-smoothness-") in beside
 

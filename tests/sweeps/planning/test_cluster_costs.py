@@ -17,7 +17,7 @@ from sweeps.cli.main import main
 from sweeps.config.load import load
 from sweeps.planning import cluster_costs as cluster_plan
 from sweeps.planning import table as plan_view
-from sweeps.planning.cluster_costs import Rates, Stage
+from sweeps.planning.cluster_costs import GpuStage, Rates
 
 UNET = {
     "sample_size": 64, "in_channels": 4, "out_channels": 4, "block_out_channels": [320, 640, 1280, 1280],
@@ -50,8 +50,8 @@ def reference(tasks: int, workers: int, seconds: float) -> float:
 @settings(max_examples=100)
 @given(st.integers(1, 200), st.integers(1, 70), st.floats(0.1, 100))
 def test_without_a_limit_it_is_list_scheduling(tasks: int, gpus: int, seconds: float) -> None:
-    stage = Stage("sampling", tasks, seconds, 1.0, 1)
-    assert stage.wall(gpus, 1e30, 0) == pytest.approx(reference(tasks, gpus, seconds))
+    stage = GpuStage("sampling", tasks, seconds, 1.0, 1)
+    assert stage.wall_seconds(gpus, 1e30, 0) == pytest.approx(reference(tasks, gpus, seconds))
 
 
 @settings(max_examples=100)
@@ -59,19 +59,19 @@ def test_without_a_limit_it_is_list_scheduling(tasks: int, gpus: int, seconds: f
 def test_neither_workers_nor_storage_are_outrun(
     tasks: int, gpus: int, seconds: float, size: float, storage: float
 ) -> None:
-    stage = Stage("sampling", tasks, seconds, size, 1)
-    wall = stage.wall(gpus, storage, 0)
+    stage = GpuStage("sampling", tasks, seconds, size, 1)
+    wall = stage.wall_seconds(gpus, storage, 0)
     assert wall >= tasks * size / storage * (1 - 1e-9)
     assert wall >= tasks * seconds / gpus * (1 - 1e-9)
-    assert wall <= stage.wall(1, storage, 0) * (1 + 1e-9)
-    if gpus <= stage.limit(storage):
-        assert wall == pytest.approx(stage.wall(gpus, 1e30, 0))
+    assert wall <= stage.wall_seconds(1, storage, 0) * (1 + 1e-9)
+    if gpus <= stage.gpu_limit(storage):
+        assert wall == pytest.approx(stage.wall_seconds(gpus, 1e30, 0))
 
 
 def test_fractions_of_a_gpu_make_more_workers() -> None:
-    assert [Stage("probing", 1, 1, 1, part).workers(8) for part in (0.25, 0.5, 1, 2)] == [32, 16, 8, 4]
-    assert Stage("probing", 0, 1, 1, 1).wall(8, 1, 60) == 0
-    assert Stage("editing", 3, 1, 0, 1).limit(1e9) == math.inf
+    assert [GpuStage("probing", 1, 1, 1, part).workers(8) for part in (0.25, 0.5, 1, 2)] == [32, 16, 8, 4]
+    assert GpuStage("probing", 0, 1, 1, 1).wall_seconds(8, 1, 60) == 0
+    assert GpuStage("editing", 3, 1, 0, 1).gpu_limit(1e9) == math.inf
 
 
 def test_the_paper_on_many_gpus(paper: list[str], capsys: Any) -> None:

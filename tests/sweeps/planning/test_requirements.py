@@ -15,14 +15,14 @@ from sweeps.config.load import load, presets
 from sweeps.config.schema import Config
 from sweeps.planning import requirements as needed_probes
 from sweeps.runtime import run as runs
-from sweeps.runtime.grid import cells
+from sweeps.runtime.grid import probe_specs
 from sweeps.runtime.run import ModelInfo
 
 
 @pytest.fixture(scope="module")
 def found() -> ModelInfo:
     """The sites of Stable Diffusion's topology."""
-    return runs.facts(load("scenes", []))
+    return runs.model_info(load("scenes", []))
 
 
 def made(preset: str, *more: str) -> Config:
@@ -35,7 +35,7 @@ def test_every_preset_plans_what_its_interventions_need(preset: str, found: Mode
     config = made(preset)
     needed_probes.check(config, found)
     wanted = {cell for _, cell in needed_probes.needed(config, found.sites)}
-    assert wanted <= set(cells(config.sweep, config.sampling.variants, found.sites))
+    assert wanted <= set(probe_specs(config.sweep, config.sampling.variants, found.sites))
     assert ("shuffled" in {cell.control for cell in wanted}) == ("shuffled_probe" in config.interventions.controls)
 
 

@@ -18,7 +18,7 @@ from support.tiny_runs import configured, copied, settings
 from sweeps import pipeline
 from sweeps.cli.main import main
 from sweeps.runtime import side_store
-from sweeps.runtime.run import facts, reopen
+from sweeps.runtime.run import model_info, reopen
 from sweeps.stages import decode as decoded_stage
 
 MORE = ("sweep.controls=[none,surface_rgb]", "sweep.control_sites=[up.3.0,mid.0]", "interventions.tasks=[]")
@@ -34,7 +34,7 @@ def finished(finished: Path, tiny_pipeline: Path, tmp_path_factory: pytest.TempP
 
 def opened(pipe: Path, output: Path, *more: str):
     config = configured(pipe, output, *MORE, *more)
-    return reopen(config, facts(config))
+    return reopen(config, model_info(config))
 
 
 def test_the_control_has_rows_at_the_chosen_sites(finished: Path) -> None:
@@ -50,7 +50,7 @@ def test_what_is_read_are_the_colours_of_the_decoded_clean_estimates(finished: P
     run = opened(tiny_pipeline, finished)
     model = models.load(run.config.model)
     clean = run.store.read_latents("trained", 2, [5])[1]
-    store = side_store.opened(decoded_stage.url(str(finished)))
+    store = side_store.open_if_present(decoded_stage.url(str(finished)))
     assert store is not None
     found = store.read_activations("trained", "rgb", 2, [5])
     expected = picture_points(model.decode(torch.from_numpy(clean)).numpy(), model.latent_shape[1:])

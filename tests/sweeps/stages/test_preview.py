@@ -20,7 +20,7 @@ from sweeps.config.load import load
 from sweeps.config.schema import previews
 from sweeps.curation import page as curation_page
 from sweeps.runtime import run as runs
-from sweeps.runtime.run import facts, reopen
+from sweeps.runtime.run import model_info, reopen
 from sweeps.stages import curate as curate_stage
 from sweeps.stages import preview as preview_stage
 
@@ -43,7 +43,7 @@ def previewed(tiny_pipeline: Path, captions: Path, tmp_path_factory: pytest.Temp
     """A finished preview of all prompts, all kept."""
     output = tmp_path_factory.mktemp("all") / "run"
     result = pipeline.Result()
-    pipeline.preview(configured(tiny_pipeline, output, *words(captions, 0)), result)
+    pipeline.run_preview(configured(tiny_pipeline, output, *words(captions, 0)), result)
     assert result.lines[-1] == f"preview: {COUNT} of {COUNT} samples kept"
     return output
 
@@ -116,7 +116,7 @@ def test_the_page_of_a_preview_shows_depth_and_its_rules_do_not_look_at_it(
     previewed, tiny_pipeline, captions, monkeypatch
 ):
     config = preview_stage.settings(configured(tiny_pipeline, previewed, *words(captions, 0)))
-    run = reopen(config, facts(config))
+    run = reopen(config, model_info(config))
     depth = run.store.read_labels("depth", [0, 1])
     assert depth.dtype == np.float16
     shown = list(curation_page._shown(run, curate_stage.measures(run)))
@@ -132,14 +132,14 @@ def test_a_preview_that_was_begun_without_depth_stays_so(tiny_pipeline, captions
     config = configured(tiny_pipeline, tmp_path / "run", *words(captions, 0))
     with monkeypatch.context() as early:
         early.setattr(runs, "_preview_tasks", lambda output: {"saliency": "uint8"})
-        pipeline.preview(config, pipeline.Result())
+        pipeline.run_preview(config, pipeline.Result())
     again = pipeline.Result()
-    pipeline.preview(config, again)
+    pipeline.run_preview(config, again)
     assert again.failed == {}
     store = storage.open(str(tmp_path / "run" / "preview"))
     assert set(store.layout.tasks) == {"saliency"}
     own = preview_stage.settings(config)
-    run = reopen(own, facts(own))
+    run = reopen(own, model_info(own))
     assert all(s.depth is None for s in curation_page._shown(run, curate_stage.measures(run)))
 
 

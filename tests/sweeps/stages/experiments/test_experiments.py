@@ -23,9 +23,9 @@ from sweeps import pipeline
 from sweeps.cli.main import main
 from sweeps.config.experiments import NAMES
 from sweeps.config.load import load, presets
-from sweeps.runtime.grid import Cell, pack
+from sweeps.runtime.grid import ProbeSpec, pack
 from sweeps.runtime.layout import trained_at
-from sweeps.runtime.run import facts, reopen
+from sweeps.runtime.run import model_info, reopen
 from sweeps.stages import curate as curate_stage
 from sweeps.stages import probe as probe_stage
 from sweeps.stages import replay as families
@@ -34,7 +34,8 @@ from sweeps.stages.experiments import emergence as emergence_stage
 from sweeps.stages.experiments import registry as experiments
 from sweeps.stages.experiments import renders as truth_stage
 from sweeps.stages.experiments import stage as experiments_stage
-from sweeps.stages.probe_trial import labels_of
+from sweeps.stages.probe_trial import site_targets
+from sweeps.stages.probe_tune import run_trial
 
 EXPERIMENTS = [
     "interventions.tasks=[]", f"experiments.names=[{','.join(load('scenes', []).experiments.names)}]",
@@ -58,7 +59,7 @@ def finished(finished: Path, tiny_pipeline: Path, tmp_path_factory: pytest.TempP
 
 
 def opened(config):
-    return reopen(config, facts(config))
+    return reopen(config, model_info(config))
 
 
 def rows(output: Path, table: str, experiment: str) -> list[dict]:
@@ -89,7 +90,7 @@ def test_converged_references_are_those_of_the_stored_activations(finished: Path
     samples, split = curate_stage.kept(run)
     job = probe_stage.job(run)
     acts = run.store.read_activations("trained", "up.3.2", 15, samples.tolist())
-    mine = fit_converged(acts[None], [15], (16, 16), labels_of(job, job.site("up.3.2")), split)
+    mine = fit_converged(acts[None], [15], (16, 16), site_targets(job, job.site("up.3.2")), split)
     for result in mine:
         row = next(r for r in found if r["task"] == result.cell.task)
         assert row["test_loss"] == pytest.approx(result.row["test_loss"], rel=1e-9)
@@ -207,19 +208,19 @@ def test_clean_drops_the_families_too(finished: Path, tmp_path: Path) -> None:
 def test_a_retried_trial_of_an_experiment_leaves_out_its_finished_probes(finished: Path, tiny_pipeline: Path) -> None:
     run = opened(configured(tiny_pipeline, finished))
     main = probe_stage.job(run)
-    job = replace(main, dry=True, further=tuple(probe_stage.experiment_job(run, main, n) for n in ("conv", "vae")))
-    job = replace(job, further=tuple(replace(one, dry=True) for one in job.further))
-    (trial,) = pack([Cell("trained", "vae.mid", step, "depth") for step in (1, 15)], ["variant"], "vae")
+    job = replace(main, dry=True, experiments=tuple(probe_stage.experiment_job(run, main, n) for n in ("conv", "vae")))
+    job = replace(job, experiments=tuple(replace(one, dry=True) for one in job.experiments))
+    (trial,) = pack([ProbeSpec("trained", "vae.mid", step, "depth", experiment="vae") for step in (1, 15)], ["variant"])
     told = {"job": job, "trials": {trial.name: trial}, "trial": trial.name}
-    assert probe_stage._trainable(told)["cells"] == 2
-    assert probe_stage._trainable(told | {"again": 1})["cells"] == 0
-    unknown = replace(job, further=tuple(replace(one, stage_hash="0" * 16) for one in job.further))
-    assert probe_stage._trainable(told | {"again": 1, "job": unknown})["cells"] == 2
+    assert run_trial(told)["cells"] == 2
+    assert run_trial(told | {"again": 1})["cells"] == 0
+    unknown = replace(job, experiments=tuple(replace(one, stage_hash="0" * 16) for one in job.experiments))
+    assert run_trial(told | {"again": 1, "job": unknown})["cells"] == 2
 
 
 def test_another_smoothness_redoes_that_experiment_alone(finished: Path, tiny_pipeline: Path) -> None:
     run = opened(configured(tiny_pipeline, finished, "experiments.smoothness=0.5"))
-    assert set(experiments.missing(run)) == {"smoothness"}
+    assert {probe.experiment for probe in experiments.missing(run)} == {"smoothness"}
 
 
 def test_transfer_leaves_out_sites_that_are_not_recorded(finished: Path, tiny_pipeline: Path) -> None:
