@@ -16,8 +16,9 @@ from cluster import resources
 from cluster.events import Observer, Waiting, WorkerLost, WorkerReady
 from cluster.executors import WorkerFailed, build_with_retries
 from cluster.ledger import Ledger, Outcome, Task
+from cluster.process import pin_threads
 from cluster.session import is_embedded
-from cluster.workers import Report, Worker, WorkerSpec, assert_ours, attempt, one_line, pin_threads
+from cluster.workers import Report, Worker, WorkerSpec, assert_ours, attempt, one_line
 
 TICK_S = 1.0
 """Longest wait before looking at the cluster again."""

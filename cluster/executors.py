@@ -9,7 +9,8 @@ from typing import Protocol
 
 from cluster.events import Observer, WorkerReady
 from cluster.ledger import Ledger, Outcome, Task
-from cluster.workers import Worker, WorkerSpec, assert_ours, attempt, one_line, pinned_threads
+from cluster.process import pinned_threads
+from cluster.workers import Worker, WorkerSpec, assert_ours, attempt, one_line
 
 
 class Executor(Protocol):

@@ -1,9 +1,8 @@
-"""What the connected cluster has: nodes, versions, room for workers, and sight of the output."""
+"""What the connected cluster has: nodes, room for workers, and sight of the output."""
 
 from __future__ import annotations
 
 import math
-import platform
 import socket
 import uuid
 from collections.abc import Mapping
@@ -83,23 +82,6 @@ def check_fits(worker: WorkerSpec) -> None:
         f"num_gpus={worker.num_gpus:g}; the largest node has {cpus:g} CPUs, {gpus:g} GPUs: "
         "ask for less, or start a node that fits"
     )
-
-
-def versions() -> dict[str, str]:
-    """Ray and Python of this process."""
-    return {"ray": ray.__version__, "python": platform.python_version()}
-
-
-def check_versions(cluster: Mapping[str, str], where: str) -> None:
-    """Raise ValueError, one line with both, where Ray or Python of a cluster is not ours.
-
-    Only what `cluster` names ("ray", "python") is compared.
-    """
-    ours = versions()
-    if any(ours[name] != cluster[name] for name in cluster):
-        theirs = ", ".join(f"{name.title()} {cluster[name]}" for name in sorted(cluster))
-        mine = ", ".join(f"{name.title()} {ours[name]}" for name in sorted(cluster))
-        raise ValueError(f"the cluster at {where} runs {theirs}, this process {mine}: use the same on both")
 
 
 def check_shared_output(url: str) -> None:

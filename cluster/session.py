@@ -1,29 +1,30 @@
-"""Starts a private Ray on this machine or joins a cluster, and undoes what it did."""
+"""Start a private Ray on this machine or join a cluster, and undo all of it when the block ends."""
 
 from __future__ import annotations
 
 import logging
 import os
 import re
-import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from importlib import import_module
 
 from cluster.observers import logs
+from cluster.process import sigterm_restored, temporary_environment
+from cluster.versions import check_arrival, versions
 
 OBJECT_STORE_BYTES = 200 * 2**20
-"""Shared memory of an embedded Ray: results are small, data go to the store."""
+"""Shared memory of an embedded Ray. Small, because results are small and data go to the store."""
 
 ANSWER_S = 5.0
-"""How long the address of a cluster may take to accept a connection."""
+"""Seconds that a cluster may take to accept a connection. Ray itself would try for minutes."""
 
 EMBEDDED_ENVIRONMENT = {
-    # Ray turns 127.0.0.1 into the machine's outward address unless told that it is no cluster.
+    # Without it Ray replaces 127.0.0.1 by the machine's outward address.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     # A driver started by `uv run` would otherwise ship its project to the workers.
@@ -34,6 +35,29 @@ logger = logging.getLogger(__name__)
 _started_here = threading.Event()
 
 
+def _skip(*_: object, **__: object) -> None:
+    """Stand-in for a method of Ray that is not to run."""
+
+
+def _log_message(data: dict[str, list[str]], ignore_prefix: bool) -> None:
+    """Stand-in for Ray's printing of what the raylet reports, such as dead workers."""
+    logger.info("raylet: %s", " ".join(" ".join(data["lines"]).split()))
+
+
+# Ray has no public settings for the following; tests check that the replaced names exist.
+LOOPBACK: dict[str, object] = {"ray._private.ray_constants.ENABLE_RAY_CLUSTER": False}
+"""Makes Ray use 127.0.0.1 as this machine's address, also if it was imported before the environment was set."""
+
+QUIET: dict[str, object] = {"ray._private.worker.print_to_stdstream": _log_message}
+"""Ray prints these messages even with log_to_driver off; the executor reports the same by its events."""
+
+LEAN: dict[str, object] = {
+    f"ray._private.node.Node.{name}": _skip for name in ("start_api_server", "start_monitor", "start_log_monitor")
+}
+"""Even without a dashboard ray.init starts its server, an autoscaler and a reader of logs and waits for them:
+three Python processes, 300 MB and half of the time to start."""
+
+
 @dataclass(frozen=True)
 class Session:
     """A live connection to Ray."""
@@ -41,103 +65,88 @@ class Session:
     address: str
     """HOST:PORT of the cluster's control service."""
     embedded: bool
-    """True where this process started it."""
+    """Whether this process started it."""
     nodes: int
+    """Number of live nodes."""
     cpus: float
     gpus: float
     versions: dict[str, str]
-    """Ray and Python, of the cluster as of this process."""
+    """Ray and Python, the same on the cluster and in this process."""
 
 
 @contextmanager
-def connect(
-    address: str | None = None,
-    *,
-    num_cpus: int | None = None,
-    num_gpus: int | None = None,
-    object_store_memory: int = OBJECT_STORE_BYTES,
-    log_to_driver: bool = False,
-) -> Iterator[Session]:
-    """Be connected to Ray inside the block.
+def connect(address: str | None = None, *, num_cpus: int | None = None) -> Iterator[Session]:
+    """Connect to Ray for the duration of the block.
 
     Args:
-        address: None or "local": a Ray of our own, on 127.0.0.1 alone, without dashboard, gone
-            after the block. "auto" or HOST:PORT: join that cluster, and only leave it after the
-            block. None joins where RAY_ADDRESS is set, as it is inside a submitted job.
-        num_cpus, num_gpus: of the Ray of our own; None: what the machine has.
-        object_store_memory: bytes of shared memory of the Ray of our own.
-        log_to_driver: whether what workers print appears here.
+        address: None or "local" starts a private Ray on 127.0.0.1 without dashboard, which ends
+            with the block. "auto" or HOST:PORT joins that cluster and leaves it after the block.
+            None joins the cluster in RAY_ADDRESS if that is set, as it is inside a submitted job.
+        num_cpus: CPUs of the private Ray; None: those of the machine.
 
     A connection that exists already is used as it is and left open.
 
-    Raises:
-        ValueError: no cluster at the address, or one of another Ray or Python version.
+    Raises ValueError if no cluster answers at the address or its Ray or Python version differs,
+    RuntimeError if the private Ray does not start.
     """
     import ray
-
-    from cluster.submit import check_arrival
 
     check_arrival()
     if ray.is_initialized():
         yield _session(embedded=False)
         return
     address = address or os.environ.get("RAY_ADDRESS") or "local"
-    if address == "local":
-        started = _embedded(num_cpus, num_gpus, object_store_memory, log_to_driver)
-    else:
-        started = _joined(address, log_to_driver)
-    with started as session:
-        yield session
+    embedded = address == "local"
+    with ExitStack() as stack:
+        stack.enter_context(_replaced(QUIET))
+        stack.enter_context(sigterm_restored())  # ray.init replaces the handler
+        if embedded:
+            auth_mode = os.environ.get("RAY_AUTH_MODE", "disabled")  # if unset, Ray writes a token file into the home
+            environment = EMBEDDED_ENVIRONMENT | {"RAY_AUTH_MODE": auth_mode}
+            stack.enter_context(temporary_environment(environment, ["PYTHONBREAKPOINT"]))  # ray.init sets the last
+        if embedded or address.startswith(("localhost:", "127.")):
+            stack.enter_context(_replaced(LOOPBACK))
+        stack.callback(ray.shutdown)
+        if embedded:
+            _start(num_cpus)
+            _started_here.set()
+            stack.callback(_started_here.clear)
+        else:
+            _join(address)
+        yield _session(embedded=embedded)
 
 
 def is_embedded() -> bool:
-    """Whether the Ray that is connected is one that this process started, which never grows."""
+    """Whether the connected Ray was started by this process, so that it never grows."""
     return _started_here.is_set()
 
 
-@contextmanager
-def _embedded(
-    num_cpus: int | None, num_gpus: int | None, object_store_memory: int, log_to_driver: bool
-) -> Iterator[Session]:
+def _start(num_cpus: int | None) -> None:
     import ray
+    from ray.job_config import JobConfig
 
-    environment = EMBEDDED_ENVIRONMENT | {"RAY_AUTH_MODE": _auth_mode()}
-    settings = {
-        "num_cpus": num_cpus,
-        "num_gpus": num_gpus,
-        "object_store_memory": object_store_memory,
-        "log_to_driver": log_to_driver,
-    }
-    with _environment(environment), _loopback(), _raylet_messages(log_to_driver), _sigterm_kept():
+    # Workers import from where this process does, as the in-process executor would.
+    imports = JobConfig(_py_driver_sys_path=[path for path in sys.path if os.path.isdir(path)])
+    with _replaced(LEAN):
         try:
-            with _lean(log_to_driver):
-                _start(settings)
-            _started_here.set()
-            yield _session(embedded=True)
-        finally:
-            _started_here.clear()
-            ray.shutdown()
+            ray.init(
+                "local",
+                num_cpus=num_cpus,
+                object_store_memory=OBJECT_STORE_BYTES,
+                log_to_driver=False,
+                include_dashboard=False,
+                logging_level=logging.ERROR,
+                job_config=imports,
+                _node_ip_address="127.0.0.1",
+            )
+        except Exception as error:
+            reason = " ".join(str(error).split())
+            raise RuntimeError(
+                f"Ray did not start on this machine ({reason}); ray.address=none works without it"
+            ) from error
 
 
-def _start(settings: dict[str, Any]) -> None:
-    import ray
-
-    try:
-        ray.init(
-            "local",
-            include_dashboard=False,
-            logging_level=logging.ERROR,
-            job_config=_same_imports(),
-            _node_ip_address="127.0.0.1",
-            **settings,
-        )
-    except Exception as error:
-        said = " ".join(str(error).split())
-        raise RuntimeError(f"Ray did not start on this machine ({said}); ray.address=none works without it") from error
-
-
-@contextmanager
-def _joined(address: str, log_to_driver: bool) -> Iterator[Session]:
+def _join(address: str) -> None:
     import ray
 
     if "://" in address:
@@ -146,156 +155,59 @@ def _joined(address: str, log_to_driver: bool) -> Iterator[Session]:
             "cluster, or submit the run as a job from outside"
         )
     host, _, port = address.rpartition(":")
-    if port.isdigit() and not _answers(host, int(port)):
-        raise ValueError(_refusal(address, "connection refused"))
-    local = _loopback() if host == "localhost" or host.startswith("127.") else nullcontext()
-    with local, _raylet_messages(log_to_driver), _sigterm_kept():
+    if port.isdigit():
         try:
-            ray.init(address, logging_level=logging.ERROR, log_to_driver=log_to_driver, logging_config=logs.config())
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            ray.shutdown()
-            raise ValueError(_refusal(address, str(error))) from error
-        try:
-            yield _session(embedded=False)
-        finally:
-            ray.shutdown()
-
-
-def _answers(host: str, port: int) -> bool:
-    # Ray itself would try for minutes.
+            socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S).close()
+        except OSError:
+            raise ValueError(_refusal(address, "connection refused")) from None
     try:
-        with socket.create_connection((host.strip("[]"), port), timeout=ANSWER_S):
-            return True
-    except OSError:
-        return False
+        ray.init(address, logging_level=logging.ERROR, log_to_driver=False, logging_config=logs.config())
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ValueError(_refusal(address, str(error))) from error
 
 
-def _refusal(address: str, said: str) -> str:
-    """One line for the user from what Ray says when it will not connect."""
-    pairs = re.findall(r"Ray: (\S+)\s+Python: (\S+)", said)
-    if "Version mismatch" in said and len(pairs) == 2:
+def _refusal(address: str, reason: str) -> str:
+    """One line for the user from Ray's message about a connection that failed."""
+    pairs = re.findall(r"Ray: (\S+)\s+Python: (\S+)", reason)
+    if "Version mismatch" in reason and len(pairs) == 2:
         (ray_there, python_there), (ray_here, python_here) = pairs
         return (
             f"the cluster at {address} runs Ray {ray_there}, Python {python_there}, this process "
             f"Ray {ray_here}, Python {python_here}: use the same on both"
         )
-    first = said.strip().splitlines()[0] if said.strip() else "no answer"
+    first = reason.strip().splitlines()[0] if reason.strip() else "no answer"
     return f"ray.address: no cluster answers at {address} ({first}); start one with `ray start`"
 
 
 def _session(*, embedded: bool) -> Session:
     import ray
 
-    from cluster import resources
-
-    has = ray.cluster_resources()
+    resources = ray.cluster_resources()
     return Session(
         address=ray.get_runtime_context().gcs_address,
         embedded=embedded,
-        nodes=len(resources.nodes()),
-        cpus=has.get("CPU", 0),
-        gpus=has.get("GPU", 0),
-        versions=resources.versions(),
+        nodes=sum(node["Alive"] for node in ray.nodes()),
+        cpus=resources.get("CPU", 0),
+        gpus=resources.get("GPU", 0),
+        versions=versions(),
     )
 
 
-def _auth_mode() -> str:
-    # Set in any case: without it a fresh Ray writes a token file into the home folder.
-    return os.environ.get("RAY_AUTH_MODE", "disabled")
-
-
 @contextmanager
-def _loopback() -> Iterator[None]:
-    """Have Ray take 127.0.0.1 for this machine's address, also where it is imported already."""
-    from ray._private import ray_constants
-
-    before = ray_constants.ENABLE_RAY_CLUSTER
-    ray_constants.ENABLE_RAY_CLUSTER = False
-    try:
+def _replaced(names: Mapping[str, object]) -> Iterator[None]:
+    """Replace attributes of Ray's private modules or classes inside the block; skip those this Ray lacks."""
+    with ExitStack() as stack:
+        for name, value in names.items():
+            owner = private_owner(name)
+            attribute = name.rpartition(".")[2]
+            if hasattr(owner, attribute):
+                stack.callback(setattr, owner, attribute, getattr(owner, attribute))
+                setattr(owner, attribute, value)
         yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
-def _same_imports() -> Any:
-    """Workers of an embedded Ray import from where this process does, as its twin would."""
-    from ray.job_config import JobConfig
-
-    return JobConfig(_py_driver_sys_path=[path for path in sys.path if os.path.isdir(path)])
-
-
-@contextmanager
-def _raylet_messages(shown: bool) -> Iterator[None]:
-    """Send what the raylet says of dead workers to the log instead of the terminal.
-
-    Ray prints it even with log_to_driver off; the executor tells the same by its events.
-    """
-    from ray._private import worker
-
-    if shown or not hasattr(worker, "print_to_stdstream"):
-        yield
-        return
-    before = worker.print_to_stdstream
-    worker.print_to_stdstream = _to_log
-    try:
-        yield
-    finally:
-        worker.print_to_stdstream = before
-
-
-def _to_log(data: dict[str, Any], ignore_prefix: bool) -> None:
-    logger.info("raylet: %s", " ".join(" ".join(data["lines"]).split()))
-
-
-@contextmanager
-def _lean(log_to_driver: bool) -> Iterator[None]:
-    """Start a node without the helpers that an embedded Ray has no use for.
-
-    Even without a dashboard ray.init starts, and waits for, its server, and runs an autoscaler and
-    a reader of logs: three Python processes, 300 MB and half of the time to start.
-    """
-    from ray._private.node import Node
-
-    helpers = ["start_api_server", "start_monitor"]
-    helpers += [] if log_to_driver else ["start_log_monitor"]
-    before = {name: getattr(Node, name) for name in helpers if hasattr(Node, name)}
-    for name in before:
-        setattr(Node, name, _not_started)
-    try:
-        yield
-    finally:
-        for name, method in before.items():
-            setattr(Node, name, method)
-
-
-def _not_started(*_: Any, **__: Any) -> None:
-    return
-
-
-@contextmanager
-def _sigterm_kept() -> Iterator[None]:
-    """Give back the process's handler of SIGTERM, which ray.init replaces."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        if before is not None:
-            signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
-    names = [*values, "PYTHONBREAKPOINT"]  # the last is set by ray.init
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+def private_owner(name: str) -> object:
+    """The module or class that holds the attribute with this dotted name."""
+    path = name.rpartition(".")[0]
+    module, _, cls = path.rpartition(".")
+    return getattr(import_module(module), cls) if cls[:1].isupper() else import_module(path)

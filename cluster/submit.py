@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cluster.versions import SUBMITTED_FROM, check_versions, versions
 from cluster.workers import OURS
 
 if TYPE_CHECKING:
@@ -31,9 +32,6 @@ NO_AGENT = "No available agent"
 """What Ray says before that."""
 
 EXCLUDES = ["**/__pycache__", "**/*.pyc", "**/*.partial"]
-
-SUBMITTED_FROM = "SCENESWEEP_SUBMITTED_FROM"
-"""Environment variable of a job: versions on the machine it was submitted from, as JSON."""
 
 SECRET_VARIABLES = re.compile(r"(^|_)(KEY|TOKEN|SECRET|PASSWORD|PASSPHRASE|CREDENTIALS)($|_)")
 SECRET_SETTINGS = re.compile(r"(^|[._-])(\w*key|token|secret|password|passphrase)$", re.IGNORECASE)
@@ -86,7 +84,7 @@ def submit(address: str, arguments: Sequence[str], *, output: str = "", home: Pa
             "py_modules": [str(package) for package in packages],
             "excludes": EXCLUDES,
             # A copy of the packages in the head's working directory must not win over these.
-            "env_vars": {SUBMITTED_FROM: json.dumps(_versions()), "PYTHONSAFEPATH": "1"},
+            "env_vars": {SUBMITTED_FROM: json.dumps(versions()), "PYTHONSAFEPATH": "1"},
         },
         "metadata": {"project": "scenesweep", "arguments": json.dumps(list(arguments)), "output": output},
     }
@@ -169,18 +167,6 @@ def resume(address: str, job: str, *, home: Path | None = None) -> Job:
     return submit(address, before.arguments, output=before.output, home=home)
 
 
-def check_arrival() -> None:
-    """Inside a job: raise ValueError where versions differ from those it was submitted with.
-
-    Ray must be the same, Python the same but for the last figure. Elsewhere it does nothing.
-    """
-    sent = json.loads(os.environ.get(SUBMITTED_FROM, "{}"))
-    here = _versions()
-    if any(_short(name, sent[name]) != _short(name, here[name]) for name in sent):
-        theirs, ours = (", ".join(f"{name.title()} {side[name]}" for name in sorted(sent)) for side in (sent, here))
-        raise ValueError(f"submitted from {theirs}, the cluster runs {ours}: use the same on both, see the image")
-
-
 def check_no_secrets(arguments: Sequence[str]) -> None:
     """Raise ValueError where an argument looks like, or contains, a secret.
 
@@ -240,8 +226,6 @@ def _client(address: str) -> Iterator[JobSubmissionClient]:
 
 
 def _check_ray(client: JobSubmissionClient, address: str) -> None:
-    from cluster.resources import check_versions
-
     answer = client._do_request("GET", "/api/version")  # no public call tells Ray's version
     check_versions({"ray": answer.json()["ray_version"]}, address)
 
@@ -265,16 +249,6 @@ def _is_ours(info: Any) -> bool:
 def _new_id() -> str:
     now = datetime.datetime.now(datetime.UTC)
     return f"sweep-{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-
-
-def _versions() -> dict[str, str]:
-    from cluster.resources import versions
-
-    return versions()
-
-
-def _short(name: str, version: str) -> str:
-    return version.rpartition(".")[0] if name == "python" else version
 
 
 def _first_line(error: BaseException) -> str:

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import pickle
-import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from storage.errors import LeaseHeld
 
 OURS = ("storage", "probing", "interventions", "cluster", "sweeps")
 """The top-level packages of this project; the names are common ones."""
 
 RESULT_BYTES = 1_000_000
 """Largest pickled result of a task: facts about the work, never the work itself."""
-
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 Worker = Callable[[Any], dict[str, Any]]
 
@@ -68,11 +65,16 @@ class Report:
 
 
 def attempt(worker: Worker, task: Any) -> Report:
-    """Call the worker on one task; anything it raises becomes part of the report."""
+    """Call the worker on one task; anything it raises becomes part of the report.
+
+    Raises LeaseHeld, because no retry helps if another run took the store over from this process.
+    """
     start = time.perf_counter()
     try:
         result = worker(task)
         check_result(result)
+    except LeaseHeld:
+        raise
     except (Exception, SystemExit) as error:
         seconds = time.perf_counter() - start
         return Report(seconds, error=one_line(error), trace=traceback.format_exc())
@@ -91,53 +93,6 @@ def one_line(error: BaseException) -> str:
     text = " ".join(str(error).split())
     name = type(error).__name__
     return (f"{name}: {text}" if text else name)[:500]
-
-
-def pin_threads(threads: int) -> None:
-    """Fix the number of threads of numerics in this process, for torch loaded before or later."""
-    for variable in THREAD_VARIABLES:
-        os.environ[variable] = str(threads)
-    if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(threads)
-
-
-@contextmanager
-def pinned_threads(threads: int) -> Iterator[None]:
-    """`pin_threads` for a while; the process's own settings come back afterwards."""
-    before = {variable: os.environ.get(variable) for variable in THREAD_VARIABLES}
-    torch = sys.modules.get("torch")
-    torch_before = torch.get_num_threads() if torch else None
-    pin_threads(threads)
-    try:
-        yield
-    finally:
-        for variable, value in before.items():
-            if value is None:
-                del os.environ[variable]
-            else:
-                os.environ[variable] = value
-        if torch:
-            torch.set_num_threads(torch_before)
-
-
-@contextmanager
-def process_title(name: str) -> Iterator[None]:
-    """Show a name as this Ray worker's process, in the dashboard's list of workers and in `ps`.
-
-    For work that Ray cannot name: an actor that Tune uses again keeps the name it was made with.
-    """
-    try:
-        # No public name for it, and none in Ray's stubs.
-        from ray._raylet import getproctitle, setproctitle  # type: ignore[attr-defined]
-    except ImportError:
-        yield
-        return
-    before = getproctitle()
-    setproctitle(f"ray::{name}")
-    try:
-        yield
-    finally:
-        setproctitle(before)
 
 
 def assert_ours() -> None:

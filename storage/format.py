@@ -1,12 +1,13 @@
-"""The on-disk contract as dataclasses: which arrays a store has, their shapes, chunks and types.
+"""The on-disk format as dataclasses: the arrays of a store, their shapes, chunks and types.
 
-FORMAT.md is the normative text; where this module differs, this module is wrong.
+FORMAT.md is the normative text; if this module differs from it, this module is wrong.
 """
 
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
+from pathlib import PurePosixPath
 
 import numpy as np
 
@@ -15,12 +16,12 @@ from storage.keys import ChunkKey, checked_name
 
 FORMAT_VERSION = 1
 KINDS = ("xt", "x0")
-"""What a partial image or latent shows: the noisy state, or the clean estimate of the same call."""
+"""Kinds of latent: the noisy state after a step, and the clean estimate of the same step's network call."""
 
 
 @dataclass(frozen=True)
 class SiteShape:
-    """Shape of what one site gives for one sample and step: (tokens, channels)."""
+    """Shape of one site's activations for one sample and step: (tokens, channels)."""
 
     name: str
     """`down.0.0` ... `up.3.2`, `conv.*`, `vae.*`."""
@@ -38,7 +39,7 @@ class SiteShape:
 
 @dataclass(frozen=True)
 class ArraySpec:
-    """One Zarr array: samples, then (where stepped) steps, then axes held whole in a chunk."""
+    """One Zarr array: axes are samples, then steps if it is stepped, then axes held whole in a chunk."""
 
     path: str
     dims: tuple[str, ...]
@@ -69,7 +70,7 @@ class ArraySpec:
 
     @property
     def fill(self) -> float | int:
-        """NaN for floats, 0 for integers: also what pads the last, shorter shard."""
+        """NaN for floats, 0 for integers; it also pads the last, shorter shard."""
         return float("nan") if np.dtype(self.dtype).kind == "f" else 0
 
     @property
@@ -78,12 +79,12 @@ class ArraySpec:
         return -(-self.shape[0] // self.chunk[0])
 
     def rows(self, shard: int) -> range:
-        """Samples that chunk number `shard` holds (fewer in the last one)."""
+        """Samples in the chunk with number `shard`; the last chunk may hold fewer."""
         start = shard * self.chunk[0]
         return range(start, min(start + self.chunk[0], self.shape[0]))
 
     def key(self, shard: int, step: int | None = None) -> ChunkKey:
-        """Key of one chunk; ValueError if the step or shard is outside the array."""
+        """Key of one chunk. Raises ValueError if the step or shard is outside the array."""
         if self.stepped and not (step is not None and 1 <= step <= self.shape[1]):
             raise ValueError(f"{self.path}: step {step} is outside 1..{self.shape[1]}")
         if not 0 <= shard < self.shards:
@@ -99,19 +100,16 @@ class ArraySpec:
 
     def document(self) -> bytes:
         """The array's `zarr.json` (Zarr v3)."""
-        codec = codec_for(self.codec, self.dtype)
-        grid = {"name": "regular", "configuration": {"chunk_shape": list(self.chunk)}}
-        keys = {"name": "default", "configuration": {"separator": "/"}}
         return encode_json(
             {
                 "zarr_format": 3,
                 "node_type": "array",
                 "shape": list(self.shape),
                 "data_type": self.dtype,
-                "chunk_grid": grid,
-                "chunk_key_encoding": keys,
+                "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(self.chunk)}},
+                "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
                 "fill_value": "NaN" if np.dtype(self.dtype).kind == "f" else 0,
-                "codecs": codec.documents,
+                "codecs": codec_for(self.codec, self.dtype).documents,
                 "attributes": {},
                 "dimension_names": list(self.dims),
                 "storage_transformers": [],
@@ -121,7 +119,7 @@ class ArraySpec:
 
 @dataclass(frozen=True)
 class Layout:
-    """Everything that decides which arrays a store holds. Equal layouts mean equal metadata."""
+    """Everything that determines the arrays of a store. Equal layouts mean equal metadata."""
 
     samples: int
     """Number of samples."""
@@ -139,40 +137,31 @@ class Layout:
     """Label task -> dtype of its label maps."""
     codec: str = "none"
     """One of none, zstd, blosc-lz4, blosc-zstd, pcodec; a crc32c always follows."""
-    step_images: int = 0
-    """The first so many samples keep decoded partial images of every step, and their labels."""
 
     def __post_init__(self) -> None:
-        self._normalise()
-        for name in ("samples", "shard", "steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"layout.{name}: {getattr(self, name)} is less than 1")
-        if not 0 <= self.step_images <= self.samples:
-            raise ValueError(f"layout.step_images: {self.step_images} is outside 0..{self.samples}")
-        if self.codec not in CODECS:
-            raise ValueError(f"layout.codec: {self.codec!r} is not one of {', '.join(CODECS)}")
-        self._check_names()
-
-    def _normalise(self) -> None:
-        sites = tuple(s if isinstance(s, SiteShape) else SiteShape(**s) for s in self.sites)
+        # JSON has neither tuples nor dataclasses: `from_json` passes lists and dicts.
+        sites = tuple(site if isinstance(site, SiteShape) else SiteShape(**site) for site in self.sites)
         object.__setattr__(self, "sites", sites)
         for name in ("variants", "image", "latent"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         object.__setattr__(self, "tasks", dict(self.tasks))
-
-    def _check_names(self) -> None:
-        for kind, names in (
-            ("variant", self.variants),
-            ("site", [site.name for site in self.sites]),
-            ("task", list(self.tasks)),
-        ):
-            for name in names:
-                checked_name(kind, name)
-            if len(set(names)) < len(names):
-                raise ValueError(f"layout: a {kind} is named twice: {', '.join(names)}")
+        for name in ("samples", "shard", "steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"layout.{name}: {getattr(self, name)} is less than 1")
+        if self.codec not in CODECS:
+            raise ValueError(f"layout.codec: {self.codec!r} is not one of {', '.join(CODECS)}")
         for task, dtype in self.tasks.items():
             if dtype not in ("uint8", "float16", "float32"):
                 raise ValueError(f"layout.tasks: {task}: dtype {dtype!r} is not supported")
+        self._check_names("variant", self.variants)
+        self._check_names("site", [site.name for site in self.sites])
+        self._check_names("task", list(self.tasks))
+
+    def _check_names(self, kind: str, names: Sequence[str]) -> None:
+        for name in names:
+            checked_name(kind, name)
+        if len(set(names)) < len(names):
+            raise ValueError(f"layout: a {kind} is named twice: {', '.join(names)}")
 
     @property
     def shards(self) -> int:
@@ -180,7 +169,7 @@ class Layout:
         return -(-self.samples // self.shard)
 
     def shard_samples(self, shard: int) -> range:
-        """The samples of one shard; ValueError if there is no such shard."""
+        """The samples of one shard. Raises ValueError if there is no such shard."""
         if not 0 <= shard < self.shards:
             raise ValueError(f"shard {shard} is outside 0..{self.shards - 1}")
         return range(shard * self.shard, min((shard + 1) * self.shard, self.samples))
@@ -191,56 +180,42 @@ class Layout:
         return {spec.path: spec for spec in self._specs()}
 
     def _specs(self) -> Iterator[ArraySpec]:
+        pixels = dict(zip(("height", "width"), self.image, strict=True))
         for variant in self.variants:
             for site in self.sites:
                 inner = {"token": site.tokens, "channel": site.channels}
-                path = f"activations.zarr/{variant}/{site.name}"
-                yield self._spec(path, self.samples, True, inner, site.dtype)
+                yield self._spec(f"activations.zarr/{variant}/{site.name}", True, inner, site.dtype)
             for kind in KINDS if self.latent else ():
                 inner = dict(zip(("channel", "height", "width"), self.latent, strict=True))
-                path = f"latents.zarr/{variant}/{kind}"
-                yield self._spec(path, self.samples, True, inner, "float32")
-            path = f"images.zarr/{variant}"
-            yield self._spec(path, self.samples, False, self._pixels(3), "uint8")
+                yield self._spec(f"latents.zarr/{variant}/{kind}", True, inner, "float32")
+            yield self._spec(f"images.zarr/{variant}", False, pixels | {"colour": 3}, "uint8")
         for task, dtype in self.tasks.items():
-            yield self._spec(f"labels.zarr/{task}", self.samples, False, self._pixels(), dtype)
-        if self.step_images:
-            yield from self._step_specs()
+            yield self._spec(f"labels.zarr/{task}", False, pixels, dtype)
 
-    def _step_specs(self) -> Iterator[ArraySpec]:
-        for variant in self.variants:
-            for kind in KINDS:
-                path = f"images_steps.zarr/{variant}/{kind}"
-                yield self._spec(path, self.step_images, True, self._pixels(3), "uint8")
-                for task, dtype in self.tasks.items():
-                    path = f"labels_steps.zarr/{variant}/{kind}/{task}"
-                    yield self._spec(path, self.step_images, True, self._pixels(), dtype)
-
-    def _pixels(self, colours: int = 0) -> dict[str, int]:
-        inner = {"height": self.image[0], "width": self.image[1]}
-        return inner | ({"colour": colours} if colours else {})
-
-    def _spec(self, path: str, samples: int, stepped: bool, inner: dict[str, int], dtype: str) -> ArraySpec:
-        step = {"step": self.steps} if stepped else {}
-        shape = {"sample": samples} | step | inner
+    def _spec(self, path: str, stepped: bool, inner: dict[str, int], dtype: str) -> ArraySpec:
+        shape = {"sample": self.samples} | ({"step": self.steps} if stepped else {}) | inner
         chunk = {"sample": self.shard} | ({"step": 1} if stepped else {}) | inner
         return ArraySpec(path, tuple(shape), tuple(shape.values()), tuple(chunk.values()), dtype, self.codec)
 
     def documents(self) -> dict[str, bytes]:
         """Path -> bytes of every `zarr.json`: groups first, then arrays."""
-        groups = {"/".join(path.split("/")[:depth]) for path in self.arrays
-                  for depth in range(1, path.count("/") + 1)}  # fmt: skip
+        groups = {str(folder) for path in self.arrays for folder in PurePosixPath(path).parents} - {"."}
         group = encode_json({"zarr_format": 3, "node_type": "group", "attributes": {}})
-        found = {f"{path}/zarr.json": group for path in sorted(groups)}
-        return found | {f"{path}/zarr.json": spec.document() for path, spec in self.arrays.items()}
+        return {f"{path}/zarr.json": group for path in sorted(groups)} | {
+            f"{path}/zarr.json": spec.document() for path, spec in self.arrays.items()
+        }
 
     def to_json(self) -> bytes:
         """The bytes of `layout.json`."""
-        return encode_json({"format": FORMAT_VERSION, "layout": asdict(self)})
+        # Version 1 has the key `step_images`, which is always 0; without it equal stores would differ in bytes.
+        return encode_json({"format": FORMAT_VERSION, "layout": asdict(self) | {"step_images": 0}})
 
     @classmethod
     def from_json(cls, data: bytes, where: str) -> "Layout":
-        """Read `layout.json`; ValueError if it is none, or of another format version."""
+        """Read `layout.json`, ignoring unknown keys.
+
+        Raises ValueError if it can't be read or has another format version.
+        """
         try:
             document = json.loads(data)
             version = document["format"]
@@ -256,31 +231,19 @@ class Layout:
         return cls(**layout)
 
     def diff(self, other: "Layout") -> list[str]:
-        """One line for each field in which `other` differs."""
-        return [
-            f"{f.name}: {_short(getattr(self, f.name), getattr(other, f.name))}"
-            for f in fields(self)
-            if getattr(self, f.name) != getattr(other, f.name)
-        ]
-
-    def grown(self, samples: int) -> "Layout":
-        """This layout with more samples; ValueError unless only whole shards are appended."""
-        if samples < self.samples:
-            raise ValueError(f"samples can't shrink from {self.samples} to {samples}")
-        if samples > self.samples and self.samples % self.shard:
-            raise ValueError(
-                f"{self.samples} samples end inside a shard of {self.shard}: appending would "
-                "rewrite finished chunks; use another output folder"
-            )
-        return replace(self, samples=samples)
-
-
-def _short(old: object, new: object) -> str:
-    """`old -> new`, of tuples only what one has and the other has not."""
-    if isinstance(old, tuple) and isinstance(new, tuple) and set(old) != set(new):
-        gone, come = [x for x in old if x not in new], [x for x in new if x not in old]
-        return f"stored only {_names(gone)}, asked only {_names(come)}"
-    return f"stored {old!r}, asked {new!r}"
+        """One line for each field of this stored layout in which the requested one, `other`, differs."""
+        lines = []
+        for name in (item.name for item in fields(self)):
+            stored, requested = getattr(self, name), getattr(other, name)
+            if stored == requested:
+                continue
+            if isinstance(stored, tuple) and isinstance(requested, tuple) and set(stored) != set(requested):
+                removed = [value for value in stored if value not in requested]
+                added = [value for value in requested if value not in stored]
+                lines.append(f"{name}: only in the store {_names(removed)}, only requested {_names(added)}")
+            else:
+                lines.append(f"{name}: stored {stored!r}, requested {requested!r}")
+        return lines
 
 
 def _names(values: list[object]) -> str:
@@ -288,5 +251,5 @@ def _names(values: list[object]) -> str:
 
 
 def encode_json(document: object) -> bytes:
-    """Canonical JSON: sorted keys, two spaces, one closing newline; equal values, equal bytes."""
+    """Canonical JSON: sorted keys, two spaces of indentation, one final newline; equal values give equal bytes."""
     return (json.dumps(document, indent=2, sort_keys=True, allow_nan=False) + "\n").encode()

@@ -1,4 +1,4 @@
-"""A lease on a store: one planner at a time, taken over when its holder is dead or silent."""
+"""A lease on a store: one planner at a time; another may take over when the holder is dead or silent."""
 
 import json
 import os
@@ -8,7 +8,7 @@ import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from storage.backends.files import Files
 from storage.errors import LeaseHeld
@@ -18,50 +18,117 @@ from storage.keys import LEASE
 EXPIRY = 120.0
 """Seconds without a heartbeat after which a lease may be taken over."""
 BEATS = 6
-"""Heartbeats in one expiry."""
+"""Heartbeats per expiry."""
+
+
+class Holder(TypedDict):
+    """Content of `lease.json`, section 7 of FORMAT.md."""
+
+    owner: str
+    token: str
+    host: str
+    boot: str
+    pid: int
+    started: str
+    beat: float
 
 
 class Lease:
-    """Context manager. `lost` becomes true if somebody else took the lease over meanwhile."""
+    """Context manager that holds the lease of a store and renews it from a thread.
 
-    def __init__(self, files: Files, owner: str, *, expiry: float = EXPIRY,
-                 clock: Callable[[], float] = time.time) -> None:  # fmt: skip
+    Entering raises LeaseHeld if another planner holds it.
+    """
+
+    def __init__(self, files: Files, owner: str, *, expiry: float = EXPIRY, clock: Callable[[], float] = time.time):
         self._files = files
         self._expiry = expiry
         self._clock = clock
+        self._pid = os.getpid()
+        self._owner = owner
         self._token = uuid.uuid4().hex
-        self._me = {"owner": owner, "token": self._token, **_process()}
         self._held = b""
+        """The document that this lease wrote last."""
+        self._confirmed = 0.0
+        """When the store was last seen to hold that document."""
+        self._lock = threading.Lock()
         self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._thread = threading.Thread(target=self._beat_until_stopped, name="lease", daemon=True)
         self.lost = False
+        """Whether another planner took the lease over."""
 
     def __enter__(self) -> "Lease":
         self._take()
-        self._stop.clear()
-        self._thread = threading.Thread(target=self._beat_on, name="lease", daemon=True)
         self._thread.start()
+        _held_here.append(self)
         return self
 
     def __exit__(self, *error: object) -> None:
+        _held_here.remove(self)
         self._stop.set()
-        assert self._thread is not None
         self._thread.join()
         if not self.lost and self._stored() == self._held:
             self._files.delete([LEASE])
+        self._held = b""
 
     def check(self) -> None:
-        """Raise LeaseHeld if the lease was lost."""
+        """Raise LeaseHeld if another planner took the lease over, which it can after a pause of this process.
+
+        Reads the store only if no heartbeat succeeded lately. Passes before the lease is taken, after
+        it was given back, and in forked children, which are workers.
+        """
+        if os.getpid() != self._pid:
+            return
+        # By the wall clock, which also runs while the process or the machine is suspended.
+        fresh = 0 <= self._clock() - self._confirmed < self._expiry / BEATS
+        if self._held and not (self.lost or fresh):
+            with self._lock:
+                self._confirm()
         if self.lost:
-            raise LeaseHeld(f"{self._files.url}: another run took this store over: stop one")
+            raise LeaseHeld(
+                f"{self._files.url}: another run took this store over while this one was paused or out of reach; "
+                "this one stops and writes nothing more: let the other finish, or stop it and run again"
+            )
+
+    def beat(self) -> bool:
+        """Renew the lease; return whether it is still ours, as far as the store can be reached."""
+        with self._lock:
+            document = self._document()
+            try:
+                if self._files.swap(LEASE, self._held, document):
+                    self._held, self._confirmed = document, self._clock()
+                else:
+                    self._confirm()
+            except OSError:
+                pass  # the next beat may reach the store
+            return not self.lost
 
     def held_by_other(self) -> bool:
-        """Whether somebody else holds the lease and is alive, as far as can be told."""
+        """Whether another planner that is alive, as far as can be known, holds the lease."""
         stored = self._stored()
         return stored is not None and stored != self._held and not self._over(_parsed(stored))
 
+    def guards(self, url: str) -> bool:
+        """Whether this process holds this lease, and the store at `url` is the leased one or lies inside it."""
+        own = self._files.url
+        return os.getpid() == self._pid and (url == own or url.startswith(f"{own}/"))
+
+    def _confirm(self) -> None:
+        if self._stored() == self._held:
+            self._confirmed = self._clock()
+        else:
+            self.lost = True
+
     def _document(self) -> bytes:
-        return encode_json({**self._me, "beat": self._clock()})
+        holder = Holder(
+            owner=self._owner,
+            token=self._token,
+            host=socket.gethostname(),
+            boot=_boot(),
+            pid=self._pid,
+            started=_started(self._pid),
+            beat=self._clock(),
+        )
+        return encode_json(holder)
 
     def _stored(self) -> bytes | None:
         try:
@@ -71,53 +138,51 @@ class Lease:
 
     def _take(self) -> None:
         document = self._document()
-        if not self._files.create(LEASE, document):
+        taken = self._files.create(LEASE, document)
+        if not taken:
             old = self._stored()
-            if old is not None:
+            if old is None:
+                taken = self._files.create(LEASE, document)
+            else:
                 self._refuse_living(old)
-            taken = self._files.create(LEASE, document) if old is None else (
-                self._files.swap(LEASE, old, document))  # fmt: skip
-            if not taken:
-                raise LeaseHeld(f"{self._files.url}: another run took the store just now")
-        self._held = document
+                taken = self._files.swap(LEASE, old, document)
+        if not taken:
+            raise LeaseHeld(f"{self._files.url}: another run took the store just now")
+        self._held, self._confirmed = document, self._clock()
 
     def _refuse_living(self, stored: bytes) -> None:
-        """Raise LeaseHeld unless the holder is silent for too long, or dead on this machine."""
+        """Raise LeaseHeld unless the holder has been silent for too long, or is dead on this machine."""
         holder = _parsed(stored)
         if self._over(holder):
             return
         age = self._clock() - holder["beat"]
         raise LeaseHeld(
             f"{self._files.url}: in use by {holder['owner']} (process {holder['pid']} on "
-            f"{holder['host']}, last sign of life {max(age, 0):.0f} s ago): wait or stop it; "
-            f"a dead one's hold ends after {self._expiry:.0f} s"
+            f"{holder['host']}, last heartbeat {max(age, 0):.0f} s ago): wait or stop it; "
+            f"the lease of a dead run ends after {self._expiry:.0f} s"
         )
 
-    def _over(self, holder: dict[str, Any]) -> bool:
-        return self._clock() - holder["beat"] > self._expiry or _dead(holder)
+    def _over(self, holder: Holder) -> bool:
+        """Whether the lease may be taken over: silent for too long, or certainly gone from this machine."""
+        here = holder["host"] == socket.gethostname() and holder["boot"] == _boot() != ""
+        dead = here and _started(holder["pid"]) != holder["started"]
+        return dead or self._clock() - holder["beat"] > self._expiry
 
-    def _beat_on(self) -> None:
-        while not self._stop.wait(self._expiry / BEATS):
-            if not self.beat():
-                return
-
-    def beat(self) -> bool:
-        """Renew the lease; False, and `lost`, if it is no longer ours."""
-        document = self._document()
-        try:
-            renewed = self._files.swap(LEASE, self._held, document)
-        except OSError:
-            return True  # the place can't be reached just now: the next beat may succeed
-        if renewed:
-            self._held = document
-        elif self._stored() != self._held:
-            self.lost = True
-        return not self.lost
+    def _beat_until_stopped(self) -> None:
+        while not self._stop.wait(self._expiry / BEATS) and self.beat():
+            pass
 
 
-def _process() -> dict[str, Any]:
-    return {"host": socket.gethostname(), "pid": os.getpid(), "boot": _boot(),
-            "started": _started(os.getpid())}  # fmt: skip
+_held_here: list[Lease] = []
+"""Leases held by this process, so that workers inside it, which open stores of their own, respect them too."""
+
+
+def lease_guarding(url: str) -> Lease | None:
+    """The lease by which this process holds the store at `url`, or the store around it; None if there is none.
+
+    A worker in a process of its own has none, and works on.
+    """
+    return next((lease for lease in reversed(_held_here) if lease.guards(url)), None)
 
 
 def _boot() -> str:
@@ -128,22 +193,16 @@ def _boot() -> str:
 
 
 def _started(pid: int) -> str:
-    """Start time of a process in clock ticks since boot; empty if there is none."""
+    """Start time of a process in clock ticks since boot; empty if there is no such process."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except OSError:
         return ""
 
 
-def _dead(holder: dict[str, Any]) -> bool:
-    """Whether the holder certainly no longer runs: it was on this machine and is gone."""
-    here = holder["host"] == socket.gethostname() and holder["boot"] == _boot() != ""
-    return here and _started(holder["pid"]) != holder["started"]
-
-
-def _parsed(stored: bytes) -> dict[str, Any]:
+def _parsed(stored: bytes) -> Holder:
     """The lease document; one that can't be read counts as long expired."""
-    unknown = {"owner": "unknown", "host": "", "pid": 0, "boot": "", "started": "", "beat": 0.0}
+    unknown = Holder(owner="unknown", token="", host="", boot="", pid=0, started="", beat=0.0)
     try:
         return unknown | json.loads(stored)
     except (ValueError, TypeError):

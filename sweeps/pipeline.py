@@ -106,12 +106,10 @@ def executor(config: Config, store: Store | None = None) -> Iterator[Executor]:
     from cluster import facts
     from cluster.actors import OnRay
     from cluster.observers.combined import Observed
+    from cluster.process import sigterm_stops
     from cluster.resources import check_shared_output
     from cluster.session import connect
-    from cluster.signals import sigterm_stops
-    from cluster.submit import check_arrival
 
-    check_arrival()
     with connect(config.ray.address, num_cpus=config.ray.num_cpus or None) as session, sigterm_stops():
         check_shared_output(config.output)
         say(f"Ray: {session.cpus:.0f} CPUs, {session.gpus:.0f} GPUs on {session.nodes} node(s)")

@@ -65,9 +65,6 @@ class Reader(Protocol):
     ) -> dict[str, np.ndarray] | None:
         """A stored probe; `experiment` names one beside the main grid."""
 
-    def step_images(self, variant: str, step: int, kind: str, samples: Sequence[int]) -> np.ndarray | None:
-        """uint8 (n, H, W, 3): the latent (``xt`` or ``x0``) after a step, decoded."""
-
 
 @dataclass(frozen=True)
 class RunData:
@@ -172,13 +169,6 @@ class StoreReader:
     def labels(self, task: str, samples: Sequence[int]) -> np.ndarray | None:
         """See `Reader`."""
         return self._read(lambda: self.store.read_labels(task, list(samples)))
-
-    def step_images(self, variant: str, step: int, kind: str, samples: Sequence[int]) -> np.ndarray | None:
-        """See `Reader`."""
-        stored = getattr(self.store.layout, "step_images", 0)
-        if not samples or max(samples) >= stored:
-            return None
-        return self._read(lambda: self.store.read_step_images(variant, step, kind, list(samples)))
 
     def predict(
         self, variant: str, site: Site, step: int, task: str, samples: Sequence[int], experiment: str = ""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 import storage
-from cluster.workers import pinned_threads
+from cluster.process import pinned_threads
 from storage.audit import Disagreement
 from storage.errors import CorruptChunk, MissingChunk
 from sweeps.config.schema import Config

@@ -27,7 +27,7 @@ from cluster import (
     WorkerReady,
     WorkerSpec,
 )
-from cluster.workers import process_title
+from cluster.process import process_title
 from support import cluster_fakes as fakes
 from support.cluster_fakes import Scripted
 

@@ -1,4 +1,4 @@
-"""Room for workers, versions, sight of the output, and whose packages are imported."""
+"""Room for workers, sight of the output, and whose packages are imported."""
 
 from __future__ import annotations
 
@@ -52,14 +52,6 @@ def test_a_cluster_that_may_grow_is_asked_for_more(held: int, embedded: bool, as
     monkeypatch.setattr(resources, "nodes", lambda: [{"Resources": {"CPU": held}}])
     monkeypatch.setattr(resources, "is_embedded", lambda: embedded)
     assert resources.room(spec()) == asked
-
-
-def test_versions_are_compared_and_both_are_named() -> None:
-    ours = resources.versions()
-    resources.check_versions(ours, "here")
-    resources.check_versions({"ray": ours["ray"]}, "here")
-    with pytest.raises(ValueError, match=f"http://head runs Ray 1.0, this process Ray {ours['ray']}"):
-        resources.check_versions({"ray": "1.0"}, "http://head")
 
 
 def test_a_node_that_does_not_answer_is_not_alive(ray_local: Session, monkeypatch: Any) -> None:

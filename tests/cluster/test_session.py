@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from cluster import Session, connect
+from cluster import Session, connect, session
 from support import cluster_fakes as fakes
 
 EMBEDDED = """
@@ -85,6 +86,22 @@ def test_embedded_ray_is_quiet_and_leaves_nothing(tmp_path: Path) -> None:
     done = fakes.run_apart(EMBEDDED, str(marks), HOME=str(home))
     assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
     assert not list(home.iterdir())
+
+
+@pytest.mark.parametrize("name", [*session.LOOPBACK, *session.QUIET, *session.LEAN])
+def test_the_private_parts_of_ray_that_are_replaced_exist(name: str) -> None:
+    assert hasattr(session.private_owner(name), name.rpartition(".")[2])
+
+
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="reads Linux's /proc")
+def test_embedded_ray_starts_no_helpers(ray_local: Session) -> None:
+    commands = []
+    for pid in fakes.descendants(os.getpid()):
+        with suppress(OSError):
+            commands.append(Path(f"/proc/{pid}/cmdline").read_bytes())
+    assert any(b"raylet" in command for command in commands)
+    for helper in (b"dashboard.py", b"monitor.py", b"log_monitor.py"):
+        assert not [command for command in commands if helper in command]
 
 
 def test_a_connection_that_exists_is_used_and_left_open(ray_local: Session) -> None:

@@ -37,8 +37,7 @@ def test_the_paper_costs_what_the_protocol_says():
 
 
 def test_the_price_is_what_a_full_store_weighs(tmp_path: Path):
-    """The tiny store with everything written: partial images too."""
-    layout = tiny_layout(step_images=0)
+    layout = tiny_layout()
     store = fill(Store.create(str(tmp_path), layout, durable=False))
     for shard in range(layout.shards):
         label_shard(store, shard)
@@ -51,7 +50,7 @@ def test_the_price_is_what_a_full_store_weighs(tmp_path: Path):
 
 
 def test_writers_hold_two_steps_of_one_shard():
-    layout = tiny_layout(step_images=0)
+    layout = tiny_layout()
     step = 4 * 2 * (16 * 8 + 4 * 12) + 2 * 4 * 4 * (4 * 2 * 3)
     assert budget.price(layout).peak_writer_bytes == 2 * step + 4 * 8 * 6 * 3
 

@@ -1,21 +1,28 @@
-"""The lease: one planner at a time, takeover from the dead and the silent, loss noticed."""
+"""The lease: one planner at a time; another takes over from a dead or silent one, which then writes nothing more."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+import storage
 from storage import LeaseHeld, Store
 from storage.keys import LEASE
 from storage.lease import Lease
-from support.storage_fakes import tiny_layout
+from support.storage_fakes import contents, fill_shard, noise, tiny_layout
+
+ROOT = Path(__file__).parents[2]
 
 
 class Clock:
-    """A clock that tests turn by hand."""
+    """A clock that tests set by hand."""
 
     now = 1000.0
 
@@ -35,7 +42,7 @@ def test_one_holder_at_a_time(store: Store):
     clock = Clock()
     with store.lease("first", clock=clock):
         clock.now += 30
-        with pytest.raises(LeaseHeld, match=r"in use by first .*last sign of life 30 s ago.*wait"):
+        with pytest.raises(LeaseHeld, match=r"in use by first .*last heartbeat 30 s ago.*wait"):
             store.lease("second", clock=clock).__enter__()
     assert not store.exists(LEASE)
     with store.lease("second", clock=clock):
@@ -46,11 +53,6 @@ def test_the_lease_ends_with_an_error_inside(store: Store):
     with pytest.raises(RuntimeError, match="inside"), store.lease("first"):
         raise RuntimeError("inside")
     assert not store.exists(LEASE)
-
-
-def elsewhere(store: Store) -> None:
-    """Make the holder look like a process of another machine."""
-    store.put(LEASE, json.dumps(json.loads(store.get(LEASE)) | {"host": "elsewhere"}).encode())
 
 
 def test_a_silent_holder_is_replaced_and_notices(store: Store):
@@ -70,6 +72,85 @@ def test_a_silent_holder_is_replaced_and_notices(store: Store):
         assert json.loads(store.get(LEASE))["owner"] == "second"
 
 
+WRITES: dict[str, Callable[[Store], object]] = {
+    "chunk": lambda store: store.write_images("trained", 1, noise(0, (4, 8, 6, 3), "uint8")),
+    "completion record": lambda store: store.complete("sample", "trained", 0),
+    "failure note": lambda store: store.fail("sample", "trained", 1, "reason"),
+    "results": lambda store: store.append("probes", [{"variant": "trained"}]),
+    "report file": lambda store: store.put("report/index.html", b"page"),
+    "samples": lambda store: store.write_samples([{"sample": i, "shard": i // 4} for i in range(10)]),
+    "curation": lambda store: store.write_curation([{"sample": 0}]),
+    "deletion": lambda store: store.delete("layout.json"),
+    "cleaning": lambda store: store.drop_activations(),
+    "partial files": lambda store: store.remove_partial_files(),
+}
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES.keys())
+@pytest.mark.parametrize("opened_by", ["planner", "worker"])
+def test_a_planner_that_lost_its_lease_writes_nothing(store: Store, write: Callable[[Store], object], opened_by: str):
+    """Nor does a worker in its process, which opened the store itself. No heartbeat tells them of the loss."""
+    clock = Clock()
+    lease = store.lease("first", clock=clock)
+    lease.__enter__()
+    user = store if opened_by == "planner" else storage.open(store.url)
+    user.write_images("trained", 0, noise(0, (4, 8, 6, 3), "uint8"))
+    clock.now += 121
+    second = json.dumps(json.loads(store.get(LEASE)) | {"token": "another", "host": "elsewhere"}).encode()
+    store.files.put(LEASE, [second])
+    before = contents(store)
+    with pytest.raises(LeaseHeld, match="another run took this store over"):
+        write(user)
+    lease.__exit__(None, None, None)
+    assert contents(store) == before
+
+
+def test_a_holder_that_was_silent_but_not_replaced_works_on(store: Store):
+    clock = Clock()
+    with store.lease("first", clock=clock):
+        clock.now += 500
+        store.put("note", b"x")
+    assert store.get("note") == b"x"
+
+
+PLANNER = """
+import sys, storage
+from support.storage_fakes import fill_shard
+store = storage.open(sys.argv[1])
+with store.lease("first", expiry=float(sys.argv[2])):
+    fill_shard(store, "trained", 0)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    fill_shard(store, "trained", 1)
+"""
+
+
+@pytest.mark.slow
+def test_a_planner_paused_past_its_lease_stops_when_it_continues(tmp_path: Path):
+    """Another process takes over meanwhile; a third, a worker without a lease, may write all the time."""
+    expiry = 1.0
+    store = Store.create(str(tmp_path / "out"), tiny_layout(), durable=False)
+    planner = subprocess.Popen(
+        [sys.executable, "-c", PLANNER, store.url, str(expiry)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])},
+    )  # fmt: skip
+    assert planner.stdout is not None
+    assert planner.stdout.readline() == "ready\n"
+    planner.send_signal(signal.SIGSTOP)
+    time.sleep(2 * expiry)
+    with Store.open(store.url).lease("second", expiry=expiry):
+        fill_shard(store, "trained", 2)
+        before = {path: data for path, data in contents(store).items() if path != LEASE}
+        planner.send_signal(signal.SIGCONT)
+        _, error = planner.communicate("go on\n", timeout=60)
+        assert planner.returncode == 1
+        assert "LeaseHeld" in error.strip().splitlines()[-1]
+        assert json.loads(store.get(LEASE))["owner"] == "second"
+        assert {path: data for path, data in contents(store).items() if path != LEASE} == before
+    assert store.completed("sample", "trained") == {0, 2}
+
+
 def test_heartbeats_keep_the_lease(store: Store):
     clock = Clock()
     with store.lease("first", clock=clock) as lease:
@@ -82,14 +163,11 @@ def test_heartbeats_keep_the_lease(store: Store):
 
 
 def test_heartbeats_come_by_themselves(store: Store):
-    lease = Lease(store.files, "first", expiry=0.06)
-    with lease:
-        before = store.get(LEASE)
-        for _ in range(200):
-            if store.get(LEASE) != before:
-                break
-            lease._stop.wait(0.01)
-        assert store.get(LEASE) != before
+    with Lease(store.files, "first", expiry=0.06):
+        before, end = store.get(LEASE), time.monotonic() + 10
+        while store.get(LEASE) == before:
+            assert time.monotonic() < end
+            time.sleep(0.01)
     assert not store.exists(LEASE)
 
 

@@ -66,7 +66,7 @@ def test_reading_into_a_given_array(store: Store):
     for part, step in zip(out, (3, 1), strict=True):
         expected = store.read_activations("trained", "down.0.0", step, samples)
         np.testing.assert_array_equal(part, expected)
-    with pytest.raises(ValueError, match=r"`out` is float16 \(2, 6, 16, 8\), due is float16 \(1,"):
+    with pytest.raises(ValueError, match=r"expected `out` float16 \(1, .*got float16 \(2,"):
         store.read_activations_into("trained", "down.0.0", [3], samples, out)
     with pytest.raises(ValueError, match="`out` is float32"):
         store.read_activations_into("trained", "down.0.0", [3, 1], samples, out.astype("f4"))
@@ -192,24 +192,12 @@ def test_nonfinite_values_are_refused(tmp_path: Path, bad: float, codec: str, sh
     assert not store.exists(f"{A}/c/{shard}/0/0/0")
 
 
-def test_step_images_stop_with_their_samples(store: Store):
-    """Of 5 samples with partial images, shard 1 has only sample 4."""
-    values = noise(0, (1, 8, 6, 3), "uint8")
-    store.write_step_images("trained", 3, "x0", 1, values)
-    np.testing.assert_array_equal(store.read_step_images("trained", 3, "x0", [4]), values)
-    store.write_step_labels("trained", 3, "x0", "saliency", 1, values[..., 0])
-    found = store.read_step_labels("trained", 3, "x0", "saliency", [4])
-    np.testing.assert_array_equal(found, values[..., 0])
-    with pytest.raises(ValueError, match="shard 2 is outside the 5 samples"):
-        store.write_step_images("trained", 3, "x0", 2, values)
-
-
 def test_create_reopens_only_an_equal_layout(store: Store):
     fill_shard(store, "trained", 0)
     before = contents(store)
     again = Store.create(store.url, tiny(), durable=False)
     assert again.completed("sample", "trained") == {0}
-    with pytest.raises(ValueError, match="another layout .samples: stored 10, asked 12.*another"):
+    with pytest.raises(ValueError, match="another layout .samples: stored 10, requested 12"):
         Store.create(store.url, tiny(samples=12))
     assert contents(store) == before
 
@@ -228,24 +216,11 @@ def test_an_interrupted_creation_is_finished(tmp_path: Path):
     assert contents(Store.create(part.url, tiny(), durable=False)) == contents(whole)
 
 
-def test_growing_appends_shards_and_keeps_the_rest(url: str):
-    store = Store.create(url, tiny(samples=8, step_images=0), durable=False)
-    fill(store, ["trained"])
-    before = {p: d for p, d in contents(store).items() if not p.endswith("zarr.json")}
-    grown = store.grown(10)
-    assert grown.completed("sample", "trained") == {0, 1}
-    fill_shard(grown, "trained", 2)
-    assert storage.open(url).read_images("trained").shape[0] == 10
-    after = contents(grown)
-    assert {p for p in before if after[p] != before[p]} == {"layout.json"}
-
-
 def test_records_are_written_last_and_name_every_chunk(store: Store):
     assert store.completed("sample", "trained") == set()
     fill_shard(store, "trained", 1)
     assert store.completed("sample", "trained") == {1}
     assert store.completed("sample", "random") == set()
-    np.testing.assert_array_equal(store.complete_samples("sample", "trained"), [4, 5, 6, 7])
     (record,) = store.records.read("shards/").values()
     chunks = [path for path in store.list() if "/c/" in path]
     assert sorted(record.chunks) == chunks

@@ -1,6 +1,5 @@
 """Tables: parts, the latest attempt, filters, schemas, samples and curation."""
 
-import uuid
 from pathlib import Path
 
 import pyarrow as pa
@@ -128,16 +127,6 @@ def test_samples_must_fit_the_layout(store: Store):
     for rows in (samples(9), samples(11), samples(10, shard=0), samples(10)[1:] + samples(1) * 2):
         with pytest.raises(ValueError, match=r"samples must be 0\.\.9, each once, .* i // 4"):
             store.write_samples(rows)
-
-
-def test_samples_grow_by_whole_shards():
-    store = Store.create(f"memory://{uuid.uuid4().hex}", tiny_layout(samples=8))
-    store.write_samples(samples(8))
-    grown = store.grown(12)
-    grown.write_samples(samples(12))
-    assert grown.samples().num_rows == 12
-    with pytest.raises(ValueError, match="differ from those already sampled"):
-        grown.write_samples(samples(12, seed=5))
 
 
 def test_curation_may_be_replaced(store: Store):

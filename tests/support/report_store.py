@@ -108,7 +108,6 @@ def make_store(root: Path, made: Made = Made()) -> storage.Store:
         sites=sites,
         image=(made.size, made.size),
         latent=(4, 4, 4),
-        step_images=made.samples,
     )
     store = storage.Store.create(str(root), layout, durable=False)
     store.put("manifest.json", json.dumps(MANIFEST).encode())
@@ -167,7 +166,7 @@ def put_table(store: storage.Store, name: str, table: pa.Table) -> None:
 
 
 def write_pictures(store: storage.Store, made: Made) -> None:
-    """Images, partial images and labels."""
+    """Images and labels."""
     scenes = [scene(i, made.size) for i in range(made.samples)]
     images = np.stack([s[0] for s in scenes])
     store.write_labels("saliency", 0, np.stack([s[1] * 255 for s in scenes]))
@@ -177,10 +176,6 @@ def write_pictures(store: storage.Store, made: Made) -> None:
     coarse = coarse.repeat(made.size // 8, 1).repeat(made.size // 8, 2)
     for variant in made.variants:
         store.write_images(variant, 0, images if variant == "trained" else coarse)
-    for step in (1, 2, 3, 5, 10, 15):
-        share = step / 15
-        noisy = share * images + (1 - share) * rng.normal(128, 60, images.shape)
-        store.write_step_images("trained", step, "xt", 0, np.clip(noisy, 0, 255).astype(np.uint8))
 
 
 def write_probes(store: storage.Store, made: Made) -> None:

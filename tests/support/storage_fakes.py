@@ -10,10 +10,10 @@ SITES = (SiteShape("down.0.0", 16, 8), SiteShape("mid.0", 4, 12))
 
 
 def tiny_layout(**changes: object) -> Layout:
-    """10 samples in shards of 4 (so the last has 2), 3 steps, partial images of the first 5."""
+    """10 samples in shards of 4 (so the last has 2), 3 steps."""
     settings = {
         "samples": 10, "shard": 4, "variants": ("trained", "random"), "sites": SITES, "steps": 3,
-        "image": (8, 6), "latent": (4, 2, 3), "step_images": 5,
+        "image": (8, 6), "latent": (4, 2, 3),
     }  # fmt: skip
     return Layout(**(settings | changes))
 

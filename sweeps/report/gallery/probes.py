@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -50,8 +50,6 @@ class Example:
     percentile: int
     image: np.ndarray
     readings: list[Reading]
-    partial: dict[int, np.ndarray] = field(default_factory=dict)
-    """the latent after a step, decoded: uint8 (H, W, 3) by step"""
 
 
 @dataclass(frozen=True)
@@ -136,24 +134,11 @@ def examples(run: RunData, scores: dict[str, Scores], memory: PredictionMemory) 
     if images is None:
         return []
     readings = {task: _readings(run, s, memory, samples) for task, s in scores.items()}
-    words, partial = run.captions, _partial(run, samples)
+    words = run.captions
     return [
-        Example(
-            sample,
-            words.get(sample, ""),
-            percentile,
-            images[i],
-            [r[i] for r in readings.values() if r],
-            {step: pixels[i] for step, pixels in partial.items()},
-        )
+        Example(sample, words.get(sample, ""), percentile, images[i], [r[i] for r in readings.values() if r])
         for i, (sample, percentile) in enumerate(picked)
     ]
-
-
-def _partial(run: RunData, samples: list[int]) -> dict[int, np.ndarray]:
-    assert run.reader is not None
-    found = {s: run.reader.step_images("trained", s, "xt", samples) for s in SHOWN_STEPS}
-    return {step: pixels for step, pixels in found.items() if pixels is not None}
 
 
 def _readings(run: RunData, scores: Scores, memory: PredictionMemory, samples: list[int]) -> list[Reading]:

@@ -87,13 +87,7 @@ def _example(example: Example) -> str:
 
 def _picture_strip(example: Example) -> str:
     alt = f"Generated image: {example.caption}"
-    cells = [picture(thumbnails.photo(example.image, 192), alt, "finished image")]
-    cells += [
-        picture(thumbnails.photo(pixels, 192), f"Latent after step {step}, decoded", f"step {step}")
-        for step, pixels in example.partial.items()
-    ]
-    name = "Image, and the latent decoded after a step" if example.partial else "Image"
-    return _strip(name, cells)
+    return _strip("Image", [picture(thumbnails.photo(example.image, 192), alt, "finished image")])
 
 
 def _reading_strip(reading: Reading) -> str:

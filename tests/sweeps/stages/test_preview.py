@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import storage
-from cluster.workers import pinned_threads
+from cluster.process import pinned_threads
 from probing.dataset import prompts as prompt_files
 from support.tiny_runs import configured, settings, stored
 from sweeps import pipeline
@@ -88,7 +88,7 @@ def test_only_kept_samples_are_recorded_for_every_variant(chosen):
     assert packed["seed"] == [raw["seed"][i] for i in kept]
     assert packed["shard"] == [0, 0, 0, 0, 1]
     for variant in ("trained", "random"):
-        assert store.complete_samples("sample", variant).tolist() == [0, 1, 2, 3, 4]
+        assert store.completed("sample", variant) == {0, 1}
         assert store.read_activations(variant, "mid.0", 15).shape[0] == 5
 
 

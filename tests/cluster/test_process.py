@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from cluster.signals import Terminated, sigterm_stops
+from cluster.process import Terminated, sigterm_stops
 
 
 def test_sigterm_becomes_an_interrupt_and_the_handler_comes_back() -> None:
