@@ -68,7 +68,7 @@ def test_reading_into_a_given_array(store: Store):
         np.testing.assert_array_equal(part, expected)
     with pytest.raises(ValueError, match=r"expected `out` float16 \(1, .*got float16 \(2,"):
         store.read_activations_into("trained", "down.0.0", [3], samples, out)
-    with pytest.raises(ValueError, match="`out` is float32"):
+    with pytest.raises(ValueError, match="got float32"):
         store.read_activations_into("trained", "down.0.0", [3, 1], samples, out.astype("f4"))
 
 
