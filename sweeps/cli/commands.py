@@ -1,50 +1,38 @@
-"""What each verb of the command line does; each returns its exit code."""
+"""The verbs that work on this machine. Each imports what it needs, so that `--help` and light verbs start fast."""
 
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
-import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import storage
+from sweeps.cli.verbs import argument, job, output, settings, single_edit, verb
 
 BENCHES = ("capture", "store", "codecs", "probes", "tune", "interventions", "cluster")
 
 
 def version() -> str:
     """The installed version."""
+    import importlib.metadata
+
     return importlib.metadata.version("scenesweep")
 
 
-def _preset(parsed: argparse.Namespace) -> str:
-    """The preset; with --all its full-size form. ValueError where it has none."""
-    from sweeps.config.load import presets
-
-    if not getattr(parsed, "all", False):
-        return parsed.preset
-    full = f"{parsed.preset}-full"
-    if full not in presets():
-        raise ValueError(f"--all: there is no preset {full!r}; leave --all out and set experiments.* instead")
-    return full
-
-
-def _stages(parsed: argparse.Namespace, stages: Sequence[str]) -> int:
+def _run_stages(preset: str, overrides: Sequence[str], stages: Sequence[str]) -> int:
     from sweeps import pipeline
     from sweeps.config.load import load
 
-    result = pipeline.execute(load(_preset(parsed), parsed.overrides), stages)
-    for line in result.lines:
-        print(line)
+    result = pipeline.execute(load(preset, overrides), stages)
     if not result.lines and not result.failed:
         print("nothing to do: everything is complete")
-    return _failures(result.failed)
+    return _finish(result.lines, result.failed)
 
 
-def _failures(failed: dict[str, str]) -> int:
-    """Prints a table of what failed and why; 1 if anything did."""
+def _finish(lines: Iterable[str], failed: dict[str, str]) -> int:
+    """Prints the lines and a table of what failed and why; returns 1 if anything failed."""
+    for line in lines:
+        print(line)
     if not failed:
         return 0
     width = max(len(key) for key in failed)
@@ -54,94 +42,122 @@ def _failures(failed: dict[str, str]) -> int:
     return 1
 
 
+@verb(
+    "scenesweep run scenes",
+    settings,
+    argument("--all", action="store_true", help="every experiment at full size: the preset NAME-full"),
+)
 def run(parsed: argparse.Namespace) -> int:
-    """Everything, resuming."""
+    """Do everything that is not done yet."""
     from sweeps import pipeline
+    from sweeps.config.load import presets
 
-    return _stages(parsed, pipeline.VERBS)
-
-
-def sample(parsed: argparse.Namespace) -> int:
-    """The sampling stage alone."""
-    return _stages(parsed, ("sample",))
-
-
-def label(parsed: argparse.Namespace) -> int:
-    """The labelling stage alone."""
-    return _stages(parsed, ("label",))
+    preset = f"{parsed.preset}-full" if parsed.all else parsed.preset
+    if parsed.all and preset not in presets():
+        raise ValueError(f"--all: there is no preset {preset!r}; leave --all out and set experiments.* instead")
+    return _run_stages(preset, parsed.overrides, pipeline.VERBS)
 
 
-def curate(parsed: argparse.Namespace) -> int:
-    """The curation stage alone, decisions by hand, and the page for making them."""
-    from sweeps.config.load import load
-    from sweeps.curation import decisions
-
-    result = decisions.execute(load(parsed.preset, parsed.overrides), parsed.decisions)
-    for line in result.lines:
-        print(line)
-    return _failures(result.failed)
-
-
-def probe(parsed: argparse.Namespace) -> int:
-    """The probe stage alone."""
-    return _stages(parsed, ("probe",))
-
-
-def experiments(parsed: argparse.Namespace) -> int:
-    """The experiments beside the grid that are no probes of their own."""
-    return _stages(parsed, ("experiments",))
-
-
-def intervene(parsed: argparse.Namespace) -> int:
-    """The intervention stage alone; or, given a prompt or a recipe, one edit for play."""
-    if parsed.prompt is not None or parsed.recipe:
-        return _play(parsed)
-    return _stages(parsed, ("intervene",))
-
-
-def _play(parsed: argparse.Namespace) -> int:
-    from sweeps.cli import play
-    from sweeps.config.load import load
-
-    made = load(parsed.preset, parsed.overrides)
-    wanted: play.Request | Path = Path(parsed.recipe)
-    if not parsed.recipe:
-        goals = play.goals_from(parsed.move, parsed.second, parsed.label)
-        task = parsed.task or ("depth" if parsed.second else "saliency")
-        wanted = play.Request(parsed.prompt, parsed.seed, task, goals, parsed.animate, parsed.way)
-    for line in play.play(made, wanted, Path(parsed.to)):
-        print(line)
-    return 0
-
-
+@verb(
+    "scenesweep plan paper",
+    settings,
+    argument("--rate", type=float, default=0.0, help="measured samples per second and worker"),
+    argument("--gpus", type=int, default=0, help="simulated hours and price on 1, 8 and this many GPUs"),
+    argument(
+        "--rates",
+        nargs="+",
+        default=[],
+        metavar="NAME=NUMBER",
+        help="further measured rates: labelling, probing, editing, storage, start, price",
+    ),
+)
 def plan(parsed: argparse.Namespace) -> int:
-    """Prints the price of a run; refuses what does not fit."""
+    """Print the plan with its cost and write nothing."""
     from sweeps.config.load import load
     from sweeps.planning import table
     from sweeps.planning.cluster_costs import Rates
 
-    made = load(parsed.preset, parsed.overrides)
+    config = load(parsed.preset, parsed.overrides)
     if parsed.gpus:
-        given = dict(pair.partition("=")[::2] for pair in parsed.rates)
-        print(table.on_gpus(made, parsed.gpus, Rates.read({"sampling": parsed.rate, **given})))
+        rates = dict(pair.partition("=")[::2] for pair in parsed.rates)
+        print(table.on_gpus(config, parsed.gpus, Rates.read({"sampling": parsed.rate, **rates})))
     else:
-        print(table.describe(made, parsed.rate))
+        print(table.describe(config, parsed.rate))
     return 0
 
 
+@verb("scenesweep sample scenes", settings)
+def sample(parsed: argparse.Namespace) -> int:
+    """Sample images and record activations."""
+    return _run_stages(parsed.preset, parsed.overrides, ("sample",))
+
+
+@verb("scenesweep label scenes", settings)
+def label(parsed: argparse.Namespace) -> int:
+    """Label the sampled images."""
+    return _run_stages(parsed.preset, parsed.overrides, ("label",))
+
+
+@verb(
+    "scenesweep curate scenes --decisions decisions.csv",
+    settings,
+    argument("--decisions", default="", metavar="CSV", help="manual decisions, saved from the curation page"),
+)
+def curate(parsed: argparse.Namespace) -> int:
+    """Choose samples by rules and manual decisions, and split them."""
+    from sweeps.config.load import load
+    from sweeps.curation import decisions
+
+    result = decisions.execute(load(parsed.preset, parsed.overrides), parsed.decisions)
+    return _finish(result.lines, result.failed)
+
+
+@verb("scenesweep probe scenes probe.lr=0.003", settings)
+def probe(parsed: argparse.Namespace) -> int:
+    """Fit the probe grid."""
+    return _run_stages(parsed.preset, parsed.overrides, ("probe",))
+
+
+@verb("scenesweep experiments scenes", settings)
+def experiments(parsed: argparse.Namespace) -> int:
+    """Run the experiments that need fitted probes: emergence, transfer, references."""
+    return _run_stages(parsed.preset, parsed.overrides, ("experiments",))
+
+
+@verb(
+    "scenesweep intervene scenes --prompt 'a large red sphere on a green floor under a sky' --move -24 0",
+    settings,
+    single_edit,
+)
+def intervene(parsed: argparse.Namespace) -> int:
+    """Edit activations and score the images; with --prompt or --recipe, make a single edit."""
+    if parsed.prompt is None and not parsed.recipe:
+        return _run_stages(parsed.preset, parsed.overrides, ("intervene",))
+
+    from sweeps.cli import play
+    from sweeps.config.load import load
+
+    config = load(parsed.preset, parsed.overrides)
+    request: play.Request | Path = Path(parsed.recipe)
+    if not parsed.recipe:
+        goals = play.goals_from(parsed.move, parsed.second, parsed.label)
+        task = parsed.task or ("depth" if parsed.second else "saliency")
+        request = play.Request(parsed.prompt, parsed.seed, task, goals, parsed.animate, parsed.way)
+    return _finish(play.play(config, request, Path(parsed.to)), {})
+
+
+@verb("scenesweep report runs/scenes", output)
 def report(parsed: argparse.Namespace) -> int:
-    """Builds the report again."""
+    """Build the report again from the tables."""
     from sweeps import pipeline
     from sweeps.runtime.run import stored_config
 
-    result = pipeline.execute(stored_config(parsed.output), ("report",))
-    for line in result.lines:
-        print(line)
-    return 0
+    return _finish(pipeline.execute(stored_config(parsed.output), ("report",)).lines, {})
 
 
+@verb("scenesweep dashboards runs/scenes", output)
 def dashboards(parsed: argparse.Namespace) -> int:
-    """Makes the W&B workspace of a sweep whose runs were sent."""
+    """Make a W&B workspace for a sweep whose runs were sent."""
     import storage
     from sweeps.analysis import tables
     from sweeps.config.load import to_dict
@@ -154,52 +170,63 @@ def dashboards(parsed: argparse.Namespace) -> int:
     return 0
 
 
+@verb(
+    "scenesweep status runs/scenes",
+    job,
+    argument("--address", default="", help="the cluster's dashboard, http://HEAD:8265; shows the job of the output"),
+)
 def status(parsed: argparse.Namespace) -> int:
-    """Prints what is done, failed and left; 1 where something failed. Of a cluster's job with --address."""
+    """Show what is done, what failed and what is left."""
     if parsed.address:
         from sweeps.cli import jobs
 
-        return jobs.status(parsed)
+        return jobs.show_status(parsed.address, parsed.output)
     from sweeps.cli import status as status_view
 
     text, failed = status_view.describe(parsed.output)
-    print(text)
-    return _failures(status_view.grouped(failed))
+    return _finish([text], status_view.grouped(failed))
 
 
+@verb(
+    "scenesweep verify runs/scenes --repair",
+    output,
+    argument(
+        "--recompute",
+        type=int,
+        default=1,
+        metavar="N",
+        help="random shards that are sampled again with the model (default 1, 0: none)",
+    ),
+    argument("--repair", action="store_true", help="mark bad shards, so that `run` redoes them"),
+)
 def verify(parsed: argparse.Namespace) -> int:
-    """Rereads every byte and computes random shards again; 1 where something disagrees."""
+    """Reread and check every byte, and sample a random shard again."""
+    import storage
     from sweeps.cli import recompute
     from sweeps.config.schema import PREVIEW
     from sweeps.runtime import side_store
     from sweeps.stages import decode, replay
 
-    store = storage.open(parsed.output)
-    found = storage.audit.verify(store, deep=True)
-    if parsed.recompute:
-        found += recompute.live(parsed.output, parsed.recompute, print)
-    total = _told(store, found, parsed.repair)
-    if store.list(f"{PREVIEW}/{storage.keys.LAYOUT}"):
-        preview = storage.open(f"{parsed.output}/{PREVIEW}")
-        total += _told(preview, storage.audit.verify(preview, deep=True), parsed.repair)
-    for further in filter(None, (side_store.open_if_present(stage.url(parsed.output)) for stage in (replay, decode))):
-        total += _told(further, storage.audit.verify(further, deep=True), parsed.repair)
+    main = storage.open(parsed.output)
+    urls = [f"{parsed.output}/{PREVIEW}", *(stage.url(parsed.output) for stage in (replay, decode))]
+    total = 0
+    for store in filter(None, (main, *map(side_store.open_if_present, urls))):
+        bad = storage.audit.verify(store, deep=True)
+        if store is main and parsed.recompute:
+            bad += recompute.live(parsed.output, parsed.recompute, print)
+        for item in bad:
+            print(f"{item.kind}: {item.path}: {item.detail}")
+        if bad and parsed.repair:
+            print(f"{len(storage.audit.repair(store, bad))} bad shards are marked; `scenesweep run` redoes them")
+        total += len(bad)
     print(f"{total} disagreements")
     return 1 if total else 0
 
 
-def _told(store: storage.Store, found: list[storage.audit.Disagreement], repair: bool) -> int:
-    """Prints what disagrees and marks it where asked; how many disagreements there are."""
-    for item in found:
-        print(f"{item.kind}: {item.path}: {item.detail}")
-    if repair and found:
-        marked = storage.audit.repair(store, found)
-        print(f"{len(marked)} bad shards are marked; `scenesweep run` redoes them")
-    return len(found)
-
-
+@verb("scenesweep clean runs/scenes", output)
 def clean(parsed: argparse.Namespace) -> int:
-    """Drops the activations."""
+    """Delete the activations and keep the results."""
+    import storage
     from sweeps.runtime import side_store
     from sweeps.stages import decode, replay
 
@@ -211,8 +238,13 @@ def clean(parsed: argparse.Namespace) -> int:
     return 0
 
 
+@verb(
+    "scenesweep compare runs/scenes runs/guided",
+    output,
+    argument("other", help="output folder or URL of the second run"),
+)
 def compare(parsed: argparse.Namespace) -> int:
-    """Prints the headline numbers of two runs."""
+    """Show the main results of two runs side by side."""
     from sweeps.cli import compare as compare_view
     from sweeps.runtime.run import stored_config
 
@@ -220,8 +252,14 @@ def compare(parsed: argparse.Namespace) -> int:
     return 0
 
 
+@verb(
+    "scenesweep sites scenes",
+    argument("model", nargs="?", default="scenes", help="scenes, a pipeline's directory or a hub id"),
+    argument("--revision", default="", help="commit of a hub id"),
+    argument("--family", choices=("attention", "conv", "vae"), default="attention"),
+)
 def sites(parsed: argparse.Namespace) -> int:
-    """Lists the sites of a model from its configuration, without weights."""
+    """List the sites of a model from its configuration, without weights."""
     from probing.diffusion.model import ModelConfig
     from sweeps.config.schema import Config
     from sweeps.planning import table
@@ -232,29 +270,46 @@ def sites(parsed: argparse.Namespace) -> int:
     return 0
 
 
+@verb(
+    "scenesweep bench probes --json",
+    argument("bench", choices=BENCHES, help="what to measure"),
+    argument("--json", action="store_true", help="print one JSON object"),
+)
 def bench(parsed: argparse.Namespace) -> int:
-    """Measures one thing against its baseline in the same run."""
+    """Measure speed against a baseline in the same run."""
+    import json
+
     from sweeps.bench import suite
 
-    found = suite.report(parsed.bench)
-    if parsed.json:
-        print(json.dumps(found))
-    else:
-        for row in found["rows"]:
-            print(suite.line(row))
+    result = suite.report(parsed.bench)
+    print(json.dumps(result) if parsed.json else "\n".join(suite.line(row) for row in result["rows"]))
     return 0
 
 
+@verb(
+    "scenesweep train-scenes work/ out/",
+    argument("work", help="folder for renders and checkpoints; the same folder resumes"),
+    argument("target", help="folder that the weights are written to"),
+    argument("--steps", type=int, default=0, help="training steps of the denoiser (default: as shipped)"),
+    argument(
+        "--device",
+        default="cpu",
+        choices=("cpu", "cuda"),
+        help="where to train; cuda trains longer, in larger batches (default: cpu)",
+    ),
+    argument("--start", default="", help="folder of finished weights to continue from"),
+    argument("--focus", action="store_true", help="with --start: replace queries and keys of self-attention first"),
+)
 def train_scenes(parsed: argparse.Namespace) -> int:
-    """Trains the embedded model; the same folder resumes."""
+    """Train the embedded model from scratch; the same folder resumes."""
     from dataclasses import replace
 
     from probing.scenes import training
 
-    schema = training.on_gpu() if parsed.device == "cuda" else training.TrainingConfig()
+    config = training.on_gpu() if parsed.device == "cuda" else training.TrainingConfig()
     if parsed.steps:
-        schema = replace(schema, denoiser=replace(schema.denoiser, steps=parsed.steps))
+        config = replace(config, denoiser=replace(config.denoiser, steps=parsed.steps))
     if parsed.start:
         training.start_from(Path(parsed.work), Path(parsed.start), parsed.focus)
-    training.run(Path(parsed.work), Path(parsed.target), schema, lambda line: print(line, flush=True))
+    training.run(Path(parsed.work), Path(parsed.target), config, lambda line: print(line, flush=True))
     return 0

@@ -1,4 +1,4 @@
-"""Verbs for runs on a Ray cluster, from a machine outside it: submit, status, logs, stop, resume."""
+"""The verbs for runs on a Ray cluster, from a machine outside it: submit, logs, stop, resume."""
 
 from __future__ import annotations
 
@@ -8,121 +8,143 @@ import logging
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from cluster import submit as jobs
-from cluster.observers import logs as records
+import cluster.submit
+from cluster.observers.logs import is_record, readable
+from sweeps.cli.verbs import address, argument, follow, job, settings, verb
 
 if TYPE_CHECKING:
+    from cluster.submit import Job
     from sweeps.config.schema import Config
 
 log = logging.getLogger(__name__)
 
 
+@verb("scenesweep submit --address http://HEAD:8265 paper output=s3://bucket/run", settings, address, follow)
 def submit(parsed: argparse.Namespace) -> int:
-    """Submits the run as a Ray job; the same command resumes it."""
+    """Submit the run as a job of a Ray cluster; the same command resumes it."""
     from sweeps.config.load import load
 
-    made = load(parsed.preset, parsed.overrides)
-    check(made, parsed.address)
-    job = jobs.submit(parsed.address, arguments(parsed.preset, parsed.overrides), output=made.output)
-    print(f"job {job.id}\ndashboard {job.dashboard}\noutput {job.output}\nW&B {tracked(made)}")
-    return _followed(parsed, job) if parsed.follow else 0
+    config = load(parsed.preset, parsed.overrides)
+    check(config, parsed.address)
+    words = arguments(parsed.preset, parsed.overrides)
+    submitted = cluster.submit.submit(parsed.address, words, output=config.output)
+    _show(submitted)
+    print(f"W&B {tracked(config)}")
+    return _follow(parsed.address, submitted) if parsed.follow else 0
 
 
-def check(made: Config, address: str) -> None:
-    """Raises ValueError where interventions need probes that the sweep does not plan, as far as this machine can tell.
-
-    It can't where the model's configuration is elsewhere, or where an earlier job of the same output, which need not be
-    in sight from here, may have fitted them: the job itself then tells.
-    """
-    from sweeps.planning import requirements
-    from sweeps.runtime import run
-
-    found = run.local_model_info(made)
-    if found is None:
-        return
-    try:
-        requirements.check(made, found)
-    except ValueError:
-        if not jobs.jobs(address, made.output):
-            raise
-    except Exception as error:  # an output that can't be read from here; readers of object stores raise many kinds
-        log.debug("probes of %s not looked for from here: %s", made.output, error)
-
-
-def status(parsed: argparse.Namespace) -> int:
-    """Prints how a job is, found by its id or its output; 1 where it failed."""
-    job = jobs.find(parsed.address, parsed.output)
-    print(f"job {job.id} {job.status}: {job.message}\ndashboard {job.dashboard}\noutput {job.output}")
-    return 1 if job.status == "FAILED" else 0
-
-
+@verb(
+    "scenesweep logs --address http://HEAD:8265 s3://bucket/run",
+    job,
+    address,
+    follow,
+    argument("--json", action="store_true", help="print only the structured records"),
+)
 def logs(parsed: argparse.Namespace) -> int:
-    """Prints what a job has written; with --json its records instead of the lines for people."""
-    job = jobs.find(parsed.address, parsed.output)
+    """Print the log of a job."""
+    known = cluster.submit.find(parsed.address, parsed.output)
     if parsed.follow:
-        return _followed(parsed, job)
-    lines = jobs.logs(parsed.address, job.id).splitlines()
-    for line in filter(records.is_record, lines) if parsed.json else records.readable(lines):
+        return _follow(parsed.address, known)
+    lines = cluster.submit.logs(parsed.address, known.id).splitlines()
+    for line in filter(is_record, lines) if parsed.json else readable(lines):
         print(line)
     return 0
 
 
+@verb("scenesweep stop --address http://HEAD:8265 s3://bucket/run", job, address)
 def stop(parsed: argparse.Namespace) -> int:
-    """Asks a job to end; what is finished stays, `resume` carries on."""
-    job = jobs.find(parsed.address, parsed.output)
-    asked = jobs.stop(parsed.address, job.id)
-    print(f"job {job.id} {'is asked to stop' if asked else f'has ended already: {job.status}'}")
+    """End a job; what is finished is kept."""
+    known = cluster.submit.find(parsed.address, parsed.output)
+    stopping = cluster.submit.stop(parsed.address, known.id)
+    print(f"job {known.id} {'is stopping' if stopping else f'has ended already: {known.status}'}")
     return 0
 
 
+@verb("scenesweep resume --address http://HEAD:8265 s3://bucket/run", job, address, follow)
 def resume(parsed: argparse.Namespace) -> int:
-    """Submits the run of a job that has ended once more."""
-    before = jobs.find(parsed.address, parsed.output)
-    job = jobs.resume(parsed.address, before.id)
-    print(f"job {job.id}\ndashboard {job.dashboard}\noutput {job.output}")
-    return _followed(parsed, job) if parsed.follow else 0
+    """Submit the run of an ended job again."""
+    ended = cluster.submit.find(parsed.address, parsed.output)
+    submitted = cluster.submit.resume(parsed.address, ended.id)
+    _show(submitted)
+    return _follow(parsed.address, submitted) if parsed.follow else 0
 
 
-def _followed(parsed: argparse.Namespace, job: jobs.Job) -> int:
-    def write(text: str) -> None:
-        for line in records.readable(text.splitlines()):
-            print(line, flush=True)
+def show_status(address: str, target: str) -> int:
+    """Prints the status of a job, found by its id or its output; returns 1 if it failed."""
+    known = cluster.submit.find(address, target)
+    print(f"job {known.id} {known.status}: {known.message}\ndashboard {known.dashboard}\noutput {known.output}")
+    return 1 if known.status == "FAILED" else 0
 
-    ended = jobs.follow(parsed.address, job.id, write)
-    if ended.status != "SUCCEEDED":
-        print(f"job {ended.id} {ended.status}: {ended.message}", file=sys.stderr)
-    return 0 if ended.status == "SUCCEEDED" else 1
+
+def check(config: Config, address: str) -> None:
+    """Raises ValueError if interventions need probes that the sweep does not plan.
+
+    Checks nothing if the model's configuration is not on this machine, or if an earlier job of the same output may
+    have fitted the probes, where this machine may not see them. The job itself checks again.
+    """
+    from sweeps.planning import requirements
+    from sweeps.runtime import run
+
+    model = run.local_model_info(config)
+    if model is None:
+        return
+    try:
+        requirements.check(config, model)
+    except ValueError:
+        if not cluster.submit.jobs(address, config.output):
+            raise
+    except Exception as error:  # an output that can't be read from here; readers of object stores raise many kinds
+        log.debug("probes of %s not checked from here: %s", config.output, error)
 
 
 def arguments(preset: str, overrides: Sequence[str]) -> list[str]:
-    """What a job is started with: a preset by its name; a file, which the cluster may not have, by its settings."""
+    """Arguments of the job: a preset by its name; a file, which the cluster may not have, by its settings."""
     from sweeps.config.load import load, presets, to_dict
 
     if preset in presets():
         return [preset, *overrides]
-    base, wanted = (to_dict(load(*words)) for words in (("scenes", []), (preset, overrides)))
-    return ["scenes", *_differences(base, wanted)]
+    base, requested = to_dict(load("scenes", [])), to_dict(load(preset, overrides))
+    return ["scenes", *_differences(base, requested)]
 
 
-def _differences(base: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """key=value, the value as YAML, of each leaf that differs."""
-    for key, value in wanted.items():
-        if isinstance(value, Mapping) and value:
-            yield from _differences(base.get(key, {}), value, f"{prefix}{key}.")
-        elif value != base.get(key):
+def _differences(base: Mapping[str, object], requested: Mapping[str, object], prefix: str = "") -> Iterator[str]:
+    """key=value of each setting that differs, the value as JSON, which YAML contains."""
+    for key, value in requested.items():
+        group = base.get(key)
+        if isinstance(value, Mapping) and isinstance(group, Mapping):
+            yield from _differences(group, value, f"{prefix}{key}.")
+        elif value != group:
             yield f"{prefix}{key}={json.dumps(value)}"
 
 
-def tracked(made: Config) -> str:
-    """Where the run's mirror is to be found."""
-    told = made.tracking
-    if told.mode == "disabled":
+def tracked(config: Config) -> str:
+    """Where to find the run in W&B."""
+    tracking = config.tracking
+    if tracking.mode == "disabled":
         return "disabled"
-    if told.mode == "offline":
-        return f"offline, in {made.output}/wandb"
+    if tracking.mode == "offline":
+        return f"offline, in {config.output}/wandb"
     server = os.environ.get("WANDB_BASE_URL", "https://wandb.ai").replace("https://api.", "https://").rstrip("/")
-    if not told.entity:
-        return f"{server}, project {told.project}, group {made.name}"
-    return f"{server}/{told.entity}/{told.project}/groups/{made.name}"
+    if not tracking.entity:
+        return f"{server}, project {tracking.project}, group {config.name}"
+    return f"{server}/{tracking.entity}/{tracking.project}/groups/{config.name}"
+
+
+def _show(submitted: Job) -> None:
+    print(f"job {submitted.id}\ndashboard {submitted.dashboard}\noutput {submitted.output}")
+
+
+def _follow(address: str, running: Job) -> int:
+    """Prints the log's lines for people until the job ends; returns 1 if it does not succeed."""
+
+    def write(text: str) -> None:
+        for line in readable(text.splitlines()):
+            print(line, flush=True)
+
+    ended = cluster.submit.follow(address, running.id, write)
+    if ended.status == "SUCCEEDED":
+        return 0
+    print(f"job {ended.id} {ended.status}: {ended.message}", file=sys.stderr)
+    return 1

@@ -1,4 +1,4 @@
-"""`scenesweep intervene` on one prompt: seed and move go in; pictures, scores and a recipe come out."""
+"""A single edit, `scenesweep intervene --prompt`: writes pictures, scores and a recipe that repeats it."""
 
 from __future__ import annotations
 
@@ -26,10 +26,9 @@ from sweeps.stages.intervene import intervener, job
 
 WAYS = (EDIT, *VARIATIONS)
 HEAD = 14
-"""pixels above each of a sheet's pictures, for its name"""
+"""pixels above each picture of a sheet, for its name"""
 GAP = 2
-"""pixels between them"""
-COLUMNS = ("before", "its label", "asked for", "after", "its label")
+"""pixels between pictures"""
 
 
 @dataclass(frozen=True)
@@ -38,15 +37,15 @@ class Request:
 
     prompt: str
     seed: int
-    """of the initial noise"""
+    """seed of the initial noise"""
     task: str
-    """what the probes read: saliency or depth"""
+    """what the probes predict: saliency or depth"""
     goals: tuple[Goal, ...] = ()
-    """wanted scenes, each a picture"""
+    """target scenes, one picture each"""
     frames: int = 0
-    """places of the object on its way across the image, as an animation"""
+    """positions of the object on its way across the image, as an animation"""
     way: str = EDIT
-    """how activations are moved: the inner optimisation, or a variation at its norm"""
+    """how activations are moved: the inner optimisation, or a variation with its norm"""
 
     def __post_init__(self) -> None:
         if self.task not in TASKS:
@@ -54,15 +53,15 @@ class Request:
         if self.way not in WAYS:
             raise ValueError(f"--way {self.way}: unknown; use {', '.join(WAYS)}")
         if not self.prompt:
-            raise ValueError("--prompt is empty; say what to draw")
+            raise ValueError("--prompt is empty; describe what to draw")
         if not (self.goals or self.frames):
             raise ValueError("nothing to change: give --move DX DY, --second, --label FILE or --animate FRAMES")
         if self.frames and (self.goals or self.frames < 2):
-            raise ValueError("--animate takes 2 frames or more, and no --move, --second or --label beside it")
+            raise ValueError("--animate takes 2 frames or more, and no --move, --second or --label")
 
 
 def goals_from(moves: list[list[int]], seconds: list[list[float]], files: list[str]) -> tuple[Goal, ...]:
-    """Goals of the command line's numbers: (dx, dy), (dx, dy, scale, back), and files."""
+    """Goals from the arguments of --move (dx, dy), --second (dx, dy, scale, back) and --label (files)."""
     return (
         *(Move(dx, dy) for dx, dy in moves),
         *(SecondObject(round(dx), round(dy), scale, back) for dx, dy, scale, back in seconds),
@@ -70,106 +69,108 @@ def goals_from(moves: list[list[int]], seconds: list[list[float]], files: list[s
     )
 
 
-def play(config: Config, wanted: Request | Path, folder: Path) -> list[str]:
+def play(config: Config, request: Request | Path, folder: Path) -> list[str]:
     """Makes the pictures of a request, or of a recipe's file, and writes them into `folder`.
 
-    Uses the model and the probes of the finished run at `config.output`. Returns lines that tell what came
-    of it. Raises ValueError where the run, a probe or an input is missing.
+    Uses the model and the probes of the finished run at `config.output`. Returns lines that describe the result.
+    Raises ValueError if the run, a probe or an input is missing.
     """
-    given = _recipe_text(wanted) if isinstance(wanted, Path) else ""
-    recipe = from_yaml(given) if given else None
+    if isinstance(request, Path):  # before the model is loaded, which takes a while
+        recipe = _read(request)
     worker = intervener(job(run.reopen(config, run.model_info(config))))
-    if recipe is None:
-        assert isinstance(wanted, Request)
-        recipe = _recipe(wanted, config, worker)
+    if isinstance(request, Request):
+        recipe = _recipe(request, config, worker)
     outcome = replay(recipe, worker)
-    names = save(outcome, folder, moving=isinstance(wanted, Request) and wanted.frames > 0)
+    names = save(outcome, folder, moving=isinstance(request, Request) and request.frames > 0)
     return [*(describe(row) for row in outcome.rows), f"{folder}: {', '.join(names)}"]
 
 
-def _recipe_text(path: Path) -> str:
+def _read(path: Path) -> Recipe:
     try:
-        return path.read_text()
+        return from_yaml(path.read_text())
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"--recipe {path}: cannot be read: {error}") from error
 
 
-def _recipe(wanted: Request, config: Config, worker: Intervener) -> Recipe:
-    goals = wanted.goals or tuple(path_across(ACROSS, wanted.frames, worker.model.image_size))
+def _recipe(request: Request, config: Config, worker: Intervener) -> Recipe:
     settings = config.interventions
     return Recipe(
-        wanted.prompt, wanted.seed, worker.guidance, settings.spec(wanted.task), goals,
-        () if wanted.way == EDIT else (wanted.way,), settings.rows, settings.seed,
-        model=worker.about.get("model", ""), probes=worker.about.get("probes", ""),
-    )  # fmt: skip
+        request.prompt,
+        request.seed,
+        worker.guidance,
+        settings.spec(request.task),
+        request.goals or tuple(path_across(ACROSS, request.frames, worker.model.image_size)),
+        () if request.way == EDIT else (request.way,),
+        settings.rows,
+        settings.seed,
+        model=worker.about.get("model", ""),
+        probes=worker.about.get("probes", ""),
+    )
 
 
 def describe(row: dict) -> str:
-    """One line on one picture: scores against the wanted label, and what the probe read inside."""
+    """One line on one picture: its scores against the target label, and what the probe read inside the network."""
     name, better = ("Dice", "higher") if row["task"] == "saliency" else ("RMSE", "lower")
     line = (
-        f"picture {row['trial']:02d} {row['control']}: {name} to the wanted label {row['score_before']:.2f} before, "
+        f"picture {row['trial']:02d} {row['control']}: {name} to the target label {row['score_before']:.2f} before, "
         f"{row['score_after']:.2f} after ({better} is better)"
     )
     inside = row.get("readout_after")
-    return line if inside is None else f"{line}; the probe read {inside:.2f} inside"
+    return line if inside is None else f"{line}; {inside:.2f} in the probe's readout"
 
 
 def save(outcome: Outcome, folder: Path, moving: bool) -> list[str]:
-    """Writes pictures, a sheet of all, the recipe and the scores; names of the files."""
-    shown = outcome.pictures
-    colours = _colours(shown)
-    files = {"before.png": _png(shown.before), "before-label.png": _png(colours(shown.label_before))}
-    for place, row in enumerate(shown.rows):
+    """Writes pictures, a sheet of all, the recipe and the scores. Returns the names of the main files.
+
+    Raises ValueError if the folder cannot be written.
+    """
+    pictures = outcome.pictures
+    colours = _colours(pictures)
+    files = {"before.png": _png(pictures.before), "before-label.png": _png(colours(pictures.label_before))}
+    for row, image, label in zip(pictures.rows, pictures.images, pictures.labels, strict=True):
         stem = f"{row.trial:02d}-{row.control}"
-        files[f"{stem}.png"] = _png(shown.images[place])
-        files[f"{stem}-label.png"] = _png(colours(shown.labels[place]))
-    files |= {f"{trial:02d}-asked.png": _png(colours(label)) for trial, label in enumerate(shown.targets)}
-    files["sheet.png"] = _png(sheet(shown))
-    files["recipe.yaml"] = shown.recipe.encode()
+        files |= {f"{stem}.png": _png(image), f"{stem}-label.png": _png(colours(label))}
+    files |= {f"{trial:02d}-asked.png": _png(colours(label)) for trial, label in enumerate(pictures.targets)}
+    files["sheet.png"] = _png(sheet(pictures))
+    files["recipe.yaml"] = pictures.recipe.encode()
     files["scores.json"] = json.dumps(outcome.rows, indent=1).encode()
     if moving:
-        files |= {f"moving-{way}.gif": animation(frames_of(shown, way)) for way in _ways(shown)}
-    _write(folder, files)
-    return ["sheet.png", "recipe.yaml", "scores.json", *(n for n in files if n.endswith(".gif"))]
-
-
-def _write(folder: Path, files: dict[str, bytes]) -> None:
+        ways = dict.fromkeys(row.control for row in pictures.rows)
+        files |= {f"moving-{way}.gif": animation(frames_of(pictures, way)) for way in ways}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, data in files.items():
             (folder / name).write_bytes(data)
     except OSError as error:
         raise ValueError(f"--to {folder}: cannot be written: {error.strerror}; give another folder") from error
+    return ["sheet.png", "recipe.yaml", "scores.json", *(name for name in files if name.endswith(".gif"))]
 
 
-def _ways(shown: Pictures) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(row.control for row in shown.rows))
-
-
-def frames_of(shown: Pictures, way: str) -> list[NDArray[np.uint8]]:
+def frames_of(pictures: Pictures, way: str) -> list[NDArray[np.uint8]]:
     """The pictures of one way of editing, in the order of the goals: uint8 (H, W, 3) each."""
-    return [shown.images[shown.rows.index(Row(trial, way))] for trial in range(len(shown.goals))]
+    return [pictures.images[pictures.rows.index(Row(trial, way))] for trial in range(len(pictures.goals))]
 
 
-def _colours(shown: Pictures) -> Callable[[NDArray], NDArray[np.uint8]]:
-    low, high = (0.0, 1.0) if shown.task == "saliency" else np.percentile(shown.label_before, (1, 99))
-    return lambda label: colour_map(label.astype(np.float32), shown.task, float(low), float(high))
+def _colours(pictures: Pictures) -> Callable[[NDArray], NDArray[np.uint8]]:
+    """A colour map for labels of all pictures; depth is scaled to the label before the edit."""
+    low, high = (0.0, 1.0) if pictures.task == "saliency" else np.percentile(pictures.label_before, (1, 99))
+    return lambda label: colour_map(label.astype(np.float32), pictures.task, float(low), float(high))
 
 
-def sheet(shown: Pictures) -> NDArray[np.uint8]:
-    """One line per picture: before, its label, asked for, after, its label."""
-    colours = _colours(shown)
+def sheet(pictures: Pictures) -> NDArray[np.uint8]:
+    """One line per picture: before, its label, target label, after, its label."""
+    colours = _colours(pictures)
     lines = []
-    for row, image, label in zip(shown.rows, shown.images, shown.labels, strict=True):
-        cells = [shown.before, colours(shown.label_before), colours(shown.targets[row.trial]), image, colours(label)]
-        lines.append(np.concatenate([np.pad(c, ((HEAD, 0), (0, GAP), (0, 0))) for c in cells], axis=1))
-    picture = Image.fromarray(np.concatenate(lines))
-    pen, (height, width) = ImageDraw.Draw(picture), shown.before.shape[:2]
-    for line, row in enumerate(shown.rows):
-        for column, name in enumerate((*COLUMNS[:3], f"after: {row.control}", COLUMNS[4])):
-            pen.text((column * (width + GAP) + 2, line * (height + HEAD) + 1), name, fill="white")
-    return np.asarray(picture)
+    for row, image, label in zip(pictures.rows, pictures.images, pictures.labels, strict=True):
+        labels = [colours(values) for values in (pictures.label_before, pictures.targets[row.trial], label)]
+        cells = [pictures.before, labels[0], labels[1], image, labels[2]]
+        lines.append(np.concatenate([np.pad(cell, ((HEAD, 0), (0, GAP), (0, 0))) for cell in cells], axis=1))
+    canvas = Image.fromarray(np.concatenate(lines))
+    draw, (height, width) = ImageDraw.Draw(canvas), pictures.before.shape[:2]
+    for line, row in enumerate(pictures.rows):
+        for column, name in enumerate(("before", "its label", "target label", f"after: {row.control}", "its label")):
+            draw.text((column * (width + GAP) + 2, line * (height + HEAD) + 1), name, fill="white")
+    return np.asarray(canvas)
 
 
 def _png(pixels: NDArray[np.uint8]) -> bytes:

@@ -1,4 +1,4 @@
-"""Samples finished shards once more with the model and compares what comes out with what is stored."""
+"""Sampling finished shards once more with the model, compared with what is stored."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -19,12 +18,12 @@ from sweeps.runtime import run
 from sweeps.stages.sample import STAGE, SampleTask, SampleWorker
 
 TOLERANCE = 0.01
-"""largest difference, in root mean squares of the stored chunk, that passes for rounding"""
+"""largest difference that counts as rounding, in root mean squares of the stored chunk"""
 
 
 @dataclass
 class Comparison:
-    """Compares recomputed arrays with the stored ones of one shard."""
+    """Compares the recomputed arrays of one shard with the stored ones."""
 
     store: storage.Store
     task: SampleTask
@@ -34,13 +33,16 @@ class Comparison:
     found: list[Disagreement] = field(default_factory=list)
 
     def activation(self, site: str, step: int, values: np.ndarray) -> None:
+        """Compares one chunk of activations."""
         self._compare(f"activations.zarr/{self.task.variant}/{site}", step, values)
 
     def latents(self, step: int, after: np.ndarray, clean: np.ndarray) -> None:
-        for kind, values in (("xt", after), ("x0", clean)):
-            self._compare(f"latents.zarr/{self.task.variant}/{kind}", step, values)
+        """Compares the latents after a step and the clean estimates."""
+        self._compare(f"latents.zarr/{self.task.variant}/xt", step, after)
+        self._compare(f"latents.zarr/{self.task.variant}/x0", step, clean)
 
     def images(self, values: np.ndarray) -> None:
+        """Compares the images."""
         self._compare(f"images.zarr/{self.task.variant}", None, values)
 
     def _compare(self, path: str, step: int | None, values: np.ndarray) -> None:
@@ -51,17 +53,17 @@ class Comparison:
         try:
             self.store.chunks.read(spec, key, stored)
         except (CorruptChunk, MissingChunk) as error:
-            self._note("recomputed", key.path, str(error).removeprefix(f"{key.path}: "))
+            self._add("recomputed", key.path, str(error).removeprefix(f"{key.path}: "))
             return
         stored = stored[: len(values)]
         size = difference(stored, values)
-        if size > TOLERANCE or (size and self.exact):
-            share = f"{np.mean(stored != values):.2%} of the values differ, by up to {size:.3g} root mean squares"
-            kind = "recomputed" if size > TOLERANCE else "rounding"
-            hint = "" if size > TOLERANCE else " (another kind of processor rounds otherwise)"
-            self._note(kind, key.path, share + hint)
+        detail = f"{np.mean(stored != values):.2%} of the values differ, by up to {size:.3g} root mean squares"
+        if size > TOLERANCE:
+            self._add("recomputed", key.path, detail)
+        elif size and self.exact:
+            self._add("rounding", key.path, f"{detail} (other kinds of processors round differently)")
 
-    def _note(self, kind: str, path: str, detail: str) -> None:
+    def _add(self, kind: str, path: str, detail: str) -> None:
         self.found.append(Disagreement(kind, path, STAGE, self.task.variant, self.task.shard, detail))
 
 
@@ -75,16 +77,16 @@ def difference(stored: np.ndarray, values: np.ndarray) -> float:
 
 
 def choose(store: storage.Store, variants: Sequence[str], count: int, seed: int) -> list[SampleTask]:
-    """At most `count` finished shards at random, all variants alike."""
+    """At most `count` random finished shards, drawn from all variants alike."""
     done = [SampleTask(variant, shard) for variant in variants for shard in sorted(store.completed(STAGE, variant))]
     return sorted(random.Random(seed).sample(done, min(count, len(done))))
 
 
 def recompute(config: Config, count: int, seed: int) -> tuple[int, list[Disagreement]]:
-    """Samples `count` random finished shards again: (chunks compared, those that disagree).
+    """Samples `count` random finished shards again and returns (chunks compared, disagreements).
 
-    Bits must agree where the store was made with the present versions, else values to a hundredth
-    of their root mean square. Raises ValueError where the activations were dropped.
+    All bits must agree if the store was made with the present versions, otherwise values to a hundredth of their
+    root mean square. Raises ValueError if the activations were deleted.
     """
     store = storage.open(config.output)
     if store.cleaned:
@@ -92,31 +94,30 @@ def recompute(config: Config, count: int, seed: int) -> tuple[int, list[Disagree
     tasks = choose(store, config.sampling.variants, count, seed)
     if not tasks:
         return 0, []
-    exact = _versions(store) == json.loads(json.dumps(run.versions()))
+    versions = json.loads(store.get(storage.keys.MANIFEST)).get("versions", {})
+    exact = versions == json.loads(json.dumps(run.versions()))
+    comparisons = [Comparison(store, task, exact) for task in tasks]
     with pinned_threads(config.sampling.threads):
         worker = SampleWorker(config, "")
-        ended = [_again(worker, Comparison(store, task, exact)) for task in tasks]
-    return sum(len(c.compared) for c in ended), sorted(d for c in ended for d in c.found)
+        for comparison in comparisons:
+            sample_again(worker, comparison)
+    return sum(len(c.compared) for c in comparisons), sorted(item for c in comparisons for item in c.found)
 
 
-def live(output: str, count: int, say: Callable[[str], None]) -> list[Disagreement]:
-    """`recompute` for the command line: says what was done, or why it could not be."""
+def sample_again(worker: SampleWorker, comparison: Comparison) -> None:
+    """Samples the shard of a comparison and compares every array."""
+    latents = comparison.latents if worker.store.layout.latent else None
+    comparison.images(worker.compute(comparison.task, comparison.activation, latents))
+
+
+def live(output: str, count: int, write: Callable[[str], None]) -> list[Disagreement]:
+    """`recompute` for the command line: writes what was compared, or why nothing could be."""
     seed = random.randrange(10**6)
     try:
         config = run.stored_config(output)
         compared, found = recompute(config, count, seed)
     except (ValueError, OSError) as error:
-        say(f"not recomputed: {error}")
+        write(f"not recomputed: {error}")
         return []
-    say(f"{compared} chunks recomputed, {len(found)} disagree (shards drawn with seed {seed})")
+    write(f"{compared} chunks recomputed, {len(found)} disagree (shards drawn with seed {seed})")
     return found
-
-
-def _versions(store: storage.Store) -> dict[str, Any]:
-    return json.loads(store.get(storage.keys.MANIFEST)).get("versions", {})
-
-
-def _again(worker: SampleWorker, comparison: Comparison) -> Comparison:
-    latents = comparison.latents if bool(worker.store.layout.latent) else None
-    comparison.images(worker.compute(comparison.task, comparison.activation, latents))
-    return comparison

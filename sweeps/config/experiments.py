@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from interventions.config import STEPS
+
 NAMES = ("vae", "conv", "smoothness", "emergence", "transfer", "converged", "truth")
 """VAE self-attention (section 4.2), convolutional sites (appendix A), smoothness loss (appendix F), emergence
 (figures 4 and 10), probes of one step applied at the others, references without an optimiser, and probes on
@@ -47,11 +49,10 @@ class ExperimentConfig:
         for name in self.names:
             if name not in NAMES:
                 raise ValueError(f"experiments.names={name!r}: unknown; use {', '.join(NAMES)}")
-        for name in ("vae_steps", "conv_steps", "smoothness_steps", "emergence_steps", "converged_steps",
-                     "truth_steps"):  # fmt: skip
+        for name in (name for name in vars(self) if name.endswith("_steps")):
             for step in getattr(self, name):
-                if not 1 <= step <= 15:
-                    raise ValueError(f"experiments.{name}={step}: steps are 1 to 15")
+                if not 1 <= step <= STEPS:
+                    raise ValueError(f"experiments.{name}={step}: steps are 1 to {STEPS}")
         if self.smoothness <= 0:
             raise ValueError(f"experiments.smoothness={self.smoothness}: must be above 0")
         for name in ("emergence_images", "emergence_shown"):

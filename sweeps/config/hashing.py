@@ -9,23 +9,12 @@ from dataclasses import dataclass
 
 from sweeps.config.schema import Config, previews
 
-NOT_SCIENCE = {
-    "model": {"device"},
-    "sampling": {"retries", "preview"},
-    "interventions": {
-        "keep_images",
-        "images",
-        "tasks",
-        "ablation_images",
-        "dose",
-        "step_counts",
-        "sides",
-        "second_objects",
-        "guidances",
-        "transplants",
-    },
-}
-"""fields that change no result and are in no hash; those of interventions only set how many edits there are"""
+EDITED = {"images", "tasks", "ablation_images", "second_objects", "transplants", "keep_images"}
+ABLATIONS = {"dose", "step_counts", "sides", "guidances"}
+"""fields of interventions that only set how many edits there are, not what an edit does"""
+
+NOT_SCIENCE = {"model": {"device"}, "sampling": {"retries", "preview"}, "interventions": EDITED | ABLATIONS}
+"""fields that change no result and are in no hash"""
 
 IF_SET = {("interventions", "probes")}
 """fields that are in a hash only if they are set: runs from before these fields keep their hashes"""
@@ -33,18 +22,8 @@ IF_SET = {("interventions", "probes")}
 CONSTANTS = {"curation": {"salt": "scenesweep"}}
 """values that were settings once: they stay in the hash, so that finished runs keep theirs"""
 
-CHOOSING = {
-    "labels": ("saliency", "saliency_weights", "threshold"),
-    "curation": (
-        "min_foreground",
-        "max_foreground",
-        "min_contrast",
-        "min_saturation",
-        "max_plain",
-        "safety",
-        "safety_weights",
-    ),
-}
+RULES = ("min_foreground", "max_foreground", "min_contrast", "min_saturation", "max_plain", "safety", "safety_weights")
+CHOOSING = {"labels": ("saliency", "saliency_weights", "threshold"), "curation": RULES}
 """settings by which a preview chooses samples"""
 
 

@@ -108,10 +108,12 @@ def _refuse_unknown(defaults: DictConfig, settings: DictConfig, prefix: str) -> 
         if key not in defaults:
             raise ValueError(f"{path}: unknown key; {hint(key, map(str, defaults), prefix)}")
         group, value = defaults[key], settings[key]
-        if isinstance(group, DictConfig):
-            if not isinstance(value, DictConfig):
-                raise ValueError(f"{path}={value}: a group of keys; set one of them, {path}.KEY=VALUE")
+        if isinstance(group, DictConfig) and isinstance(value, DictConfig):
             _refuse_unknown(group, value, f"{path}.")
+        elif isinstance(group, DictConfig):
+            raise ValueError(f"{path}={value}: a group of keys; set one of them, {path}.KEY=VALUE")
+        elif isinstance(value, DictConfig):
+            raise ValueError(f"{path}={value}: needs a value, not keys")
 
 
 def _plain_settings(default: Any, values: Mapping[str, Any], prefix: str) -> dict[str, Any]:

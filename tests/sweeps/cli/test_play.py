@@ -1,4 +1,4 @@
-"""One edit for play: what is asked for, what is written, what is refused."""
+"""A single edit: what is requested, what is written, what is refused."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def outcome() -> Outcome:
     return replay(Recipe(fakes.PROMPT, 5, 2.0, spec, goals, ("natural",), sample=6), fakes.intervener())
 
 
-def test_every_picture_label_and_wish_is_written(outcome: Outcome, tmp_path: Path):
+def test_every_picture_label_and_target_is_written(outcome: Outcome, tmp_path: Path):
     names = play.save(outcome, tmp_path / "deep" / "out", moving=True)
     assert names == ["sheet.png", "recipe.yaml", "scores.json", "moving-edit.gif", "moving-natural.gif"]
     folder, shown = tmp_path / "deep" / "out", outcome.pictures
@@ -57,11 +57,12 @@ def test_the_sheet_has_a_line_for_each_picture(outcome: Outcome):
     assert np.array_equal(first, outcome.pictures.before)
 
 
-def test_a_line_tells_scores_and_reading(outcome: Outcome):
+def test_a_line_shows_scores_and_readout(outcome: Outcome):
     row = outcome.rows[0]
     text = play.describe(row)
-    assert f"Dice to the wanted label {row['score_before']:.2f} before, {row['score_after']:.2f} after" in text
-    assert f"read {row['readout_after']:.2f} inside" in text
+    for name in ("score_before", "score_after", "readout_after"):
+        assert f"{row[name]:.2f}" in text
+    assert "Dice" in text
 
 
 def test_numbers_become_goals():
@@ -72,12 +73,12 @@ def test_numbers_become_goals():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"task": "height"}, "use saliency or depth"),
-        ({"way": "loudly"}, "use edit, rank_one, natural"),
-        ({"prompt": ""}, "say what to draw"),
-        ({"goals": ()}, "give --move DX DY"),
-        ({"frames": 3}, "no --move"),
-        ({"goals": (), "frames": 1}, "2 frames or more"),
+        ({"task": "height"}, "--task height.*saliency or depth"),
+        ({"way": "loudly"}, "--way loudly.*edit, rank_one, natural"),
+        ({"prompt": ""}, "--prompt"),
+        ({"goals": ()}, "--move DX DY"),
+        ({"frames": 3}, "--animate"),
+        ({"goals": (), "frames": 1}, "--animate"),
     ],
 )
 def test_requests_that_make_no_sense_are_refused(changes: dict, message: str):

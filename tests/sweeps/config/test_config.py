@@ -8,7 +8,7 @@ import pytest
 
 from sweeps.cli import main as cli
 from sweeps.config.hashing import hashes
-from sweeps.config.load import load, presets, to_dict, to_yaml
+from sweeps.config.load import build, load, presets, to_dict, to_yaml
 from sweeps.config.schema import Config
 
 
@@ -69,9 +69,24 @@ def test_an_output_whose_settings_are_no_keys_is_refused_in_one_line(tmp_path):
         stored_config(str(tmp_path))
 
 
-def test_pairs_win_over_the_preset():
+def test_pairs_override_the_preset():
     made = load("scenes", ["sampling.shard=4", "sweep.steps=[1,15]", "probe.bias=true", "name=x"])
     assert (made.sampling.shard, made.sweep.steps, made.probe.bias, made.name) == (4, [1, 15], True, "x")
+
+
+def test_values_take_the_types_of_their_settings():
+    pairs = ["sampling.shard=4.0", "probe.lr=1", "sweep.steps=3", "interventions.depth_sites=mid.0", "name=7"]
+    made = load("paper", [*pairs, "prompts.test=", "interventions.guidance=2"])
+    values = (made.sampling.shard, made.probe.lr, made.sweep.steps, made.interventions.depth_sites, made.name)
+    assert values == (4, 1.0, [3], ("mid.0",), "7")
+    assert [type(value) for value in values] == [int, float, list, tuple, str]
+    assert (made.prompts.test, made.interventions.guidance) == ("", 2.0)
+    assert load("scenes", ["interventions.guidance=null"]).interventions.guidance is None
+
+
+def test_settings_of_older_runs_are_ignored():
+    older = to_dict(Config()) | {"sweep": {"steps": [1], "experiment": "grid"}, "gone": {"x": 1}}
+    assert build(older).sweep.steps == [1]
 
 
 @pytest.mark.parametrize(
@@ -83,6 +98,11 @@ def test_pairs_win_over_the_preset():
         ("scenes", ["sampling.shard=many"], r"sampling.shard='many'"),
         ("scenes", ["sampling.shard=1.5"], r"sampling.shard=1.5"),
         ("scenes", ["sampling.shard=0"], r"sampling.shard=0: must be 1 or more"),
+        ("scenes", ["sampling.shard=true"], r"sampling.shard=True"),
+        ("scenes", ["sweep.steps=[1,x]"], r"sweep.steps\[1\]='x'"),
+        ("scenes", ["sweep.steps={a: 1}"], r"sweep.steps=.*'a': 1"),
+        ("scenes", ["sweep.experiment=other"], r"sweep.experiment: unknown key"),
+        ("scenes", ["curation.salt=other"], r"curation.salt: unknown key"),
         ("scenes", ["sampling=4"], r"sampling=4: a group of keys"),
         ("scenes", ["sampling.variants=[trained,rndom]"], r"'rndom': unknown; did you mean 'random'"),
         ("scenes", ["sampling.variants=[random]"], r"`trained` is needed"),

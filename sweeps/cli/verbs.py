@@ -1,0 +1,82 @@
+"""How a verb of the command line is declared, and the arguments that several verbs share."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+Action = Callable[[argparse.Namespace], int]
+Arguments = Callable[[argparse.ArgumentParser], object]
+
+DEFAULT = "scenes"
+"""preset of a command that names none"""
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One verb: a function that returns the exit code, an example of its use and its arguments."""
+
+    action: Action
+    example: str
+    arguments: tuple[Arguments, ...]
+
+    @property
+    def name(self) -> str:
+        """The verb as it is typed."""
+        return self.action.__name__.replace("_", "-")
+
+    def add_to(self, verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+        """Adds the verb's own parser; its help text is the docstring of the action."""
+        text = " ".join((self.action.__doc__ or "").split()).rstrip(".")
+        parser = verbs.add_parser(self.name, help=text, description=text, epilog=f"example: {self.example}")
+        parser.set_defaults(action=self.action)
+        for add in self.arguments:
+            add(parser)
+
+
+def verb(example: str, *arguments: Arguments) -> Callable[[Action], Verb]:
+    """Decorator that makes a function a verb of the same name."""
+    return lambda action: Verb(action, example, arguments)
+
+
+def argument(*names: str, **options: Any) -> Arguments:
+    """One argument, as `add_argument` takes it."""
+    return lambda parser: parser.add_argument(*names, **options)
+
+
+def settings(parser: argparse.ArgumentParser) -> None:
+    """A preset and key=value pairs."""
+    parser.add_argument("preset", nargs="?", default=DEFAULT, help=f"preset or YAML file (default: {DEFAULT})")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that override the preset's")
+
+
+output = argument("output", help="output folder or URL of a run")
+job = argument("output", help="output folder or URL of a run, or a job's id")
+address = argument("--address", required=True, help="the cluster's dashboard, http://HEAD:8265")
+follow = argument("--follow", action="store_true", help="show the job's log until it ends")
+
+
+def single_edit(parser: argparse.ArgumentParser) -> None:
+    """Arguments of one edit outside the measurement."""
+    group = parser.add_argument_group("one edit, with the probes of a finished run (key=value come first)")
+    add = group.add_argument
+    add("--prompt", help="what to draw")
+    add("--seed", type=int, default=0, help="seed of the noise (default: 0)")
+    add("--task", help="what the probes predict: saliency or depth (default: saliency; depth with --second)")
+    add("--move", nargs=2, type=int, action="append", default=[], metavar=("DX", "DY"), help="pixels right and down")
+    add(
+        "--second",
+        nargs=4,
+        type=float,
+        action="append",
+        default=[],
+        metavar=("DX", "DY", "SCALE", "BACK"),
+        help="a copy of the object beside it, SCALE times its size and BACK standardised depths farther away",
+    )
+    add("--label", action="append", default=[], metavar="FILE", help="your own mask or depth: a picture or .npy")
+    add("--animate", type=int, default=0, metavar="FRAMES", help="move the object across the image, as a GIF")
+    add("--way", default="edit", help="edit (the inner optimisation), rank_one or natural")
+    add("--recipe", default="", metavar="FILE", help="make the pictures of a recipe.yaml again")
+    add("--to", default="play", metavar="FOLDER", help="folder that the pictures are written to (default: play)")
