@@ -29,8 +29,8 @@ def load(preset: str, overrides: Sequence[str]) -> Config:
     defaults = OmegaConf.create(to_dict(Config()))
     settings = _read(preset)
     settings.merge_with(_pairs(overrides))
-    _refuse_unknown(defaults, settings, "")
     try:
+        _refuse_unknown(defaults, settings, "")
         merged = OmegaConf.merge(defaults, settings)
         config = build(container(merged, "configuration", resolve=True))
     except OmegaConfBaseException as error:
