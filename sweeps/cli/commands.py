@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from sweeps.cli.verbs import argument, job, output, settings, single_edit, verb
+from sweeps.cli.verbs import Verb, argument, job, output, settings, single_edit, verb
 
 BENCHES = ("capture", "store", "codecs", "probes", "tune", "interventions", "cluster")
 
@@ -27,6 +27,11 @@ def _run_stages(preset: str, overrides: Sequence[str], stages: Sequence[str]) ->
     if not result.lines and not result.failed:
         print("nothing to do: everything is complete")
     return _finish(result.lines, result.failed)
+
+
+def _run_stage(parsed: argparse.Namespace) -> int:
+    """Runs the stage that the verb is named after."""
+    return _run_stages(parsed.preset, parsed.overrides, (parsed.verb,))
 
 
 def _finish(lines: Iterable[str], failed: dict[str, str]) -> int:
@@ -86,16 +91,8 @@ def plan(parsed: argparse.Namespace) -> int:
     return 0
 
 
-@verb("scenesweep sample scenes", settings)
-def sample(parsed: argparse.Namespace) -> int:
-    """Sample images and record activations."""
-    return _run_stages(parsed.preset, parsed.overrides, ("sample",))
-
-
-@verb("scenesweep label scenes", settings)
-def label(parsed: argparse.Namespace) -> int:
-    """Label the sampled images."""
-    return _run_stages(parsed.preset, parsed.overrides, ("label",))
+sample = Verb("sample", "Sample images and record activations", "scenesweep sample scenes", _run_stage, (settings,))
+label = Verb("label", "Label the sampled images", "scenesweep label scenes", _run_stage, (settings,))
 
 
 @verb(
@@ -112,16 +109,14 @@ def curate(parsed: argparse.Namespace) -> int:
     return _finish(result.lines, result.failed)
 
 
-@verb("scenesweep probe scenes probe.lr=0.003", settings)
-def probe(parsed: argparse.Namespace) -> int:
-    """Fit the probe grid."""
-    return _run_stages(parsed.preset, parsed.overrides, ("probe",))
-
-
-@verb("scenesweep experiments scenes", settings)
-def experiments(parsed: argparse.Namespace) -> int:
-    """Run the experiments that need fitted probes: emergence, transfer, references."""
-    return _run_stages(parsed.preset, parsed.overrides, ("experiments",))
+probe = Verb("probe", "Fit the probe grid", "scenesweep probe scenes probe.lr=0.003", _run_stage, (settings,))
+experiments = Verb(
+    "experiments",
+    "Run the experiments that follow the probe grid: emergence, transfer, references",
+    "scenesweep experiments scenes",
+    _run_stage,
+    (settings,),
+)
 
 
 @verb(
@@ -132,7 +127,7 @@ def experiments(parsed: argparse.Namespace) -> int:
 def intervene(parsed: argparse.Namespace) -> int:
     """Edit activations and score the images; with --prompt or --recipe, make a single edit."""
     if parsed.prompt is None and not parsed.recipe:
-        return _run_stages(parsed.preset, parsed.overrides, ("intervene",))
+        return _run_stage(parsed)
 
     from sweeps.cli import play
     from sweeps.config.load import load

@@ -16,29 +16,31 @@ DEFAULT = "scenes"
 
 @dataclass(frozen=True)
 class Verb:
-    """One verb: a function that returns the exit code, an example of its use and its arguments."""
+    """One verb of the command line: its action returns the exit code."""
 
-    action: Action
+    name: str
+    help: str
     example: str
+    action: Action
     arguments: tuple[Arguments, ...]
 
-    @property
-    def name(self) -> str:
-        """The verb as it is typed."""
-        return self.action.__name__.replace("_", "-")
-
     def add_to(self, verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-        """Adds the verb's own parser; its help text is the docstring of the action."""
-        text = " ".join((self.action.__doc__ or "").split()).rstrip(".")
-        parser = verbs.add_parser(self.name, help=text, description=text, epilog=f"example: {self.example}")
+        """Adds the verb's own parser."""
+        text = f"example: {self.example}"
+        parser = verbs.add_parser(self.name, help=self.help, description=self.help, epilog=text)
         parser.set_defaults(action=self.action)
         for add in self.arguments:
             add(parser)
 
 
 def verb(example: str, *arguments: Arguments) -> Callable[[Action], Verb]:
-    """Decorator that makes a function a verb of the same name."""
-    return lambda action: Verb(action, example, arguments)
+    """Decorator that makes a function a verb: its name is the verb's, its docstring the help text."""
+
+    def declare(action: Action) -> Verb:
+        help_text = " ".join((action.__doc__ or "").split()).rstrip(".")
+        return Verb(action.__name__.replace("_", "-"), help_text, example, action, arguments)
+
+    return declare
 
 
 def argument(*names: str, **options: Any) -> Arguments:
