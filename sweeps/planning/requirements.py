@@ -9,8 +9,7 @@ from pathlib import Path
 from interventions.config import ANIMATION, SECOND_OBJECT, TRANSPLANT, EditSpec, choose_sites
 from interventions.controls import STEERED, late_steps, probes_of
 from interventions.sources.authors import AuthorsProbes
-from interventions.sources.cache import ProbeKey
-from interventions.sources.stored import SEED
+from interventions.sources.base import PROBE_SEED, ProbeKey
 from probing.diffusion.sites import SiteSpec, choose
 from sweeps.config.schema import GRID, STEPS, Config
 from sweeps.runtime import run as runs
@@ -41,7 +40,7 @@ def _needed_by_edit(
         for step in sorted({*spec.steps, *late}):
             reason = edit_reason if step in spec.steps else f"interventions.controls={_LATE}"
             for site in sites:
-                probe = ProbeSpec(variant, site.name, step, spec.task, control, SEED)
+                probe = ProbeSpec(variant, site.name, step, spec.task, control, PROBE_SEED)
                 yield control_reasons.get((variant, control)) or reason, probe
 
 
