@@ -1,7 +1,7 @@
-"""What the trained network is held against: rival networks and probes of what needs no network.
+"""Baselines of the trained network: other networks, and probes of inputs that need no network.
 
-The headline is the trained network minus its best rival. The rival is chosen as sites are: on validation images, or by
-training loss where a run has none.
+The headline is the trained network minus its best baseline. The baseline is chosen in the same way as sites: on
+validation images, or by training loss if a run has none.
 """
 
 from __future__ import annotations
@@ -17,135 +17,131 @@ from sweeps.analysis import summary
 from sweeps.analysis.scores import Scores
 
 NAMED = ("surface", "surface_rgb", "random_forced", "position")
-"""baselines that the headline is meant to be over: a run may lack some"""
+"""baselines that every headline should be compared with; a run may lack some"""
 CONTROLS = ("surface", "surface_point", "surface_rgb", "position")
 """probe controls that are baselines: they read no activations"""
-CURE = "scenesweep run scenes --all"
-"""what fits every rival, for the embedded model"""
+FIT_ALL = "scenesweep run scenes --all"
+"""the command that fits every baseline, for the embedded model"""
+PREREGISTERED = tuple(
+    (task, baseline)
+    for task in ("saliency", "depth")
+    for baseline in ("vae", "random", "surface", "random_forced", "position")
+)
+"""(task, baseline) of the ten pre-registered contrasts, decoder mean at the last step"""
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """One answer that the trained network's probes are held against."""
+    """One set of scores that the trained network's probes are compared with."""
 
     name: str
-    """of the variant or of the control"""
+    """of a variant or of a probe control"""
     scores: Scores
     variant: str
-    """whose rows of `scores` it is"""
+    """whose rows of `scores` are the baseline's"""
 
     def final(self, part: str) -> np.ndarray:
-        """(N,) last-step score of each image, mean over the sites of a part."""
+        """float64 (N,): last-step score of each image, mean over the sites of a part."""
         return self.scores.part(self.variant, part)[-1]
 
     def quality(self, part: str) -> float:
-        """What baselines are chosen by at the last step, larger is better: mean over the sites of a part."""
+        """Criterion by which baselines are chosen, larger is better: mean over the sites of a part, last step."""
         return float(np.mean(self.scores.quality[self.scores.at(self.variant), self.scores.which(part), -1]))
 
 
 def baselines(scores: Scores, controls: Mapping[str, Scores], part: str = "decoder") -> list[Baseline]:
-    """Rivals that have a score at every site of a part; `controls`: scores of fitted controls by name."""
-    found = [Baseline(v, scores, v) for v in summary.contrasts(scores)]
-    found += [Baseline(c, controls[c], "trained") for c in CONTROLS if c in controls and _alike(scores, controls[c])]
-    return [r for r in found if scores.which(part) and np.isfinite(statistics.mean_defined(r.final(part)))]
+    """Baselines that have a score at every site of a part; `controls`: scores by name of fitted control."""
 
+    def comparable(other: Scores) -> bool:
+        same = scores.sites == other.sites and scores.steps[-1] == other.steps[-1]
+        return same and "trained" in other.variants and np.array_equal(scores.samples, other.samples)
 
-def _alike(scores: Scores, other: Scores) -> bool:
-    """Whether two controls are of the same sites, test images and last step."""
-    same = scores.sites == other.sites and scores.steps[-1] == other.steps[-1]
-    return same and "trained" in other.variants and np.array_equal(scores.samples, other.samples)
+    candidates = [Baseline(v, scores, v) for v in summary.contrasts(scores)]
+    candidates += [Baseline(c, controls[c], "trained") for c in CONTROLS if c in controls and comparable(controls[c])]
+    return [b for b in candidates if scores.which(part) and np.isfinite(statistics.mean_defined(b.final(part)))]
 
 
 @dataclass(frozen=True)
 class Headline:
-    """The trained network minus its best rival, decoder mean at the last step."""
+    """The trained network minus its best baseline, decoder mean at the last step."""
 
-    rival: Baseline
+    baseline: Baseline
     gain: Interval
-    """above 0 where the trained network is better"""
-    ours: float
-    theirs: float
+    """above 0 if the trained network is better"""
+    trained_score: float
+    baseline_score: float
     missing: tuple[str, ...]
-    """of the baselines that are meant, those that the run does not hold"""
+    """expected baselines that the run does not have"""
 
 
 def headline(scores: Scores, controls: Mapping[str, Scores], part: str = "decoder") -> Headline | None:
-    """The contrast that the report leads with; None where the run holds no rival."""
-    held = baselines(scores, controls, part)
-    if not held:
+    """The contrast that the report leads with; None if the run has no baseline."""
+    available = baselines(scores, controls, part)
+    if not available:
         return None
-    rival = max(held, key=lambda r: np.nan_to_num(r.quality(part), nan=-np.inf))
-    ours, theirs = (float(statistics.mean_defined(v)) for v in (scores.part("trained", part)[-1], rival.final(part)))
-    missing = tuple(name for name in NAMED if name not in {r.name for r in held})
-    return Headline(rival, gap(scores, rival, part), ours, theirs, missing)
+    best = max(available, key=lambda b: np.nan_to_num(b.quality(part), nan=-np.inf))
+    trained = float(statistics.mean_defined(scores.part("trained", part)[-1]))
+    missing = tuple(name for name in NAMED if name not in {b.name for b in available})
+    return Headline(best, gap(scores, best, part), trained, float(statistics.mean_defined(best.final(part))), missing)
 
 
-def gap(scores: Scores, rival: Baseline, part: str) -> Interval:
+def gap(scores: Scores, baseline: Baseline, part: str) -> Interval:
     """How much better the trained network is at the last step, image by image; positive is better."""
-    ours, theirs = scores.part("trained", part)[-1], rival.final(part)
-    return summary.mean_of(scores, scores.measure.sign * (ours - theirs))
+    trained = scores.part("trained", part)[-1]
+    return summary.mean_of(scores, scores.measure.sign * (trained - baseline.final(part)))
 
 
-def site_tests(scores: Scores, rival: Baseline) -> np.ndarray:
-    """Wilcoxon signed-rank p of trained against a rival at each site's last step, (S,), by Holm."""
-    pairs = [(scores.part("trained", s.name)[-1], rival.final(s.name)) for s in scores.sites]
+def site_tests(scores: Scores, baseline: Baseline) -> np.ndarray:
+    """float64 (S,): Wilcoxon signed-rank p of trained against a baseline at each site's last step, Holm-corrected."""
+    pairs = [(scores.part("trained", s.name)[-1], baseline.final(s.name)) for s in scores.sites]
     return statistics.holm([statistics.paired_test(*pair).p for pair in pairs])
-
-
-_TEN = ("vae", "random", "surface", "random_forced", "position")
-TEN = tuple((task, name) for task in ("saliency", "depth") for name in _TEN)
-"""the contrasts that were named before any number was seen: task and rival, decoder mean at the last step"""
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """One of the ten; NaN throughout where the run does not hold the rival."""
+    """One pre-registered contrast; all numbers are NaN if the run does not have the baseline."""
 
     task: str
-    rival: str
+    baseline: str
     gain: Interval
     p: float
-    """two-sided Wilcoxon signed ranks over test images"""
+    """two-sided Wilcoxon signed-rank test over test images"""
     holm: float
-    """corrected over those of the ten that the run holds"""
+    """Holm-corrected over the contrasts that the run has"""
 
 
-def ten(
+def preregistered(
     scores: Mapping[str, Scores], controls: Mapping[str, Mapping[str, Scores]], vae: Mapping[str, Scores]
 ) -> list[Contrast]:
-    """The ten contrasts; `controls`: scores by control and task, `vae`: the VAE's scores by task."""
-    pairs = [_pair(name, scores.get(task), _of(controls, task), vae.get(task)) for task, name in TEN]
-    p = [np.nan if pair is None else statistics.paired_test(*pair).p for pair in pairs]
-    corrected = statistics.holm(p)
-    gains = [_gain(scores.get(task), pair) for (task, _), pair in zip(TEN, pairs, strict=True)]
-    rows = zip(TEN, gains, p, corrected, strict=True)
-    return [Contrast(*named, gain, float(one), float(adjusted)) for named, gain, one, adjusted in rows]
-
-
-def _of(controls: Mapping[str, Mapping[str, Scores]], task: str) -> dict[str, Scores]:
-    return {name: by_task[task] for name, by_task in controls.items() if task in by_task}
+    """The ten pre-registered contrasts; `controls`: scores by control and task, `vae`: the VAE's scores by task."""
+    gains, p = [], []
+    for task, name in PREREGISTERED:
+        of_task = {control: by_task[task] for control, by_task in controls.items() if task in by_task}
+        pair = _pair(name, scores.get(task), of_task, vae.get(task))
+        p.append(np.nan if pair is None else statistics.paired_test(*pair).p)
+        gain = summary.NAN_INTERVAL
+        if pair is not None:
+            gain = summary.mean_of(scores[task], scores[task].measure.sign * (pair[0] - pair[1]))
+        gains.append(gain)
+    rows = zip(PREREGISTERED, gains, p, statistics.holm(p), strict=True)
+    return [Contrast(task, name, gain, float(value), float(holm)) for (task, name), gain, value, holm in rows]
 
 
 def _pair(
     name: str, scores: Scores | None, controls: Mapping[str, Scores], vae: Scores | None
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Per-image scores of the trained decoder and of a rival at the last step, None where one is absent."""
+    """Per-image scores (N,) of the trained decoder and of a baseline at the last step; None if one is missing."""
     if scores is None or not scores.which("decoder") or not scores.per_image:
         return None
-    ours = scores.part("trained", "decoder")[-1]
-    if name == "vae":
-        same = vae is not None and vae.steps[-1] == scores.steps[-1] and np.array_equal(vae.samples, scores.samples)
-        return (ours, vae.part("trained", "all")[-1]) if same and vae is not None else None
-    return next(((ours, r.final("decoder")) for r in baselines(scores, controls) if r.name == name), None)
+    trained = scores.part("trained", "decoder")[-1]
+    if name != "vae":
+        return next(((trained, b.final("decoder")) for b in baselines(scores, controls) if b.name == name), None)
+    if vae is None or vae.steps[-1] != scores.steps[-1] or not np.array_equal(vae.samples, scores.samples):
+        return None
+    return trained, vae.part("trained", "all")[-1]
 
 
-def _gain(scores: Scores | None, pair: tuple[np.ndarray, np.ndarray] | None) -> Interval:
-    if scores is None or pair is None:
-        return Interval(np.nan, np.nan, np.nan)
-    return summary.mean_of(scores, scores.measure.sign * (pair[0] - pair[1]))
-
-
-def lacking(names: set[str]) -> list[str]:
-    """What must be among the baselines before a claim is supported and is not, in words."""
-    found = [] if "random_forced" in names else ["random_forced"]
-    return found if names & {"surface", "surface_rgb", "position"} else [*found, "surface or position"]
+def missing_for_claim(names: set[str]) -> list[str]:
+    """Baselines that a claim of linearity needs and that are not among `names`, in words."""
+    missing = [] if "random_forced" in names else ["random_forced"]
+    return missing if names & {"surface", "surface_rgb", "position"} else [*missing, "surface or position"]

@@ -1,6 +1,6 @@
-"""Which of the paper's five claims a run supports, by rules that were fixed before any number was seen.
+"""Which of the paper's five claims a run supports, by pre-registered rules.
 
-Every rule reads the tables alone. Where a needed experiment is absent the answer is `not tested`.
+Every rule reads only the tables. If an experiment that a rule needs is missing, the verdict is `not tested`.
 """
 
 from __future__ import annotations
@@ -10,22 +10,46 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from probing.statistics import Interval, difference_interval
-from sweeps.analysis import baselines, summary
+from sweeps.analysis import summary
+from sweeps.analysis.baselines import FIT_ALL, missing_for_claim
 from sweeps.analysis.experiments import Emergence
 from sweeps.analysis.scores import Scores
-from sweeps.analysis.summary import Edits
+from sweeps.analysis.summary import NAN_INTERVAL, Edits
 
 SUPPORTED, PARTLY, CONTRADICTED, UNTESTED = "supported", "partly supported", "not supported", "not tested"
 HALFWAY = 0.5
-"""share of the way from floor to grid oracle that a probe has to go"""
+"""share of the way from floor to grid oracle that a probe must reach"""
 EARLY = 1 / 3
 """share of the denoising steps that counts as early"""
 TASKS = ("saliency", "depth")
+LINEAR_RULE = (
+    "At the last step the best site (chosen on validation images; by training loss if a run has none) goes at "
+    "least half of the way from the floor (the best answer without activations: mean mask, all foreground or mean "
+    "depth map, and position alone if it was fitted) to its grid oracle, and the interval of its gain is above zero "
+    "over every other network and every fitted control that does not know the image’s content (position, other image, "
+    "surface). Another image of the same prompt counts as another network if it was sampled. The comparisons must "
+    "include random_forced and one of surface and position. Partly: only the gains over the comparisons in the run."
+)
+EARLY_RULE = (
+    "For both tasks the best site’s probe has 90 % of the way from the floor to its final score within the first "
+    "third of the steps, and the interval of its lead over the labeller on the decoded clean estimate of the same "
+    "step is above zero. Partly: the first holds for both tasks, or both hold for one."
+)
+VAE_RULE = (
+    "For both tasks the interval of the UNet decoder’s lead over the VAE’s self-attention is above zero a third of "
+    "the way through and at the last step, and a third of the way through the VAE has less than half of the decoder’s "
+    "rise above the floor. Partly: the lead holds at both steps for both tasks, the share does not."
+)
+CAUSAL_RULE = (
+    "For both tasks the interval of the edit’s improvement is above zero, and so is that of its advantage over every "
+    "control and every other label it is compared with. Partly: both hold for one task, or only the improvement "
+    "holds for both."
+)
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim, its rule, and what the run says."""
+    """One claim, its rule, and the run's verdict with evidence."""
 
     key: str
     name: str
@@ -35,180 +59,155 @@ class Claim:
 
 
 @dataclass(frozen=True)
-class Material:
-    """What the rules read."""
+class ClaimInputs:
+    """Everything the rules read."""
 
     scores: dict[str, Scores]
+    """the main grid, by task"""
     families: dict[str, dict[str, Scores]]
+    """by experiment and task"""
     emergence: list[Emergence]
     edits: list[Edits]
     controls: dict[str, dict[str, Scores]] = field(default_factory=dict)
-    """scores by fitted control and task, of controls that do not know the image's content"""
+    """by fitted control and task, of controls that do not know the image's content"""
 
 
-def judge(found: Material) -> list[Claim]:
+def judge(inputs: ClaimInputs) -> list[Claim]:
     """The five claims in the paper's order."""
     return [
-        _linear(found, "depth", "Depth is linear in the activations"),
-        _linear(found, "saliency", "The salient object is linear in the activations"),
-        _early(found),
-        _not_vae(found),
-        _causal(found),
+        Claim("linear-depth", "Depth is linear in the activations", LINEAR_RULE, *_linear(inputs, "depth")),
+        Claim(
+            "linear-saliency",
+            "The salient object is linear in the activations",
+            LINEAR_RULE,
+            *_linear(inputs, "saliency"),
+        ),
+        Claim("early", "It emerges early, before the image shows it", EARLY_RULE, *_early(inputs)),
+        Claim("not-vae", "It is not in the VAE’s self-attention", VAE_RULE, *_not_vae(inputs)),
+        Claim("causal", "The model uses it: edits move the picture", CAUSAL_RULE, *_causal(inputs)),
     ]
 
 
-LINEAR_RULE = (
-    "At the last step the best site (chosen on validation images; by training loss where a run has none) goes at "
-    "least half of the way from the floor "
-    "(the best answer without activations: mean mask, all foreground or mean depth map, and position alone where it "
-    "was fitted) to its grid oracle, and the interval of its gain over every other network and every fitted control "
-    "that knows no activations (position, other image, surface) is above zero, with random_forced and one "
-    "of surface and position among them (another image of the same prompt counts as another network where it was "
-    "sampled); partly: only the gains over those that the run holds."
-)
-
-
-def _linear(found: Material, task: str, name: str) -> Claim:
-    key, scores = f"linear-{task}", found.scores.get(task)
-    best = summary.best_site(scores) if scores else None
-    others = summary.contrasts(scores) if scores else ()
-    if scores is None or not others:
-        return Claim(key, name, LINEAR_RULE, UNTESTED, "needs the grid on the trained and another network")
+def _linear(inputs: ClaimInputs, task: str) -> tuple[str, str]:
+    """Verdict and evidence."""
+    scores = inputs.scores.get(task)
+    if scores is None or not (others := summary.contrasts(scores)):
+        return UNTESTED, "needs the grid on the trained and another network"
+    best = summary.best_site(scores)
     if best is None:
-        return Claim(key, name, LINEAR_RULE, UNTESTED, "needs validation scores or training losses to choose a site")
+        return UNTESTED, "needs validation scores or training losses to choose a site"
     site = scores.sites[best].name
-    value = summary.final(scores, "trained", site).estimate
+    score = summary.final(scores, "trained", site).estimate
     floor, oracle = float(scores.floor[best]), float(scores.oracle_means[best])
-    share = (value - floor) / (oracle - floor)
+    share = (score - floor) / (oracle - floor)
     gains = {v: summary.gap(scores, site, v) for v in others}
-    gains |= {c: _over(scores, by_task[task], site) for c, by_task in found.controls.items() if task in by_task}
-    gains = {v: g for v, g in gains.items() if np.isfinite(g.estimate)}
-    better = all(g.low > 0 for g in gains.values()) and scores.measure.sign * (value - floor) > 0
-    lacking = baselines.lacking(set(gains))
-    verdict = CONTRADICTED if not better else SUPPORTED if share >= HALFWAY and not lacking else PARTLY
-    how = "" if scores.validated else " (chosen by training loss)"
-    text = f"{site}{how}: {scores.measure.label} {value:.2f}, {_percent(share)} of the way from "
-    text += f"{floor:.2f} ({scores.floor_word(site)}) to {oracle:.2f}; "
-    text += "; ".join(f"gain over {v} {_span(g)}" for v, g in gains.items())
-    if lacking:
-        text += f"; not among the baselines: {', '.join(lacking)}; to fit them run {baselines.CURE}"
-    return Claim(key, name, LINEAR_RULE, verdict, text)
+    for control, by_task in inputs.controls.items():
+        if task in by_task and by_task[task].which(site):
+            gains[control] = _lead(scores, site, by_task[task], site)
+    gains = {name: gain for name, gain in gains.items() if np.isfinite(gain.estimate)}
+    better = all(gain.low > 0 for gain in gains.values()) and scores.measure.sign * (score - floor) > 0
+    missing = missing_for_claim(set(gains))
+    verdict = CONTRADICTED if not better else SUPPORTED if share >= HALFWAY and not missing else PARTLY
+    criterion = "" if scores.validated else " (chosen by training loss)"
+    evidence = (
+        f"{site}{criterion}: {scores.measure.label} {score:.2f}, {_percent(share)} of the way from "
+        f"{floor:.2f} ({scores.floor_word(site)}) to {oracle:.2f}; "
+        + "; ".join(f"gain over {name} {_with_interval(gain)}" for name, gain in gains.items())
+    )
+    if missing:
+        evidence += f"; this run has no baseline {', '.join(missing)}; to fit all baselines run {FIT_ALL}"
+    return verdict, evidence
 
 
-def _over(scores: Scores, control: Scores, site: str) -> Interval:
-    """Gain at a site over a control, NaN where the control was not fitted there."""
-    if not control.which(site) or not np.array_equal(control.samples, scores.samples):
-        return Interval(np.nan, np.nan, np.nan)
-    sign = scores.measure.sign
-    ours, theirs = scores.part("trained", site)[-1], control.part("trained", site)[-1]
-    return difference_interval(sign * ours, sign * theirs, scores.counts)
+def _early(inputs: ClaimInputs) -> tuple[str, str]:
+    """Verdict and evidence."""
+    if len(inputs.emergence) < len(TASKS):
+        return UNTESTED, "needs the emergence experiment on both tasks"
+    early, ahead, evidence = [], [], []
+    for result in inputs.emergence:
+        early.append(bool(result.curves[0].step.estimate <= EARLY * result.steps[-1]))
+        ahead.append(bool(result.lead.low > 0))
+        steps = ", ".join(f"{curve.name} {_step(curve.step)}" for curve in result.curves)
+        evidence.append(f"{result.measure.task}: {steps}; lead of the probe {_with_interval(result.lead)} steps")
+    both = [a and b for a, b in zip(early, ahead, strict=True)]
+    verdict = SUPPORTED if all(both) else PARTLY if all(early) or any(both) else CONTRADICTED
+    return verdict, "; ".join(evidence)
 
 
-def _span(found: Interval) -> str:
-    if not np.isfinite(found.estimate):
+def _not_vae(inputs: ClaimInputs) -> tuple[str, str]:
+    """Verdict and evidence."""
+    leads, small, evidence = [], [], []
+    for task in TASKS:
+        unet, vae = inputs.scores.get(task), inputs.families.get("vae", {}).get(task)
+        if unet is None or vae is None or not unet.which("decoder"):
+            return UNTESTED, "needs the vae experiment on both tasks"
+        last = unet.steps[-1]
+        steps = [s for s in (round(EARLY * last), last) if s in vae.steps and s in unet.steps]
+        gains = [_lead(unet, "decoder", vae, "all", step) for step in steps]
+        share = _vae_share(unet, vae, steps[0]) if steps else np.nan
+        leads.append(len(steps) == 2 and all(gain.low > 0 for gain in gains))
+        small.append(bool(share < HALFWAY))
+        by_step = ", ".join(f"step {s} {_with_interval(g)}" for s, g in zip(steps, gains, strict=True))
+        rise = f"at step {steps[0]} {share_words(share)}" if steps else "no step in both experiments"
+        evidence.append(f"{task}: lead of the decoder {by_step}; {rise}")
+    verdict = CONTRADICTED if not all(leads) else SUPPORTED if all(small) else PARTLY
+    return verdict, "; ".join(evidence)
+
+
+def _vae_share(unet: Scores, vae: Scores, step: int) -> float:
+    """The VAE's rise above the decoder's floor as a share of the decoder's; NaN if that is not above its floor."""
+    floor = float(np.mean(unet.floor[unet.which("decoder")]))
+    unet_rise = summary.curve(unet, "trained", "decoder")[0][unet.steps.index(step)] - floor
+    vae_rise = summary.curve(vae, "trained", "all")[0][vae.steps.index(step)] - floor
+    return float(vae_rise / unet_rise) if unet.measure.sign * unet_rise > 0 else float("nan")
+
+
+def share_words(share: float) -> str:
+    """The VAE's share of the decoder's rise in words; a share is given only if both are above the floor."""
+    if not np.isfinite(share):
+        return "the decoder is not above the floor"
+    return f"the VAE has {_percent(share)} of the decoder’s rise" if share > 0 else "the VAE is not above the floor"
+
+
+def _causal(inputs: ClaimInputs) -> tuple[str, str]:
+    """Verdict and evidence."""
+    moved, beats_all, evidence = [], [], []
+    for task in TASKS:
+        main = (e for e in inputs.edits if e.main and e.measure.task == task and e.effect.control == "edit")
+        edit = next(main, None)
+        if edit is None:
+            return UNTESTED, "needs the interventions of both tasks"
+        gain, against = edit.effect.gain, edit.effect.against
+        not_beaten = [a.other for a in against if not a.gain.low > 0]
+        moved.append(bool(gain.low > 0))
+        beats_all.append(moved[-1] and bool(against) and not not_beaten)
+        exceptions = f", not clearly better than {', '.join(not_beaten)}" if not_beaten else ""
+        evidence.append(f"{task}: improvement {_with_interval(gain)}{exceptions}")
+    verdict = SUPPORTED if all(beats_all) else PARTLY if any(beats_all) or all(moved) else CONTRADICTED
+    return verdict, "; ".join(evidence)
+
+
+def _lead(scores: Scores, part: str, other: Scores, other_part: str, step: int | None = None) -> Interval:
+    """Gain of the trained network's part over a part of other scores at a step (default: the last).
+
+    NaN if the two are not of the same images.
+    """
+    if not np.array_equal(scores.samples, other.samples):
+        return NAN_INTERVAL
+    pair = ((scores, part), (other, other_part))
+    values, other_values = (s.part("trained", name)[-1 if step is None else s.steps.index(step)] for s, name in pair)
+    return difference_interval(scores.measure.sign * values, scores.measure.sign * other_values, scores.counts)
+
+
+def _with_interval(gain: Interval) -> str:
+    if not np.isfinite(gain.estimate):
         return "unknown"
-    return f"{found.estimate:.2f} ({found.low:.2f} to {found.high:.2f})".replace("-", "−")
+    return f"{gain.estimate:.2f} ({gain.low:.2f} to {gain.high:.2f})".replace("-", "−")
 
 
 def _percent(share: float) -> str:
     return f"{100 * share:.0f} %".replace("-", "−") if np.isfinite(share) else "an unknown share"
 
 
-EARLY_RULE = (
-    "For both tasks the best site’s probe has 90 % of the way from the floor to its final score within the first "
-    "third of the steps, and the interval of its lead over the labeller on the decoded clean estimate of the same "
-    "step is above zero; partly: the first holds for both tasks, or both hold for one."
-)
-
-
-def _early(found: Material) -> Claim:
-    name = "It emerges early, before the image shows it"
-    if len(found.emergence) < len(TASKS):
-        return Claim("early", name, EARLY_RULE, UNTESTED, "needs the emergence experiment on both tasks")
-    soon, ahead, words = [], [], []
-    for one in found.emergence:
-        step = one.arrivals[0].step.estimate
-        soon.append(bool(step <= EARLY * one.steps[-1]))
-        ahead.append(bool(one.lead.low > 0))
-        others = ", ".join(f"{a.name} {_when(a.step)}" for a in one.arrivals[1:])
-        words.append(f"{one.measure.task}: probe {_when(one.arrivals[0].step)}, {others}, lead {_span(one.lead)} steps")
-    both = [a and b for a, b in zip(soon, ahead, strict=True)]
-    verdict = SUPPORTED if all(both) else PARTLY if all(soon) or any(both) else CONTRADICTED
-    return Claim("early", name, EARLY_RULE, verdict, "; ".join(words))
-
-
-def _when(step: Interval) -> str:
+def _step(step: Interval) -> str:
     return f"step {step.estimate:.0f}" if np.isfinite(step.estimate) else "never"
-
-
-VAE_RULE = (
-    "For both tasks the interval of the UNet decoder’s lead over the VAE’s self-attention is above zero a third of "
-    "the way through and at the last step, and at the former the VAE has less than half of the decoder’s rise above "
-    "the floor; partly: the lead holds at both steps for both tasks, the share does not."
-)
-
-
-def _not_vae(found: Material) -> Claim:
-    name = "It is not in the VAE’s self-attention"
-    vae, words, leads, small = found.families.get("vae", {}), [], [], []
-    for task in TASKS:
-        main, other = found.scores.get(task), vae.get(task)
-        if main is None or other is None or not main.which("decoder"):
-            return Claim("not-vae", name, VAE_RULE, UNTESTED, "needs the vae experiment on both tasks")
-        steps = [s for s in (round(EARLY * main.steps[-1]), main.steps[-1]) if s in other.steps and s in main.steps]
-        gaps = [_lead(main, other, step) for step in steps]
-        share = _share(main, other, steps[0]) if steps else np.nan
-        leads.append(len(steps) == 2 and all(gap.low > 0 for gap in gaps))
-        small.append(bool(share < HALFWAY))
-        seen = ", ".join(f"step {s} {_span(g)}" for s, g in zip(steps, gaps, strict=True))
-        rise = f"at step {steps[0]} {_rise(share)}" if steps else "no shared step"
-        words.append(f"{task}: lead {seen}; {rise}")
-    verdict = CONTRADICTED if not all(leads) else SUPPORTED if all(small) else PARTLY
-    return Claim("not-vae", name, VAE_RULE, verdict, "; ".join(words))
-
-
-def _lead(main: Scores, vae: Scores, step: int) -> Interval:
-    ours = main.part("trained", "decoder")[main.steps.index(step)]
-    theirs = vae.part("trained", "all")[vae.steps.index(step)]
-    if ours.shape != theirs.shape:
-        return Interval(np.nan, np.nan, np.nan)
-    sign = main.measure.sign
-    return difference_interval(sign * ours, sign * theirs, main.counts)
-
-
-def _share(main: Scores, vae: Scores, step: int) -> float:
-    floor = float(np.mean(main.floor[main.which("decoder")]))
-    ours = summary.curve(main, "trained", "decoder")[0][main.steps.index(step)] - floor
-    theirs = summary.curve(vae, "trained", "all")[0][vae.steps.index(step)] - floor
-    return float(theirs / ours) if main.measure.sign * ours > 0 else float("nan")
-
-
-def _rise(share: float) -> str:
-    """What the VAE has of the decoder's rise above the floor, in words; below the floor a share says nothing."""
-    if not np.isfinite(share):
-        return "the decoder is not above the floor"
-    return f"the VAE has {_percent(share)} of the decoder’s rise" if share > 0 else "the VAE is not above the floor"
-
-
-CAUSAL_RULE = (
-    "For both tasks the interval of the edit’s improvement is above zero and so is that of its advantage over every "
-    "control and every other label it is compared with; partly: for one task, or the improvement for both but an "
-    "advantage for neither or one."
-)
-
-
-def _causal(found: Material) -> Claim:
-    name = "The model uses it: edits move the picture"
-    words, moved, clean = [], [], []
-    for task in TASKS:
-        edit = next((e for e in found.edits if e.main and e.measure.task == task and e.effect.control == "edit"), None)
-        if edit is None:
-            return Claim("causal", name, CAUSAL_RULE, UNTESTED, "needs the interventions of both tasks")
-        gain, against = edit.effect.gain, edit.effect.against
-        short = [a.other for a in against if not a.gain.low > 0]
-        moved.append(bool(gain.low > 0))
-        clean.append(moved[-1] and bool(against) and not short)
-        below = f", not clearly above {', '.join(short)}" if short else ""
-        words.append(f"{task}: improvement {_span(gain)}{below}")
-    verdict = SUPPORTED if all(clean) else PARTLY if any(clean) or all(moved) else CONTRADICTED
-    return Claim("causal", name, CAUSAL_RULE, verdict, "; ".join(words))

@@ -1,68 +1,50 @@
-"""What the checks on the probes say: converged references beside the trained probes."""
+"""Trained probes compared with converged references, which no optimiser's budget limits."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from probing import statistics
 from probing.statistics import Interval
-from sweeps.analysis import scores
 from sweeps.analysis.measures import PRECISION
-from sweeps.analysis.scores import MEASURES, Measure
+from sweeps.analysis.scores import MEASURES, PROBE_KEYS, Measure, captions_of, chosen, cube
 from sweeps.analysis.tables import RunData
 
 
 @dataclass(frozen=True)
-class Pair:
-    """Two ways of reading one site at one step, scored on the same test images."""
+class ReferenceComparison:
+    """A converged reference and the trained probe of one site and step, scored on the same test images."""
 
     measure: Measure
     site: str
     step: int
-    ours: float
-    theirs: float
-    gap: Interval
-    """ours minus theirs, turned so that positive is better"""
+    reference: float
+    trained: float
+    gain: Interval
+    """reference minus trained probe, signed so that positive is better"""
 
 
-def references(run: RunData) -> list[Pair]:
-    """Converged references against the trained probes of the same cells: ours is the reference."""
-    table = run.table("images")
-    found = scores.chosen(table, "converged", "none")
-    trained = scores.chosen(table, run.experiment, "none")
-    if found is None or trained is None:
+def references(run: RunData) -> list[ReferenceComparison]:
+    """All comparisons, by measure, site and step."""
+    converged = chosen(run.table("images"), "converged", "none")
+    grid = chosen(run.table("images"), run.experiment, "none")
+    if converged is None or grid is None:
         return []
-    order = [s.name for s in run.sites]
-    sites = sorted(set(found["site"].to_pylist()) & set(order), key=order.index)
-    steps = sorted(set(found["step"].to_pylist()))
-    samples = sorted(set(found["sample"].to_pylist()))
+    stored = set(converged["site"].to_pylist())
+    sites = [s.name for s in run.sites if s.name in stored]
+    steps, samples = (sorted(set(converged[column].to_pylist())) for column in ("step", "sample"))
     axes = (("trained",), sites, steps, samples)
-    keys = ("variant", "site", "step", "sample")
-    counts = statistics.resample_counts(max(len(samples), 1), groups=_captions(run, samples) or ["none"])
-    pairs: list[Pair] = []
+    counts = statistics.resample_counts(max(len(samples), 1), groups=captions_of(run, samples) or ["none"])
+    found = []
     # Average precision needs no threshold, so it compares a cross-entropy fit with one for Dice fairly.
     for measure in (MEASURES[0], PRECISION, *MEASURES[1:]):
-        ours, theirs = (scores.cube(t, keys, axes, measure.score)[0] for t in (found, trained))
-        pairs += _pairs(measure, sites, steps, ours, theirs, counts)
-    return pairs
-
-
-def _captions(run: RunData, samples: list[int]) -> list[str]:
-    return [run.captions.get(i, str(i)) for i in samples]
-
-
-def _pairs(
-    measure: Measure, sites: list[str], steps: list[int], ours: np.ndarray, theirs: np.ndarray, counts: np.ndarray
-) -> Iterator[Pair]:
-    """Pairs of scores (S, T, N) wherever both are defined."""
-    for s, site in enumerate(sites):
-        for t, step in enumerate(steps):
-            both = np.isfinite(ours[s, t]) & np.isfinite(theirs[s, t])
-            if both.any():
-                a, b = (np.where(both, x[s, t], np.nan) for x in (ours, theirs))
-                gap = statistics.difference_interval(measure.sign * a, measure.sign * b, counts)
-                mine, other = (float(statistics.mean_defined(x)) for x in (a, b))
-                yield Pair(measure, site, step, mine, other, gap)
+        both = np.stack([cube(t, (*PROBE_KEYS, "sample"), axes, measure.score)[0] for t in (converged, grid)])
+        both[:, ~np.isfinite(both).all(0)] = np.nan
+        for s, t in np.argwhere(np.isfinite(both[0]).any(-1)).tolist():
+            reference, trained = both[:, s, t]
+            gain = statistics.difference_interval(measure.sign * reference, measure.sign * trained, counts)
+            means = [float(statistics.mean_defined(values)) for values in (reference, trained)]
+            found.append(ReferenceComparison(measure, sites[s], steps[t], means[0], means[1], gain))
+    return found

@@ -1,10 +1,10 @@
-"""What the experiments beside the grid say: families, emergence against labellers, transfer, selectivity."""
+"""Results of the experiments beside the grid: site families, emergence against labellers, transfer, selectivity."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -13,29 +13,16 @@ import pyarrow.compute as pc
 from probing import statistics
 from probing.probes.directions import cosines, direction
 from probing.statistics import Interval
-from sweeps.analysis import scores as analysis
 from sweeps.analysis import summary
-from sweeps.analysis.scores import Measure, Scores
-from sweeps.analysis.tables import RunData, Site, site_order
+from sweeps.analysis.scores import Measure, Scores, chosen, collect, cube
+from sweeps.analysis.tables import RunData, Site, grid_of, site_order
 from sweeps.analysis.vocabulary import LABELLER_TITLES
-from sweeps.runtime.layout import trained_at
+from sweeps.runtime.layout import EMERGENCE, trained_at
 
 SHARE = 0.9
-"""part of the way from floor to final score that the emergence comparison asks for"""
-RIVALS = ("position", "other_image", "surface_point", "surface", "surface_rgb")
-"""probe controls that selectivity is measured against, beside floor and randomised networks"""
-
-
-def family_sites(run: RunData, experiment: str) -> tuple[Site, ...]:
-    """Sites that an experiment has rows for, in order of execution."""
-    rows = analysis.chosen(run.table("probes"), experiment, "none")
-    if rows is None:
-        return ()
-    unique: dict[str, Site] = {}
-    for name, tokens, channels in zip(*(rows[c].to_pylist() for c in ("site", "tokens", "channels")), strict=True):
-        side = round((tokens or 0) ** 0.5)
-        unique.setdefault(name, Site(name, tokens or 0, channels or 0, (side, side)))
-    return tuple(sorted(unique.values(), key=lambda s: site_order(s.name)))
+"""share of the way from floor to final score that defines the step of emergence"""
+CONTENT_FREE_CONTROLS = ("position", "other_image", "surface_point", "surface", "surface_rgb")
+"""probe controls that do not know the image's content; baselines of selectivity beside floor and other networks"""
 
 
 def families(run: RunData) -> dict[str, dict[str, Scores]]:
@@ -43,15 +30,28 @@ def families(run: RunData) -> dict[str, dict[str, Scores]]:
     found = {}
     for name in summary.experiments(run):
         sites = family_sites(run, name)
-        scores = analysis.collect(run, name, sites=sites) if sites else {}
+        scores = collect(run, name, sites=sites) if sites else {}
         if scores:
             found[name] = scores
     return found
 
 
+def family_sites(run: RunData, experiment: str) -> tuple[Site, ...]:
+    """Sites for which an experiment has rows, in order of execution."""
+    rows = chosen(run.table("probes"), experiment, "none")
+    if rows is None:
+        return ()
+    shapes = {
+        r["site"]: (r["tokens"] or 0, r["channels"] or 0)
+        for r in rows.select(["site", "tokens", "channels"]).to_pylist()
+    }
+    sites = (Site(name, tokens, channels, grid_of(tokens, run.image)) for name, (tokens, channels) in shapes.items())
+    return tuple(sorted(sites, key=lambda s: site_order(s.name)))
+
+
 @dataclass(frozen=True)
-class Arrival:
-    """Scores by step of one way to know the scene, and when it has most of its final score."""
+class EmergenceCurve:
+    """Scores by step of the probe or of a labeller, and the step at which most of the final score is reached."""
 
     name: str
     mean: np.ndarray
@@ -59,24 +59,24 @@ class Arrival:
     low: np.ndarray
     high: np.ndarray
     step: Interval
-    """first step with 90 % of the way from floor to final score; NaN where there is none"""
+    """first step with 90 % of the way from floor to final score; NaN if there is none"""
 
 
 @dataclass(frozen=True)
 class Emergence:
-    """The probes of the best site against the labellers on decoded partial images, the same test images."""
+    """The best site's probes and the labellers on decoded partial images, scored on the same test images."""
 
     measure: Measure
     site: Site
     steps: tuple[int, ...]
     images: int
     floor: float
-    arrivals: tuple[Arrival, ...]
-    """the probe first"""
+    curves: tuple[EmergenceCurve, ...]
+    """the probe first, then the labellers in the order of LABELLER_TITLES"""
     lead: Interval
-    """steps by which the probe is there before the labeller on the clean estimate"""
+    """number of steps by which the probe precedes the labeller on the clean estimate"""
     floor_word: str = ""
-    """which answer the floor is"""
+    """noun for the answer that is the floor"""
 
 
 def emergence(run: RunData, scores: dict[str, Scores]) -> list[Emergence]:
@@ -84,9 +84,9 @@ def emergence(run: RunData, scores: dict[str, Scores]) -> list[Emergence]:
     table = run.table("images")
     if table is None:
         return []
-    rows = table.filter(pc.equal(table["experiment"], "emergence"))
-    found = (_emergence(rows.filter(pc.equal(rows["task"], t)), s) for t, s in scores.items())
-    return [one for one in found if one is not None]
+    rows = table.filter(pc.equal(table["experiment"], EMERGENCE))
+    found = (_emergence(rows.filter(pc.equal(rows["task"], task)), s) for task, s in scores.items())
+    return [result for result in found if result is not None]
 
 
 def _emergence(rows: pa.Table, scores: Scores) -> Emergence | None:
@@ -94,64 +94,51 @@ def _emergence(rows: pa.Table, scores: Scores) -> Emergence | None:
     shared = sorted(set(rows["sample"].to_pylist()) & set(scores.samples.tolist()))
     if best is None or len(shared) < 2 or not scores.per_image:
         return None
+    site, measure, floor = scores.sites[best], scores.measure, float(scores.floor[best])
     steps = tuple(sorted(set(rows["step"].to_pylist()) & set(scores.steps)))
-    axes = (tuple(f"labeller.{kind}" for kind in LABELLER_TITLES), steps, shared)
-    cubes = analysis.cube(rows, ("site", "step", "sample"), axes, scores.measure.score)
-    place = [int(np.flatnonzero(scores.samples == sample)[0]) for sample in shared]
-    at = [scores.steps.index(step) for step in steps]
-    probe = scores.values[scores.at("trained"), best][at][:, place]
-    counts = scores.counts[:, place]
-    floor = float(scores.floor[best])
-    named = [(f"probe at {scores.sites[best].name}", probe), *zip(LABELLER_TITLES.values(), cubes, strict=True)]
-    rise = _Rise(steps, floor, scores.measure, counts)
-    arrivals = tuple(_arrival(name, values, rise) for name, values in named)
-    lead = _lead(probe, cubes[0], rise)
-    site = scores.sites[best]
-    return Emergence(scores.measure, site, steps, len(shared), floor, arrivals, lead, scores.floor_word(site.name))
+    labeller_sites = [f"labeller.{kind}" for kind in LABELLER_TITLES]
+    labellers = cube(rows, ("site", "step", "sample"), (labeller_sites, steps, shared), measure.score)
+    columns = [int(np.flatnonzero(scores.samples == sample)[0]) for sample in shared]
+    probe = scores.values[scores.at("trained"), best][[scores.steps.index(step) for step in steps]][:, columns]
+    counts = scores.counts[:, columns]
+
+    curves = []
+    for name, values in [(f"probe at {site.name}", probe), *zip(LABELLER_TITLES.values(), labellers, strict=True)]:
+        bands = [statistics.mean_interval(step, counts) for step in values]
+        mean, low, high = np.array([[b.estimate, b.low, b.high] for b in bands]).T
+        result = statistics.emergence(values, floor, steps, measure.higher, SHARE, counts)
+        step = summary.NAN_INTERVAL
+        if result.step is not None and result.defined >= summary.CLEARLY:
+            step = Interval(float(result.step), result.low, result.high)
+        curves.append(EmergenceCurve(name, mean, low, high, step))
+
+    first_steps = partial(_first_steps, steps=steps, floor=floor, sign=measure.sign)
+    lead = _lead(first_steps, probe, labellers[0], counts)
+    return Emergence(measure, site, steps, len(shared), floor, tuple(curves), lead, scores.floor_word(site.name))
 
 
-@dataclass(frozen=True)
-class _Rise:
-    """What the step of emergence depends on beside the scores."""
-
-    steps: tuple[int, ...]
-    floor: float
-    measure: Measure
-    counts: np.ndarray
-    """float64 (draws, N)"""
-
-
-def _arrival(name: str, values: np.ndarray, rise: _Rise) -> Arrival:
-    bands = [statistics.mean_interval(row, rise.counts) for row in values]
-    mean, low, high = np.array([[b.estimate, b.low, b.high] for b in bands]).T
-    return Arrival(name, mean, low, high, _when(values, rise))
+def _lead(
+    first_steps: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    probe: np.ndarray,
+    labeller: np.ndarray,
+    counts: np.ndarray,
+) -> Interval:
+    """Labeller's step minus probe's step; paired, both in the same resamples."""
+    all_images = np.ones((1, probe.shape[1]))
+    lead = float((first_steps(labeller, all_images) - first_steps(probe, all_images))[0])
+    return statistics.interval(lead, first_steps(labeller, counts) - first_steps(probe, counts))
 
 
-def _when(values: np.ndarray, rise: _Rise) -> Interval:
-    found = statistics.emergence(values, rise.floor, rise.steps, rise.measure.higher, SHARE, rise.counts)
-    if found.step is None or found.defined < summary.CLEARLY:
-        return Interval(np.nan, np.nan, np.nan)
-    return Interval(float(found.step), found.low, found.high)
-
-
-def _lead(probe: np.ndarray, labeller: np.ndarray, rise: _Rise) -> Interval:
-    """Labeller's step minus probe's step, in the same resamples."""
-
-    def firsts(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        means = statistics.resampled_means(values, weights)
-        gain = rise.measure.sign * (means - rise.floor)
-        reached = gain >= SHARE * gain[-1]
-        first = np.asarray(rise.steps, float)[np.argmax(reached, axis=0)]
-        return np.where(gain[-1] > 0, first, np.nan)
-
-    whole = np.ones((1, probe.shape[1]))
-    lead = float((firsts(labeller, whole) - firsts(probe, whole))[0])
-    return statistics.interval(lead, firsts(labeller, rise.counts) - firsts(probe, rise.counts))
+def _first_steps(values: np.ndarray, counts: np.ndarray, steps: Sequence[int], floor: float, sign: float) -> np.ndarray:
+    """float64 (resamples,): step at which scores (T, N) emerge, NaN where the last does not beat the floor."""
+    gain = sign * (statistics.resampled_means(values, counts) - floor)
+    first = np.asarray(steps, float)[np.argmax(gain >= SHARE * gain[-1], axis=0)]
+    return np.where(gain[-1] > 0, first, np.nan)
 
 
 @dataclass(frozen=True)
 class Transfer:
-    """Probes of every step applied at every step, at one site; and how alike their directions are."""
+    """Probes of every step applied at every step, at one site, and the cosines between their directions."""
 
     measure: Measure
     site: Site
@@ -160,38 +147,38 @@ class Transfer:
     """float64 (trained at, applied at)"""
     floor: float
     cosine: np.ndarray | None
-    """float64 (S, S), None where the probes are gone"""
+    """float64 (steps, steps); None if the probes are no longer stored or have a hidden layer"""
 
 
 def transfers(run: RunData, scores: dict[str, Scores]) -> list[Transfer]:
-    """Matrices of each task: of the sites that were carried over the best on validation (or by training loss) first."""
+    """Transfer matrices of each task: its sites in order of validation score (or training loss), the best first."""
     table = run.table("probes")
     if table is None:
         return []
     rows = table.filter(pc.equal(table["experiment"], "transfer"))
     found = []
     for task, main in scores.items():
-        mine = rows.filter(pc.equal(rows["task"], task))
-        names = set(mine["site"].to_pylist())
-        sites = [i for i, s in enumerate(main.sites) if s.name in names]
-        quality = main.quality[main.at("trained"), :, -1]
-        for i in sorted(sites, key=lambda i: -np.nan_to_num(quality[i], nan=-1e9)):
-            found.append(_transfer(run, main, main.sites[i], mine, float(main.floor[i])))
+        of_task = rows.filter(pc.equal(rows["task"], task))
+        names = set(of_task["site"].to_pylist())
+        quality = np.nan_to_num(main.quality[main.at("trained"), :, -1], nan=-1e9)
+        for i in sorted((i for i, s in enumerate(main.sites) if s.name in names), key=lambda i: -quality[i]):
+            of_site = of_task.filter(pc.equal(of_task["site"], main.sites[i].name))
+            found.append(_transfer(run, main, main.sites[i], of_site, float(main.floor[i])))
     return found
 
 
 def _transfer(run: RunData, main: Scores, site: Site, rows: pa.Table, floor: float) -> Transfer:
-    mine = rows.filter(pc.equal(rows["site"], site.name))
-    origin = pa.array([trained_at(c) for c in mine["control"].to_pylist()], pa.int64())
-    mine = mine.append_column("origin", origin)
-    steps = tuple(sorted(set(mine["step"].to_pylist())))
-    matrix = analysis.cube(mine, ("origin", "step"), (steps, steps), main.measure.score)
+    origin = pa.array([trained_at(c) for c in rows["control"].to_pylist()], pa.int64())
+    rows = rows.append_column("origin", origin)
+    steps = tuple(sorted(set(rows["step"].to_pylist())))
+    matrix = cube(rows, ("origin", "step"), (steps, steps), main.measure.score)
     return Transfer(main.measure, site, steps, matrix, floor, _cosine(run, site, steps, main.measure.task))
 
 
 def _cosine(run: RunData, site: Site, steps: Sequence[int], task: str) -> np.ndarray | None:
-    reader: Any = run.reader
-    weights = [reader.weights("trained", site.name, step, task) for step in steps] if reader else [None]
+    if run.reader is None:
+        return None
+    weights = [run.reader.weights("trained", site.name, step, task) for step in steps]
     linear = [w["weight"] for w in weights if w is not None and "hidden" not in w]
     if len(linear) < len(weights):
         return None
@@ -199,28 +186,28 @@ def _cosine(run: RunData, site: Site, steps: Sequence[int], task: str) -> np.nda
 
 
 @dataclass(frozen=True)
-class Selective:
+class SelectivityMap:
     """By how much each site and step beats the best answer that does not know the image's content."""
 
     measure: Measure
     sites: tuple[Site, ...]
     steps: tuple[int, ...]
     gain: np.ndarray
-    """float64 (S, T), above 0 where the trained network's probe is better than every rival"""
+    """float64 (S, T), above 0 where the trained network's probe is better than every baseline"""
     baselines: tuple[str, ...]
 
 
-def selective(run: RunData, scores: Scores) -> Selective:
-    """Gain of every site and step over the best of floor, randomised networks and fitted controls."""
+def selectivity_map(run: RunData, scores: Scores) -> SelectivityMap:
+    """Gain of every site and step over the best of floor, other networks and content-free controls."""
     sign, task = scores.measure.sign, scores.measure.task
-    ours = scores.means[scores.at("trained")]
-    baselines = {"floor": np.broadcast_to(scores.floor[:, None], ours.shape)}
+    trained = scores.means[scores.at("trained")]
+    baselines = {"floor": np.broadcast_to(scores.floor[:, None], trained.shape)}
     for variant in summary.contrasts(scores):
         baselines[variant] = scores.means[scores.at(variant)]
-    for name in RIVALS:
-        theirs = analysis.collect(run, control=name).get(task) if name in summary.controls(run) else None
-        if theirs is not None and theirs.steps == scores.steps:
-            baselines[name] = theirs.means[theirs.at("trained")]
-    stacked = sign * np.stack(list(baselines.values()))
-    best = np.fmax.reduce(stacked, axis=0)
-    return Selective(scores.measure, scores.sites, scores.steps, sign * ours - best, tuple(baselines))
+    fitted = summary.controls(run)
+    for name in (c for c in CONTENT_FREE_CONTROLS if c in fitted):
+        control = collect(run, control=name).get(task)
+        if control is not None and control.steps == scores.steps:
+            baselines[name] = control.means[control.at("trained")]
+    best = np.fmax.reduce(sign * np.stack(list(baselines.values())), axis=0)
+    return SelectivityMap(scores.measure, scores.sites, scores.steps, sign * trained - best, tuple(baselines))

@@ -1,4 +1,4 @@
-"""What ablations of the real edit and second objects say: medians with intervals, slopes (appendices D, E)."""
+"""Ablations of the edit and second objects: medians with intervals, and slopes (appendices D and E)."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import Any
 
 from interventions.config import GUIDANCE, MAIN, SECOND_OBJECT
 from interventions.controls import EDIT
-from interventions.summary import DepthSlope, Effect, Series, depth_slope, summarise
+from interventions.summary import DepthSlope, Series, depth_slope, summarise
 from probing.statistics import Interval
+from sweeps.analysis.tables import SIDES
 
 ABLATIONS = ("steps", "sides", "dose", GUIDANCE)
-"""experiments that vary the real edit: number of steps, group of sites, iterations, guidance scale"""
-GROUPS = ("encoder", "bottleneck", "decoder", "all")
+"""experiments that vary the edit: number of steps, group of sites, iterations, guidance scale"""
+GROUPS = (*SIDES.values(), "all")
 Row = Mapping[str, Any]
 
 
@@ -23,11 +24,11 @@ class Point:
 
     label: str
     place: float
-    """number of steps or of iterations, guidance scale, or the group's place in GROUPS"""
+    """position on the axis: number of steps or iterations, guidance scale, or the group's index in GROUPS"""
     before: Interval
-    """median score against the wanted label without an edit"""
+    """median score against the target label without an edit"""
     after: Interval
-    """median score with it"""
+    """median score with the edit"""
     images: int
 
 
@@ -41,40 +42,32 @@ class Ablation:
 
 
 def finished(rows: Iterable[Row]) -> list[Row]:
-    """Rows that ended well."""
+    """Rows with status `done`."""
     return [row for row in rows if row["status"] == "done"]
 
 
 def ablations(rows: Iterable[Row]) -> list[Ablation]:
-    """Ablations of results/interventions; the main edit on the same images is one of their points."""
-    real = [row for row in finished(rows) if row["control"] == EDIT]
+    """Ablations in results/interventions; the main edit on the same images is one of their points."""
+    edits = [row for row in finished(rows) if row["control"] == EDIT]
     found = []
-    for task in sorted({row["task"] for row in real}, reverse=True):
+    for task in sorted({row["task"] for row in edits}, reverse=True):
         for name in ABLATIONS:
-            mine = [row for row in real if (row["task"], row["experiment"]) == (task, name)]
-            if mine:
-                found.append(Ablation(task, name, _points(name, [*mine, *_main(real, task, mine)])))
+            varied = [row for row in edits if (row["task"], row["experiment"]) == (task, name)]
+            samples = {row["sample"] for row in varied}
+            main = [row for row in edits if (row["task"], row["experiment"]) == (task, MAIN)]
+            main = [{**row, "experiment": name} for row in main if row["sample"] in samples]
+            if varied:
+                found.append(Ablation(task, name, _points(name, [*varied, *main])))
     return found
 
 
-def _main(real: Sequence[Row], task: str, beside: Sequence[Row]) -> list[Row]:
-    samples, name = {row["sample"] for row in beside}, beside[0]["experiment"]
-    main = (row for row in real if (row["task"], row["experiment"]) == (task, MAIN) and row["sample"] in samples)
-    return [{**row, "experiment": name} for row in main]
-
-
 def _points(experiment: str, rows: Sequence[Row]) -> tuple[Point, ...]:
-    found = [_point(experiment, effect) for effect in summarise(rows)]
-    return tuple(sorted(found, key=lambda point: (point.place, point.label)))
-
-
-def _point(experiment: str, effect: Effect) -> Point:
-    label, place = setting(experiment, effect.series)
-    return Point(label, place, effect.before, effect.after, effect.images)
+    points = [Point(*setting(experiment, e.series), e.before, e.after, e.images) for e in summarise(rows)]
+    return tuple(sorted(points, key=lambda point: (point.place, point.label)))
 
 
 def setting(experiment: str, series: Series) -> tuple[str, float]:
-    """What an ablation varies in a series: in words, and as a number to order it by."""
+    """The setting that an ablation varies in a series: in words, and as a number to order it by."""
     if experiment == "sides":
         name = side(series.sites)
         return name, float(GROUPS.index(name) if name in GROUPS else len(GROUPS))
@@ -85,18 +78,16 @@ def setting(experiment: str, series: Series) -> tuple[str, float]:
 
 
 def side(sites: str) -> str:
-    """The group that site names such as `up.1.0,up.1.1` belong to."""
-    groups = {"down": "encoder", "mid": "bottleneck", "up": "decoder"}
-    found = {name.partition(".")[0] for name in sites.split(",")}
-    if found == set(groups):
+    """The group of sites such as `up.1.0,up.1.1`; the names themselves if they do not form a group."""
+    prefixes = {name.partition(".")[0] for name in sites.split(",")}
+    if prefixes == set(SIDES):
         return "all"
-    return groups.get(next(iter(found)), sites) if len(found) == 1 else sites
+    return SIDES.get(next(iter(prefixes)), sites) if len(prefixes) == 1 else sites
 
 
 def second_objects(rows: Iterable[Row]) -> dict[str, tuple[DepthSlope, list[Row]]]:
-    """Way of editing -> slope of measured on requested depth, and the rows behind it (appendix E)."""
-    mine = [row for row in finished(rows) if row["experiment"] == SECOND_OBJECT]
-    mine = [row for row in mine if row["depth_wanted"] is not None]
-    ways = sorted({row["control"] for row in mine}, key=lambda way: (way != EDIT, way))
-    parts = {way: [row for row in mine if row["control"] == way] for way in ways}
-    return {way: (depth_slope(part), part) for way, part in parts.items()}
+    """By control: slope of measured on requested depth, and the rows behind it (appendix E); the edit first."""
+    objects = [r for r in finished(rows) if r["experiment"] == SECOND_OBJECT and r["depth_wanted"] is not None]
+    controls = sorted({row["control"] for row in objects}, key=lambda control: (control != EDIT, control))
+    by_control = {control: [row for row in objects if row["control"] == control] for control in controls}
+    return {control: (depth_slope(part), part) for control, part in by_control.items()}

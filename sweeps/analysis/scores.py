@@ -1,11 +1,10 @@
-"""Numbers of the report: per-image scores as one cube, and what is said about them."""
+"""Per-image test scores of a run as one array over variant, site, step and image."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +13,10 @@ import pyarrow.compute as pc
 from probing import statistics
 from sweeps.analysis.tables import RunData, Site
 from sweeps.analysis.vocabulary import FLOOR_NOUNS, MEASURE_TITLES, POSITION_FLOOR
+
+POSITION = "position"
+"""the control that learns one value per patch and reads no activations"""
+PROBE_KEYS = ("variant", "site", "step")
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Measure:
 
     @property
     def sign(self) -> float:
-        """+1 where larger is better, else -1."""
+        """+1 if larger is better, else -1."""
         return 1.0 if self.higher else -1.0
 
 
@@ -41,7 +44,7 @@ MEASURES = (
 
 @dataclass(frozen=True)
 class Scores:
-    """Test scores of one task on the axes variant, site, step, image."""
+    """Test scores of one task on the axes variant (V), site (S), step (T), image (N)."""
 
     measure: Measure
     variants: tuple[str, ...]
@@ -50,36 +53,36 @@ class Scores:
     samples: np.ndarray
     """(N,) sample numbers"""
     values: np.ndarray
-    """float64 (V, S, T, N); NaN where a score is absent"""
+    """float64 (V, S, T, N); NaN where there is no score"""
     oracle: np.ndarray
-    """float64 (S, N)"""
+    """float64 (S, N): the grid oracle"""
     floor: np.ndarray
-    """float64 (S,): the mean score of the best answer without activations, a fitted position control among them"""
+    """float64 (S,): mean score of the best answer without activations, including the position control if fitted"""
     val: np.ndarray
-    """float64 (V, S, T): mean validation score, for choices"""
+    """float64 (V, S, T): mean validation score, to choose sites by"""
     train_loss: np.ndarray
-    """float64 (V, S, T): mean training loss, for choices of a run without validation images"""
+    """float64 (V, S, T): mean training loss, to choose sites by in a run without validation images"""
     counts: np.ndarray
-    """float64 (draws, N): how often each image occurs in each resample, the same for all cells"""
+    """float64 (resamples, N): how often each image occurs in each resample, the same for all probes"""
     per_image: bool
-    """whether N counts images; False where only means were stored and there are no intervals"""
+    """whether N counts images; False if only means were stored, so that there are no intervals"""
     position: np.ndarray | None = None
-    """float64 (S,): mean score of the position control, NaN where it was not fitted; None where nowhere"""
-    before_position: np.ndarray | None = None
-    """float64 (S,): the floor without the position control, where that was fitted"""
+    """float64 (S,): mean score of the position control, NaN where it was not fitted; None if it was fitted nowhere"""
+    floor_without_position: np.ndarray | None = None
+    """float64 (S,): the floor without the position control; None if that was fitted nowhere"""
 
     @property
     def stored_floor(self) -> np.ndarray:
-        """float64 (S,): the floor as results/probes has it, without the position control."""
-        return self.floor if self.before_position is None else self.before_position
+        """float64 (S,): the floor in results/probes, without the position control."""
+        return self.floor if self.floor_without_position is None else self.floor_without_position
 
     def floor_word(self, part: str) -> str:
-        """Which answer the floor of a part's sites is."""
-        plain = FLOOR_NOUNS[self.measure.task]
-        by_position = [self.position is not None and self.floor[i] == self.position[i] for i in self.which(part)]
-        if not any(by_position):
-            return plain
-        return POSITION_FLOOR if all(by_position) else f"{POSITION_FLOOR} or {plain}, by site"
+        """Noun for the answer that is the floor of a part's sites."""
+        stored = FLOOR_NOUNS[self.measure.task]
+        is_position = [self.position is not None and self.floor[i] == self.position[i] for i in self.which(part)]
+        if not any(is_position):
+            return stored
+        return POSITION_FLOOR if all(is_position) else f"{POSITION_FLOOR} or {stored}, by site"
 
     @cached_property
     def means(self) -> np.ndarray:
@@ -88,12 +91,12 @@ class Scores:
 
     @cached_property
     def validated(self) -> bool:
-        """Whether sites are chosen on validation images; else by their training loss, never by a test score."""
-        return bool(np.isfinite(self.val[self.at("trained")]).any()) if "trained" in self.variants else False
+        """Whether sites are chosen on validation images; otherwise by training loss. Never by a test score."""
+        return "trained" in self.variants and bool(np.isfinite(self.val[self.at("trained")]).any())
 
     @cached_property
     def quality(self) -> np.ndarray:
-        """float64 (V, S, T): what sites are chosen by, larger is better; NaN where neither is known."""
+        """float64 (V, S, T): criterion by which sites are chosen, larger is better; NaN if unknown."""
         return self.measure.sign * self.val if self.validated else -self.train_loss
 
     @cached_property
@@ -102,15 +105,15 @@ class Scores:
         return statistics.mean_defined(self.oracle)
 
     def part(self, variant: str, part: str) -> np.ndarray:
-        """float64 (T, N): each image's score, mean over the sites of a part; NaN if one lacks."""
+        """float64 (T, N): each image's mean over the sites of a part; NaN if a site has no score."""
         return self.values[self.at(variant), self.which(part)].mean(0)
 
     def at(self, variant: str) -> int:
-        """Index of a variant; ValueError where the run has none."""
+        """Index of a variant. Raises ValueError if the run has no such variant."""
         return self.variants.index(variant)
 
     def which(self, part: str) -> list[int]:
-        """Indices of ``all`` sites, of a side, a block (``up.2``) or one site (``up.2.1``)."""
+        """Indices of `all` sites, or of a side, a block (`up.2`) or one site (`up.2.1`)."""
         return [i for i, s in enumerate(self.sites) if part in ("all", s.side, s.block, s.name)]
 
 
@@ -123,41 +126,37 @@ def collect(
 ) -> dict[str, Scores]:
     """Scores by task of one experiment and control; tasks without a finished probe are left out.
 
-    By default of the main grid's experiment, over the main sites, in the measures that lead.
+    Defaults to the main grid, its sites and the two headline measures.
     """
     experiment = experiment or run.experiment
     probes = chosen(run.table("probes"), experiment, control)
     if probes is None:
         return {}
     images = chosen(run.table("images"), experiment, control)
-    found = {m.task: _scores(run, m, sites or run.sites, probes, images) for m in measures}
-    kept = {task: s for task, s in found.items() if np.isfinite(s.values).any()}
-    return kept if control == POSITION else {task: _with_position(run, s) for task, s in kept.items()}
-
-
-POSITION = "position"
-"""control that learns one value per cell and reads no activations"""
+    by_task = {m.task: _scores(run, m, sites or run.sites, probes, images) for m in measures}
+    by_task = {task: s for task, s in by_task.items() if np.isfinite(s.values).any()}
+    return by_task if control == POSITION else {task: _with_position(run, s) for task, s in by_task.items()}
 
 
 def _with_position(run: RunData, scores: Scores) -> Scores:
-    """The position control of the main grid raises the floor of the sites where it is the better answer."""
+    """Raise the floor at sites where the main grid's position control is the better answer."""
     rows = chosen(run.table("probes"), run.experiment, POSITION)
     if rows is None:
         return scores
     rows = rows.filter(pc.equal(rows["task"], scores.measure.task))
-    steps = pc.unique(rows["step"]).to_pylist()
-    axes = (run.variants, [s.name for s in scores.sites], steps)
-    position = _mean_over(cube(rows, _CELL, axes, scores.measure.score), (0, 2))
+    axes = (run.variants, [s.name for s in scores.sites], pc.unique(rows["step"]).to_pylist())
+    position = _mean_over(cube(rows, PROBE_KEYS, axes, scores.measure.score), (0, 2))
     if not np.isfinite(position).any():
         return scores
     better = np.fmax if scores.measure.higher else np.fmin
-    return replace(scores, floor=better(scores.floor, position), position=position, before_position=scores.floor)
+    floor = better(scores.floor, position)
+    return replace(scores, floor=floor, position=position, floor_without_position=scores.floor)
 
 
 def chosen(table: pa.Table | None, experiment: str, control: str, every_seed: bool = False) -> pa.Table | None:
-    """Finished rows of one experiment and control; None where there is no table.
+    """Finished rows of one experiment and control; None if there is no table.
 
-    Of several probe seeds those of the lowest, as 0 is the protocol's, unless every seed is asked for.
+    Of several probe seeds only the lowest (the protocol's is 0), unless `every_seed`.
     """
     if table is None:
         return None
@@ -170,77 +169,72 @@ def chosen(table: pa.Table | None, experiment: str, control: str, every_seed: bo
 
 
 def seeds_of(rows: pa.Table | None) -> list[int]:
-    """The probe seeds of rows, ascending: the first is the reported one."""
+    """The probe seeds of rows in ascending order; the first is the reported one."""
     if rows is None or "seed" not in rows.column_names:
         return []
     return sorted(seed for seed in pc.unique(rows["seed"]).to_pylist() if seed is not None)
 
 
-def equal(table: pa.Table, **wanted: Any) -> pa.ChunkedArray:
+def equal(table: pa.Table, **values: str | int) -> pa.ChunkedArray:
     """Bool (rows): whether every named column has the given value."""
-    return reduce(pc.and_, (pc.equal(table[name], value) for name, value in wanted.items()))
+    return reduce(pc.and_, (pc.equal(table[name], value) for name, value in values.items()))
+
+
+def captions_of(run: RunData, samples: Iterable[int]) -> list[str]:
+    """Prompt of each sample, or its number if unknown: images of one prompt are resampled together."""
+    return [run.captions.get(i, str(i)) for i in samples]
 
 
 def _scores(
     run: RunData, measure: Measure, sites: tuple[Site, ...], probes: pa.Table, images: pa.Table | None
 ) -> Scores:
     probes = probes.filter(pc.equal(probes["task"], measure.task))
-    steps = tuple(sorted(pc.unique(probes["step"]).to_pylist()))
-    axes = (run.variants, tuple(s.name for s in sites), steps)
+    axes = (run.variants, [s.name for s in sites], sorted(pc.unique(probes["step"]).to_pylist()))
     if images is not None:
         images = images.filter(pc.equal(images["task"], measure.task))
     per_image = images is not None and images.num_rows > 0
-    samples = np.zeros(1, int)
-    if images is not None and per_image:
-        samples = np.unique(images["sample"].to_numpy())
-    captions = [run.captions.get(i, str(i)) for i in samples.tolist()]
+    samples = np.unique(images["sample"].to_numpy()) if images is not None and per_image else np.zeros(1, int)
 
-    def scored(column: str) -> np.ndarray:
+    def per_sample(column: str) -> np.ndarray:
         if images is not None and per_image:
-            return cube(images, (*_CELL, "sample"), (*axes, samples.tolist()), column)
-        return cube(probes, _CELL, axes, column)[..., None]
-
-    def mean(column: str) -> np.ndarray:
-        return cube(probes, _CELL, axes, f"{column}_{measure.score}")
+            return cube(images, (*PROBE_KEYS, "sample"), (*axes, samples.tolist()), column)
+        return cube(probes, PROBE_KEYS, axes, column)[..., None]
 
     return Scores(
         measure=measure,
         variants=run.variants,
         sites=sites,
-        steps=steps,
+        steps=tuple(axes[2]),
         samples=samples,
-        values=scored(measure.score),
-        oracle=_mean_over(scored(f"oracle_{measure.score}"), (0, 2)),
-        floor=_mean_over(mean("floor"), (0, 2)),
-        val=mean("val"),
-        train_loss=cube(probes, _CELL, axes, "train_loss"),
-        counts=statistics.resample_counts(len(samples), groups=captions),
+        values=per_sample(measure.score),
+        oracle=_mean_over(per_sample(f"oracle_{measure.score}"), (0, 2)),
+        floor=_mean_over(cube(probes, PROBE_KEYS, axes, f"floor_{measure.score}"), (0, 2)),
+        val=cube(probes, PROBE_KEYS, axes, f"val_{measure.score}"),
+        train_loss=cube(probes, PROBE_KEYS, axes, "train_loss"),
+        counts=statistics.resample_counts(len(samples), groups=captions_of(run, samples.tolist())),
         per_image=per_image,
     )
 
 
 def _mean_over(values: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
-    """Mean over axes without undefined values."""
+    """Mean over axes, leaving out undefined values."""
     kept = [i for i in range(values.ndim) if i not in axes]
     moved = values.transpose(*kept, *axes)
     return statistics.mean_defined(moved.reshape(*moved.shape[: len(kept)], -1))
 
 
-_CELL = ("variant", "site", "step")
+def cube(table: pa.Table, keys: Sequence[str], axes: Sequence[Sequence[str] | Sequence[int]], value: str) -> np.ndarray:
+    """float64 array over `axes`: the mean of column `value` over the rows whose `keys` have the values of an entry.
 
-
-def cube(table: pa.Table, keys: Sequence[str], axes: Sequence[Sequence], value: str) -> np.ndarray:
-    """float64 array over `axes`: the mean of `value` over rows whose `keys` name a place.
-
-    Rows outside the axes and rows without a finite value are left out; an empty place is NaN.
+    Rows outside the axes and rows without a finite value are left out; an entry without rows is NaN.
     """
-    shape = tuple(len(a) for a in axes)
+    shape = tuple(len(axis) for axis in axes)
     if value not in table.column_names or not table.num_rows or 0 in shape:
         return np.full(shape, np.nan)
-    place = np.stack([_places(table[k], a) for k, a in zip(keys, axes, strict=True)])
+    index = np.stack([_positions(table[k], axis) for k, axis in zip(keys, axes, strict=True)])
     values = table[value].cast(pa.float64()).to_numpy(zero_copy_only=False)
-    good = (place >= 0).all(0) & np.isfinite(values)
-    flat = np.ravel_multi_index(tuple(place[:, good]), shape)
+    good = (index >= 0).all(0) & np.isfinite(values)
+    flat = np.ravel_multi_index(tuple(index[:, good]), shape)
     size = int(np.prod(shape))
     counts = np.bincount(flat, minlength=size)
     sums = np.bincount(flat, weights=values[good], minlength=size)
@@ -248,8 +242,9 @@ def cube(table: pa.Table, keys: Sequence[str], axes: Sequence[Sequence], value: 
         return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan).reshape(shape)
 
 
-def _places(column: pa.ChunkedArray, axis: Sequence) -> np.ndarray:
+def _positions(column: pa.ChunkedArray, axis: Sequence[str] | Sequence[int]) -> np.ndarray:
+    """int (rows): position of each value on an axis, -1 for values that are not on it."""
     coded = column.combine_chunks().dictionary_encode()
-    index = {name: i for i, name in enumerate(axis)}
-    lookup = np.array([index.get(name, -1) for name in coded.dictionary.to_pylist()] + [-1])
+    position = {value: i for i, value in enumerate(axis)}
+    lookup = np.array([position.get(value, -1) for value in coded.dictionary.to_pylist()] + [-1])
     return lookup[coded.indices.fill_null(len(lookup) - 1).to_numpy(zero_copy_only=False)]

@@ -1,39 +1,41 @@
-"""What the report and the W&B mirror read: one run's tables, plus pictures on demand."""
+"""One run as the report and the W&B mirror read it: its tables, and images, labels and probes on demand."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from storage import budget
+from storage import SiteShape, Store, budget
 from sweeps.config.schema import GRID
 from sweeps.runtime import machines
 from sweeps.runtime.layout import EXPERIMENTS_FILE
 
+Json = dict[str, Any]
+T = TypeVar("T")
 MAIN_SITE = re.compile(r"^(down|mid|up)\.\d+(\.\d+)?$")
 SIDES = {"down": "encoder", "mid": "bottleneck", "up": "decoder"}
 
 
 @dataclass(frozen=True)
 class Site:
-    """One recorded place of the network and the shape of its activations."""
+    """A place in the network whose activations are recorded, and their shape."""
 
     name: str
     """such as ``up.2.1``"""
     tokens: int
-    """cells of its grid"""
     channels: int
     grid: tuple[int, int]
-    """rows and columns of cells"""
+    """rows and columns of tokens"""
 
     @property
     def block(self) -> str:
@@ -46,34 +48,14 @@ class Site:
         return SIDES.get(self.name.removeprefix("conv.").partition(".")[0], "other")
 
 
-class Reader(Protocol):
-    """Pictures of a run. Every method answers None where the run no longer holds the data."""
-
-    def images(self, variant: str, samples: Sequence[int]) -> np.ndarray | None:
-        """uint8 (n, H, W, 3)."""
-
-    def labels(self, task: str, samples: Sequence[int]) -> np.ndarray | None:
-        """(n, H, W), as stored."""
-
-    def predict(
-        self, variant: str, site: Site, step: int, task: str, samples: Sequence[int], experiment: str = ""
-    ) -> np.ndarray | None:
-        """float32 (n, h, w): foreground probability, or standardised depth, per cell."""
-
-    def weights(
-        self, variant: str, site: str, step: int, task: str, experiment: str = ""
-    ) -> dict[str, np.ndarray] | None:
-        """A stored probe; `experiment` names one beside the main grid."""
-
-
 @dataclass(frozen=True)
 class RunData:
-    """Tables and facts of one run; an absent table is None."""
+    """Tables and metadata of one run; a table that the run does not have is None."""
 
     name: str
     url: str
-    config: dict[str, Any]
-    manifest: dict[str, Any]
+    config: Json
+    manifest: Json
     sites: tuple[Site, ...]
     """main sites in execution order"""
     variants: tuple[str, ...]
@@ -83,13 +65,15 @@ class RunData:
     """probes, images, epochs, interventions, samples, curation"""
     space: dict[str, int] = field(default_factory=dict)
     """planned bytes by family of arrays"""
-    reader: Reader | None = None
-    cluster: list[dict[str, Any]] = field(default_factory=list)
-    """machines of each session with Ray, see `cluster_facts`"""
+    reader: StoreReader | None = None
+    cluster: list[Json] = field(default_factory=list)
+    """machines of each session with Ray, see `machines.read`"""
+    image: tuple[int, int] = (1, 1)
+    """height and width of the generated images; only their ratio matters here"""
 
     @property
     def experiment(self) -> str:
-        """Name under which the main grid's rows are kept."""
+        """Value of column `experiment` in the rows of the main grid."""
         return GRID
 
     @property
@@ -115,12 +99,12 @@ class RunData:
 
     def table(self, name: str) -> pa.Table | None:
         """A table with at least one row, else None."""
-        found = self.tables.get(name)
-        return found if found is not None and found.num_rows else None
+        table = self.tables.get(name)
+        return table if table is not None and table.num_rows else None
 
-    def setting(self, path: str, default: Any = None) -> Any:
+    def setting(self, path: str, default: object = None) -> Any:
         """A value of the configuration by its dotted path."""
-        node: Any = self.config
+        node: object = self.config
         for part in path.split("."):
             if not isinstance(node, dict) or part not in node:
                 return default
@@ -129,86 +113,88 @@ class RunData:
 
 
 def site_order(name: str) -> tuple[int, ...]:
-    """Sort key of execution order: down blocks, mid, up blocks, then what has no such place."""
+    """Sort key for execution order: down blocks, mid, up blocks, then all other sites."""
     side, *numbers = name.removeprefix("conv.").split(".")
-    order = ("down", "mid", "up")
+    order = tuple(SIDES)
     if side not in order:
         return (len(order),)
     return (order.index(side), *(int(n) for n in numbers))
 
 
-def main_sites(shapes: Sequence[Any], image: tuple[int, int]) -> tuple[Site, ...]:
+def main_sites(shapes: Iterable[SiteShape], image: tuple[int, int]) -> tuple[Site, ...]:
     """The self-attention sites of a layout in execution order, with their grids."""
-    named = [s for s in shapes if MAIN_SITE.match(s.name)]
-    return tuple(
-        Site(s.name, s.tokens, s.channels, grid_of(s.tokens, image))
-        for s in sorted(named, key=lambda s: site_order(s.name))
-    )
+    attention = sorted((s for s in shapes if MAIN_SITE.match(s.name)), key=lambda s: site_order(s.name))
+    return tuple(Site(s.name, s.tokens, s.channels, grid_of(s.tokens, image)) for s in attention)
 
 
 def grid_of(tokens: int, image: tuple[int, int]) -> tuple[int, int]:
-    """Rows and columns of a grid of `tokens` cells with the aspect ratio of `image` (H, W)."""
-    rows = max(1, round((tokens * image[0] / image[1]) ** 0.5))
-    assert tokens % rows == 0, f"{tokens} tokens do not tile an image of {image}"
+    """Rows and columns of a grid of `tokens` whose aspect ratio is closest to that of `image` (H, W)."""
+    if not tokens:
+        return 0, 0
+    ideal = (tokens * image[0] / image[1]) ** 0.5
+    rows = min((n for n in range(1, tokens + 1) if tokens % n == 0), key=lambda n: abs(n - ideal))
     return rows, tokens // rows
 
 
 class StoreReader:
-    """Pictures of a `storage.Store`."""
+    """Images, labels and probes of a store. Every method returns None if the store no longer holds the data."""
 
-    _GONE = (ValueError, KeyError, OSError)
-
-    def __init__(self, store: Any) -> None:
+    def __init__(self, store: Store) -> None:
         self.store = store
-        self._listed: dict[str, list[str]] = {}
+        self._probe_paths: dict[str, list[str]] = {}
 
     def images(self, variant: str, samples: Sequence[int]) -> np.ndarray | None:
-        """See `Reader`."""
+        """uint8 (n, H, W, 3)."""
         return self._read(lambda: self.store.read_images(variant, list(samples)))
 
     def labels(self, task: str, samples: Sequence[int]) -> np.ndarray | None:
-        """See `Reader`."""
+        """(n, H, W), as stored."""
         return self._read(lambda: self.store.read_labels(task, list(samples)))
 
     def predict(
         self, variant: str, site: Site, step: int, task: str, samples: Sequence[int], experiment: str = ""
     ) -> np.ndarray | None:
-        """See `Reader`; the stored probe applied to the stored activations."""
+        """Stored probe applied to stored activations, float32 (n, rows, columns): foreground probability, or
+        standardised depth."""
         weights = self.weights(variant, site.name, step, task, experiment)
         if weights is None:
             return None
         acts = self._read(lambda: self.store.read_activations(variant, site.name, step, list(samples)))
-        if acts is None:
-            return None
-        return apply_probe(weights, acts, task).reshape(len(samples), *site.grid)
+        return None if acts is None else apply_probe(weights, acts, task).reshape(len(samples), *site.grid)
 
     def weights(
         self, variant: str, site: str, step: int, task: str, experiment: str = ""
     ) -> dict[str, np.ndarray] | None:
-        """See `Reader`; of several seeds the lowest, which the report shows."""
+        """Tensors of a stored probe; of several seeds the lowest, which the report shows.
+
+        `experiment` names one beside the main grid.
+        """
         from safetensors.numpy import load
 
         folder = f"experiments/{experiment}/" if experiment else ""
         prefix = f"{folder}probes/{variant}/{site}/"
-        if prefix not in self._listed:
-            self._listed[prefix] = sorted(self.store.list(prefix))
+        if prefix not in self._probe_paths:
+            self._probe_paths[prefix] = sorted(self.store.list(prefix))
         name = f"{prefix}{step:02d}.{task}.none."
-        mine = [path for path in self._listed[prefix] if path.startswith(name)]
-        found = min(mine, key=lambda path: (len(path), path), default=None)  # 2 before 10
-        return None if found is None else self._read(lambda: load(self.store.get(found)))
+        seeds = [path for path in self._probe_paths[prefix] if path.startswith(name)]
+        if not seeds:
+            return None
+        lowest = min(seeds, key=lambda path: (len(path), path))  # by length first, so that 2 precedes 10
+        return self._read(lambda: load(self.store.get(lowest)))
 
-    def _read(self, action: Any) -> Any:
+    def _read(self, read: Callable[[], T]) -> T | None:
         try:
-            return action()
-        except self._GONE:
+            return read()
+        except (ValueError, KeyError, OSError):
             return None
 
 
 def apply_probe(weights: dict[str, np.ndarray], acts: np.ndarray, task: str) -> np.ndarray:
     """float32 (n, T) from activations (n, T, C): softmax foreground probability, or the value.
 
-    `weights` holds `weight` (outputs, C), or (outputs, C + 1) with the bias last, and for an MLP
-    probe `hidden` (units, C) alike, whose rectified units `weight` reads.
+    The numpy twin of probing's `predict`, so that the report needs no torch. `weights` holds `weight` (outputs, C), or
+    (outputs, C + 1) with the bias last; an MLP probe also has `hidden` (units, C [+ 1]), whose rectified outputs
+    `weight` takes.
     """
     values = acts.astype(np.float32)
     if "hidden" in weights:
@@ -226,8 +212,8 @@ def _affine(matrix: np.ndarray, values: np.ndarray) -> np.ndarray:
     return out if matrix.shape[1] == channels else out + matrix[:, channels]
 
 
-def load(store: Any, config: dict[str, Any]) -> RunData:
-    """Read a store's tables and facts; pictures stay on disk until they are asked for."""
+def load(store: Store, config: Json) -> RunData:
+    """Read a store's tables and metadata. Images, labels and probes stay on disk until the report needs them."""
     layout, manifest = store.layout, _json(store, "manifest.json")
     return RunData(
         name=str(config.get("name") or store.url.rstrip("/").rpartition("/")[2] or "run"),
@@ -241,40 +227,39 @@ def load(store: Any, config: dict[str, Any]) -> RunData:
         space=budget.price(layout).families(),
         reader=StoreReader(store),
         cluster=machines.read(store),
+        image=layout.image,
     )
 
 
-def _tables(store: Any, manifest: dict[str, Any]) -> dict[str, pa.Table]:
+def _tables(store: Store, manifest: Json) -> dict[str, pa.Table]:
     hashes = {str(value) for _, value in leaves(manifest)} | set(_json(store, EXPERIMENTS_FILE).values())
     names = ("probes", "images", "epochs", "interventions")
     tables = {name: current(store.table(name), hashes) for name in names}
     for name, read in (("samples", store.samples), ("curation", store.curation)):
-        try:
+        with suppress(FileNotFoundError):
             tables[name] = read()
-        except FileNotFoundError:
-            continue
     return tables
 
 
 def current(table: pa.Table, hashes: Collection[str]) -> pa.Table:
-    """Rows of the present settings: of each experiment those with a stage hash among `hashes`,
-    or where none has, those with the hash of the row written last."""
+    """Rows of the current settings: of each experiment those whose stage hash is among `hashes`.
+
+    If an experiment has no such rows, those with the stage hash of its last row.
+    """
     if not table.num_rows:
         return table
-    pairs = table.select(["experiment", "stage_hash"])
-    found = pairs.group_by(pairs.column_names).aggregate([]).to_pylist()
-    kept = pa.chunked_array([pa.repeat(False, table.num_rows)])
+    keep = pa.chunked_array([pa.repeat(False, table.num_rows)])
     for name in pc.unique(table["experiment"]).to_pylist():
-        mine = pc.equal(table["experiment"], name)
-        ours = [r["stage_hash"] for r in found if r["experiment"] == name]
-        wanted = [h for h in ours if h in hashes] or [table.filter(mine)["stage_hash"][-1].as_py()]
-        is_current = pc.is_in(table["stage_hash"], pa.array(wanted, pa.string()))
-        kept = pc.or_(kept, pc.and_(mine, is_current))
-    return table.filter(kept)
+        in_experiment = pc.equal(table["experiment"], name)
+        stored = table.filter(in_experiment)["stage_hash"]
+        known = [h for h in pc.unique(stored).to_pylist() if h in hashes] or [stored[-1].as_py()]
+        is_current = pc.is_in(table["stage_hash"], pa.array(known, pa.string()))
+        keep = pc.or_(keep, pc.and_(in_experiment, is_current))
+    return table.filter(keep)
 
 
-def leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted paths and values of a nested dictionary; lists are written in one line."""
+def leaves(node: object, path: str = "") -> Iterator[tuple[str, object]]:
+    """Dotted paths and values of a nested dictionary; a list becomes one comma-separated line."""
     if not isinstance(node, dict):
         yield path, ", ".join(map(str, node)) if isinstance(node, list) else node
         return
@@ -282,7 +267,5 @@ def leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield from leaves(value, f"{path}.{key}" if path else str(key))
 
 
-def _json(store: Any, path: str) -> dict[str, Any]:
-    if not store.exists(path):
-        return {}
-    return json.loads(store.get(path))
+def _json(store: Store, path: str) -> Json:
+    return json.loads(store.get(path)) if store.exists(path) else {}

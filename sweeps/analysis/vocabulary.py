@@ -62,7 +62,7 @@ EXPERIMENT_TITLES = {
     "transplant": "activation patching",
 }
 LATENT_TITLES = {"x0": "clean estimate, decoded", "xt": "noisy latent, decoded"}
-LABELLER_TITLES = {"x0": "labeller, clean estimate", "xt": "labeller, noisy latent"}
+LABELLER_TITLES = {"x0": "labeller on the clean estimate", "xt": "labeller on the noisy latent"}
 
 EDIT_CONTROL_TITLES = {
     "edit": "edit",

@@ -15,8 +15,8 @@ from sweeps.analysis import baselines, measures, summary
 from sweeps.analysis import experiments as findings_more
 from sweeps.analysis import scores as analysis
 from sweeps.analysis.baselines import Headline, headline
-from sweeps.analysis.claims import Claim, Material, judge
-from sweeps.analysis.experiments import Emergence, Selective, Transfer
+from sweeps.analysis.claims import Claim, ClaimInputs, judge
+from sweeps.analysis.experiments import Emergence, SelectivityMap, Transfer
 from sweeps.analysis.floors import named_floors
 from sweeps.analysis.scores import Scores
 from sweeps.analysis.summary import Edits
@@ -50,19 +50,19 @@ class Context:
     emergence: list[Emergence] = field(default_factory=list)
     transfers: list[Transfer] = field(default_factory=list)
     """by task, the best site first"""
-    selectives: list[Selective] = field(default_factory=list)
+    selectives: list[SelectivityMap] = field(default_factory=list)
     emerging: list[Emerging] = field(default_factory=list)
     smoothed: list[Smoothed] = field(default_factory=list)
 
     @cached_property
     def claims(self) -> list[Claim]:
         """Verdicts on the paper's five claims."""
-        return judge(Material(self.scores, self.families, self.emergence, self.edits, self.controls))
+        return judge(ClaimInputs(self.scores, self.families, self.emergence, self.edits, self.controls))
 
     @cached_property
     def controls(self) -> dict[str, dict[str, Scores]]:
         """Scores by fitted control and task, of controls that do not know the image's content."""
-        names = [c for c in summary.controls(self.run) if c in findings_more.RIVALS]
+        names = [c for c in summary.controls(self.run) if c in findings_more.CONTENT_FREE_CONTROLS]
         return {c: analysis.collect(self.run, control=c) for c in names}
 
     @cached_property
@@ -81,9 +81,9 @@ class Context:
         lead, ours = self.headlines.get("saliency"), self.precision
         if lead is None or ours is None:
             return None
-        is_control = lead.rival.name in baselines.CONTROLS
-        theirs = measures.precision(self.run, lead.rival.name) if is_control else ours
-        return None if theirs is None else baselines.gap(ours, replace(lead.rival, scores=theirs), "decoder")
+        is_control = lead.baseline.name in baselines.CONTROLS
+        theirs = measures.precision(self.run, lead.baseline.name) if is_control else ours
+        return None if theirs is None else baselines.gap(ours, replace(lead.baseline, scores=theirs), "decoder")
 
     @cached_property
     def sigmas(self) -> dict[int, float]:
@@ -230,7 +230,7 @@ def build(run: RunData, store: Any) -> Context:
         "families": families,
         "emergence": findings_more.emergence(run, scores),
         "transfers": findings_more.transfers(run, scores),
-        "selectives": [findings_more.selective(run, s) for s in scores.values()],
+        "selectives": [findings_more.selectivity_map(run, s) for s in scores.values()],
     }
     if run.reader is None:
         return Context(run, scores, edits, **more)

@@ -87,7 +87,7 @@ def headline_numbers(context: Context) -> dict[str, Any]:
     for task, scores in context.scores.items():
         found |= {f"{task}/{k}": v for k, v in _headline(scores) if v is not None}
     for task, one in context.headlines.items():
-        found |= {f"{task}/best_rival": one.rival.name, f"{task}/gain_over_best_rival": one.gain.estimate}
+        found |= {f"{task}/best_rival": one.baseline.name, f"{task}/gain_over_best_rival": one.gain.estimate}
     return found
 
 

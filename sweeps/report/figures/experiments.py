@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sweeps.analysis import summary
-from sweeps.analysis.experiments import Emergence, Selective, Transfer
+from sweeps.analysis.experiments import Emergence, SelectivityMap, Transfer
 from sweeps.analysis.scores import Scores
 from sweeps.report.figures.base import BLOCKS, Band, Panel, draw_bands, dress, figure, ink, style
 from sweeps.report.figures.probes import TASK_TITLES, direction, y_limits
@@ -90,7 +90,7 @@ def emergence_curves(found: Emergence) -> Panel:
     labels = ("probe", "labeller on x0", "labeller on xt")
     bands = [
         Band(label, role, a.mean, a.low, a.high, key=(a.name, "trained"))
-        for label, role, a in zip(labels, EMERGENCE_ROLES, found.arrivals, strict=True)
+        for label, role, a in zip(labels, EMERGENCE_ROLES, found.curves, strict=True)
     ]
     title = f"{TASK_TITLES[task]} – who sees it first"
     word = "higher" if measure.higher else "lower"
@@ -98,18 +98,18 @@ def emergence_curves(found: Emergence) -> Panel:
         fig, ax = figure(4.1, 3.1)
         ax.set_position((0.12, 0.15, 0.62, 0.75))
         dress(ax, found.steps, f"{measure.label}, {word} is better")
-        worst = np.nanmax([*np.concatenate([a.high for a in found.arrivals]), found.floor])
+        worst = np.nanmax([*np.concatenate([a.high for a in found.curves]), found.floor])
         ax.set_ylim(0, 1.0 if measure.higher else float(worst) * 1.05)
         draw_bands(ax, found.steps, bands, {"floor": found.floor})
-        for band, arrival in zip(bands, found.arrivals, strict=True):
+        for band, arrival in zip(bands, found.curves, strict=True):
             _mark(ax, band, arrival.step.estimate, found.steps)
         ax.set_title(title)
     text = f"{measure.label} against the label of the finished image, {found.images} test images. Ninety per cent "
     text += "of the way from the floor to the own final score: "
-    text += "; ".join(f"{a.name} {_step(a.step.estimate)}" for a in found.arrivals) + "."
+    text += "; ".join(f"{a.name} {_step(a.step.estimate)}" for a in found.curves) + "."
     rows = [
         (task, measure.score, a.name, step, *values)
-        for a in found.arrivals
+        for a in found.curves
         for step, *values in zip(found.steps, a.mean, a.low, a.high, strict=True)
     ]
     return Panel(name, title, text, fig, CURVE_HEADER, rows)
@@ -199,7 +199,7 @@ def _mesh(fig: Figure, ax: Axes, matrix: np.ndarray, limits: tuple[float, float]
     return mesh
 
 
-def selectivity_heatmap(found: Selective) -> Panel:
+def selectivity_heatmap(found: SelectivityMap) -> Panel:
     """Site by step: gain over the best rival."""
     task, measure = found.measure.task, found.measure
     name = f"selectivity-{task}"

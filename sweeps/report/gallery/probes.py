@@ -14,7 +14,7 @@ from probing.diffusion.variants import is_plain
 from sweeps.analysis import summary
 from sweeps.analysis.floors import depth_scale, in_split, mask_threshold
 from sweeps.analysis.scores import Scores
-from sweeps.analysis.tables import Reader, RunData, Site
+from sweeps.analysis.tables import RunData, Site, StoreReader
 
 SHOWN_STEPS = (1, 2, 3, 5, 10, 15)
 PERCENTILES = (90, 65, 35, 10)
@@ -65,7 +65,7 @@ class Contact:
 class PredictionMemory:
     """Predictions of a reader, kept beside the report so that it survives `scenesweep clean`."""
 
-    def __init__(self, reader: Reader, store: Any, stamp: str) -> None:
+    def __init__(self, reader: StoreReader, store: Any, stamp: str) -> None:
         self.reader, self.store, self.stamp = reader, store, stamp
         self.kept = self._load()
         self.used: dict[str, np.ndarray] = {}

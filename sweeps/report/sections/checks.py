@@ -26,7 +26,7 @@ def converged(context: Context) -> Section:
     )
     rows = [
         [f"{TASK_TITLES[p.measure.task]}, {p.measure.label}", site_link(p.site), str(p.step),
-         Num(number(p.theirs, 3)), Num(number(p.ours, 3)), Num(interval(p.gap, 3))]
+         Num(number(p.trained, 3)), Num(number(p.reference, 3)), Num(interval(p.gain, 3))]
         for p in pairs
     ]  # fmt: skip
     columns = ["Score", "Site", "Step", "Trained probe", "Converged reference", "Gain of the reference"]

@@ -11,7 +11,7 @@ from probing import statistics
 from probing.statistics import Selectivity
 from sweeps.analysis import measures, summary
 from sweeps.analysis import scores as analysis
-from sweeps.analysis.experiments import RIVALS
+from sweeps.analysis.experiments import CONTENT_FREE_CONTROLS
 from sweeps.analysis.scores import Scores
 from sweeps.analysis.summary import Edits
 from sweeps.analysis.tables import RunData
@@ -84,7 +84,7 @@ def selectivity(scores: Scores, found: dict[str, Scores]) -> Selectivity:
     ours = scores.part("trained", "decoder")[-1]
     floor = float(np.mean(scores.floor[scores.which("decoder")]))
     baselines = {"floor": np.full(ours.shape, floor)}
-    for name in RIVALS:
+    for name in CONTENT_FREE_CONTROLS:
         theirs = found.get(name)
         if theirs is not None and np.array_equal(theirs.samples, scores.samples):
             baselines[name] = theirs.part("trained", "decoder")[-1]

@@ -53,7 +53,7 @@ def emergence(context: Context) -> Section:
 def _arrivals(context: Context, found: Sequence[Emergence]) -> str:
     rows: list[list] = []
     for e in found:
-        for a in e.arrivals:
+        for a in e.curves:
             ends = [float(a.mean[0]), float(a.mean[-1])]
             rows.append([f"{TASK_TITLES[e.measure.task]}: {a.name}", Num(steps(a.step)), context.sigma(a.step), *ends])
     for e in found:

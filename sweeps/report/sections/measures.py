@@ -31,14 +31,14 @@ def other_measures(run: RunData, scores: Scores) -> str:
 
 def ten_contrasts(context: Context) -> str:
     """The contrasts that were named beforehand, with those that this run does not hold."""
-    found = baselines.ten(context.scores, context.controls, context.families.get("vae", {}))
+    found = baselines.preregistered(context.scores, context.controls, context.families.get("vae", {}))
     held = sum(np.isfinite(one.p) for one in found)
     if not held:
         return ""
     rows = [
-        [f"{TASK_TITLES[c.task]}: trained minus {baseline_noun(c.rival)}", c.gain, p_value(c.p), p_value(c.holm)]
+        [f"{TASK_TITLES[c.task]}: trained minus {baseline_noun(c.baseline)}", c.gain, p_value(c.p), p_value(c.holm)]
         if np.isfinite(c.p)
-        else [f"{TASK_TITLES[c.task]}: trained minus {baseline_noun(c.rival)}", "not in this run", "", ""]
+        else [f"{TASK_TITLES[c.task]}: trained minus {baseline_noun(c.baseline)}", "not in this run", "", ""]
         for c in found
     ]
     caption = (
@@ -54,7 +54,7 @@ def nested_test(context: Context) -> str:
     if not found:
         return ""
     rows = [
-        [f"{TASK_TITLES[one.task]}: position and activations minus position", f"{one.sites} of {one.of}",
+        [f"{TASK_TITLES[one.task]}: position and activations minus position", f"{one.sites} of {one.decoder_sites}",
          float(one.smaller), float(one.larger), Num(interval(one.gain, 3)), p_value(one.p), p_value(one.holm)]
         for one in found
     ]  # fmt: skip

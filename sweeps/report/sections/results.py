@@ -119,13 +119,13 @@ def gap_sentence(context: Context) -> str:
     missing = dict.fromkeys(m for one in found.values() for m in one.missing)
     if missing:
         text += f" Not among the baselines, as this run does not hold them: {'; '.join(map(baseline_noun, missing))}. "
-        text += f"<code>{baselines.CURE}</code> fits all of them."
+        text += f"<code>{baselines.FIT_ALL}</code> fits all of them."
     return text
 
 
 def _below_floor(scores: Scores, one: Headline) -> bool:
     floor = float(np.mean(scores.floor[scores.which("decoder")]))
-    return scores.measure.sign * (one.ours - floor) <= 0
+    return scores.measure.sign * (one.trained_score - floor) <= 0
 
 
 def _standing(gain: Interval) -> str:
@@ -139,7 +139,7 @@ def _gap_part(context: Context, task: str, one: Headline) -> str:
     text = f"by {interval(shown)} in {context.scores[task].measure.label}"
     if task == "saliency" and context.precision_gain is not None:
         text += f" and {interval(context.precision_gain)} in average precision"
-    return f"{text} over {baseline_noun(one.rival.name)}"
+    return f"{text} over {baseline_noun(one.baseline.name)}"
 
 
 def _when_sentence(scores: Sequence[Scores]) -> str:
@@ -195,9 +195,9 @@ def _gap_tile(context: Context, scores: Scores) -> str:
     found = context.headlines.get(scores.measure.task)
     if found is None:
         return ""
-    rival = baseline_noun(found.rival.name)
+    rival = baseline_noun(found.baseline.name)
     what = f"{TASK_TITLES[scores.measure.task]}, decoder gain over the best rival: {rival}"
-    aside = f"{scores.measure.label} {number(found.ours)} trained, {number(found.theirs)} rival, "
+    aside = f"{scores.measure.label} {number(found.trained_score)} trained, {number(found.baseline_score)} rival, "
     aside += f"step {scores.steps[-1]}"
     return _tile(what, interval(found.gain), aside)
 
@@ -303,7 +303,7 @@ def _site_rival(context: Context, scores: Scores) -> Baseline | None:
     """The headline's rival, site by site; without a decoder side the first other network."""
     found = context.headlines.get(scores.measure.task)
     if found is not None:
-        return found.rival
+        return found.baseline
     return next(iter(baselines.baselines(scores, {}, "all")), None)
 
 

@@ -27,13 +27,13 @@ def _permutations(context: Context) -> str:
         "seeds of the shuffle. Every other number of this page is of the seed that stands first, that of the "
         "settings; the last column is the trained network’s gain over the seed that it beats by least."
     )
-    rows = [[*_row(one, variant_title(one.what)), Num(number(one.trained, 3)), _gain(one)] for one in found]
+    rows = [[*_row(one, variant_title(one.label)), Num(number(one.trained, 3)), _gain(one)] for one in found]
     columns = ["Network", *COLUMNS, "Trained", "Smallest gain"]
     return text + table("Randomised networks under several seeds, decoder mean at the last step", columns, rows)
 
 
 def _gain(one: Permutations) -> Num:
-    return Num(interval(one.smallest, 3))
+    return Num(interval(one.smallest_gain, 3))
 
 
 def _probes(context: Context) -> str:
@@ -46,12 +46,12 @@ def _probes(context: Context) -> str:
         f"Every other number of this page is of seed {reported}; this table shows what another would have changed. "
         "The best site is the one chosen with the reported seed."
     )
-    rows = [_row(one, one.what) for one in found]
+    rows = [_row(one, one.label) for one in found]
     caption = "The trained network’s probes under several seeds, last step, mean over test images"
     return text + table(caption, ["Score", *COLUMNS], rows)
 
 
 def _row(one: Spread, what: str) -> list:
     title = f"{TASK_TITLES[one.measure.task]}, {one.measure.label}: {what}"
-    values = (one.scores[0], one.mean, one.deviation, min(one.scores), max(one.scores))
+    values = (one.scores[0], one.mean, one.std, min(one.scores), max(one.scores))
     return [title, ", ".join(map(str, one.seeds)), *(Num(number(v, 3)) for v in values)]

@@ -32,11 +32,11 @@ def test_the_rival_is_the_best_on_validation_not_on_test(found: Found, task: str
     scores, position = found[0][task], found[1]["position"][task]
     lead = contrasts.headline(scores, {"position": position})
     assert lead is not None
-    assert (lead.rival.name, lead.missing) == ("position", ("surface", "surface_rgb"))
+    assert (lead.baseline.name, lead.missing) == ("position", ("surface", "surface_rgb"))
     worst = position.val - 9 * scores.measure.sign
     chosen = contrasts.headline(scores, {"position": replace(position, val=worst)})
     assert chosen is not None
-    assert chosen.rival.name in ("random", "random_forced")
+    assert chosen.baseline.name in ("random", "random_forced")
 
 
 def test_the_gain_is_paired_and_positive_where_trained_is_better(found: Found) -> None:
@@ -72,9 +72,9 @@ def test_the_report_names_the_rival_and_what_is_missing(tmp_path: Path) -> None:
 
 def test_ten_contrasts_are_corrected_over_those_held(found: Found) -> None:
     scores, controls = found
-    ten = contrasts.ten(scores, controls, {})
+    ten = contrasts.preregistered(scores, controls, {})
     assert len(ten) == 10
-    held = {(c.task, c.rival) for c in ten if np.isfinite(c.p)}
+    held = {(c.task, c.baseline) for c in ten if np.isfinite(c.p)}
     assert held == {(t, r) for t in ("saliency", "depth") for r in ("random", "random_forced", "position")}
     smallest = min((c for c in ten if np.isfinite(c.p)), key=lambda c: c.p)
     assert smallest.holm == pytest.approx(min(1.0, 6 * smallest.p))

@@ -18,7 +18,7 @@ from sweeps.analysis import experiments as findings_more
 from sweeps.analysis import scores as analysis
 from sweeps.analysis import summary as findings
 from sweeps.analysis import tables as report_data
-from sweeps.analysis.claims import PARTLY, UNTESTED, Material, judge
+from sweeps.analysis.claims import PARTLY, UNTESTED, ClaimInputs, judge
 from sweeps.cli import compare as compare_view
 from sweeps.report import build as report
 from sweeps.report import context as report_context
@@ -63,19 +63,19 @@ def test_the_report_keeps_its_core_and_says_how_sites_were_chosen(store: storage
     assert context.examples
     assert context.emerging
     assert "chosen by the loss of their probes on the training images" in page
-    assert "on validation" not in page.replace("chosen on validation images; by training loss where a run has none", "")
+    assert "on validation" not in page.replace("chosen on validation images; by training loss if a run has none", "")
 
 
 def test_the_claims_are_judged_and_say_so(store: storage.Store, scores) -> None:
     run = report_data.load(store, CONFIG)
-    found = Material(scores, findings_more.families(run), findings_more.emergence(run, scores), [])
+    found = ClaimInputs(scores, findings_more.families(run), findings_more.emergence(run, scores), [])
     by_key = {claim.key: claim for claim in judge(found)}
     for key in ("linear-depth", "linear-saliency"):
         assert by_key[key].verdict == PARTLY  # this run holds no rival but the randomised network
         assert "(chosen by training loss)" in by_key[key].evidence
     assert by_key["early"].verdict != UNTESTED
     lost = {task: replace(one, train_loss=one.train_loss * np.nan) for task, one in scores.items()}
-    bare = claims.judge(Material(lost, {}, [], []))[0]
+    bare = claims.judge(ClaimInputs(lost, {}, [], []))[0]
     assert (bare.verdict, bare.evidence) == (UNTESTED, "needs validation scores or training losses to choose a site")
 
 

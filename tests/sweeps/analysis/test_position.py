@@ -51,7 +51,7 @@ def test_the_gain_is_the_paired_difference_of_the_decoder_means(run: RunData, ta
         (expected.estimate, expected.low, expected.high)
     )
     assert one.gain.estimate == pytest.approx(sign * (one.larger - one.smaller))
-    assert (one.sites, one.of) == (2, 2)
+    assert (one.sites, one.decoder_sites) == (2, 2)
     assert one.p == statistics.paired_test(gaps, np.zeros(len(gaps))).p
 
 
@@ -59,13 +59,13 @@ def test_p_is_corrected_over_the_tasks_and_the_ten_stay_as_they_are(run: RunData
     found = nested.nested(run)
     assert [n.task for n in found] == ["saliency", "depth"]
     assert [n.holm for n in found] == pytest.approx(list(statistics.holm([n.p for n in found])))
-    assert len(contrasts.TEN) == 10
-    assert nested.LARGER not in {rival for _, rival in contrasts.TEN}
+    assert len(contrasts.PREREGISTERED) == 10
+    assert nested.LARGER not in {rival for _, rival in contrasts.PREREGISTERED}
 
 
 def test_the_mean_is_over_the_sites_at_which_both_were_fitted(tmp_path: Path) -> None:
     one = nested.nested(fitted(tmp_path, ("mid.0", "up.3.0")))[0]
-    assert (one.sites, one.of) == (1, 2)
+    assert (one.sites, one.decoder_sites) == (1, 2)
     assert np.isfinite(one.gain.low)
 
 

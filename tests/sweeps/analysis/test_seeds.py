@@ -61,11 +61,11 @@ def test_the_spread_over_permutations_is_that_of_the_decoder_means(copies: RunDa
     scores = analysis.collect(copies)[task]
     (found,) = seeds.permutations(copies, scores)
     means = [findings.final(scores, v, "decoder").estimate for v in COPIES[1:]]
-    assert (found.what, found.seeds) == ("random", (100, 7, 8))
+    assert (found.label, found.seeds) == ("random", (100, 7, 8))
     assert found.scores == pytest.approx(means)
-    assert (found.mean, found.deviation) == pytest.approx((np.mean(means), np.std(means, ddof=1)))
+    assert (found.mean, found.std) == pytest.approx((np.mean(means), np.std(means, ddof=1)))
     gains = [findings.gap(scores, "decoder", v).estimate for v in COPIES[1:]]
-    assert found.smallest.estimate == min(gains)
+    assert found.smallest_gain.estimate == min(gains)
 
 
 def test_contrasts_keep_to_the_seed_of_the_settings(copies: RunData) -> None:
@@ -74,7 +74,7 @@ def test_contrasts_keep_to_the_seed_of_the_settings(copies: RunData) -> None:
     page = text(copies)
     assert "over the randomised network" in page
     found = seeds.permutations(copies, scores)[0]
-    assert f"randomised 100, 7, 8 {found.scores[0]:.3f} {found.mean:.3f} {found.deviation:.3f}" in page
+    assert f"randomised 100, 7, 8 {found.scores[0]:.3f} {found.mean:.3f} {found.std:.3f}" in page
 
 
 @pytest.fixture(scope="module")
@@ -103,10 +103,10 @@ def test_the_spread_over_probe_seeds_is_shown_where_there_are_several(probed: tu
     assert seeds.probes(one, scores) == []
     best, decoder = seeds.probes(three, scores)
     name = scores.sites[findings.best_site(scores)].name
-    assert (best.what, best.seeds, decoder.what) == (f"best site {name}", (0, 1, 2), "decoder mean")
+    assert (best.label, best.seeds, decoder.label) == (f"best site {name}", (0, 1, 2), "decoder mean")
     first = findings.final(scores, "trained", name).estimate
     assert best.scores == pytest.approx((first, first - 0.1, first - 0.2))
-    assert best.deviation == pytest.approx(0.1)
+    assert best.std == pytest.approx(0.1)
     page = text(three)
     assert f"best site {name} 0, 1, 2 {first:.3f} {first - 0.1:.3f} 0.100" in page
     assert "Every other number of this page is of seed 0" in page

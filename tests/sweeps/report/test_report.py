@@ -342,8 +342,8 @@ def test_a_converged_reference_is_compared_image_by_image(store: storage.Store, 
     pairs = findings_checks.references(report_data.load(store, CONFIG))
     assert [(p.measure.score, p.site, p.step) for p in pairs] == [(s, "up.2.1", 15) for s in ("dice", "ap", "rmse")]
     rmse = pairs[-1]
-    assert rmse.theirs - rmse.ours == pytest.approx(rmse.gap.estimate)
-    assert rmse.gap.low > 0.1
+    assert rmse.trained - rmse.reference == pytest.approx(rmse.gain.estimate)
+    assert rmse.gain.low > 0.1
     assert "How much is the optimiser’s?" in page.text
 
 
