@@ -1,10 +1,10 @@
 """W&B mirror of a sweep, written by the driver from the results tables.
 
-    mirrored = tracking.mirror(store, config, mode="offline", runs="site")
+    result = mirror(store, config, mode="offline", runs="site")
 
-The tables are the truth: a mirror can be deleted and made again. Runs are always written as
-offline files; `mode="online"` then sends them with `wandb sync` in a process of its own, so a
-server that is slow, limits rates or cannot be reached loses nothing and holds up nothing.
+All results are in the tables, so a mirror can be deleted and written again. Runs are always written as offline files;
+`mode="online"` then sends them with `wandb sync` in a separate process. A server that is slow, limits rates or cannot
+be reached therefore loses nothing and does not delay the sweep.
 """
 
 from __future__ import annotations
@@ -19,42 +19,47 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import TYPE_CHECKING
 
+from storage import Store
 from sweeps.analysis import tables
-from sweeps.analysis.tables import RunData
+from sweeps.analysis.tables import Json, RunData
 from sweeps.report import build
 from sweeps.report.build import Drawn
 from sweeps.tracking import summary
 from sweeps.tracking.runs import CURVES, EPOCH, PlannedRun, plan, summary_digest
 
+if TYPE_CHECKING:
+    import wandb
+
 MODES = ("offline", "online", "disabled")
 MARKER = "mirror.json"
 LIMIT_S = 300.0
+"""seconds that writing, and then sending, may take"""
 SYNC = ("-m", "wandb", "sync", "--yes", "-n", "2")
-"""arguments of the Python that sends runs, two at a time"""
+"""arguments of the Python process that sends runs, two at a time"""
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Mirrored:
-    """What a mirroring did."""
+    """Numbers of runs of one call of `mirror`."""
 
     written: int = 0
-    """runs written now"""
     kept: int = 0
-    """runs that were there with the same content"""
+    """already in the folder with the same content"""
     sent: int = 0
-    """runs sent to the server now"""
+    """sent to the server by this call"""
     problem: str = ""
-    """why the mirror is incomplete; empty where it is whole"""
+    """why the mirror is incomplete; empty if it is complete"""
 
 
 def mirror(
-    store: Any,
-    config: dict[str, Any],
+    store: Store,
+    config: Json,
     mode: str = "offline",
     runs: str = "site",
     limit_s: float = LIMIT_S,
@@ -62,10 +67,9 @@ def mirror(
 ) -> Mirrored:
     """Write one W&B run per (variant, site), or per probe with `runs="cell"`, and a summary run.
 
-    The summary run shows the figures of the report: of `drawn`, where it was drawn already.
-    Runs whose content is mirrored already are left alone. Any trouble with W&B, also one that
-    lasts longer than `limit_s` seconds, becomes one warning line and `Mirrored.problem`; nothing
-    is raised but ValueError for an unknown `mode` or `runs`.
+    The summary run shows the figures of the report: of `drawn`, if the caller has drawn it already. Runs that are in
+    the folder with the same content are kept. Any problem with W&B, including a timeout of `limit_s` seconds, becomes
+    one warning line and `Mirrored.problem`. Raises only ValueError, for an unknown `mode` or `runs`.
     """
     if mode not in MODES:
         raise ValueError(f"tracking.mode={mode!r}: expected one of {', '.join(MODES)}")
@@ -73,7 +77,7 @@ def mirror(
         return Mirrored()
     run = drawn.context.run if drawn else tables.load(store, config)
     planned = plan(run, runs)
-    folder = local_folder(store.url, run)
+    folder = local_folder(store.url)
     done = Mirrored()
     try:
         done = _within(limit_s, lambda: _write(run, store, planned, folder, drawn))
@@ -87,37 +91,36 @@ def mirror(
     return done
 
 
-def local_folder(url: str, run: RunData) -> Path:
-    """Where offline runs go: OUT/wandb, or ./wandb for a store on an object store."""
-    chosen = run.setting("tracking.dir")
-    if chosen:
-        return Path(chosen) / "wandb"
+def local_folder(url: str) -> Path:
+    """Folder of the offline runs: OUT/wandb, or ./wandb if the output is an object store."""
     plain = url.removeprefix("file://")
     return (Path.cwd() if "://" in plain else Path(plain)) / "wandb"
 
 
 def _within(seconds: float, action: Callable[[], Mirrored]) -> Mirrored:
-    """Run in a daemon thread, so that a W&B call that never returns cannot hold the sweep."""
-    box: dict[str, Any] = {}
+    """Run in a daemon thread, so that a W&B call that never returns cannot hold up the sweep.
+
+    An executor's threads are not daemons: Python would wait for them at exit.
+    """
+    outcome: Future[Mirrored] = Future()
 
     def work() -> None:
         try:
-            box["result"] = action()
+            outcome.set_result(action())
         except BaseException as error:
-            box["error"] = error
+            outcome.set_exception(error)
 
-    thread = threading.Thread(target=work, name="wandb-mirror", daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if thread.is_alive():
-        raise TimeoutError(f"no answer within {seconds:.0f} s")
-    if "error" in box:
-        raise box["error"]
-    return box["result"]
+    threading.Thread(target=work, name="wandb-mirror", daemon=True).start()
+    try:
+        return outcome.result(seconds)
+    except TimeoutError:
+        if outcome.done():  # the action itself raised it
+            raise
+        raise TimeoutError(f"no answer within {seconds:.0f} s") from None
 
 
-def _write(run: RunData, store: Any, planned: Sequence[PlannedRun], folder: Path, drawn: Drawn | None) -> Mirrored:
-    """Write the runs whose content the folder does not hold yet."""
+def _write(run: RunData, store: Store, planned: Sequence[PlannedRun], folder: Path, drawn: Drawn | None) -> Mirrored:
+    """Write the runs that are not in the folder with their current content."""
     marker = Marker(folder)
     todo = [p for p in planned if not marker.has(p.id, p.digest)]
     summary_id, summary_content = run.wandb_id("summary"), summary_digest(run)
@@ -129,14 +132,14 @@ def _write(run: RunData, store: Any, planned: Sequence[PlannedRun], folder: Path
         for p in todo:
             marker.put(p.id, p.digest, writer.write(p))
         if summarise:
-            shown = drawn or build.draw(run, store)
-            marker.put(summary_id, summary_content, writer.summarise(summary_id, shown, store))
+            drawn = drawn or build.draw(run, store)
+            marker.put(summary_id, summary_content, writer.summarise(summary_id, drawn, store))
         marker.save()
     return Mirrored(written, len(planned) + 1 - written)
 
 
 class Marker:
-    """Which content of which run is in the folder, and which of it was sent."""
+    """The file that records which content of which run is in the folder, and which of it was sent."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -145,31 +148,31 @@ class Marker:
         if self.path.exists():
             self.runs = json.loads(self.path.read_text())["runs"]
 
-    def has(self, run: str, content: str) -> bool:
-        """Whether this content of the run is there, files included."""
-        found = self.runs.get(run)
-        return bool(found and found["content"] == content and self.place(run).is_dir())
+    def has(self, run_id: str, content: str) -> bool:
+        """Whether the run is there with this content, including its directory."""
+        entry = self.runs.get(run_id)
+        return bool(entry and entry["content"] == content and self.directory(run_id).is_dir())
 
-    def place(self, run: str) -> Path:
+    def directory(self, run_id: str) -> Path:
         """The run's directory."""
-        return self.folder / self.runs[run]["directory"]
+        return self.folder / self.runs[run_id]["directory"]
 
-    def put(self, run: str, content: str, directory: Path) -> None:
-        """Note a run just written."""
-        self.runs[run] = {"content": content, "directory": directory.name, "sent": ""}
+    def put(self, run_id: str, content: str, directory: Path) -> None:
+        """Record a run that was just written."""
+        self.runs[run_id] = {"content": content, "directory": directory.name, "sent": ""}
 
     def unsent(self, ids: Sequence[str]) -> list[str]:
-        """Those whose present content was not sent."""
+        """The runs whose current content was not sent."""
         return [i for i in ids if self.runs[i]["sent"] != self.runs[i]["content"]]
 
-    def sent(self, ids: Sequence[str]) -> None:
-        """Note that the present content of these runs was sent."""
-        for ident in ids:
-            self.runs[ident]["sent"] = self.runs[ident]["content"]
+    def mark_sent(self, ids: Sequence[str]) -> None:
+        """Record that the current content of these runs was sent."""
+        for run_id in ids:
+            self.runs[run_id]["sent"] = self.runs[run_id]["content"]
         self.save()
 
     def save(self) -> None:
-        """Replace the marker at once."""
+        """Replace the marker file atomically."""
         partial = self.path.with_suffix(".partial")
         partial.write_text(json.dumps({"runs": self.runs}, indent=1, sort_keys=True))
         os.replace(partial, self.path)
@@ -184,7 +187,7 @@ class Writer:
         self.wandb, self.run, self.folder = wandb, run, folder
 
     def write(self, planned: PlannedRun) -> Path:
-        """One probe run; returns its directory."""
+        """Write one probe run and return its directory."""
         run = self._open(planned.id, planned.name, planned.job_type, planned.tags, planned.config)
         try:
             run.define_metric(planned.axis)
@@ -199,21 +202,21 @@ class Writer:
             run.finish()
         return self._directory(planned.id)
 
-    def summarise(self, ident: str, drawn: Drawn, store: Any) -> Path:
-        """The summary run with tables, figures, examples and a reference to the store."""
+    def summarise(self, run_id: str, drawn: Drawn, store: Store) -> Path:
+        """Write the summary run (tables, figures, examples, reference to the store) and return its directory."""
         config = {"sweep": self.run.config, "manifest": self.run.manifest, "cluster": self.run.cluster}
-        run = self._open(ident, f"{self.run.name} summary", "summary", ("summary",), config)
+        run = self._open(run_id, f"{self.run.name} summary", "summary", ("summary",), config)
         try:
             summary.fill(run, drawn, store)
         finally:
             run.finish()
-        return self._directory(ident)
+        return self._directory(run_id)
 
-    def _open(self, ident: str, name: str, job_type: str, tags: Sequence[str], config: dict[str, Any]) -> Any:
-        for old in self.folder.glob(f"offline-run-*-{ident}"):
+    def _open(self, run_id: str, name: str, job_type: str, tags: Sequence[str], config: Json) -> wandb.Run:
+        for old in self.folder.glob(f"offline-run-*-{run_id}"):
             shutil.rmtree(old)
         return self.wandb.init(
-            id=ident,
+            id=run_id,
             name=name,
             project=self.run.setting("tracking.project") or "scenesweep",
             entity=self.run.setting("tracking.entity") or None,
@@ -224,57 +227,48 @@ class Writer:
             dir=str(self.folder.parent),
             mode="offline",
             reinit="create_new",
-            settings=self._settings(),
+            # New settings for each run, because `wandb.init` writes into them.
+            settings=self.wandb.Settings(
+                x_disable_stats=True,
+                x_disable_meta=True,
+                x_disable_machine_info=True,
+                x_save_requirements=False,
+                disable_git=True,
+                save_code=False,
+                console="off",
+                silent=True,
+                symlink=False,
+                init_timeout=30,
+            ),
         )
 
-    def _settings(self) -> Any:
-        """A fresh object for each run: `wandb.init` writes into the one it is given."""
-        return self.wandb.Settings(
-            x_disable_stats=True,
-            x_disable_meta=True,
-            x_disable_machine_info=True,
-            x_save_requirements=False,
-            disable_git=True,
-            save_code=False,
-            console="off",
-            silent=True,
-            symlink=False,
-            init_timeout=30,
-        )
-
-    def _directory(self, ident: str) -> Path:
-        found = sorted(self.folder.glob(f"offline-run-*-{ident}"))
-        assert found, f"W&B wrote no offline run {ident} into {self.folder}"
+    def _directory(self, run_id: str) -> Path:
+        found = sorted(self.folder.glob(f"offline-run-*-{run_id}"))
+        assert found, f"W&B wrote no offline run {run_id} into {self.folder}"
         return found[-1]
 
 
 def send(marker: Marker, ids: Sequence[str], limit_s: float) -> int:
-    """Send runs with `wandb sync`, two at a time; how many. What fails stays for the next call.
+    """Send runs with `wandb sync` and return their number. Runs that fail are sent by the next call.
 
-    TimeoutError after `limit_s` seconds, ConnectionError where `wandb sync` gives up.
+    Raises TimeoutError after `limit_s` seconds, ConnectionError if `wandb sync` gives up.
     """
-    todo = marker.unsent(ids)
-    if not todo:
+    unsent = marker.unsent(ids)
+    if not unsent:
         return 0
     later = f"send later with: wandb sync --yes {marker.folder}/offline-run-*"
+    command = [sys.executable, *SYNC, *(str(marker.directory(i)) for i in unsent)]
     with tempfile.TemporaryFile("w+") as out:
-        code = _run([sys.executable, *SYNC, *(str(marker.place(i)) for i in todo)], out, limit_s)
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True)
+        try:
+            code = process.wait(limit_s)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # the group, because `wandb sync` starts children
+            process.wait()
+            raise TimeoutError(f"the server did not take the runs in {limit_s:.0f} s; {later}") from None
         out.seek(0)
-        last = (out.read().strip().splitlines() or ["no message"])[-1]
-    if code is None:
-        raise TimeoutError(f"the server did not take the runs in {limit_s:.0f} s; {later}")
+        last_line = (out.read().strip().splitlines() or ["no message"])[-1]
     if code:
-        raise ConnectionError(f"{last}; {later}")
-    marker.sent(todo)
-    return len(todo)
-
-
-def _run(command: Sequence[str], out: IO[str], limit_s: float) -> int | None:
-    """Exit code of a command; None where it was stopped, with its children, at the limit."""
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True)
-    try:
-        return process.wait(limit_s)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        return None
+        raise ConnectionError(f"{last_line}; {later}")
+    marker.mark_sent(unsent)
+    return len(unsent)
