@@ -13,7 +13,7 @@ from interventions.score import Seen
 from probing.diffusion.model import LatentDiffusion
 from probing.diffusion.sampling import sample
 from probing.labelling import registry
-from probing.labelling.registry import LabelConfig, ScenesLabeller
+from probing.labelling.registry import LabelConfig
 
 Labeller = Callable[[NDArray[np.uint8]], NDArray]
 
@@ -69,7 +69,7 @@ def build_labelling(config: LabelConfig, mean: float, deviation: float, device: 
     """The labellers of a configuration; with the scenes labeller also the objects' colours."""
     saliency = registry.build("saliency", config.saliency, config.saliency_weights, device)
     depth = registry.build("depth", config.depth, config.depth_weights, device)
-    if not isinstance(saliency, ScenesLabeller):
+    if config.saliency != "scenes":
         return Labelling(saliency, depth, config.threshold, mean, deviation)
     from probing.scenes.evaluate import seen_colours
 

@@ -1,1 +1,5 @@
-"""The science of reading: model, sites, sampling with capture, labels, probes and metrics."""
+"""The science of reading: what probes find in a diffusion model's activations.
+
+`dataset` chooses prompts and samples, `diffusion` samples and records, `labelling` makes the targets, `probes` fits
+and `scoring` scores; `scenes` is the embedded model and its world. Imports no other package of this project.
+"""

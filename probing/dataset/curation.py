@@ -1,4 +1,4 @@
-"""Which samples are kept, why the others are not, and the split by prompt."""
+"""Which samples are kept, why the others are dropped, and the split by prompt."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from probing.dataset.manual_decisions import Choice
 SPLITS = ("train", "val", "test")
 FAILED = "shard failed"
 """reason of a sample that was never finished"""
-NOTHING_TO_READ = (FAILED, "label not finite", "no salient object")
-"""reasons that a decision by hand can't overrule, the last where there is no foreground at all"""
+UNUSABLE = (FAILED, "label not finite", "no salient object")
+"""reasons that a manual decision can't overrule; the last one only if there is no foreground at all"""
 
 
 @dataclass(frozen=True)
@@ -22,17 +22,17 @@ class CurationConfig:
     """Rules that drop a sample, and the sizes of the split."""
 
     min_foreground: float = 1e-6
-    """least share of salient pixels; the protocol drops images without any foreground"""
+    """minimal share of salient pixels; the protocol drops images without any foreground"""
     max_foreground: float = 1.0
-    """largest share of salient pixels"""
+    """maximal share of salient pixels"""
     min_contrast: float = 2.0
-    """least standard deviation of the pixels in grey levels; below it an image is blank"""
+    """minimal standard deviation of the pixels in grey levels; below it an image is blank"""
     min_saturation: float = 0.0
-    """least mean saturation, 0..1; drops greyscale images where above 0"""
+    """minimal mean saturation, 0..1; above 0 it drops greyscale images"""
     max_plain: float = 1.0
-    """largest share of pixels of one colour (16 levels a channel); drops line art where below 1"""
+    """maximal share of pixels of one colour (16 levels a channel); below 1 it drops line art"""
     safety: bool = False
-    """whether images that Stable Diffusion's safety checker flags are dropped"""
+    """whether images flagged by Stable Diffusion's safety checker are dropped"""
     safety_weights: str = ""
     """the checker: a directory, a pipeline's directory that has one, or a hub id; empty: the original's"""
     train: float = 64
@@ -45,17 +45,19 @@ class CurationConfig:
 
 @dataclass(frozen=True)
 class Decision:
-    """What became of one sample."""
+    """Whether one sample is kept."""
 
     sample: int
     keep: bool
     reason: str
+    """why it is dropped, or an empty string"""
     split: str
+    """one of SPLITS, or an empty string"""
 
 
 @dataclass(frozen=True)
 class Measures:
-    """What the rules look at in one sample."""
+    """The properties of one sample that the rules use."""
 
     contrast: float
     """standard deviation of the image's values, in levels of 255"""
@@ -72,82 +74,76 @@ class Measures:
 
 
 def measure(images: np.ndarray, masks: np.ndarray, depth: np.ndarray | None, flagged: Sequence[bool]) -> list[Measures]:
-    """Measures of uint8 images (n, H, W, 3), bool masks (n, H, W), depth (n, H, W), where there is any, and flags."""
-    return [
-        Measures(
-            float(image.std()),
-            float(saturation(image[None])[0]),
-            plainness(image),
-            float(mask.mean()),
-            bool(np.isfinite(far).all()),
-            bool(flag),
+    """Measures of uint8 images (n, H, W, 3), bool masks (n, H, W), depth (n, H, W) if there is any, and n flags."""
+    result = []
+    for image, mask, far, flag in zip(images, masks, masks if depth is None else depth, flagged, strict=True):
+        high, low = image.max(-1).astype(np.float32), image.min(-1).astype(np.float32)
+        levels = (image >> 4).astype(np.int64)
+        colours = (levels[..., 0] << 8) + (levels[..., 1] << 4) + levels[..., 2]
+        result.append(
+            Measures(
+                contrast=float(image.std()),
+                saturation=float(((high - low) / np.maximum(high, 1)).mean()),
+                plain=float(np.bincount(colours.ravel()).max() / colours.size),
+                foreground=float(mask.mean()),
+                finite=bool(np.isfinite(far).all()),
+                flagged=bool(flag),
+            )
         )
-        for image, mask, far, flag in zip(images, masks, masks if depth is None else depth, flagged, strict=True)
-    ]
+    return result
 
 
-def saturation(images: np.ndarray) -> np.ndarray:
-    """Mean HSV saturation of uint8 images (n, H, W, 3), shape (n,)."""
-    high, low = images.max(-1).astype(np.float32), images.min(-1).astype(np.float32)
-    return ((high - low) / np.maximum(high, 1)).mean((1, 2))
-
-
-def plainness(image: np.ndarray) -> float:
-    """Share of pixels of the commonest colour of a uint8 image (H, W, 3), 16 levels a channel."""
-    levels = (image >> 4).astype(np.int64)
-    colours = (levels[..., 0] << 8) + (levels[..., 1] << 4) + levels[..., 2]
-    return float(np.bincount(colours.ravel()).max() / colours.size)
-
-
-def drop_reason(found: Measures, config: CurationConfig) -> str:
+def drop_reason(measures: Measures, config: CurationConfig) -> str:
     """Why a sample is dropped by rule, or an empty string."""
-    if found.contrast < config.min_contrast:
+    if measures.contrast < config.min_contrast:
         return "blank"
-    if not found.finite:
+    if not measures.finite:
         return "label not finite"
-    if config.safety and found.flagged:
+    if config.safety and measures.flagged:
         return "flagged by the safety checker"
-    if config.min_saturation > 0 and found.saturation < config.min_saturation:
+    if config.min_saturation > 0 and measures.saturation < config.min_saturation:
         return "greyscale"
-    if found.plain > config.max_plain:
+    if measures.plain > config.max_plain:
         return "line art or flat colour"
-    if found.foreground < config.min_foreground:
+    if measures.foreground < config.min_foreground:
         return "no salient object"
-    return "salient object fills the image" if found.foreground > config.max_foreground else ""
+    return "salient object fills the image" if measures.foreground > config.max_foreground else ""
 
 
-def with_hand(rule: str, found: Measures | None, choice: Choice | None) -> str:
-    """The reason after a decision by hand: a drop always counts, a keep overrules the rules.
+def all_reasons(
+    measures: Mapping[int, Measures], samples: int, config: CurationConfig, choices: Mapping[int, Choice]
+) -> list[str]:
+    """Why each of `samples` samples is dropped, or an empty string.
 
-    Nothing overrules a failed shard, a label that is not finite, or an empty mask.
+    measures: by sample; samples without measures failed. choices: manual decisions by sample. A manual drop always
+    counts; a manual keep overrules the rules, except for a failed shard, a label that is not finite, or an empty mask.
     """
-    if choice is None:
-        return rule
-    if not choice.keep:
-        return f"by hand: {choice.reason or 'no reason given'}"
-    hopeless = rule in NOTHING_TO_READ and (found is None or not found.finite or found.foreground == 0)
-    return rule if hopeless else ""
-
-
-def _order(text: str) -> bytes:
-    return hashlib.sha256(f"scenesweep\n{text}".encode()).digest()
-
-
-def _size(value: float, total: int) -> int:
-    return round(value * total) if value < 1 else int(value)
+    reasons = []
+    for sample in range(samples):
+        measured, choice = measures.get(sample), choices.get(sample)
+        reason = drop_reason(measured, config) if measured else FAILED
+        if choice and not choice.keep:
+            reason = f"by hand: {choice.reason or 'no reason given'}"
+        elif choice and (reason not in UNUSABLE or measured and measured.finite and measured.foreground > 0):
+            reason = ""
+        reasons.append(reason)
+    return reasons
 
 
 def split_by_prompt(prompts: Sequence[str], config: CurationConfig) -> list[str]:
-    """The part of each prompt; equal prompts fall into the same part (fixed by hash).
+    """The part of the split of each prompt, fixed by its hash; equal prompts fall into the same part.
 
-    Raises ValueError where there are too few prompts for the sizes asked for.
+    Raises ValueError if there are too few prompts for the requested sizes.
     """
-    distinct = sorted(set(prompts), key=_order)
-    train, val = _size(config.train, len(distinct)), _size(config.val, len(distinct))
-    test = _size(config.test, len(distinct)) or len(distinct) - train - val
-    if train < 1 or test < 1 or train + val + test > len(distinct):
+    distinct = sorted(set(prompts), key=lambda text: hashlib.sha256(f"scenesweep\n{text}".encode()).digest())
+    total = len(distinct)
+    train, val, test = (
+        round(size * total) if size < 1 else int(size) for size in (config.train, config.val, config.test)
+    )
+    test = test or total - train - val
+    if train < 1 or test < 1 or train + val + test > total:
         raise ValueError(
-            f"curation: {len(distinct)} kept prompts are too few for train {train}, val {val}, "
+            f"curation: {total} kept prompts are too few for train {train}, val {val}, "
             f"test {max(test, 1)}; raise prompts.count or lower curation.train and curation.val"
         )
     names = ["train"] * train + ["val"] * val + ["test"] * test
@@ -155,31 +151,20 @@ def split_by_prompt(prompts: Sequence[str], config: CurationConfig) -> list[str]
     return [parts.get(prompt, "") for prompt in prompts]
 
 
-def all_reasons(
-    measures: Mapping[int, Measures], samples: int, config: CurationConfig, by_hand: Mapping[int, Choice]
-) -> list[str]:
-    """Why each of `samples` samples is dropped, or an empty string; those without measures failed."""
-    reasons = []
-    for sample in range(samples):
-        found = measures.get(sample)
-        rule = drop_reason(found, config) if found else FAILED
-        reasons.append(with_hand(rule, found, by_hand.get(sample)))
-    return reasons
-
-
 def curate(
     measures: Mapping[int, Measures],
     prompts: Sequence[str],
     given: Sequence[str],
     config: CurationConfig,
-    by_hand: Mapping[int, Choice] | None = None,
+    choices: Mapping[int, Choice] | None = None,
 ) -> list[Decision]:
-    """Decides over all samples; those without measures failed.
+    """Decide on all samples.
 
-    `prompts` and `given` have an entry per sample; `given` holds splits that come with the prompts,
-    or "" each. `by_hand` holds decisions of a person, by sample.
+    measures: by sample; samples without measures failed. prompts: one per sample. given: the split of each sample if
+    the prompts come with one, or all empty. choices: manual decisions by sample.
+    Raises ValueError if too few samples are kept for the split.
     """
-    reasons = all_reasons(measures, len(prompts), config, by_hand or {})
+    reasons = all_reasons(measures, len(prompts), config, choices or {})
     kept = [i for i, reason in enumerate(reasons) if not reason]
     if any(given):
         parts = {i: given[i] for i in kept}

@@ -1,4 +1,4 @@
-"""Decisions by hand: the CSV that the curation page writes, read back and checked against a run's samples."""
+"""Manual decisions: the CSV that the curation page saves, parsed and checked against a run's samples."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from dataclasses import dataclass
 COLUMNS = ("sample", "seed", "decision", "reason", "prompt")
 WORDS = ("keep", "drop")
 LIMIT = 200
-"""characters of a reason"""
+"""maximal number of characters of a reason"""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What a person decided over one sample."""
+    """A person's decision on one sample."""
 
     keep: bool
     reason: str = ""
 
 
 def parse(data: bytes, where: str, seeds: Sequence[int]) -> dict[int, Choice]:
-    """Choices by sample from the bytes of a CSV; `seeds` are those of the run's samples.
+    """Choices by sample from the bytes of a CSV with columns sample, seed, decision (keep or drop) and reason.
 
-    Columns sample, seed, decision (keep or drop), reason; a later row of the same sample wins.
-    Raises ValueError naming file, row and cure; a file of another run is told by its seeds.
+    seeds: the seeds of the run's samples, which show whether the file belongs to this run. If a sample is listed
+    twice, the later row counts. Raises ValueError naming file and row.
     """
     try:
         text = data.decode("utf-8-sig")
@@ -36,26 +36,24 @@ def parse(data: bytes, where: str, seeds: Sequence[int]) -> dict[int, Choice]:
     missing = [name for name in COLUMNS[:3] if name not in names]
     if missing:
         raise ValueError(
-            f"--decisions: {where} has no column {', '.join(missing)}; it has {', '.join(names) or 'none'}"
+            f"--decisions: {where} has no column {', '.join(missing)}; its columns: {', '.join(names) or 'none'}"
         )
     reader.fieldnames = names
-    return dict(_choice(where, number, row, seeds) for number, row in enumerate(reader, start=2))
+    return dict(_parse_row(f"--decisions: {where} row {number}", row, seeds) for number, row in enumerate(reader, 2))
 
 
-def _choice(where: str, number: int, row: Mapping, seeds: Sequence[int]) -> tuple[int, Choice]:
-    place = f"--decisions: {where} row {number}"
+def _parse_row(place: str, row: Mapping, seeds: Sequence[int]) -> tuple[int, Choice]:
+    # csv puts surplus fields under the key None and fills up missing ones with None
     if None in row or None in (row["sample"], row["seed"], row["decision"]):
-        raise ValueError(f"{place}: another number of fields than the first line has")
+        raise ValueError(f"{place}: number of fields differs from that of the header")
     try:
         sample, seed = int(row["sample"]), int(row["seed"])
     except ValueError:
-        raise ValueError(f"{place}: sample {row['sample']!r}, seed {row['seed']!r}: whole numbers expected") from None
+        raise ValueError(f"{place}: expected integers, got sample {row['sample']!r}, seed {row['seed']!r}") from None
     if not 0 <= sample < len(seeds):
         raise ValueError(f"{place}: no sample {sample} in this run, which has {len(seeds)}")
     if seed != seeds[sample]:
-        raise ValueError(
-            f"{place}: sample {sample} has seed {seeds[sample]} here, not {seed}: decisions of another run"
-        )
+        raise ValueError(f"{place}: sample {sample} has seed {seeds[sample]}, not {seed}; give this run's decisions")
     word = row["decision"].strip().lower()
     if word not in WORDS:
         raise ValueError(f"{place}: decision {row['decision']!r}; write keep or drop")
@@ -63,7 +61,7 @@ def _choice(where: str, number: int, row: Mapping, seeds: Sequence[int]) -> tupl
 
 
 def render(choices: Mapping[int, Choice], seeds: Sequence[int], prompts: Sequence[str]) -> bytes:
-    """The CSV of choices in order of samples: equal choices, equal bytes."""
+    """The CSV of choices in order of samples; equal choices give equal bytes."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)

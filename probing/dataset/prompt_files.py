@@ -1,4 +1,4 @@
-"""Readers of prompt files: CSV, LAION's Parquet in its schemas, JSON lines, plain text; rows keep their bytes."""
+"""Readers of prompt files: CSV, Parquet (LAION's schemas), JSON lines and plain text; texts keep their exact bytes."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,23 +18,23 @@ import pyarrow.parquet as pq
 TEXT = ("prompts", "prompt", "caption", "text")
 SEEDS = ("seeds", "seed")
 NAMES = ("prompt_inds", "id", "key")
-"""columns that name a row; LAION's `hash` and `URL` are left alone"""
+"""columns that name a row; LAION's `hash` and `URL` are ignored"""
 LARGEST_SEED = 2**63 - 1
 
 
 @dataclass(frozen=True)
 class Row:
-    """One prompt as its file has it."""
+    """One row of a prompt file."""
 
     text: str
     seed: int | None
     name: str = ""
-    """what the file calls it (the authors' `prompt_inds`), or an empty string"""
+    """the row's name in the file (the authors' `prompt_inds`), or an empty string"""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Which rows of a Parquet file are left out; a file without the column is not filtered by it."""
+    """Which rows of a Parquet file are dropped; a file without the column is not filtered by it."""
 
     min_score: float = 0.0
     max_unsafe: float = 1.0
@@ -42,7 +42,7 @@ class Limits:
 
 
 FILTERS = (
-    # columns that hold it, the limit's field, comparison, value that means no limit, reason
+    # names of the column, field of Limits, comparison, value that means no limit, reason
     (("aesthetic_score", "aesthetic"), "min_score", pc.greater_equal, 0.0, "low score"),
     (("punsafe",), "max_unsafe", pc.less_equal, 1.0, "unsafe"),
     (("pwatermark",), "max_watermark", pc.less_equal, 1.0, "watermark"),
@@ -50,26 +50,27 @@ FILTERS = (
 
 
 def read(path: Path, encoding: str, limits: Limits, dropped: Counter[str]) -> Iterator[Row]:
-    """Rows of a file; what is empty or filtered is counted in `dropped` instead.
+    """Rows of a file; empty and filtered rows are counted in `dropped` instead.
 
-    Raises ValueError naming file, row and cure.
+    Raises ValueError naming file and row.
     """
-    kinds = {".csv": _csv_rows, ".jsonl": _json_rows, ".txt": _text_rows}
+    readers = {".csv": _csv_rows, ".jsonl": _json_rows, ".txt": _text_rows}
+    rows: Iterable[Row]
     if path.suffix == ".parquet":
-        found: Iterable[Row] = _parquet_rows(path, limits, dropped)
-    elif path.suffix in kinds:
-        found = kinds[path.suffix](path, _decoded(path, encoding))
+        rows = _parquet_rows(path, limits, dropped)
+    elif path.suffix in readers:
+        rows = readers[path.suffix](path, _decode(path, encoding))
     else:
         raise ValueError(f"prompts.source: {path} is no .csv, .parquet, .jsonl or .txt")
-    for row in found:
+    for row in rows:
         if row.text.strip():
             yield row
         else:
             dropped["empty"] += 1
 
 
-def _decoded(path: Path, encoding: str) -> str:
-    """The text without changing a line end, which a quoted field may hold; a byte order mark is dropped."""
+def _decode(path: Path, encoding: str) -> str:
+    """The text with its line ends, which may be part of a quoted field, and without a byte order mark."""
     try:
         return path.read_bytes().decode(encoding).removeprefix("\ufeff")
     except (UnicodeDecodeError, LookupError) as error:
@@ -78,46 +79,40 @@ def _decoded(path: Path, encoding: str) -> str:
         raise ValueError(f"prompts.source: {path} can't be read: {error.strerror}") from error
 
 
-def _find(names: Sequence[str], wanted: Sequence[str]) -> str | None:
+def _error(path: Path, row: int, problem: str) -> ValueError:
+    return ValueError(f"prompts.source: {path} row {row}: {problem}")
+
+
+def _find(names: Sequence[str], candidates: Sequence[str]) -> str | None:
+    """The first candidate among the names, whatever its case."""
     lower = {name.strip().lower(): name for name in names}
-    return next((lower[name] for name in wanted if name in lower), None)
+    return next((lower[name] for name in candidates if name in lower), None)
 
 
-def _column(path: Path, names: Sequence[str], wanted: Sequence[str]) -> str:
-    found = _find(names, wanted)
-    if found is None:
+def _find_columns(path: Path, names: Sequence[str]) -> tuple[str, str | None, str | None]:
+    """The columns of prompt, seed and name."""
+    prompt = _find(names, TEXT)
+    if prompt is None:
         raise ValueError(
-            f"prompts.source: {path} has no column {' / '.join(wanted)}; it has {', '.join(names) or 'none'}"
+            f"prompts.source: {path} has no column {' / '.join(TEXT)}; its columns: {', '.join(names) or 'none'}"
         )
-    return found
+    return prompt, _find(names, SEEDS), _find(names, NAMES)
 
 
-def _error(path: Path, row: int, what: str) -> ValueError:
-    return ValueError(f"prompts.source: {path} row {row}: {what}")
-
-
-def _seed(path: Path, row: int, value: Any) -> int | None:
-    """A seed from a number or its text, None where there is none."""
+def _parse_seed(path: Path, row: int, value: object) -> int | None:
+    """A seed from a number or its text; None if there is none."""
     if value is None or value == "":
         return None
     try:
-        found: float | None = int(value) if isinstance(value, int | str) else float(value)
-    except (ValueError, TypeError):
-        found = _float(value)
-    if isinstance(found, float) and found.is_integer():
-        found = int(found)
-    if isinstance(value, bool) or not isinstance(found, int):
-        raise _error(path, row, f"seed {value!r} is no integer")
-    if not 0 <= found <= LARGEST_SEED:
+        number = Decimal(str(value))  # exact up to 2**63, and accepts 7.0 as Parquet files have it
+        within = 0 <= number <= LARGEST_SEED
+    except ArithmeticError:
+        raise _error(path, row, f"seed {value!r} is no integer") from None
+    if not within:
         raise _error(path, row, f"seed {value!r} is not within 0 and 2**63 - 1")
-    return found
-
-
-def _float(value: Any) -> float | None:
-    try:
-        return float(value)
-    except (ValueError, TypeError):
-        return None
+    if number != int(number):
+        raise _error(path, row, f"seed {value!r} is no integer")
+    return int(number)
 
 
 def _csv_rows(path: Path, text: str) -> Iterator[Row]:
@@ -125,16 +120,18 @@ def _csv_rows(path: Path, text: str) -> Iterator[Row]:
     number = 1
     try:
         names = list(reader.fieldnames or [])
-        prompt, seed, name = _column(path, names, TEXT), _find(names, SEEDS), _find(names, NAMES)
+        prompt, seed, name = _find_columns(path, names)
         for number, row in enumerate(reader, start=2):
+            # csv puts surplus fields under the key None and fills up missing ones with None
             if None in row or None in row.values():
                 raise _error(path, number, f"{len(names)} fields expected")
-            yield Row(row[prompt], _seed(path, number, row[seed]) if seed else None, row[name] if name else "")
+            yield Row(row[prompt], _parse_seed(path, number, row[seed] if seed else None), row[name] if name else "")
     except csv.Error as error:
         raise _error(path, number + 1, f"broken CSV: {error}") from error
 
 
 def _json_rows(path: Path, text: str) -> Iterator[Row]:
+    # str.splitlines would also split at separators inside the strings
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
@@ -144,61 +141,47 @@ def _json_rows(path: Path, text: str) -> Iterator[Row]:
             raise _error(path, number, f"broken JSON: {error}") from error
         if not isinstance(row, Mapping):
             raise _error(path, number, "no JSON object")
-        names = list(row)
-        if _find(names, TEXT) is None:
-            raise _error(path, number, f"no key {' / '.join(TEXT)}; it has {', '.join(names) or 'none'}")
-        yield _json_row(path, number, row, names)
+        keys = _find(list(row), TEXT), _find(list(row), SEEDS), _find(list(row), NAMES)
+        if keys[0] is None:
+            raise _error(path, number, f"no key {' / '.join(TEXT)}; its keys: {', '.join(row) or 'none'}")
+        prompt, seed, name = (row[key] if key else None for key in keys)
+        if prompt is not None and not isinstance(prompt, str):
+            raise _error(path, number, f"prompt {prompt!r} is no text")
+        yield Row(prompt or "", _parse_seed(path, number, seed), "" if name is None else str(name))
 
 
-def _json_row(path: Path, number: int, row: Mapping[str, Any], names: list[str]) -> Row:
-    text, seed, name = (row.get(key) if key else None for key in (_find(names, k) for k in (TEXT, SEEDS, NAMES)))
-    if text is not None and not isinstance(text, str):
-        raise _error(path, number, f"prompt {text!r} is no text")
-    return Row(text or "", _seed(path, number, seed), "" if name is None else str(name))
-
-
-def _text_rows(path: Path, text: str) -> Iterator[Row]:
-    lines = text.split("\n")
-    if lines[-1] == "":
-        lines.pop()
-    for line in lines:
+def _text_rows(_path: Path, text: str) -> Iterator[Row]:
+    for line in text.removesuffix("\n").split("\n") if text else []:
         yield Row(line.removesuffix("\r"), None)
 
 
 def _parquet_rows(path: Path, limits: Limits, dropped: Counter[str]) -> Iterator[Row]:
-    """By row group, the needed columns alone, filtered before anything becomes a Python object."""
+    """Read batch by batch and only the needed columns; filter before rows become Python objects."""
     try:
         file = pq.ParquetFile(path)
         names = file.schema_arrow.names
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"prompts.source: {path} is no readable Parquet file: {error}") from error
-    prompt, seed, name = _column(path, names, TEXT), _find(names, SEEDS), _find(names, NAMES)
-    kind = file.schema_arrow.field(prompt).type
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-        raise ValueError(f"prompts.source: {path}: column {prompt} holds {kind}, not text")
+    prompt, seed, name = _find_columns(path, names)
+    dtype = file.schema_arrow.field(prompt).type
+    dtype = dtype.value_type if pa.types.is_dictionary(dtype) else dtype
+    if not (pa.types.is_string(dtype) or pa.types.is_large_string(dtype)):
+        raise ValueError(f"prompts.source: {path}: column {prompt} holds {dtype}, not text")
     filters = [(_find(names, columns), *rest) for columns, *rest in FILTERS]
     active = [f for f in filters if f[0] and getattr(limits, f[1]) != f[3]]
-    wanted = list(dict.fromkeys([c for c in (prompt, seed, name) if c] + [f[0] for f in active]))
+    needed = list(dict.fromkeys([c for c in (prompt, seed, name) if c] + [f[0] for f in active]))
     start = 1
     try:
-        for batch in file.iter_batches(columns=wanted, batch_size=65_536):
+        for batch in file.iter_batches(columns=needed, batch_size=65_536):
             table = pa.Table.from_batches([batch]).append_column("row", [pa.array(range(start, start + len(batch)))])
             start += len(batch)
             for column, limit, compare, _, reason in active:
                 passed = pc.fill_null(compare(table[column], getattr(limits, limit)), False)
                 dropped[reason] += len(table) - (pc.sum(passed).as_py() or 0)
                 table = table.filter(passed)
-            yield from _table_rows(path, table, prompt, seed, name)
+            none = [None] * len(table)
+            columns = (table[column].to_pylist() if column else none for column in ("row", prompt, seed, name))
+            for number, text, value, label in zip(*columns, strict=True):
+                yield Row(text or "", _parse_seed(path, number, value), "" if label is None else str(label))
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"prompts.source: {path} is damaged after row {start - 1}: {error}") from error
-
-
-def _table_rows(path: Path, table: pa.Table, prompt: str, seed: str | None, name: str | None) -> Iterator[Row]:
-    nothing = [None] * len(table)
-    seeds = table[seed].to_pylist() if seed else nothing
-    named = table[name].to_pylist() if name else nothing
-    for number, text, given, called in zip(
-        table["row"].to_pylist(), table[prompt].to_pylist(), seeds, named, strict=True
-    ):
-        yield Row(text or "", _seed(path, number, given), "" if called is None else str(called))

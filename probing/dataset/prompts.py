@@ -1,11 +1,11 @@
-"""Prompts and seeds: from the scenes grammar, or from files; which are used, and what was left out."""
+"""Prompts and seeds of a run, from the scenes grammar or from files, and what was dropped."""
 
 from __future__ import annotations
 
 import glob
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,8 @@ from probing.dataset.prompt_files import Limits, Row
 
 SEED_LIMIT = 10**8
 """seeds are drawn uniformly below this (protocol)"""
-_SCENES_FIRST = 20_000_000
+FIRST_SCENE = 20_000_000
+"""first scene that prompts are drawn from; lower numbers are renders for training and evaluation"""
 
 
 @dataclass(frozen=True)
@@ -28,32 +29,35 @@ class PromptConfig:
     count: int = 0
     """how many prompts to take; 0 takes all of a file"""
     seed: int = 0
-    """seed of the draw of prompts, and of sample seeds where the file has none"""
+    """seed of the draw of prompts, and of sample seeds if the file has none"""
     encoding: str = "utf-8"
     """of CSV, JSON and text files; the authors' scripts read theirs as iso-8859-1, and so made their images"""
     test: str = ""
     """a second file whose prompts are the test split (the authors' two CSV files)"""
     min_score: float = 0.0
-    """least aesthetic score, where the file has one"""
+    """minimal aesthetic score, if the file has one"""
     max_unsafe: float = 1.0
-    """largest `punsafe`, where the file has one; 1 keeps all"""
+    """maximal `punsafe`, if the file has one; 1 keeps all"""
     max_watermark: float = 1.0
-    """largest `pwatermark`, where the file has one; 1 keeps all"""
+    """maximal `pwatermark`, if the file has one; 1 keeps all"""
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """One sample to be: its text, the seed of its latent, a given split or none, and its file's name for it."""
+    """One sample that will be made."""
 
     text: str
     seed: int
+    """of its initial latent"""
     split: str = ""
+    """`train` or `test` if the files determine it"""
     name: str = ""
+    """its name in the file"""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """Prompts and what was left out on the way."""
+    """Prompts, and how many rows were dropped."""
 
     prompts: tuple[Prompt, ...]
     dropped: dict[str, int]
@@ -61,28 +65,28 @@ class Reading:
 
 
 def read(config: PromptConfig) -> Reading:
-    """All prompts of a configuration. Raises ValueError naming file, row and cure."""
+    """All prompts of a configuration. Raises ValueError naming key, file and row."""
     if config.source == "scenes":
         if config.count < 1:
-            raise ValueError("prompts.count: scenes prompts need a number of 1 or more")
-        return Reading(tuple(_scenes(config.count, config.seed)), {})
+            raise ValueError(f"prompts.count={config.count}: scenes prompts need a number of 1 or more")
+        return Reading(tuple(_scene_prompts(config.count, config.seed)), {})
     dropped: Counter[str] = Counter()
-    prompts = _from_file(config, config.source, "train" if config.test else "", dropped)
+    prompts = _file_prompts(config, config.source, "train" if config.test else "", dropped)
     if config.test:
-        prompts += _from_file(config, config.test, "test", dropped)
-    left_out = {reason: count for reason, count in sorted(dropped.items()) if count}
+        prompts += _file_prompts(config, config.test, "test", dropped)
+    counts = {reason: count for reason, count in sorted(dropped.items()) if count}
     if not prompts:
-        raise ValueError(f"prompts.source: {config.source} holds no usable prompt; dropped {left_out}")
-    return Reading(tuple(prompts), left_out)
+        raise ValueError(f"prompts.source: {config.source} has no usable prompt; dropped {counts}")
+    return Reading(tuple(prompts), counts)
 
 
-def _scenes(count: int, seed: int) -> Iterator[Prompt]:
-    """Captions of scenes that were never rendered for training, each once."""
-    from probing.scenes.render import draw_scene
+def _scene_prompts(count: int, seed: int) -> Iterator[Prompt]:
+    """Distinct captions of scenes that were never rendered for training."""
+    from probing.scenes.render import draw_scene  # imports torch
 
     rng = np.random.default_rng((seed, 7))
     seen: set[str] = set()
-    scene = _SCENES_FIRST + seed * 1_000_000
+    scene = FIRST_SCENE + seed * 1_000_000
     while len(seen) < count:
         text = draw_scene(scene).caption
         scene += 1
@@ -91,44 +95,34 @@ def _scenes(count: int, seed: int) -> Iterator[Prompt]:
             yield Prompt(text, int(rng.integers(SEED_LIMIT)))
 
 
-def _from_file(config: PromptConfig, source: str, split: str, dropped: Counter[str]) -> list[Prompt]:
+def _file_prompts(config: PromptConfig, source: str, split: str, dropped: Counter[str]) -> list[Prompt]:
+    """Prompts of a file or glob. Those of a given split are taken as they are, others made distinct and drawn from."""
     limits = Limits(config.min_score, config.max_unsafe, config.max_watermark)
     rows = [row for path in _paths(source) for row in prompt_files.read(path, config.encoding, limits, dropped)]
-    unique = rows if split else _distinct(rows, dropped)
-    if config.count and not split:
-        unique = _draw(unique, config)
-    return [
-        Prompt(row.text, _seed_of(row.text, config.seed) if row.seed is None else row.seed, split, row.name)
-        for row in unique
-    ]
+    if not split:
+        # each prompt once (protocol), or each pair of prompt and seed if the file has seeds
+        distinct: dict[tuple[str, int | None], Row] = {}
+        for row in rows:
+            distinct.setdefault((row.text, row.seed), row)
+        dropped["duplicate"] += len(rows) - len(distinct)
+        rows = list(distinct.values())
+        if len(rows) < config.count:
+            raise ValueError(f"prompts.count={config.count}: {source} has only {len(rows)} prompts")
+        if config.count:
+            chosen = np.random.default_rng(config.seed).choice(len(rows), config.count, replace=False)
+            rows = [rows[i] for i in sorted(chosen)]
+    prompts = []
+    for row in rows:
+        digest = hashlib.sha256(f"{config.seed}\n{row.text}".encode()).digest()
+        seed = int.from_bytes(digest[:8], "big") % SEED_LIMIT if row.seed is None else row.seed
+        prompts.append(Prompt(row.text, seed, split, row.name))
+    return prompts
 
 
 def _paths(source: str) -> list[Path]:
-    if Path(source).is_file():
+    if Path(source).is_file():  # first, because a name with brackets is a valid glob too
         return [Path(source)]
-    found = [Path(path) for path in sorted(glob.glob(source)) if Path(path).is_file()]
-    if not found:
+    paths = [Path(path) for path in sorted(glob.glob(source)) if Path(path).is_file()]
+    if not paths:
         raise ValueError(f"prompts.source: no file {source}; give 'scenes', a file or a glob")
-    return found
-
-
-def _distinct(rows: Sequence[Row], dropped: Counter[str]) -> list[Row]:
-    """Each prompt once (protocol), or each prompt and seed where seeds are given."""
-    first: dict[tuple[str, int | None], Row] = {}
-    for row in rows:
-        first.setdefault((row.text, row.seed), row)
-    kept = list(first.values())
-    dropped["duplicate"] += len(rows) - len(kept)
-    return kept
-
-
-def _draw(rows: list[Row], config: PromptConfig) -> list[Row]:
-    if len(rows) < config.count:
-        raise ValueError(f"prompts.count: asked for {config.count}, {config.source} has {len(rows)}")
-    chosen = np.random.default_rng(config.seed).choice(len(rows), config.count, replace=False)
-    return [rows[i] for i in sorted(chosen)]
-
-
-def _seed_of(text: str, seed: int) -> int:
-    digest = hashlib.sha256(f"{seed}\n{text}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") % SEED_LIMIT
+    return paths

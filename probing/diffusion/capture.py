@@ -1,10 +1,10 @@
-"""Samples one shard and streams every site's activations out while the next step computes."""
+"""Samples one shard and writes every site's activations while the next step is computed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from types import TracebackType
 
 import numpy as np
@@ -22,15 +22,15 @@ WriteActivation = Callable[[str, int, np.ndarray], None]
 WriteLatents = Callable[[int, np.ndarray, np.ndarray], None]
 """(step, latents after the step, clean estimate), each float32 (n, C, h, w)"""
 STEPS_IN_FLIGHT = 2
-"""at most this many steps of a shard wait to be written, which bounds memory"""
+"""maximal number of steps that wait to be written, which bounds memory"""
 
 
 class NonFiniteActivation(ValueError):
-    """An activation holds NaN or infinity; never clipped."""
+    """An activation contains NaN or infinity. Values are never clipped."""
 
 
 class Writers:
-    """Runs writes on threads; keeps at most two steps in flight; raises what a write raised."""
+    """Runs writes on threads, for a bounded number of steps at once, and raises what a write raised."""
 
     def __init__(self, threads: int = 2) -> None:
         self.pool = ThreadPoolExecutor(threads, thread_name_prefix="writer")
@@ -47,12 +47,12 @@ class Writers:
             self._wait(0)
 
     def begin_step(self) -> None:
-        """Waits until fewer than the allowed number of steps are still being written."""
+        """Wait until fewer than the allowed number of steps are still being written."""
         self._wait(STEPS_IN_FLIGHT - 1)
         self.steps.append([])
 
     def submit(self, write: Callable[..., None], *arguments: object) -> None:
-        """Hands one write of the current step to a thread."""
+        """Run one write of the current step on a thread."""
         self.steps[-1].append(self.pool.submit(write, *arguments))
 
     def _wait(self, allowed: int) -> None:
@@ -61,32 +61,11 @@ class Writers:
                 future.result()
 
 
-def _halved(values: Tensor, guided: bool) -> Tensor:
-    """The conditional half of a [unconditional, conditional] batch."""
-    return values[len(values) // 2 :] if guided else values
-
-
 def checked(site: str, step: int, values: np.ndarray) -> np.ndarray:
-    """The values. Raises NonFiniteActivation naming site and step where one is NaN or infinite."""
+    """The values unchanged. Raises NonFiniteActivation naming site and step if one is NaN or infinite."""
     if not np.isfinite(values).all():
         raise NonFiniteActivation(f"site {site} step {step}: activation is not finite in float16")
     return values
-
-
-class _Recorder:
-    """Turns what the hooks see into float16 and hands it to writer threads, which wait for its arrival."""
-
-    def __init__(self, writers: Writers, offload: Offload, write: WriteActivation, guided: bool) -> None:
-        self.writers, self.offload, self.write, self.guided = writers, offload, write, guided
-        self.step = 0
-
-    def __call__(self, site: SiteSpec, output: Tensor) -> None:
-        arrival = self.offload.start(_halved(output, self.guided).to(torch.float16, copy=True))
-        self.writers.submit(self._write, site.name, self.step, arrival)
-
-    def _write(self, site: str, step: int, arrival: Arrival) -> None:
-        with arrival as values:
-            self.write(site, step, checked(site, step, values))
 
 
 def capture(
@@ -101,18 +80,28 @@ def capture(
     guidance: float = 7.5,
     forced: Sequence[Tensor] | None = None,
 ) -> Samples:
-    """One pass that records all sites at all steps (section 3.2); returns the finished samples.
+    """Record all sites at all steps in one sampling pass (section 3.2); arguments as in `sampling.sample`.
 
-    Every write is done when this returns. Raises NonFiniteActivation, and what a write raises.
+    Only the conditional half is recorded. Every write is done on return. Raises NonFiniteActivation, and whatever a
+    write raises.
     """
+    offload = Offload(model.device)
+
+    def write(site: str, step: int, arrival: Arrival) -> None:
+        with arrival as values:
+            write_activation(site, step, checked(site, step, values))
+
     with Writers() as writers:
-        recorder = _Recorder(writers, Offload(model.device), write_activation, guidance > 1)
 
         @contextmanager
-        def around(step: int):
-            recorder.step = step
+        def around(step: int) -> Iterator[None]:
+            def sink(site: SiteSpec, output: Tensor) -> None:
+                conditional = output[len(output) // 2 :] if guidance > 1 else output
+                arrival = offload.start(conditional.to(torch.float16, copy=True))
+                writers.submit(write, site.name, step, arrival)
+
             writers.begin_step()
-            with record(model.unet, sites, recorder):
+            with record(model.unet, sites, sink):
                 yield
 
         def on_step(event: StepEvent) -> None:
@@ -120,8 +109,6 @@ def capture(
                 after, clean = (x.float().cpu().numpy() for x in (event.latents, event.clean))
                 writers.submit(write_latents, event.step, after, clean)
 
-        enter: Callable[[int], AbstractContextManager[None]] = around
         return sample(
-            model, prompts, seeds, steps=steps, guidance=guidance,
-            on_step=on_step, around=enter, forced=forced,
-        )  # fmt: skip
+            model, prompts, seeds, steps=steps, guidance=guidance, on_step=on_step, around=around, forced=forced
+        )

@@ -4,71 +4,66 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
 
 from torch import Tensor, nn
 
 from probing.diffusion.sites import SiteSpec
 
 Sink = Callable[[SiteSpec, Tensor], None]
+"""(site, output (n, tokens, channels)) -> None"""
 Edit = Callable[[SiteSpec, Tensor], Tensor]
+"""(site, output fp32 (n, tokens, channels)) -> edited output of the same shape"""
+Replace = Callable[[SiteSpec, Tensor], Tensor | None]
+"""(site, the module's own output) -> its replacement, or None to keep it"""
 
 
 def as_tokens(site: SiteSpec, output: Tensor) -> Tensor:
-    """A site's output as (n, tokens, channels); convolutions come as (n, channels, h, w)."""
+    """A site's output as (n, tokens, channels); convolutions return (n, channels, h, w)."""
     return output.flatten(2).transpose(1, 2) if site.family == "conv" else output
 
 
 @contextmanager
-def _hooked(
-    network: nn.Module, sites: Sequence[SiteSpec], make: Callable[[SiteSpec], Callable[..., Any]]
-) -> Iterator[None]:
+def _hooked(network: nn.Module, sites: Sequence[SiteSpec], replace: Replace) -> Iterator[None]:
+    def hook_of(site: SiteSpec) -> Callable[[nn.Module, object, Tensor], Tensor | None]:
+        return lambda _module, _inputs, output: replace(site, output)
+
     with ExitStack() as stack:
         for site in sites:
-            handle = network.get_submodule(site.module).register_forward_hook(make(site))
+            handle = network.get_submodule(site.module).register_forward_hook(hook_of(site))
             stack.callback(handle.remove)
         yield
 
 
 @contextmanager
 def record(network: nn.Module, sites: Sequence[SiteSpec], sink: Sink) -> Iterator[None]:
-    """Hands every output of the sites, (n, tokens, channels), to `sink` in order of execution."""
+    """Pass every output of the sites, (n, tokens, channels), to `sink` in order of execution."""
 
-    def make(site: SiteSpec) -> Callable[..., None]:
-        def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-            sink(site, as_tokens(site, output.detach()))
+    def keep(site: SiteSpec, output: Tensor) -> None:
+        sink(site, as_tokens(site, output.detach()))
 
-        return hook
-
-    with _hooked(network, sites, make):
+    with _hooked(network, sites, keep):
         yield
 
 
 @contextmanager
 def rewrite(network: nn.Module, sites: Sequence[SiteSpec], edit: Edit, guided: bool = True) -> Iterator[None]:
-    """Replaces what `edit` returns for the conditional half, fp32 (n, tokens, channels).
+    """Replace the outputs of sites with what `edit` returns.
 
-    With guidance the batch is [unconditional, conditional] and only its second half is edited;
-    later sites of the same call see the edit.
+    With guidance the batch is [unconditional, conditional], and only its second half is edited. Later sites of the
+    same call are computed from the edit. Raises ValueError if an edit changes the shape.
     """
 
-    def make(site: SiteSpec) -> Callable[..., Tensor]:
-        def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
-            changed = output.clone()
-            half = len(output) // 2 if guided else 0
-            before = as_tokens(site, output[half:].detach())
-            after = edit(site, before.float())
-            if after.shape != before.shape:
-                raise ValueError(
-                    f"edit of {site.name}: got shape {tuple(after.shape)}, "
-                    f"need {tuple(before.shape)}; return what was given, edited"
-                )
-            if site.family == "conv":
-                after = after.transpose(1, 2).reshape(output[half:].shape)
-            changed[half:] = after.to(output.dtype)
-            return changed
+    def replace(site: SiteSpec, output: Tensor) -> Tensor:
+        changed = output.clone()
+        half = len(output) // 2 if guided else 0
+        before = as_tokens(site, output[half:].detach())
+        after = edit(site, before.float())
+        if after.shape != before.shape:
+            raise ValueError(f"edit of {site.name}: expected shape {tuple(before.shape)}, got {tuple(after.shape)}")
+        if site.family == "conv":
+            after = after.transpose(1, 2).reshape(output[half:].shape)
+        changed[half:] = after.to(output.dtype)
+        return changed
 
-        return hook
-
-    with _hooked(network, sites, make):
+    with _hooked(network, sites, replace):
         yield

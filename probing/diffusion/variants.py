@@ -1,20 +1,20 @@
-"""Names of what is sampled: a kind and, behind an @, the seed that the network's weights are shuffled or drawn with."""
+"""Names of variants: a kind, optionally followed by an @ and the seed of the network's weights."""
 
 from __future__ import annotations
 
 import hashlib
 
 OTHER_SEED = "same_prompt_other_seed"
-"""the trained network on the same prompts from other noise: probes of it say what the text alone gives"""
+"""the trained network on the same prompts with other noise: its probes measure what the text alone determines"""
 VARIANTS = ("trained", "random", "reinit", "random_forced", OTHER_SEED)
-"""kinds; a plain name means the seed of the settings"""
+"""kinds; a plain name uses the seed of the settings"""
 SEEDED = ("random", "reinit", "random_forced")
-"""kinds that a seed can be given to, as in `random@101`"""
+"""kinds that can have a seed, as in `random@101`"""
 MARK = "@"
 
 
 def kind(name: str) -> str:
-    """`random` of `random@101` and of `random`."""
+    """`random` for `random@101` and for `random`."""
     return name.partition(MARK)[0]
 
 
@@ -24,7 +24,7 @@ def is_plain(name: str) -> bool:
 
 
 def own_seed(name: str, default: int) -> int:
-    """101 of `random@101`; the default of a plain name. Raises ValueError where what follows the @ is no seed."""
+    """101 for `random@101`; the default for a plain name. Raises ValueError if the seed is invalid."""
     if is_plain(name):
         return default
     text = name.partition(MARK)[2]
@@ -36,12 +36,12 @@ def own_seed(name: str, default: int) -> int:
 
 
 def forced(name: str) -> bool:
-    """Whether a copy is fed with the trained network's latents."""
+    """Whether the variant's UNet gets the trained network's latents at each step."""
     return kind(name) == "random_forced"
 
 
 def noise_seed(name: str, seed: int) -> int:
-    """The seed of a sample's noise: its own, or for another image of the same prompt one that is derived from it."""
+    """The seed of a sample's noise: its own, or one derived from it for another image of the same prompt."""
     if kind(name) != OTHER_SEED:
         return seed
     return int.from_bytes(hashlib.sha256(f"another image of seed {seed}".encode()).digest()[:4], "big")

@@ -1,21 +1,20 @@
-"""Models of the rembg package as saliency labellers: an optional extra, always named explicitly.
+"""Models of the rembg package as saliency labellers: an optional extra, always chosen by name.
 
-rembg stretches every mask to the full range, so an image without any object still gets a mask: such
-images are not dropped by a threshold as TRACER's are.
+rembg stretches every mask to the full range, so even an image without any object gets a mask: a threshold does not
+drop such images, as it does with TRACER's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from probing.labelling import REMBG_MODELS, images
+from probing.labelling import images
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,9 +22,9 @@ class RembgLabeller:
     """A rembg session as a labeller."""
 
     revision: str
-    """rembg's version and the model's name; rembg checks the weights it fetches by their hash"""
+    """rembg's version and the model's name; rembg checks the hash of the weights it downloads"""
     predict: Callable[[Image.Image], list[Image.Image]]
-    """rembg's session: grey masks of an image"""
+    """returns the grey masks of an image"""
 
     def __call__(self, pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Saliency uint8 (n, H, W) of images uint8 (n, H, W, 3)."""
@@ -39,24 +38,17 @@ class RembgLabeller:
 def load(weights: str, device: torch.device, model: str) -> RembgLabeller:
     """A labeller from rembg, which keeps its weights in its own folder (REMBG_HOME).
 
-    Raises ValueError where rembg is not installed, weights are given, or the model is not one of ours.
+    Raises ValueError if rembg is not installed or weights are given.
     """
-    if model not in REMBG_MODELS:
-        raise ValueError(f"labels.saliency: rembg-{model} is not among {', '.join(REMBG_MODELS)}")
     if weights:
-        raise ValueError(f"labels.saliency_weights: {weights}: rembg models fetch their own weights; leave it empty")
-    rembg = _package()
-    options: dict[str, Any] = {} if device.type == "cuda" else {"providers": ["CPUExecutionProvider"]}
-    session = rembg.new_session(model, **options)
-    return RembgLabeller(f"rembg {_version()} {model}", session.predict)
-
-
-def _package() -> Any:
+        raise ValueError(f"labels.saliency_weights: {weights}: rembg models download their own weights; leave it empty")
     try:
         import rembg
     except ImportError as error:
         raise ValueError('labels.saliency: rembg models need the package rembg; pip install "rembg[cpu]"') from error
-    return rembg
+    options = {} if device.type == "cuda" else {"providers": ["CPUExecutionProvider"]}
+    session = rembg.new_session(model, **options)
+    return RembgLabeller(f"rembg {_version()} {model}", session.predict)
 
 
 def _version() -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,38 +21,35 @@ WIDTHS = {"small": 384, "base": 768, "large": 1024}
 
 
 def load(weights: str, device: torch.device, size: str = "small") -> ImageLabeller:
-    """A depth labeller from a directory or hub id; without one, from the size's own hub id.
+    """A depth labeller from a directory or hub id (default: the size's own hub id).
 
-    Labels are float32, relative inverse depth. The weights of base and large forbid commercial use
-    (CC-BY-NC-4.0), which is said in a warning. Raises ValueError for weights that can't be used.
+    Labels are float32, relative inverse depth. Warns that the weights of base and large forbid commercial use
+    (CC-BY-NC-4.0). Raises ValueError for weights that can't be used.
     """
     name = f"depth-anything/Depth-Anything-V2-{size.capitalize()}-hf"
     origin = Source(KEY, weights or name, name)
     if size != "small":
         warnings.warn(f"{name}: weights for non-commercial use only (CC-BY-NC-4.0)", stacklevel=2)
     network, revision = hub.load(DepthAnythingForDepthEstimation, origin)
-    _check(network, origin, WIDTHS[size])
-    network = network.to(device)
-    label = f"depth-anything-v2-{size} {revision}"
-    return ImageLabeller(label, lambda part: depth(network, part), device, np.float32)
-
-
-def _check(network: Any, origin: Source, width: int) -> None:
-    config = network.config
-    if config.depth_estimation_type != "relative":
+    if network.config.depth_estimation_type != "relative":
         raise origin.error("predicts metric depth; relative inverse depth is needed")
-    if config.backbone_config.hidden_size != width:
-        raise origin.error(f"is another size: encoder of {config.backbone_config.hidden_size} channels, not {width}")
+    width = network.config.backbone_config.hidden_size
+    if width != WIDTHS[size]:
+        raise origin.error(f"is another size: expected an encoder of {WIDTHS[size]} channels, got {width}")
+    network = network.to(device)
+    return ImageLabeller(
+        f"depth-anything-v2-{size} {revision}", lambda batch: depth(network, batch), device, np.float32
+    )
 
 
 def transform(levels: Tensor) -> Tensor:
-    """Network input float32 (b, 3, h, w) of images uint8 (b, 3, H, W); sides are multiples of 14."""
+    """Network input float32 (b, 3, h, w) of images uint8 (b, 3, H, W); h and w are multiples of 14."""
     size = images.covering_size(levels.shape[2], levels.shape[3], SIZE, multiple=14)
     scaled = resize_cubic(levels.double() / 255, size)
-    return images.normalise(scaled, images.IMAGENET_MEAN, images.IMAGENET_DEVIATION)
+    return images.normalise(scaled, images.IMAGENET_MEAN, images.IMAGENET_STD)
 
 
-def depth(network: Any, levels: Tensor) -> Tensor:
+def depth(network: DepthAnythingForDepthEstimation, levels: Tensor) -> Tensor:
     """Inverse depth (b, H, W) of images uint8 (b, 3, H, W), enlarged by cubic interpolation, not clipped."""
     small = network(transform(levels)).predicted_depth[:, None]
     return resize_cubic(small, (levels.shape[2], levels.shape[3]))[:, 0]

@@ -1,8 +1,8 @@
-"""The encoder of TRACER: EfficientNet without head, its padding fixed for a nominal image size.
+"""The encoder of TRACER: EfficientNet without head, with padding fixed for a nominal image size.
 
-Attribute names are those of the official state dict. The padding of every convolution is what "same"
-would need at the arm's nominal resolution, whatever the size of the image: at 512 pixels the strided
-convolutions of blocks 13 and 27 of arm 5 are padded evenly, where "same" would pad right and below only.
+Attribute names are those of the official state dict. The padding of every convolution is that of
+"same" at the arm's nominal resolution, for every image size: at 512 pixels the strided convolutions of blocks 13 and
+27 of arm 5 are padded evenly, although "same" would pad only right and below.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ STAGES = (
 """repeats, kernel, stride, expansion and channels of each stage of arm 0 (Tan and Le 2019, table 1)"""
 
 TAPPED = (1, 2, 4, 6)
-"""the stages whose last blocks are the encoder's outputs: strides 4, 8, 16, 32"""
+"""stages whose last blocks are the encoder's outputs: strides 4, 8, 16, 32"""
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,13 @@ class Arm:
     """One of the eight sizes of the encoder."""
 
     width: float
-    """factor on channels"""
+    """factor of channels"""
     depth: float
-    """factor on repeats"""
+    """factor of repeats"""
     nominal: int
     """image size in pixels that the padding is computed for"""
     size: int
-    """image size in pixels that TRACER is run at"""
+    """image size in pixels at which TRACER runs"""
 
 
 ARMS = (
@@ -57,7 +57,7 @@ ARMS = (
 
 @dataclass(frozen=True)
 class BlockShape:
-    """The numbers of one inverted bottleneck block."""
+    """The hyperparameters of one inverted bottleneck block."""
 
     stage: int
     kernel: int
@@ -70,33 +70,34 @@ class BlockShape:
 
 
 def channels(base: int, width: float) -> int:
-    """Channels scaled by width to a multiple of 8, never more than a tenth below."""
+    """Channels scaled by width, rounded to a multiple of 8, and at most 10 % lower."""
     scaled = base * width
-    near = max(8, int(scaled + 4) // 8 * 8)
-    return near + 8 if near < 0.9 * scaled else near
+    rounded = max(8, int(scaled + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * scaled else rounded
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Zeros before and after that give ceil(size / stride) outputs; the odd one after."""
+    """Zeros before and after that give ceil(size / stride) outputs; an odd one goes after."""
     total = max((math.ceil(size / stride) - 1) * stride + kernel - size, 0)
     return total // 2, total - total // 2
 
 
 def blocks(arm: Arm) -> list[BlockShape]:
     """All blocks of an arm in order."""
-    size, inputs, found = math.ceil(arm.nominal / 2), channels(32, arm.width), []
+    shapes = []
+    size, inputs = math.ceil(arm.nominal / 2), channels(32, arm.width)
     for stage, (repeats, kernel, first, expansion, base) in enumerate(STAGES):
         outputs = channels(base, arm.width)
         for repeat in range(math.ceil(repeats * arm.depth)):
             stride = 1 if repeat else first
             pad = same_padding(size, kernel, stride)
-            found.append(BlockShape(stage, kernel, stride, expansion, inputs, outputs, pad))
+            shapes.append(BlockShape(stage, kernel, stride, expansion, inputs, outputs, pad))
             size, inputs = math.ceil(size / stride), outputs
-    return found
+    return shapes
 
 
 def tapped_blocks(shapes: list[BlockShape]) -> list[int]:
-    """Numbers of the blocks whose outputs are taken."""
+    """Indices of the blocks whose outputs are the encoder's outputs."""
     return [max(i for i, shape in enumerate(shapes) if shape.stage == stage) for stage in TAPPED]
 
 
@@ -131,12 +132,12 @@ class MBConv(nn.Module):
 
 
 def pad_after(x: Tensor, extra: int) -> Tensor:
-    """Zeros to the right and below, besides those that the convolution adds on every side."""
+    """Zeros to the right and below, in addition to those that the convolution adds on every side."""
     return F.pad(x, (0, extra, 0, extra)) if extra else x
 
 
 class Encoder(nn.Module):
-    """EfficientNet whose first output is refined by an edge module before later blocks see it."""
+    """EfficientNet whose first output passes an edge module before the later blocks."""
 
     def __init__(self, arm: Arm, edge: nn.Module) -> None:
         super().__init__()
@@ -153,11 +154,11 @@ class Encoder(nn.Module):
     def forward(self, images: Tensor) -> list[Tensor]:
         """Normalised images (B, 3, H, W) to feature maps at strides 4, 8, 16 and 32."""
         x = F.silu(self._bn0(self._conv_stem(pad_after(images, self.extra))))
-        found = []
+        outputs = []
         for number, block in enumerate(self._blocks):
             x = block(x)
             if number == self.taps[0]:
                 x = self.Frequency_Edge_Module1(x)
             if number in self.taps:
-                found.append(x)
-        return found
+                outputs.append(x)
+        return outputs

@@ -1,7 +1,7 @@
-"""MiDaS DPT-Large as a depth labeller (section 3.1 labels depth with it): transform, checkpoint, maps.
+"""MiDaS DPT-Large as a depth labeller (section 3.1 uses it for depth): transform, checkpoint, network.
 
 The network is transformers' DPT with the layer norm epsilon of MiDaS; the transform is our own, because
-transformers' resizes with antialias. Depth is relative and inverse: near is large.
+the one in transformers resizes with antialias. Depth is relative and inverse: near is large.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from probing.labelling.images import ImageLabeller, resize_cubic
 KEY = "labels.depth_weights"
 ORIGIN = "https://github.com/isl-org/MiDaS/releases/download/v3/dpt_large_384.pt (or Intel/dpt-large)"
 SIZE = 384
-"""pixels that the shorter way to fit scales an image to"""
+"""pixels that one side of an image is scaled to (see `images.minimal_size`)"""
 
 
 def large() -> DPTConfig:
@@ -48,12 +48,12 @@ def load(weights: str, device: torch.device, config: DPTConfig | None = None) ->
     else:
         network = from_official(checkpoints.read(origin), origin, config)
         revision = checkpoints.digest([origin.file])
-    network = network.to(device)
-    return ImageLabeller(f"midas-dpt-large {revision}", lambda part: depth(network, part), device, np.float32)
+    network.to(device)
+    return ImageLabeller(f"midas-dpt-large {revision}", lambda batch: depth(network, batch), device, np.float32)
 
 
 def from_official(state: State, origin: Source, config: DPTConfig) -> DPTForDepthEstimation:
-    """transformers' DPT with the tensors of a state dict in MiDaS's own naming, strictly.
+    """transformers' DPT with exactly the tensors of a state dict in MiDaS's naming.
 
     Raises ValueError for the state dict of another MiDaS model, or of anything else.
     """
@@ -61,9 +61,9 @@ def from_official(state: State, origin: Source, config: DPTConfig) -> DPTForDept
     if other:
         raise origin.error(f"is a checkpoint of {other}, not DPT-Large; use {ORIGIN}")
     with torch.device("meta"):
-        made = DPTForDepthEstimation(config)
-    checkpoints.fill(made, midas_names.translate(state, origin), origin)
-    return made.eval().requires_grad_(False)
+        network = DPTForDepthEstimation(config)
+    checkpoints.fill(network, midas_names.translate(state, origin), origin)
+    return network.eval().requires_grad_(False)
 
 
 def transform(levels: Tensor) -> Tensor:
@@ -72,16 +72,16 @@ def transform(levels: Tensor) -> Tensor:
     return images.normalise(resize_cubic(levels.double() / 255, size), (0.5,) * 3, (0.5,) * 3)
 
 
-def predict(network: Any, x: Tensor) -> Tensor:
-    """Inverse depth (b, h, w) of transformed images (b, 3, h, w), sides multiples of 32, square or not."""
-    config = network.config
-    found = network.dpt(x, output_hidden_states=True).hidden_states
-    taken = [found[block + 1] for block in config.backbone_out_indices]
+def predict(network: DPTForDepthEstimation, x: Tensor) -> Tensor:
+    """Inverse depth (b, h, w) of transformed images (b, 3, h, w); h and w are multiples of 32 and may differ."""
+    config: Any = network.config  # its fields are typed as optional
+    states = network.dpt(x, output_hidden_states=True).hidden_states  # the first one is the embedding
+    tapped = [states[block + 1] for block in config.backbone_out_indices]
     grid = (x.shape[2] // config.patch_size, x.shape[3] // config.patch_size)
-    return network.head(network.neck(taken, *grid))
+    return network.head(network.neck(tapped, *grid))
 
 
-def depth(network: Any, levels: Tensor) -> Tensor:
+def depth(network: DPTForDepthEstimation, levels: Tensor) -> Tensor:
     """Inverse depth (b, H, W) of images uint8 (b, 3, H, W), enlarged by cubic interpolation, not clipped."""
     small = predict(network, transform(levels))[:, None]
     return resize_cubic(small, (levels.shape[2], levels.shape[3]))[:, 0]

@@ -1,4 +1,4 @@
-"""How MiDaS names the tensors of DPT, in transformers' words."""
+"""Translation of MiDaS's tensor names to those of transformers' DPT."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RULES = (
     (r"pretrained\.model\.blocks\.(\d+)\.mlp\.fc2\.", r"dpt.encoder.layer.\1.output.dense."),
     (r"scratch\.output_conv\.(\d)\.", r"head.head.\1."),
 )
-"""start of MiDaS's name, start of transformers'; QKV stands for three tensors"""
+"""prefix of MiDaS's name, prefix of transformers' name; QKV stands for three tensors"""
 
 STAGED = (
     (r"pretrained\.act_postprocess([1-4])\.0\.project\.0\.", "neck.reassemble_stage.readout_projects.{}.0."),
@@ -30,14 +30,14 @@ STAGED = (
     (r"pretrained\.act_postprocess([1-4])\.4\.", "neck.reassemble_stage.layers.{}.resize."),
     (r"scratch\.layer([1-4])_rn\.", "neck.convs.{}."),
 )
-"""likewise, where MiDaS counts stages from one and transformers from zero"""
+"""likewise; MiDaS counts these stages from one and transformers from zero"""
 
 FUSION = re.compile(r"scratch\.refinenet([1-4])\.")
-"""MiDaS counts the fusion of stages from fine to coarse, transformers from coarse to fine"""
+"""MiDaS counts fusion stages from fine to coarse, transformers from coarse to fine"""
 INSIDE_FUSION = (("out_conv", "projection"), ("resConfUnit", "residual_layer"), (".conv", ".convolution"))
 
 DROPPED = "pretrained.model.head."
-"""the classifier of the pretrained encoder, in the file but never used"""
+"""prefix of the pretrained encoder's classifier, which is in the file but never used"""
 
 OTHERS = {
     "pretrained.model.patch_embed.backbone.": "DPT-Hybrid",
@@ -45,21 +45,20 @@ OTHERS = {
     "pretrained.model.layers.": "DPT-Swin or DPT-LeViT",
     "pretrained.layer1.": "MiDaS v2.1",
 }
-"""starts of names that other models of the family have"""
+"""prefixes of names that only other models of the family have"""
 
 
 def other_model(state: Mapping[str, Tensor]) -> str:
     """The other model of the family that a state dict belongs to, or an empty string."""
-    found = (model for start, model in OTHERS.items() if any(n.startswith(start) for n in state))
-    return next(found, "")
+    return next((model for prefix, model in OTHERS.items() if any(n.startswith(prefix) for n in state)), "")
 
 
 def translate(state: State, origin: Source) -> State:
-    """A state dict in MiDaS's naming in transformers' naming; query, key and value apart.
+    """Convert a state dict from MiDaS's naming to transformers', with query, key and value split.
 
-    Raises ValueError that names tensors which DPT-Large does not have.
+    Raises ValueError if there are tensors that DPT-Large does not have.
     """
-    found: State = {}
+    translated: State = {}
     unknown = []
     for name, value in state.items():
         if name.startswith(DROPPED):
@@ -69,25 +68,25 @@ def translate(state: State, origin: Source) -> State:
             unknown.append(name)
         elif "QKV" in new:
             parts = zip(("query", "key", "value"), value.chunk(3), strict=True)
-            found |= {new.replace("QKV", part): rows for part, rows in parts}
+            translated |= {new.replace("QKV", part): rows for part, rows in parts}
         else:
-            found[new] = value
+            translated[new] = value
     if unknown:
-        raise origin.error(f"has {len(unknown)} tensors that DPT-Large has not, such as {unknown[0]}")
-    return found
+        raise origin.error(f"has {len(unknown)} tensors unknown to DPT-Large, such as {unknown[0]}")
+    return translated
 
 
 def rename(name: str) -> str | None:
-    """transformers' name of a tensor that MiDaS calls `name`; None where there is none."""
-    for start, new in RULES:
-        if found := re.match(start, name):
-            return found.expand(new) + name[found.end() :]
-    for start, new in STAGED:
-        if found := re.match(start, name):
-            return new.format(int(found.group(1)) - 1) + name[found.end() :]
-    if found := FUSION.match(name):
-        rest = name[found.end() :]
+    """transformers' name of the tensor that MiDaS calls `name`; None if DPT-Large has no such tensor."""
+    for pattern, new in RULES:
+        if match := re.match(pattern, name):
+            return match.expand(new) + name[match.end() :]
+    for pattern, new in STAGED:
+        if match := re.match(pattern, name):
+            return new.format(int(match.group(1)) - 1) + name[match.end() :]
+    if match := FUSION.match(name):
+        rest = name[match.end() :]
         for old, new in INSIDE_FUSION:
             rest = rest.replace(old, new)
-        return f"neck.fusion_stage.layers.{4 - int(found.group(1))}.{rest}"
+        return f"neck.fusion_stage.layers.{4 - int(match.group(1))}.{rest}"
     return None

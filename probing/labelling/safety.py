@@ -1,10 +1,10 @@
-"""Which images Stable Diffusion's safety checker flags, so that curation can drop them with that reason."""
+"""Stable Diffusion's safety checker: flags images, so that curation can drop them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,54 +14,57 @@ from torch import Tensor
 
 from probing.labelling import hub, images
 from probing.labelling.checkpoints import Source
+from probing.libraries import quiet_libraries
+
+if TYPE_CHECKING:
+    from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 
 NAME = "CompVis/stable-diffusion-safety-checker"
 MEAN = (0.48145466, 0.4578275, 0.40821073)
-DEVIATION = (0.26862954, 0.26130258, 0.27577711)
 """of CLIP's pixels in 0..1"""
+STD = (0.26862954, 0.26130258, 0.27577711)
+BATCH = 8
 
 
 @dataclass(frozen=True, eq=False)
 class SafetyChecker:
-    """Flags images; it never blackens them."""
+    """Flags images and never changes them."""
 
     revision: str
-    """names the exact weights"""
-    network: Any
-    """diffusers' StableDiffusionSafetyChecker"""
+    """identifies the exact weights"""
+    network: StableDiffusionSafetyChecker
     device: torch.device
-    """where the network lives"""
 
     @torch.inference_mode()
     def __call__(self, pictures: NDArray[np.uint8]) -> NDArray[np.bool_]:
-        """True for each flagged image of uint8 (n, H, W, 3), shape (n,)."""
+        """Whether each image of uint8 (n, H, W, 3) is flagged, shape (n,)."""
         images.check(pictures)
         side = self.network.config.vision_config.image_size
         flags: list[bool] = []
-        for start in range(0, len(pictures), 8):
-            pixels = clip_pixels(pictures[start : start + 8], side).to(self.device)
-            spare = torch.zeros(len(pixels), 1)  # the checker blackens what it is handed
-            with hub.quiet("diffusers"):
-                flags += self.network(clip_input=pixels, images=spare)[1]
+        for start in range(0, len(pictures), BATCH):
+            pixels = clip_pixels(pictures[start : start + BATCH], side).to(self.device)
+            dummy = torch.zeros(len(pixels), 1)  # the checker blackens the flagged images of this argument
+            with quiet_libraries():
+                flags += self.network(clip_input=pixels, images=dummy)[1]
         return np.array(flags, dtype=bool)
 
 
 def clip_pixels(pictures: NDArray[np.uint8], side: int) -> Tensor:
-    """CLIP's input (n, 3, side, side): shorter edge to side (Pillow's cubic), centre, normalised."""
+    """CLIP's input (n, 3, side, side): shorter edge scaled to side (Pillow's cubic), centre crop, normalised."""
     height, width = pictures.shape[1:3]
     scale = side / min(height, width)
     high, wide = (max(side, int(scale * edge)) for edge in (height, width))
     top, left = (high - side) // 2, (wide - side) // 2
     box = (left, top, left + side, top + side)
-    scaled = [Image.fromarray(p).resize((wide, high), Image.Resampling.BICUBIC).crop(box) for p in pictures]
-    levels = torch.from_numpy(np.stack([np.asarray(s) for s in scaled])).permute(0, 3, 1, 2)
-    return images.normalise(levels.double() / 255, MEAN, DEVIATION)
+    crops = [Image.fromarray(p).resize((wide, high), Image.Resampling.BICUBIC).crop(box) for p in pictures]
+    levels = torch.from_numpy(np.stack([np.asarray(crop) for crop in crops])).permute(0, 3, 1, 2)
+    return images.normalise(levels.double() / 255, MEAN, STD)
 
 
 def load(weights: str, device: torch.device) -> SafetyChecker:
-    """The checker from its own directory, a pipeline directory that has one, or a hub id.
+    """The checker from its own directory, a pipeline's directory that has one, or a hub id (default: the original's).
 
-    Without weights: the original's hub id. Raises ValueError for weights that can't be used.
+    Raises ValueError for weights that can't be used.
     """
     from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 

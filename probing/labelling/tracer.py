@@ -1,4 +1,4 @@
-"""TRACER as a saliency labeller (section 3.1 labels saliency with it): network, checkpoint, 0..255 maps."""
+"""TRACER as a saliency labeller (section 3.1 uses it for saliency): network, checkpoint, 0..255 maps."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FIELDS = (32, 64, 128)
 
 
 class Tracer(nn.Module):
-    """The whole network of one arm; attribute names are those of the official state dict."""
+    """The network of one arm; attribute names are those of the official state dict."""
 
     def __init__(self, arm: int) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class Tracer(nn.Module):
         self.ObjectAttention1 = ObjectAttention(finest)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalised images (B, 3, S, S), S a multiple of 32, to saliency (B, 1, S, S) in 0..1."""
+        """Saliency (B, 1, S, S) in 0..1 of normalised images (B, 3, S, S), with S a multiple of 32."""
         finest, fine, middle, coarse = self.model(x)
         first = self.agg(self.rfb4(coarse), self.rfb3(middle), self.rfb2(fine))
         second = self.ObjectAttention2(first, fine)
@@ -50,53 +50,53 @@ def _enlarge(x: Tensor, factor: int) -> Tensor:
 
 
 def source(weights: str, arm: int) -> Source:
-    """Where an arm's checkpoint comes from."""
+    """The source of an arm's checkpoint."""
     return Source(KEY, weights, ORIGIN.format(arm))
 
 
 def network(state: State, origin: Source, arm: int) -> Tracer:
-    """The network of an arm with the tensors of its official state dict, strictly, ready to label.
+    """The network of an arm with exactly the tensors of its official state dict, ready to label.
 
     Raises ValueError for the state dict of another arm, or of anything else.
     """
-    found = arm_of(state)
-    if found is not None and found != arm:
+    actual = arm_of(state)
+    if actual is not None and actual != arm:
         raise origin.error(
-            f"is a checkpoint of TRACER-TE{found}, not TE{arm}; "
-            f"set labels.saliency=tracer-te{found} or use {origin.origin}"
+            f"is a checkpoint of TRACER-TE{actual}, not TE{arm}; "
+            f"set labels.saliency=tracer-te{actual} or use {origin.origin}"
         )
     with torch.device("meta"):
-        made = Tracer(arm)
-    checkpoints.fill(made, state, origin)
-    return made.eval().requires_grad_(False)
+        tracer = Tracer(arm)
+    checkpoints.fill(tracer, state, origin)
+    return tracer.eval().requires_grad_(False)
 
 
 def arm_of(state: Mapping[str, Tensor]) -> int | None:
-    """The arm whose checkpoint this seems to be, by its number of blocks and its last channels."""
+    """The arm that a checkpoint seems to belong to, by its number of blocks and its last channels; None if unclear."""
     count = len({name.split(".")[2] for name in state if name.startswith("model._blocks.")})
     last = state.get("rfb4.conv_res.conv.weight")
-    for arm, shape in enumerate(ARMS):
-        every = blocks(shape)
-        if last is not None and (len(every), every[-1].outputs) == (count, last.shape[1]):
-            return arm
+    for number, arm in enumerate(ARMS):
+        shapes = blocks(arm)
+        if last is not None and (len(shapes), shapes[-1].outputs) == (count, last.shape[1]):
+            return number
     return None
 
 
 def load(weights: str, device: torch.device, arm: int = 5) -> ImageLabeller:
     """A saliency labeller from an official checkpoint; labels are uint8 in 0..255.
 
-    Images are scaled to the arm's size (512 for TE5) and the map back, as the authors do, and the map
-    is cut to whole levels, not rounded. Raises ValueError for a checkpoint that can't be used.
+    As in the authors' code, images are scaled to the arm's size (512 for TE5) and the maps back, and maps are
+    truncated to whole levels, not rounded. Raises ValueError for a checkpoint that can't be used.
     """
     origin = source(weights, arm)
-    made = network(checkpoints.read(origin), origin, arm).to(device)
+    tracer = network(checkpoints.read(origin), origin, arm).to(device)
     revision = f"tracer-te{arm} {checkpoints.digest([origin.file])}"
-    return ImageLabeller(revision, lambda part: saliency(made, part, ARMS[arm].size), device, np.uint8)
+    return ImageLabeller(revision, lambda batch: saliency(tracer, batch, ARMS[arm].size), device, np.uint8)
 
 
 def saliency(network: nn.Module, levels: Tensor, size: int) -> Tensor:
-    """Saliency uint8 (b, H, W) of images uint8 (b, 3, H, W), the network run at size x size."""
+    """Saliency uint8 (b, H, W) of images uint8 (b, 3, H, W), computed at size x size."""
     shape = (levels.shape[2], levels.shape[3])
     scaled = resize_linear(levels.float(), (size, size)).round() if shape != (size, size) else levels
-    x = images.normalise(scaled / 255, images.IMAGENET_MEAN, images.IMAGENET_DEVIATION)
+    x = images.normalise(scaled / 255, images.IMAGENET_MEAN, images.IMAGENET_STD)
     return (resize_linear(network(x), shape)[:, 0] * 255).to(torch.uint8)

@@ -1,4 +1,4 @@
-"""The modules of TRACER beside its encoder (Lee, Shin and Han 2022): edges, receptive fields, attention.
+"""The modules of TRACER (Lee, Shin and Han 2022) other than its encoder: edges, receptive fields, attention.
 
 Attribute names are those of the official state dict. Shapes: (B, C, H, W); all in float32 or wider.
 """
@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 RADIUS = 16
-"""frequencies nearer to zero than this are removed before edges are sought"""
+"""frequencies below this are removed before edges are extracted"""
 CONFIDENCE = 0.1
-"""the share of channels, the least attended, that the union attention drops"""
+"""share of channels, those with the least attention, that the union attention drops"""
 DENOISE = 0.93
-"""background more certain than this is not looked at again"""
+"""background above this certainty is masked in the object attention"""
 
 BRANCHES = {"DWConv1": (1, 0, 1), "DWConv2": (3, 1, 1), "DWConv3": (3, 3, 3), "DWConv4": (3, 5, 5)}
 """kernel, padding and dilation of the four parallel depthwise convolutions"""
@@ -61,19 +61,19 @@ class Separable(nn.Module):
 
 
 def add_branches(module: nn.Module, channels: int) -> None:
-    """Gives a module the four branches, each from channels to a quarter of them."""
+    """Add the four branches to a module, each with a quarter of the channels as output."""
     for name, shape in BRANCHES.items():
         branch = nn.Sequential(Depthwise(channels, *shape), ConvNorm(channels, channels // 4, 1))
         module.add_module(name, branch)
 
 
 def branch_out(module: nn.Module, x: Tensor) -> Tensor:
-    """The four branches side by side, added to what they started from."""
+    """The outputs of the four branches, concatenated and added to their input."""
     return torch.cat([module.get_submodule(name)(x) for name in BRANCHES], 1) + x
 
 
 class UnionAttention(nn.Module):
-    """Attention over channels and, where `spatial`, over rows of what the best channels show."""
+    """Attention over channels and, if `spatial`, over rows of the channels with the most attention."""
 
     def __init__(self, channels: int, spatial: bool) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class UnionAttention(nn.Module):
             self.add_module(name, nn.Conv2d(channels, 1, 1, bias=False))
 
     def trace(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """x (B, C, H, W) with its channels strengthened, and the gates (B, C, 1, 1)."""
+        """x (B, C, H, W) with weighted channels, and the gates (B, C, 1, 1)."""
         pooled = self.norm(x.mean((2, 3), keepdim=True))
         q, k, v = (self.get_submodule(f"channel_{n}")(pooled).squeeze(-1) for n in "qkv")
         attended = torch.softmax(q @ k.mT, -1) @ v
@@ -94,7 +94,7 @@ class UnionAttention(nn.Module):
         return x * gates + x, gates
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to logits (B, 1, H, W)."""
+        """Logits (B, 1, H, W) of (B, C, H, W)."""
         strengthened, gates = self.trace(x)
         least = torch.quantile(gates, CONFIDENCE, dim=1, keepdim=True)
         kept = self.bn(strengthened) * torch.where(gates > least, gates, 0.0)
@@ -103,14 +103,14 @@ class UnionAttention(nn.Module):
 
 
 def high_frequencies(x: Tensor, radius: int) -> Tensor:
-    """Modulus of x without the frequencies nearer than radius to the middle of its spectrum."""
+    """Modulus of x without the frequencies below `radius`."""
     rows, columns = (torch.arange(n, device=x.device) - x.shape[2] / 2 for n in x.shape[2:])
     keep = rows.square()[:, None] + columns.square() >= radius**2
     return torch.fft.ifft2(torch.fft.fft2(x) * torch.fft.ifftshift(keep)).abs()
 
 
 class EdgeModule(nn.Module):
-    """Masked edge attention: adds the edges found in high frequencies to every channel."""
+    """Masked edge attention: adds edges, extracted from high frequencies, to every channel."""
 
     def __init__(self, channels: int, radius: int = RADIUS) -> None:
         super().__init__()
@@ -126,31 +126,34 @@ class EdgeModule(nn.Module):
 
 
 class ReceptiveField(nn.Module):
-    """Four branches of growing reach beside a 1 x 1 shortcut."""
+    """Four branches with growing receptive fields, and a 1 x 1 shortcut."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self.branch0 = nn.Sequential(ConvNorm(inputs, outputs, 1))
         for number, reach in enumerate((3, 5, 7), start=1):
-            across, down = ConvNorm(outputs, outputs, (1, reach)), ConvNorm(outputs, outputs, (reach, 1))
-            spread = ConvNorm(outputs, outputs, 3, dilation=reach)
-            branch = nn.Sequential(ConvNorm(inputs, outputs, 1), across, down, spread)
+            branch = nn.Sequential(
+                ConvNorm(inputs, outputs, 1),
+                ConvNorm(outputs, outputs, (1, reach)),
+                ConvNorm(outputs, outputs, (reach, 1)),
+                ConvNorm(outputs, outputs, 3, dilation=reach),
+            )
             self.add_module(f"branch{number}", branch)
         self.conv_cat = ConvNorm(4 * outputs, outputs, 3)
         self.conv_res = ConvNorm(inputs, outputs, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        seen = torch.cat([self.get_submodule(f"branch{n}")(x) for n in range(4)], 1)
-        return F.relu(self.conv_cat(seen) + self.conv_res(x))
+        branches = torch.cat([self.get_submodule(f"branch{n}")(x) for n in range(4)], 1)
+        return F.relu(self.conv_cat(branches) + self.conv_res(x))
 
 
 def double(x: Tensor) -> Tensor:
-    """Twice the size, linear, corners aligned: the decoder's own way of enlarging."""
+    """Linear interpolation to twice the size with aligned corners, as the decoder uses it."""
     return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
 
 
 class Aggregation(nn.Module):
-    """Joins the three receptive fields from coarse to fine and attends to their union."""
+    """Combines the three receptive fields from coarse to fine, with attention over the result."""
 
     def __init__(self, fine: int, middle: int, coarse: int) -> None:
         super().__init__()
@@ -165,7 +168,7 @@ class Aggregation(nn.Module):
         self.UAM = UnionAttention(every, spatial=True)
 
     def forward(self, coarse: Tensor, middle: Tensor, fine: Tensor) -> Tensor:
-        """Maps at strides 32, 16 and 8 to logits (B, 1, H, W) at stride 8."""
+        """Logits (B, 1, H, W) at stride 8 of maps at strides 32, 16 and 8."""
         raised = double(coarse)
         at_fine = self.conv_upsample2(double(raised)) * self.conv_upsample3(double(middle)) * fine
         at_middle = self.conv_upsample1(raised) * middle
@@ -175,7 +178,7 @@ class Aggregation(nn.Module):
 
 
 class ObjectAttention(nn.Module):
-    """Adds what the encoder's features show around a coarse map's object and its unsure background."""
+    """Refines a coarse map with encoder features of its objects and uncertain background."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -184,9 +187,9 @@ class ObjectAttention(nn.Module):
         self.conv1 = ConvNorm(channels // 2, 1, 1)
 
     def forward(self, logits: Tensor, features: Tensor) -> Tensor:
-        """logits (B, 1, H, W) refined by features (B, C, H, W)."""
+        """Logits (B, 1, H, W), refined with features (B, C, H, W)."""
         objects = torch.sigmoid(logits)
         background = 1 - objects
-        unsure = torch.where(background > DENOISE, 0.0, background)
-        x = self.DWSConv((objects + unsure) * features)
+        uncertain = torch.where(background > DENOISE, 0.0, background)
+        x = self.DWSConv((objects + uncertain) * features)
         return F.relu(self.conv1(branch_out(self, x))) + logits

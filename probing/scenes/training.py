@@ -247,9 +247,10 @@ def describe(folder: Path, config: TrainingConfig) -> str:
 def write_card(folder: Path, target: Path, config: TrainingConfig, guidance: float = GUIDANCE) -> None:
     """Measures the finished weights as they ship, and writes their card."""
     from probing.diffusion import model as models
+    from probing.diffusion.config import ModelConfig
     from probing.scenes import evaluate, weights
 
-    model = models.load(models.ModelConfig(name=str(target / "pipeline"), device="cpu"))
+    model = models.load(ModelConfig(name=str(target / "pipeline"), device="cpu"))
     labeller, _ = weights.load_labeller(target / "labeller.safetensors")
     train = dataset.load(folder / "renders", "train", min(2000, config.renders))
     test = dataset.load(folder / "renders", "held_out", min(250, config.held_out))

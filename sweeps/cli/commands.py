@@ -255,7 +255,7 @@ def compare(parsed: argparse.Namespace) -> int:
 )
 def sites(parsed: argparse.Namespace) -> int:
     """List the sites of a model from its configuration, without weights."""
-    from probing.diffusion.model import ModelConfig
+    from probing.diffusion.config import ModelConfig
     from sweeps.config.schema import Config
     from sweeps.planning import table
     from sweeps.runtime.run import model_info

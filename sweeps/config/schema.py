@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from interventions.config import STEPS, InterventionConfig
 from probing.dataset.curation import CurationConfig
 from probing.dataset.prompts import PromptConfig
-from probing.diffusion.model import ModelConfig
+from probing.diffusion.config import ModelConfig
 from probing.diffusion.variants import OTHER_SEED, VARIANTS, is_plain, kind, own_seed
 from probing.labelling.registry import LabelConfig
 from probing.probes.config import ProbeConfig

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from probing.dataset.curation import SPLITS
 from probing.dataset.prompts import read
+from probing.diffusion import devices, metadata
+from probing.diffusion.config import DTYPES
 from probing.diffusion.sites import SiteSpec
 from storage import budget
 from storage.budget import Budget, format_bytes
@@ -148,17 +150,12 @@ def _stage_table(plan: PlanInput, rate: float) -> list[str]:
 
 def _shard_memory(config: Config, sites: tuple[SiteSpec, ...]) -> str:
     """Return how much memory a shard takes on this machine's device, and how many samples fit."""
-    import torch
-
-    from probing.diffusion import memory, pretrained
-    from probing.diffusion import model as models
-
-    path, dtype = models.model_path(config.model), getattr(torch, config.model.dtype)
-    weights = pretrained.weight_bytes(path, dtype) if isinstance(path, Path) else {}
+    path = metadata.model_path(config.model)
+    weights = metadata.weight_bytes(path, config.model.dtype) if isinstance(path, Path) else {}
     total = sum(weights.values()) + (weights.get("unet", 0) if len(config.sampling.variants) > 1 else 0)
-    computed = getattr(torch, config.model.autocast or config.model.dtype)
-    sample = memory.sample_bytes(sites, config.sampling.guidance > 1, computed.itemsize)
-    return memory.shard_advice(config.sampling.shard, total, sample, models.pick_device(config.model.device))
+    itemsize = DTYPES[config.model.autocast or config.model.dtype]
+    sample = devices.sample_bytes(sites, config.sampling.guidance > 1, itemsize)
+    return devices.shard_advice(config.sampling.shard, total, sample, devices.device_name(config.model.device))
 
 
 def with_preview(config: Config, model_info: ModelInfo, samples: int) -> tuple[list[str], Budget, int]:

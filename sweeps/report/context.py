@@ -88,8 +88,8 @@ class Context:
     @cached_property
     def sigmas(self) -> dict[int, float]:
         """Noise level that the network sees at each denoising step; empty where the model is not at hand."""
-        from probing.diffusion.model import ModelConfig
-        from probing.diffusion.sampling import noise_levels
+        from probing.diffusion.config import ModelConfig
+        from probing.diffusion.metadata import noise_levels
         from sweeps.config.schema import STEPS
 
         name, revision = (str(self.run.setting(f"model.{key}") or "") for key in ("name", "revision"))

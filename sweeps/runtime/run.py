@@ -15,8 +15,9 @@ from typing import Any
 
 import storage
 from probing.dataset.prompts import Prompt
-from probing.diffusion import model
+from probing.diffusion import metadata
 from probing.diffusion import sites as site_rules
+from probing.diffusion.metadata import ModelInfo
 from probing.diffusion.sites import SiteSpec
 from storage import Layout, SiteShape, Store
 from sweeps.config.hashing import Hashes, chosen_by, hashes, science
@@ -26,18 +27,6 @@ from sweeps.config.schema import PREVIEW, STEPS, Config, previews
 DECISIONS = "curation/decisions.csv"
 """the decisions by hand that were applied to a run"""
 LIBRARIES = ("torch", "diffusers", "transformers", "ray", "zarr", "numcodecs", "wandb")
-
-
-@dataclass(frozen=True)
-class ModelInfo:
-    """What the model's configuration files tell, weights not loaded."""
-
-    sites: tuple[SiteSpec, ...]
-    latent: tuple[int, int, int]
-    image: tuple[int, int]
-    revision: str
-    families: dict[str, tuple[SiteSpec, ...]]
-    """sites of the further families, `conv` and `vae`"""
 
 
 @dataclass(frozen=True)
@@ -57,30 +46,16 @@ class Run:
 
 def model_info(config: Config) -> ModelInfo:
     """Reads the model's configuration files. Raises ValueError where there are none."""
-    return _facts(config, model.config_folder(config.model))
+    return metadata.read_model_info(config.model, metadata.config_folder(config.model))
 
 
 def local_model_info(config: Config) -> ModelInfo | None:
     """The same where the files are on this machine and can be read, without asking a hub; else None."""
-    folder = model.config_at_hand(config.model)
+    folder = metadata.local_config_folder(config.model)
     try:
-        return None if folder is None else _facts(config, folder)
+        return None if folder is None else metadata.read_model_info(config.model, folder)
     except (ValueError, KeyError):
         return None
-
-
-def _facts(config: Config, folder: Path) -> ModelInfo:
-    unet, vae = (json.loads((folder / name / "config.json").read_text()) for name in ("unet", "vae"))
-    size = unet["sample_size"]
-    height, width = (size, size) if isinstance(size, int) else size
-    factor = 2 ** (len(vae["block_out_channels"]) - 1)
-    return ModelInfo(
-        site_rules.attention_sites(unet, (height, width)),
-        (unet["in_channels"], height, width),
-        (height * factor, width * factor),
-        model.revision(config.model),
-        {"conv": site_rules.conv_sites(unet, (height, width)), "vae": (site_rules.vae_site(vae, (height, width)),)},
-    )
 
 
 def layout(config: Config, found: ModelInfo, samples: int) -> Layout:

@@ -78,6 +78,7 @@ def intervener(job: InterveneJob) -> Intervener:
     from interventions.sources.authors import theirs_first
     from interventions.sources.stored import Stored
     from interventions.worker import Intervener
+    from probing.diffusion import metadata
     from probing.diffusion import model as models
 
     config = job.config
@@ -94,7 +95,7 @@ def intervener(job: InterveneJob) -> Intervener:
         build_labelling(config.labels, job.depth_mean, job.depth_std, model.device),
         config.sampling.guidance,
         {"stage_hash": job.stage_hash, "attempt": job.attempt},
-        {"model": f"{config.model.name}@{models.revision(config.model)}", "probes": published or config.output},
+        {"model": f"{config.model.name}@{metadata.revision(config.model)}", "probes": published or config.output},
     )
 
 

@@ -34,7 +34,7 @@ class LabelWorker:
     """Holds the labellers; labels one shard per call."""
 
     def __init__(self, config: Config, stage_hash: str) -> None:
-        from probing.diffusion.model import pick_device
+        from probing.diffusion.devices import pick_device
         from probing.labelling import registry
 
         self.stage_hash = stage_hash

@@ -123,7 +123,7 @@ def fit_trial(job: ProbeJob, trial: Trial) -> dict[str, float]:
 
 def _fit_site(job: ProbeJob, variant: str, site: SiteSpec, probes: Sequence[ProbeSpec]) -> tuple[int, int]:
     """Fit the probes of one site and return how many finished and failed."""
-    from probing.diffusion.model import pick_device
+    from probing.diffusion.devices import pick_device
     from probing.probes.fit import FitSpec, fit_site
 
     targets, images = site_targets(job, site), None
@@ -156,7 +156,7 @@ def _fit_site(job: ProbeJob, variant: str, site: SiteSpec, probes: Sequence[Prob
 
 def _step_groups(job: ProbeJob, site: SiteSpec, source: str, steps: Sequence[int]) -> list[list[int]]:
     """Split steps into groups that are read and fitted together: as many as memory holds."""
-    from probing.diffusion.model import pick_device
+    from probing.diffusion.devices import pick_device
     from probing.probes.surface import feature_count
 
     limit, device = STEP_BYTES, pick_device(job.device)

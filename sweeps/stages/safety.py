@@ -36,7 +36,7 @@ class SafetyWorker:
     """Holds the safety checker; flags one shard's images per call."""
 
     def __init__(self, config: Config, stage_hash: str) -> None:
-        from probing.diffusion.model import pick_device
+        from probing.diffusion.devices import pick_device
         from probing.labelling import safety
 
         self.stage_hash, self.store = stage_hash, storage.open(config.output)

@@ -39,7 +39,7 @@ class ConvergedWorker:
         self.store = storage.open(job.output)
 
     def __call__(self, task: ConvergedTask) -> dict[str, int]:
-        from probing.diffusion.model import pick_device
+        from probing.diffusion.devices import pick_device
         from probing.probes.converged import fit_converged
 
         job, site = self.job, self.job.site(task.site)

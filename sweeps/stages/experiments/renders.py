@@ -54,7 +54,7 @@ class TruthWorker:
         self.clean = truth.clean_latents(self.model, self.truth.images)
 
     def __call__(self, task: TruthTask) -> dict[str, int]:
-        from probing.diffusion.model import pick_device
+        from probing.diffusion.devices import pick_device
         from probing.probes.fit import FitSpec, fit_site
 
         activations = self._activations(task.step)

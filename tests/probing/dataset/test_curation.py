@@ -1,4 +1,4 @@
-"""Curation: rules with reasons, decisions by hand, and the split."""
+"""Curation: rules with reasons, manual decisions, and the split."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from probing.dataset import manual_decisions as decisions
+from probing.dataset import manual_decisions
 from probing.dataset.curation import CurationConfig, Measures, curate, drop_reason, measure, split_by_prompt
 from probing.dataset.manual_decisions import Choice
 
@@ -43,7 +43,7 @@ def test_too_few_prompts_are_refused():
         ({"foreground": 0.9}, "salient object fills the image"),
     ],
 )
-def test_every_rule_has_its_reason(change, reason):
+def test_each_rule_has_its_reason(change, reason):
     assert drop_reason(replace(GOOD, **change), STRICT) == reason
 
 
@@ -80,18 +80,18 @@ def test_curation_keeps_given_splits_and_names_every_loss():
     ]  # fmt: skip
 
 
-def test_decisions_by_hand_overrule_the_rules_but_not_what_is_missing():
+def test_manual_decisions_overrule_the_rules_but_not_what_is_missing():
     empty, small = replace(GOOD, foreground=0.0), replace(GOOD, foreground=0.001)
     measures = {0: GOOD, 1: GOOD, 2: empty, 3: small, 4: replace(GOOD, contrast=0.0), 6: GOOD}
-    by_hand = {i: Choice(True) for i in range(2, 6)} | {0: Choice(False, "two heads"), 1: Choice(False)}
+    choices = {i: Choice(True) for i in range(2, 6)} | {0: Choice(False, "two heads"), 1: Choice(False)}
     config = CurationConfig(min_foreground=0.01)
-    found = curate(measures, list("abcdefg"), ["test"] * 7, config, by_hand)
+    found = curate(measures, list("abcdefg"), ["test"] * 7, config, choices)
     assert [d.reason for d in found] == [
         "by hand: two heads", "by hand: no reason given", "no salient object", "", "", "shard failed", ""
     ]  # fmt: skip
 
 
-def test_dropping_by_hand_leaves_no_prompt_in_two_parts():
+def test_a_manual_drop_leaves_no_prompt_in_two_parts():
     prompts = [f"p{i // 2}" for i in range(40)]
     config = CurationConfig(train=8, val=4)
     found = curate(dict.fromkeys(range(40), GOOD), prompts, [""] * 40, config, {4: Choice(False), 21: Choice(False)})
@@ -108,33 +108,33 @@ SEEDS = [7, 8, 9]
 
 def test_decisions_round_trip():
     choices = {2: Choice(False, 'odd, "quoted"'), 0: Choice(True)}
-    data = decisions.render(choices, SEEDS, ["a\nb", "c", "d"])
-    assert decisions.parse(data, "d.csv", SEEDS) == choices
-    assert data == decisions.render(dict(sorted(choices.items())), SEEDS, ["a\nb", "c", "d"])
+    data = manual_decisions.render(choices, SEEDS, ["a\nb", "c", "d"])
+    assert manual_decisions.parse(data, "d.csv", SEEDS) == choices
+    assert data == manual_decisions.render(dict(sorted(choices.items())), SEEDS, ["a\nb", "c", "d"])
     windows = b"\xef\xbb\xbf" + data.replace(b"\n", b"\r\n")
-    assert decisions.parse(windows, "d.csv", SEEDS) == choices
+    assert manual_decisions.parse(windows, "d.csv", SEEDS) == choices
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("sample,verdict\n0,keep\n", "has no column seed, decision; it has sample, verdict"),
-        ("", "has no column sample, seed, decision; it has none"),
-        ("sample,seed,decision\n0,7,keep\n9,8,keep\n", "row 3: no sample 9 in this run, which has 3"),
-        ("sample,seed,decision\n1,7,keep\n", "row 2: sample 1 has seed 8 here, not 7: decisions of another run"),
-        ("sample,seed,decision\n0,7,maybe\n", "row 2: decision 'maybe'; write keep or drop"),
-        ("sample,seed,decision\nx,7,keep\n", "row 2: sample 'x'"),
-        ("sample,seed,decision\n0,7\n", "row 2: another number of fields"),
-        ("sample,seed,decision\n0,7,keep,x\n", "row 2: another number of fields"),
+        ("sample,verdict\n0,keep\n", "no column seed, decision; .*sample, verdict"),
+        ("", "no column sample, seed, decision; .*none"),
+        ("sample,seed,decision\n0,7,keep\n9,8,keep\n", "row 3: no sample 9 .* 3"),
+        ("sample,seed,decision\n1,7,keep\n", "row 2: sample 1 has seed 8, not 7"),
+        ("sample,seed,decision\n0,7,maybe\n", "row 2: decision 'maybe'"),
+        ("sample,seed,decision\nx,7,keep\n", "row 2: .*sample 'x'"),
+        ("sample,seed,decision\n0,7\n", "row 2: number of fields"),
+        ("sample,seed,decision\n0,7,keep,x\n", "row 2: number of fields"),
     ],
 )
 def test_broken_decisions_are_named(text, message):
     with pytest.raises(ValueError, match=message) as caught:
-        decisions.parse(text.encode(), "d.csv", SEEDS)
+        manual_decisions.parse(text.encode(), "d.csv", SEEDS)
     assert str(caught.value).startswith("--decisions: d.csv")
     assert "\n" not in str(caught.value)
 
 
 def test_decisions_in_another_encoding_are_named():
-    with pytest.raises(ValueError, match="d.csv is not UTF-8"):
-        decisions.parse("sample,seed,decision,reason\n0,7,drop,café\n".encode("latin-1"), "d.csv", SEEDS)
+    with pytest.raises(ValueError, match="d.csv.*UTF-8"):
+        manual_decisions.parse("sample,seed,decision,reason\n0,7,drop,café\n".encode("latin-1"), "d.csv", SEEDS)

@@ -1,4 +1,4 @@
-"""Prompt files: the authors' two CSV files to the byte, LAION's schemas, JSON lines, text, and broken rows."""
+"""Prompt files: exact bytes of the authors' two CSV files, LAION's schemas, JSON lines, text, and broken rows."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from probing.dataset import prompt_files
 from probing.dataset.prompts import PromptConfig, read
 from sweeps.cli.main import main
 
@@ -35,7 +36,7 @@ def authors_file(path: Path, count: int, first: int) -> list[tuple[bytes, int, s
     return rows
 
 
-def test_the_authors_two_files_are_read_to_the_byte(tmp_path):
+def test_the_authors_two_files_keep_their_exact_bytes(tmp_path):
     train = authors_file(tmp_path / "train_split_prompts_seeds.csv", 246, 0)
     test = authors_file(tmp_path / "test_split_prompts_seeds.csv", 371, 1)
     found = read(
@@ -46,8 +47,8 @@ def test_the_authors_two_files_are_read_to_the_byte(tmp_path):
         )
     )
     assert found.dropped == {}
-    given = [(p.text.encode("iso-8859-1"), p.seed, p.name) for p in found.prompts]
-    assert given == train + test
+    prompts = [(p.text.encode("iso-8859-1"), p.seed, p.name) for p in found.prompts]
+    assert prompts == train + test
     assert [p.split for p in found.prompts] == ["train"] * 246 + ["test"] * 371
 
 
@@ -64,8 +65,8 @@ def test_names_and_split_reach_the_run(tmp_path, capsys):
     words = [f"prompts.source={tmp_path / 'a.csv'}", f"prompts.test={tmp_path / 'b.csv'}", "prompts.count=0"]
     words += [f"output={tmp_path / 'run'}", f"model.name={tiny.save(tmp_path)}", "probe.selection=last"]
     run = pipeline.prepare(load("scenes", words))
-    told = json.loads(run.store.get("prompts.json"))
-    assert told == [{"split": "train", "name": "12"}, {"split": "test", "name": "99"}]
+    stored = json.loads(run.store.get("prompts.json"))
+    assert stored == [{"split": "train", "name": "12"}, {"split": "test", "name": "99"}]
     assert run.store.samples()["seed"].to_pylist() == [5, 5]
 
 
@@ -121,13 +122,13 @@ def test_variant_schemas(tmp_path, columns):
 
 def test_only_the_needed_columns_are_read(tmp_path, monkeypatch):
     laion(tmp_path / "a.parquet", 20)
-    asked = []
-    whole = pq.ParquetFile.iter_batches
+    requested = []
+    iter_batches = pq.ParquetFile.iter_batches
     monkeypatch.setattr(
-        pq.ParquetFile, "iter_batches", lambda self, **k: asked.append(k["columns"]) or whole(self, **k)
+        pq.ParquetFile, "iter_batches", lambda self, **k: requested.append(k["columns"]) or iter_batches(self, **k)
     )
     read(PromptConfig(source=str(tmp_path / "a.parquet"), min_score=5.5))
-    assert asked == [["TEXT", "AESTHETIC_SCORE"]]
+    assert requested == [["TEXT", "AESTHETIC_SCORE"]]
 
 
 def test_json_lines_keep_separators_and_text_keeps_spaces(tmp_path):
@@ -159,28 +160,29 @@ def broken_parquet(path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.csv", b"text_of,seeds\nx,1\n", "no column prompts / prompt / caption / text; it has text_of, seeds"),
-        ("a.csv", b"", "it has none"),
-        ("a.csv", b"prompts,seeds\nx,1\ny,one\n", "row 3: seed 'one' is no integer"),
-        ("a.csv", b"prompts,seeds\nx,1.5\n", "row 2: seed '1.5' is no integer"),
-        ("a.jsonl", b'{"prompt": "x", "seed": true}\n', "row 1: seed True is no integer"),
-        ("a.csv", b"prompts,seeds\nx,-4\n", "row 2: seed '-4' is not within"),
+        ("a.csv", b"text_of,seeds\nx,1\n", "text_of, seeds"),
+        ("a.csv", b"", "none"),
+        ("a.csv", b"prompts,seeds\nx,1\ny,one\n", "row 3: seed 'one'"),
+        ("a.csv", b"prompts,seeds\nx,1.5\n", "row 2: seed '1.5'"),
+        ("a.jsonl", b'{"prompt": "x", "seed": true}\n', "row 1: seed True"),
+        ("a.csv", b"prompts,seeds\nx,-4\n", "row 2: seed '-4'"),
+        ("a.csv", b"prompts,seeds\nx,nan\n", "row 2: seed 'nan'"),
+        ("a.csv", b"prompts,seeds\nx,1e999999999\n", "row 2: seed '1e999999999'"),
         ("a.csv", b"prompts,seeds\nx\n", "row 2: 2 fields expected"),
         ("a.csv", b"prompts,seeds\nx,1\nx,1,2\n", "row 3: 2 fields expected"),
         ("a.csv", b'prompts,seeds\nx,1\n"never closed,2\n', "row 3: broken CSV"),
         ("a.jsonl", b'{"prompt": "x"}\n{broken\n', "row 2: broken JSON"),
-        ("a.jsonl", b"[1]\n", "row 1: no JSON object"),
-        ("a.jsonl", b'{"prompt": 3}\n', "row 1: prompt 3 is no text"),
-        (
-            "a.jsonl",
-            b'{"prompt": "x"}\n{"words": "x"}\n',
-            "row 2: no key prompts / prompt / caption / text; it has words",
-        ),
-        ("a.parquet", b"PAR1 not", "is no readable Parquet file"),
-        ("a.parquet", broken_parquet, "is damaged after row"),
-        ("a.parquet", {"URL": ["u"], "score": [1.0]}, "no column prompts / prompt / caption / text; it has URL, score"),
-        ("a.parquet", {"TEXT": [1, 2]}, "column TEXT holds int64, not text"),
-        ("a.parquet", {"TEXT": ["x", "y"], "seed": [1.0, 1.5]}, "row 2: seed 1.5 is no integer"),
+        ("a.jsonl", b"[1]\n", "row 1: "),
+        ("a.jsonl", b'{"prompt": 3}\n', "row 1: prompt 3"),
+        ("a.jsonl", b'{"prompt": "x"}\n{"words": "x"}\n', "row 2: no key prompts"),
+        ("a.xyz", b"x", ".parquet"),
+        ("a.txt", b"\n\n", "no usable prompt; dropped {'empty': 2}"),
+        ("a.txt", b"caf\xe9\n", "prompts.encoding"),
+        ("a.parquet", b"PAR1 not", "Parquet"),
+        ("a.parquet", broken_parquet, "damaged"),
+        ("a.parquet", {"URL": ["u"], "score": [1.0]}, "URL, score"),
+        ("a.parquet", {"TEXT": [1, 2]}, "column TEXT holds int64"),
+        ("a.parquet", {"TEXT": ["x", "y"], "seed": [1.0, 1.5]}, "row 2: seed 1.5"),
     ],
 )
 def test_broken_files_are_one_line_and_code_2(tmp_path, capsys, name, content, message):
@@ -200,9 +202,7 @@ def test_broken_files_are_one_line_and_code_2(tmp_path, capsys, name, content, m
     assert not (tmp_path / "out").exists()
 
 
-def test_dropped_rows_are_told(tmp_path, capsys):
-    from probing.dataset import prompt_files
-
+def test_dropped_rows_are_counted(tmp_path):
     (tmp_path / "a.txt").write_text("one\n\none\ntwo\n")
     dropped: Counter[str] = Counter()
     rows = list(prompt_files.read(tmp_path / "a.txt", "utf-8", prompt_files.Limits(), dropped))

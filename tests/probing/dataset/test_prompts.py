@@ -30,7 +30,7 @@ def test_csv_is_read_exactly(tmp_path):
     assert [p.seed for p in found.prompts] == [10, 11, 12, 13]
 
 
-def test_latin_encoding_garbles_as_the_authors_did(tmp_path):
+def test_latin_encoding_garbles_text_as_in_the_authors_scripts(tmp_path):
     path = str(csv_file(tmp_path / "a.csv"))
     garbled = read(PromptConfig(source=path, encoding="iso-8859-1")).prompts[0].text
     assert garbled == AWKWARD[0].encode().decode("iso-8859-1")
@@ -40,32 +40,6 @@ def test_two_files_give_the_split(tmp_path):
     one, two = csv_file(tmp_path / "a.csv"), csv_file(tmp_path / "b.csv")
     found = read(PromptConfig(source=str(one), test=str(two)))
     assert [p.split for p in found.prompts] == ["train"] * 4 + ["test"] * 4
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("a.csv", "text_of,seeds\nx,1\n", "no column prompts / prompt / caption / text; it has text_of, seeds"),
-        ("a.csv", "prompts,seeds\nx,one\n", "row 2: seed 'one' is no integer"),
-        ("a.csv", "prompts,seeds\nx,1,2\n", "row 2: 2 fields expected"),
-        ("a.jsonl", '{"prompt": "x"}\n{broken\n', "row 2"),
-        ("a.jsonl", "[1]\n", "row 1: no JSON object"),
-        ("a.xyz", "x", "is no .csv, .parquet, .jsonl or .txt"),
-        ("a.txt", "\n\n", "holds no usable prompt"),
-    ],
-)
-def test_broken_files_are_named(tmp_path, name, content, message):
-    path = tmp_path / name
-    path.write_text(content)
-    with pytest.raises(ValueError, match=message):
-        read(PromptConfig(source=str(path)))
-
-
-def test_wrong_bytes_are_named(tmp_path):
-    path = tmp_path / "a.txt"
-    path.write_bytes(b"caf\xe9\n")
-    with pytest.raises(ValueError, match="is not utf-8"):
-        read(PromptConfig(source=str(path)))
 
 
 def test_missing_file_is_named():
@@ -96,7 +70,7 @@ def test_counts_draw_reproducibly(tmp_path):
     one = read(PromptConfig(source=str(path), count=10, seed=1)).prompts
     assert one == read(PromptConfig(source=str(path), count=10, seed=1)).prompts
     assert one != read(PromptConfig(source=str(path), count=10, seed=2)).prompts
-    with pytest.raises(ValueError, match="asked for 60"):
+    with pytest.raises(ValueError, match="prompts.count=60"):
         read(PromptConfig(source=str(path), count=60))
 
 

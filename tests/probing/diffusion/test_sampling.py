@@ -11,7 +11,9 @@ from diffusers import StableDiffusionPipeline
 
 from probing.diffusion import model as models
 from probing.diffusion.capture import NonFiniteActivation, Writers, capture, checked
-from probing.diffusion.sampling import initial_noise, sample
+from probing.diffusion.config import ModelConfig
+from probing.diffusion.metadata import noise_levels
+from probing.diffusion.sampling import initial_noise, sample, schedule
 from probing.scenes import diffusion
 from support import tiny_model as tiny
 
@@ -122,8 +124,6 @@ def test_forced_latents_are_what_the_network_sees(model):
 
 
 def diffusion_sigma(model) -> float:
-    from probing.diffusion.sampling import schedule
-
     return float(schedule(model, 3).init_noise_sigma)
 
 
@@ -213,9 +213,9 @@ def test_unknown_words_are_refused(model):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (models.ModelConfig(name="/nowhere/at/all"), "no directory"),
-        (models.ModelConfig(name="owner/name"), "pin the commit"),
-        (models.ModelConfig(device="quantum"), "is no device"),
+        (ModelConfig(name="/nowhere/at/all"), "no directory"),
+        (ModelConfig(name="owner/name"), "pin the commit"),
+        (ModelConfig(device="quantum"), "is no device"),
     ],
 )
 def test_wrong_models_are_refused_in_one_line(config, message):
@@ -224,16 +224,12 @@ def test_wrong_models_are_refused_in_one_line(config, message):
 
 
 def test_a_directory_without_a_pipeline_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"holds no model_index.json"):
-        models.load(models.ModelConfig(name=str(tmp_path)))
+    with pytest.raises(ValueError, match="model_index.json"):
+        models.load(ModelConfig(name=str(tmp_path)))
 
 
 def test_noise_levels_need_no_weights_and_fetch_nothing(tmp_path):
-    from probing.diffusion.model import ModelConfig
-    from probing.diffusion.sampling import noise_levels
-
-    found = noise_levels(ModelConfig(name="scenes"), 15)
-    assert len(found) == 15
-    assert list(found) == sorted(found, reverse=True)
-    assert found[-1] > 0
+    levels = noise_levels(ModelConfig(name="scenes"), 15)
+    scheduler = schedule(models.load(ModelConfig(name="scenes", device="cpu")), 15)
+    np.testing.assert_allclose(levels, scheduler.sigmas[:15], rtol=1e-6)
     assert noise_levels(ModelConfig(name=str(tmp_path)), 15) == ()

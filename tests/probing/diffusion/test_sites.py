@@ -133,6 +133,6 @@ def test_later_sites_see_the_edit(unet, sites):
 
 
 def test_an_edit_of_another_shape_is_refused(unet, sites):
-    with pytest.raises(ValueError, match=r"edit of down.0.0: got shape"):
+    with pytest.raises(ValueError, match=r"edit of down.0.0: .*shape"):
         with hooks.rewrite(unet, sites[:1], lambda site, x: x[:, :1]):
             call(unet)

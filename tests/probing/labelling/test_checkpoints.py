@@ -1,4 +1,4 @@
-"""Foreign checkpoints: what is read, what is refused, and in which words."""
+"""Foreign checkpoints: what is read and what is refused."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def source(path: Path | str) -> Source:
 
 
 def refusal(path: Path | str) -> str:
-    """The one line that a file is refused with."""
+    """The error message for a file."""
     with pytest.raises(ValueError, match="labels.saliency_weights") as caught:
         checkpoints.read(source(path))
     line = str(caught.value)
@@ -55,18 +55,18 @@ def test_reads_safetensors_and_keeps_a_prefix_that_not_all_have(tmp_path):
 def test_truncated_pickle_is_one_clear_line(tmp_path, old, share):
     path = tmp_path / "w.pth"
     torch.save({"weight": torch.randn(500)}, path, _use_new_zipfile_serialization=not old)
-    whole = path.read_bytes()
-    path.write_bytes(whole[: int(len(whole) * share)])
-    assert "cut short" in refusal(path)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+    assert "truncated" in refusal(path)
 
 
 def test_truncated_safetensors_and_other_files(tmp_path):
     save_file(STATE, tmp_path / "w.safetensors")
-    whole = (tmp_path / "w.safetensors").read_bytes()
-    (tmp_path / "w.safetensors").write_bytes(whole[:-5])
-    assert "cut short" in refusal(tmp_path / "w.safetensors")
+    data = (tmp_path / "w.safetensors").read_bytes()
+    (tmp_path / "w.safetensors").write_bytes(data[:-5])
+    assert "truncated" in refusal(tmp_path / "w.safetensors")
     (tmp_path / "page.pth").write_text("<!DOCTYPE html><title>Not found</title>")
-    assert "of another kind" in refusal(tmp_path / "page.pth")
+    assert "another kind of file" in refusal(tmp_path / "page.pth")
 
 
 @pytest.mark.parametrize("form", ["zip", "old", "bare"])
@@ -76,7 +76,7 @@ def test_code_in_a_pickle_is_refused_and_not_run(tmp_path, form):
         path.write_bytes(pickle.dumps({"weight": Trap(sign)}, protocol=2))
     else:
         torch.save({"weight": Trap(sign)}, path, _use_new_zipfile_serialization=form == "zip")
-    assert "refused and not run" in refusal(path)
+    assert "not run" in refusal(path)
     assert not sign.exists()
     with path.open("rb") as file:  # the trap works where pickles are run
         pickle.load(file) if form == "bare" else torch.load(file, weights_only=False)
@@ -88,9 +88,9 @@ def test_whole_module_is_refused(tmp_path):
     assert "torch.nn.modules.linear.Linear" in refusal(tmp_path / "w.pth")
 
 
-def test_what_is_no_state_dict_or_not_there(tmp_path):
+def test_files_that_are_missing_or_no_state_dict(tmp_path):
     torch.save([STATE["bias"]], tmp_path / "list.pth")
-    assert "holds a list" in refusal(tmp_path / "list.pth")
+    assert "a list" in refusal(tmp_path / "list.pth")
     torch.save({"weight": STATE["weight"], "epoch": 3}, tmp_path / "mixed.pth")
     assert "'epoch'" in refusal(tmp_path / "mixed.pth")
     assert "no such file" in refusal(tmp_path / "none.pth")
@@ -108,7 +108,7 @@ def fill(state: dict[str, torch.Tensor]) -> nn.Linear:
 def test_fill_is_strict():
     network = fill(STATE)
     assert torch.equal(network(torch.ones(1, 3)), torch.tensor([[4.0, 11.0]]))
-    for state, said in (
+    for state, fault in (
         ({"weight": STATE["weight"]}, "1 tensors missing (bias)"),
         (STATE | {"extra": torch.ones(1)}, "1 tensors unknown (extra)"),
         (STATE | {"bias": torch.ones(3)}, "1 tensors of another shape (bias)"),
@@ -116,11 +116,11 @@ def test_fill_is_strict():
     ):
         with pytest.raises(ValueError, match="does not fit") as caught:
             fill(state)
-        assert said in str(caught.value)
+        assert fault in str(caught.value)
         assert "\n" not in str(caught.value)
 
 
-def test_digest_is_that_of_sha256sum_for_one_file_and_sees_every_byte(tmp_path):
+def test_digest_equals_sha256sum_for_one_file_and_depends_on_every_byte(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
     (tmp_path / "b").write_bytes(b"abd")
     assert checkpoints.digest([tmp_path / "a"]) == "sha256:ba7816bf8f01cfea"

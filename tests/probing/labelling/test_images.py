@@ -59,7 +59,7 @@ def test_sizes_are_positive_multiples(height, width):
 
 def test_normalise():
     levels = torch.tensor([0.0, 0.5, 1.0]).reshape(1, 3, 1, 1)
-    found = images.normalise(levels, images.IMAGENET_MEAN, images.IMAGENET_DEVIATION)
+    found = images.normalise(levels, images.IMAGENET_MEAN, images.IMAGENET_STD)
     assert found.dtype == torch.float32
     assert np.allclose(found.flatten(), [-0.485 / 0.229, (0.5 - 0.456) / 0.224, (1 - 0.406) / 0.225], atol=1e-6)
 

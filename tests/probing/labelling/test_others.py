@@ -1,4 +1,4 @@
-"""The other labellers: Depth Anything, rembg models, the safety checker, and the registry that knows them."""
+"""The other labellers: Depth Anything, rembg models, the safety checker, scenes; and the registry."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config
 
-from probing.labelling import cutouts, depth_anything, safety
-from probing.labelling import registry as labellers
+from probing.labelling import depth_anything, registry, safety
 from support import labelling_reference as reference
 from support.labelling_reference import random_state
 
@@ -29,18 +28,18 @@ def pictures(count: int, height: int = 40, width: int = 40) -> np.ndarray:
 # --- registry
 
 
-def test_registry_knows_every_labeller_and_names_them_when_asked_for_another():
+def test_an_unknown_labeller_is_refused_with_the_known_names():
     with pytest.raises(ValueError, match="no labeller 'nothing'") as caught:
-        labellers.build("saliency", "nothing", "", CPU)
+        registry.build("saliency", "nothing", "", CPU)
     for name in ("tracer", "tracer-te0", "tracer-te7", "rembg-u2net", "scenes"):
         assert name in str(caught.value)
     with pytest.raises(ValueError, match="depth-anything-v2-base, .*midas, scenes"):
-        labellers.build("depth", "nothing", "", CPU)
+        registry.build("depth", "nothing", "", CPU)
 
 
 def test_the_registry_imports_nothing_heavy():
-    code = "import sys, probing.labellers; print([m for m in {heavy} if m in sys.modules])"
-    code = code.format(heavy=("transformers", "diffusers", "rembg", "PIL"))
+    code = "import sys, probing.labelling.registry; print([m for m in {heavy} if m in sys.modules])"
+    code = code.format(heavy=("torch", "transformers", "diffusers", "rembg", "PIL"))
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
 
@@ -70,7 +69,7 @@ def small(monkeypatch, tmp_path):
 
 
 def test_depth_anything_labels(small):
-    labeller = labellers.build("depth", "depth-anything-v2-small", str(small), CPU)
+    labeller = registry.build("depth", "depth-anything-v2-small", str(small), CPU)
     images = pictures(2)
     labels = labeller(images)
     assert labels.shape == (2, 40, 40)
@@ -86,7 +85,7 @@ def test_depth_anything_labels(small):
 
 
 def test_depth_anything_refuses_other_sizes_metric_depth_and_nothing(small):
-    with pytest.warns(UserWarning, match="non-commercial"), pytest.raises(ValueError, match="24 channels, not 768"):
+    with pytest.warns(UserWarning, match="non-commercial"), pytest.raises(ValueError, match="768 channels, got 24"):
         depth_anything.load(str(small), CPU, "base")
     config = (small / "config.json").read_text()
     (small / "config.json").write_text(config.replace('"relative"', '"metric"'))
@@ -101,34 +100,34 @@ def test_depth_anything_refuses_other_sizes_metric_depth_and_nothing(small):
 
 
 def test_rembg_model_is_named_and_runs_on_the_processor(monkeypatch):
-    asked = []
+    requested = []
 
     class Session:
         def predict(self, image: Image.Image) -> list[Image.Image]:
             return [image.split()[2]]
 
     def new_session(name: str, **options) -> Session:
-        asked.append((name, options))
+        requested.append((name, options))
         return Session()
 
     fake = ModuleType("rembg")
     monkeypatch.setattr(fake, "new_session", new_session, raising=False)
     monkeypatch.setitem(sys.modules, "rembg", fake)
-    labeller = labellers.build("saliency", "rembg-isnet-general-use", "", CPU)
+    labeller = registry.build("saliency", "rembg-isnet-general-use", "", CPU)
     images = pictures(3)
     assert np.array_equal(labeller(images), images[..., 2])
-    assert asked == [("isnet-general-use", {"providers": ["CPUExecutionProvider"]})]
+    assert requested == [("isnet-general-use", {"providers": ["CPUExecutionProvider"]})]
     assert labeller.revision.endswith("isnet-general-use")
 
 
 def test_rembg_is_optional_and_takes_no_weights_and_no_service(monkeypatch):
     monkeypatch.setitem(sys.modules, "rembg", None)
     with pytest.raises(ValueError, match=r'pip install "rembg\[cpu\]"'):
-        labellers.build("saliency", "rembg-u2net", "", CPU)
+        registry.build("saliency", "rembg-u2net", "", CPU)
     with pytest.raises(ValueError, match="labels.saliency_weights: w.onnx"):
-        labellers.build("saliency", "rembg-u2net", "w.onnx", CPU)
-    with pytest.raises(ValueError, match="rembg-withoutbg is not among"):
-        cutouts.load("", CPU, "withoutbg")
+        registry.build("saliency", "rembg-u2net", "w.onnx", CPU)
+    with pytest.raises(ValueError, match="no labeller 'rembg-withoutbg'"):
+        registry.build("saliency", "rembg-withoutbg", "", CPU)
 
 
 # --- safety checker
@@ -197,7 +196,7 @@ def test_pixels_are_those_of_clip(shape):
 def test_safety_checker_errors_are_one_line(checker):
     path = checker / "safety_checker" / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-64])
-    with pytest.raises(ValueError, match="curation.safety_weights: .*cut short") as caught:
+    with pytest.raises(ValueError, match="curation.safety_weights: .*truncated") as caught:
         safety.load(str(checker), CPU)
     assert "\n" not in str(caught.value)
 
@@ -210,7 +209,7 @@ def test_the_scenes_network_runs_once_for_both_tasks(monkeypatch: pytest.MonkeyP
     runs = []
     plain = teacher.label
     monkeypatch.setattr(teacher, "label", lambda network, given: runs.append(1) or plain(network, given))
-    saliency_of, depth_of = (labellers.build(task, "scenes", "", CPU) for task in ("saliency", "depth"))
+    saliency_of, depth_of = (registry.build(task, "scenes", "", CPU) for task in ("saliency", "depth"))
     np.testing.assert_array_equal(saliency_of(images), (mask * 255).round().astype(np.uint8))
     np.testing.assert_array_equal(depth_of(images.copy()), depth.clip(min=0))
     assert len(runs) == 1

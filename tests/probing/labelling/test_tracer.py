@@ -10,9 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from probing.labelling import efficientnet, tracer
-from probing.labelling import registry as labellers
-from probing.labelling import tracer_modules as modules
+from probing.labelling import efficientnet, registry, tracer, tracer_modules
 from support import labelling_reference as reference
 from support.labelling_reference import Part, doubles, random_state, thin_state, tracer_shapes
 
@@ -38,24 +36,24 @@ def assert_same(found: torch.Tensor, expected: np.ndarray) -> None:
 
 @pytest.mark.parametrize(("side", "seed"), [(40, 1), (41, 2)])
 def test_edge_module(side, seed):
-    module, part = random_module(modules.EdgeModule(24), seed)
+    module, part = random_module(tracer_modules.EdgeModule(24), seed)
     x = noise(24, side, side, seed=seed)
     kept = reference.high_frequencies(x)
     assert 0.1 < kept.std() < 0.8 * x.std()  # the mask takes some frequencies and leaves some
-    assert_same(modules.high_frequencies(torch.from_numpy(x)[None], 16)[0], kept)
+    assert_same(tracer_modules.high_frequencies(torch.from_numpy(x)[None], 16)[0], kept)
     assert_same(module(torch.from_numpy(x)[None])[0], reference.edges(x, part))
 
 
 @pytest.mark.parametrize(("inputs", "outputs"), [(12, 8), (8, 16)])
 def test_receptive_field(inputs, outputs):
-    module, part = random_module(modules.ReceptiveField(inputs, outputs), 3)
+    module, part = random_module(tracer_modules.ReceptiveField(inputs, outputs), 3)
     x = noise(inputs, 16, 18)
     assert_same(module(torch.from_numpy(x)[None])[0], reference.receptive_field(x, part))
 
 
 @pytest.mark.parametrize(("channels", "dropped"), [(20, 2), (21, 3)])  # of 21 the threshold is a gate itself
 def test_union_attention_drops_the_least_attended_channels(channels, dropped):
-    module, part = random_module(modules.UnionAttention(channels, spatial=True), 4)
+    module, part = random_module(tracer_modules.UnionAttention(channels, spatial=True), 4)
     x = 2 * noise(2, channels, 8, 9)
     found = module(torch.from_numpy(x))
     for one, image in zip(found, x, strict=True):  # each image has its own threshold
@@ -65,14 +63,14 @@ def test_union_attention_drops_the_least_attended_channels(channels, dropped):
 
 
 def test_aggregation():
-    module, part = random_module(modules.Aggregation(8, 12, 16), 5)
+    module, part = random_module(tracer_modules.Aggregation(8, 12, 16), 5)
     coarse, middle, fine = noise(16, 3, 4), noise(12, 6, 8), noise(8, 12, 16)
     found = module(*(torch.from_numpy(x)[None] for x in (coarse, middle, fine)))[0]
     assert_same(found, reference.aggregation(coarse, middle, fine, part))
 
 
 def test_object_attention_ignores_certain_background():
-    module, part = random_module(modules.ObjectAttention(24), 6)
+    module, part = random_module(tracer_modules.ObjectAttention(24), 6)
     logits, features = 4 * noise(1, 12, 14), noise(24, 12, 14, seed=1)
     share = (reference.sigmoid(-logits) > 0.93).mean()
     assert 0.05 < share < 0.9
@@ -132,7 +130,7 @@ def test_whole_network(arm, seed):
 
 def test_checkpoint_of_another_arm_or_model(tmp_path):
     path = tmp_path / "w.pth"
-    for state, arm, said in (
+    for state, arm, fault in (
         (thin_state(tracer_shapes(5)), 0, "is a checkpoint of TRACER-TE5, not TE0; set labels.saliency=tracer-te5"),
         (thin_state(tracer_shapes(0)), 5, "is a checkpoint of TRACER-TE0, not TE5; set labels.saliency=tracer-te0"),
         ({"encoder.conv.weight": torch.ones(1)}, 5, "1387 tensors missing"),
@@ -140,7 +138,7 @@ def test_checkpoint_of_another_arm_or_model(tmp_path):
         torch.save({f"module.{name}": value for name, value in state.items()}, path)
         with pytest.raises(ValueError, match=f"labels.saliency_weights: {path}") as caught:
             tracer.load(str(path), CPU, arm)
-        assert said in str(caught.value)
+        assert fault in str(caught.value)
         assert "\n" not in str(caught.value)
 
 
@@ -155,7 +153,7 @@ def test_missing_tensor_is_named(name):
 def test_te5_loads_strictly_from_a_file_in_the_official_form(tmp_path):
     path = tmp_path / "TRACER-Efficient-5.pth"
     torch.save({f"module.{name}": value for name, value in thin_state(tracer_shapes(5)).items()}, path)
-    labeller = labellers.build("saliency", "tracer", str(path), CPU)
+    labeller = registry.build("saliency", "tracer", str(path), CPU)
     assert labeller.revision.startswith("tracer-te5 sha256:")
 
 
@@ -198,7 +196,7 @@ def test_labels_from_a_checkpoint(tmp_path):
     path = tmp_path / "w.pth"
     state = random_state(tracer_shapes(0), 3)
     torch.save({f"module.{name}": value for name, value in state.items()}, path)
-    labeller = labellers.build("saliency", "tracer-te0", str(path), CPU)
+    labeller = registry.build("saliency", "tracer-te0", str(path), CPU)
     pictures = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3)).astype(np.uint8)
     labels = labeller(pictures)
     assert labels.shape == (2, 64, 64)
