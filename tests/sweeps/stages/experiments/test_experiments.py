@@ -125,7 +125,7 @@ def test_renders_for_probing_are_no_renders_of_training() -> None:
     from probing.dataset import prompts
     from probing.scenes import truth, world
 
-    others = [*world.RENDER_SEEDS.values(), prompts._SCENES_FIRST, world.CARD_SEED]
+    others = [*world.RENDER_SEEDS.values(), prompts.FIRST_SCENE, world.CARD_SEED]
     assert all(abs(world.TRUTH_SEED - first) >= 5_000_000 for first in others)
     model = tiny.model()
     clean = torch.zeros(2, *model.latent_shape)
