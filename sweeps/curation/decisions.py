@@ -1,4 +1,4 @@
-"""The verb `curate`: applies decisions by hand, curates, and writes the page for deciding."""
+"""The verb `curate`: apply manual decisions, curate, and write the page for making them."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ from sweeps import pipeline
 from sweeps.config.schema import Config, previews
 from sweeps.curation import page
 from sweeps.pipeline import Result
-from sweeps.runtime import run as runs
+from sweeps.runtime.run import model_info, reopen
 from sweeps.stages import curate, preview
 
 
 def execute(config: Config, decisions: str = "") -> Result:
-    """Curates what is sampled and labelled. Raises ValueError for decisions that do not fit the run.
+    """Curate the samples that are labelled. Raises ValueError if decisions do not fit the run.
 
-    With a preview that is not recorded yet, it is the preview's samples that are curated, and made where
-    they are missing. `decisions` is the path of a CSV from the page; it takes the place of decisions
-    applied earlier. The page is written also where too few samples are kept.
+    If the configuration has a preview and recording has not started, the preview's samples are made if necessary and
+    curated. `decisions` is the path of a CSV saved from the page; it replaces decisions applied earlier. The page is
+    written even if too few samples are kept.
     """
-    own = preview.settings(config) if _before_recording(config) else config
-    lines = [_apply(own, decisions)] if decisions else []
+    curated = preview.settings(config) if _before_recording(config) else config
+    lines = [_apply(curated, decisions)] if decisions else []
     result = Result()
     try:
-        if own is config:
+        if curated is config:
             result = pipeline.execute(config, ("curate",))
         else:
             pipeline.run_preview(config, result)
     except ValueError:
         with suppress(ValueError):
-            _page(own)
+            _write_page(curated)
         raise
     result.lines = lines + result.lines
     if not result.failed:
-        result.lines.append(f"page for decisions by hand: {_page(own)}")
+        result.lines.append(f"page for manual decisions: {_write_page(curated)}")
     return result
 
 
 def _before_recording(config: Config) -> bool:
-    """Whether a preview is to choose the samples, and has not yet."""
+    """Whether a preview chooses the samples and the output does not exist yet."""
     if not previews(config):
         return False
     try:
@@ -54,12 +54,12 @@ def _apply(config: Config, decisions: str) -> str:
     path = Path(decisions).expanduser()
     if not path.is_file():
         raise ValueError(f"--decisions: no file {decisions}; save one from the page that `scenesweep curate` writes")
-    run = runs.reopen(config, runs.model_info(config))
+    run = reopen(config, model_info(config))
     with run.store.lease(f"scenesweep {config.name}"):
-        return f"{curate.apply(run, path.read_bytes(), decisions)} decisions by hand applied"
+        return f"{curate.apply(run, path.read_bytes(), decisions)} manual decisions applied"
 
 
-def _page(config: Config) -> str:
-    run = runs.reopen(config, runs.model_info(config))
+def _write_page(config: Config) -> str:
+    run = reopen(config, model_info(config))
     with run.store.lease(f"scenesweep {config.name}"):
         return page.write(run)

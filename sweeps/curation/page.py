@@ -1,32 +1,30 @@
-"""The curation page: every sample with its labels over it, to be kept or dropped by hand; one file, no network."""
+"""The curation page: every sample with its labels, to be kept or dropped manually; one file, no network."""
 
 from __future__ import annotations
 
 import base64
 import io
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from html import escape
-from typing import Any
 
 import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib import colormaps
 from numpy.typing import NDArray
 from PIL import Image
 
 from probing.dataset.curation import FAILED, Measures, drop_reason
 from probing.dataset.manual_decisions import COLUMNS, Choice
-from sweeps.curation.template import PAGE
 from sweeps.runtime.run import Run, decisions_digest
 from sweeps.stages import curate
 
 PATH = "curation/index.html"
 SIDE = 320
-"""pixels of the longer side of an image on the page, at most"""
+"""maximum length in pixels of an image's longer side on the page"""
 LABEL_SIDE = 160
-"""the same of a label"""
+"""the same for a label"""
 QUALITY = 80
+"""JPEG quality"""
 MASK_COLOUR = (255, 0, 160)
 
 
@@ -38,94 +36,95 @@ class Shown:
     seed: int
     prompt: str
     rule: str
-    """why the rules drop it, or an empty string"""
+    """why the curation rules drop it, or an empty string"""
     foreground: float
+    """share of foreground pixels, 0 to 1"""
     image: NDArray[np.uint8]
     """(H, W, 3)"""
     mask: NDArray[np.bool_]
     """(H, W)"""
     depth: NDArray[np.float32] | None
-    """(H, W), any units; None where depth is not labelled yet"""
+    """(H, W), any units; None if depth is not labelled yet"""
 
 
 def build(title: str, identity: str, samples: Iterable[Shown], choices: Mapping[int, Choice]) -> str:
-    """The page's HTML; `identity` names the run and its decisions in the browser's memory."""
+    """The page's HTML; `identity` names the run and its decisions in the browser's storage."""
     data = {
         "id": identity,
         "columns": COLUMNS,
         "choices": {i: {"keep": c.keep, "reason": c.reason} for i, c in choices.items()},
         "samples": [_entry(shown) for shown in samples],
     }
-    text = json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")
-    return PAGE.replace("__TITLE__", escape(title)).replace("__DATA__", text, 1)
+    environment = Environment(loader=PackageLoader("sweeps.curation", ""), autoescape=True, undefined=StrictUndefined)
+    return environment.get_template("template.html").render(title=title, data=data)
 
 
-def _entry(shown: Shown) -> dict[str, Any]:
+def _entry(shown: Shown) -> dict[str, object]:
+    """A sample as the page's script expects it; pictures as data URLs."""
     image = Image.fromarray(shown.image)
     image.thumbnail((SIDE, SIDE))
+    # A palette of two colours, of which the first is transparent.
+    mask = Image.fromarray(_thin(shown.mask).astype(np.uint8), "L").convert("P")
+    mask.putpalette((0, 0, 0, *MASK_COLOUR))
+    depth = ""
+    if shown.depth is not None:
+        # Near is bright, and every image has a range of its own.
+        values = np.nan_to_num(_thin(shown.depth).astype(np.float64))
+        low, high = np.percentile(values, (1, 99))
+        scaled = ((values - low) / max(high - low, 1e-9)).clip(0, 1)
+        colours = (colormaps["magma"](scaled)[..., :3] * 255).astype(np.uint8)
+        depth = _address(Image.fromarray(colours), "jpeg", quality=QUALITY)
     return {
         "i": shown.sample,
         "seed": shown.seed,
         "prompt": shown.prompt,
         "rule": shown.rule,
         "foreground": round(shown.foreground, 4),
-        "image": _uri(image, "jpeg", quality=QUALITY),
-        "mask": _uri(_mask(shown.mask), "png", transparency=0),
-        "depth": "" if shown.depth is None else _uri(_depth(shown.depth), "jpeg", quality=QUALITY),
+        "image": _address(image, "jpeg", quality=QUALITY),
+        "mask": _address(mask, "png", transparency=0),
+        "depth": depth,
     }
 
 
-def _uri(image: Image.Image, kind: str, **options: Any) -> str:
-    held = io.BytesIO()
-    image.save(held, kind, **options)
-    return f"data:image/{kind};base64,{base64.b64encode(held.getvalue()).decode()}"
+def _address(image: Image.Image, format: str, **options: object) -> str:
+    """Data URL of an image."""
+    out = io.BytesIO()
+    image.save(out, format, **options)
+    return f"data:image/{format};base64,{base64.b64encode(out.getvalue()).decode()}"
 
 
-def _small(values: NDArray) -> NDArray:
-    """Every n-th row and column, so that the longer side is at most LABEL_SIDE."""
+def _thin(values: NDArray[np.generic]) -> NDArray[np.generic]:
+    """Every n-th row and column, so that the longer side has at most LABEL_SIDE pixels."""
     step = -(-max(values.shape) // LABEL_SIDE)
     return values[::step, ::step]
 
 
-def _mask(mask: NDArray[np.bool_]) -> Image.Image:
-    """Two colours; the first is transparent."""
-    image = Image.fromarray(_small(mask).astype(np.uint8), "L").convert("P")
-    image.putpalette((0, 0, 0, *MASK_COLOUR))
-    return image
-
-
-def _depth(depth: NDArray) -> Image.Image:
-    """Near is bright; the image's own range."""
-    small = np.nan_to_num(_small(depth).astype(np.float64))
-    low, high = np.percentile(small, (1, 99))
-    scaled = ((small - low) / max(high - low, 1e-9)).clip(0, 1)
-    return Image.fromarray((colormaps["magma"](scaled)[..., :3] * 255).astype(np.uint8))
-
-
 def write(run: Run) -> str:
-    """Writes the page of a run into its store and tells its path. Images are read shard by shard."""
-    decided = decisions_digest(run.store)
-    html = build(
-        f"Curation of {run.config.name}",
-        f"{run.hashes.label} {decided}",
-        _shown(run, curate.measures(run)),
-        curate.choices_of(run),
-    )
+    """Write the page of a run into its store; returns its path. Images are read shard by shard."""
+    identity = f"{run.hashes.label} {decisions_digest(run.store)}"
+    samples = shown_samples(run, curate.measures(run))
+    html = build(f"Curation of {run.config.name}", identity, samples, curate.choices_of(run))
     run.store.put(PATH, html.encode())
     return f"{run.config.output.rstrip('/')}/{PATH}"
 
 
-def _shown(run: Run, measures: Mapping[int, Measures]) -> Iterator[Shown]:
+def shown_samples(run: Run, measures: Mapping[int, Measures]) -> Iterator[Shown]:
+    """Every sample of the shards that `measures` touches, with its labels and the rule that drops it."""
     store = run.store
     table = store.samples().to_pydict()
-    shards = sorted({sample // store.layout.shard for sample in measures})
-    for shard in shards:
+    for shard in sorted({sample // store.layout.shard for sample in measures}):
         samples = list(store.layout.shard_samples(shard))
         images, depth = store.read_images("trained", samples), curate.depth_labels(run, samples)
         masks = store.read_labels("saliency", samples) > run.config.labels.threshold
         for k, i in enumerate(samples):
-            found = measures.get(i)
-            rule = drop_reason(found, run.config.curation) if found else FAILED
-            share = found.foreground if found else 0.0
-            far = None if depth is None else depth[k]
-            yield Shown(i, table["seed"][i], table["prompt"][i], rule, share, images[k], masks[k], far)
+            measured = measures.get(i)
+            yield Shown(
+                i,
+                table["seed"][i],
+                table["prompt"][i],
+                drop_reason(measured, run.config.curation) if measured else FAILED,
+                measured.foreground if measured else 0.0,
+                images[k],
+                masks[k],
+                None if depth is None else depth[k],
+            )

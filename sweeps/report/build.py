@@ -2,57 +2,74 @@
 
     path = report.build(store, config)
 
-Reads tables, images, labels and stored probes alone, so it can be rebuilt at any time.
+Reads only tables, images, labels and stored probes, so it can be rebuilt at any time.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from html import escape
-from typing import Any
 
+from storage import Store
 from sweeps.analysis import tables
 from sweeps.analysis.tables import RunData
-from sweeps.report import context as report_context
+from sweeps.report import context as contexts
+from sweeps.report import page
 from sweeps.report.context import Context
-from sweeps.report.html import page
+from sweeps.report.figures.base import Panel
+from sweeps.report.page import Section, TitledStrip
 from sweeps.report.sections import checks, controls, examples, experiments, interventions, provenance, results
 from sweeps.report.sections.claims import claims
 from sweeps.report.sections.seeds import spread
 
 PAGE = "report/index.html"
 FIGURES = "report/figures/"
-TITLE = "Where and when scene geometry can be read in a diffusion model"
+TITLE = "Where and when scene geometry can be decoded from a diffusion model"
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """A report in memory: what it was drawn from, and its page."""
+    """A report in memory: its data, its page, and the figures and picture strips on the page."""
 
     context: Context
-    page: str
+    html: str
+    figures: list[Panel]
+    strips: list[TitledStrip]
 
 
-def draw(run: RunData, store: Any) -> Drawn:
-    """The report of a run; `store` keeps the predictions that are shown."""
-    context = report_context.build(run, store)
-    return Drawn(context, render(context))
+def draw(run: RunData, store: Store) -> Drawn:
+    """Draw the report of a run; `store` caches the predictions that are shown."""
+    return draw_context(contexts.build(run, store))
 
 
-def build(store: Any, config: dict[str, Any]) -> str:
+def draw_context(context: Context) -> Drawn:
+    """Draw the report of a context; sections without data are left out."""
+    sections = _sections(context)
+    parts = [f"Linear probes on {len(context.run.sites)} self-attention sites of {context.model}"]
+    if context.steps:
+        parts.append(f"{context.steps} denoising steps")
+    if images := context.count("n_test"):
+        parts.append(f"{images} test images")
+    html = page.render(TITLE, f"scenesweep · {context.run.name}", f"{', '.join(parts)}.", sections)
+    return Drawn(context, html, page.panels(sections), list(page.titled_strips(sections)))
+
+
+def build(store: Store, config: Mapping[str, object]) -> str:
     """Write the report of `store`; the same tables give the same bytes.
 
     `config` is the resolved configuration as plain dictionaries. Returns the page's path or URL.
     """
-    return write(store, draw(tables.load(store, config), store))
+    return write(store, draw(tables.load(store, dict(config)), store))
 
 
-def write(store: Any, drawn: Drawn) -> str:
-    """Write a report's page, every figure as `report/figures/NAME.svg` with its numbers as `NAME.csv`, and remove
-    figures of earlier reports that are in it no longer. Returns the page's path or URL."""
-    store.put(PAGE, drawn.page.encode())
-    panels = drawn.context.panels
-    files = {f"{FIGURES}{p.name}.svg": p.svg for p in panels} | {f"{FIGURES}{p.name}.csv": p.csv() for p in panels}
+def write(store: Store, drawn: Drawn) -> str:
+    """Write a report's page and every figure as `report/figures/NAME.svg` with its numbers as `NAME.csv`.
+
+    Figures of earlier reports that this one does not have are removed. Returns the page's path or URL.
+    """
+    store.put(PAGE, drawn.html.encode())
+    files = {f"{FIGURES}{p.name}.svg": p.svg for p in drawn.figures}
+    files |= {f"{FIGURES}{p.name}.csv": p.csv() for p in drawn.figures}
     for path, text in files.items():
         store.put(path, text.encode())
     for path in set(store.list(FIGURES)) - set(files):
@@ -60,9 +77,9 @@ def write(store: Any, drawn: Drawn) -> str:
     return f"{store.url.rstrip('/')}/{PAGE}"
 
 
-def render(context: Context) -> str:
-    """The page's HTML; parts without data are left out."""
-    sections = [
+def _sections(context: Context) -> list[Section]:
+    """All sections in the page's order."""
+    return [
         results.headline(context),
         claims(context),
         examples.contact_strip(context),
@@ -86,20 +103,3 @@ def render(context: Context) -> str:
         provenance.costs(context),
         provenance.provenance(context),
     ]
-    kicker = f"scenesweep · {context.run.name}"
-    foot = (
-        "Made by scenesweep from the tables of this run. Figures are also in "
-        "<code>report/figures</code> as SVG, with their numbers as CSV."
-    )
-    return page(TITLE, kicker, _meta(context), sections, foot)
-
-
-def _meta(context: Context) -> str:
-    sites, steps = len(context.run.sites), context.steps
-    parts = [f"Linear probes on {sites} self-attention sites of {escape(context.model)}"]
-    if steps:
-        parts.append(f"{steps} denoising steps")
-    test = context.count("n_test")
-    if test:
-        parts.append(f"{test} test images")
-    return f'<p class="meta">{", ".join(parts)}.</p>'

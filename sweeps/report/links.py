@@ -1,10 +1,10 @@
-"""Links from the report's numbers to where they come from: anchors of the provenance section."""
+"""Links from the report's numbers to their origin: anchors in the provenance section."""
 
 from __future__ import annotations
 
-from html import escape
+from markupsafe import Markup
 
-from sweeps.report.tables import Raw
+from sweeps.report.page import Paragraph
 
 
 def site_anchor(site: str) -> str:
@@ -17,12 +17,17 @@ def experiment_anchor(experiment: str) -> str:
     return f"from-{experiment}"
 
 
-def site_link(site: str, label: str = "") -> Raw:
-    """A site's name that leads to its hashes, cells, samples and W&B runs."""
-    words = escape(label or site)
-    return Raw(f'<a class="from" href="#{site_anchor(site)}">{words}</a>')
+def site_link(site: str) -> Markup:
+    """A site's name that links to its hashes, probes, samples and W&B runs."""
+    return Markup('<a class="from" href="#{}">{}</a>').format(site_anchor(site), site)
 
 
-def cells_link(experiment: str) -> str:
-    """A line under a table that leads to the experiment's hash, cells and samples."""
-    return f'<p class="note download"><a href="#{experiment_anchor(experiment)}">Where these numbers come from</a></p>'
+def source_link(experiment: str) -> Paragraph:
+    """A line that links to the experiment's hash, probes and samples."""
+    link = Markup('<a href="#{}">Where these numbers come from</a>').format(experiment_anchor(experiment))
+    return Paragraph(link, "note download")
+
+
+def code(text: object) -> Markup:
+    """Text in a fixed-width font."""
+    return Markup("<code>{}</code>").format(text)

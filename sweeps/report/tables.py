@@ -1,11 +1,13 @@
-"""Accessible HTML tables: captions, scoped headers, tabular figures."""
+"""Tables of the report, and how numbers are written in cells and sentences."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from html import escape
-from typing import Any
+from dataclasses import dataclass
+from typing import ClassVar
+
+from markupsafe import Markup, escape
 
 from probing.statistics import Interval
 
@@ -14,107 +16,89 @@ MISSING = "—"
 MINUS = "−"
 
 
-class Raw(str):
-    """Text that is HTML already."""
+class Num(Markup):
+    """HTML of a number, aligned to the right."""
 
 
-class Num(Raw):
-    """HTML of a number, set flush right."""
+Cell = object
+"""text, `Markup`, a number, an `Interval`, or None for a missing value"""
 
 
-def markup(value: Any) -> str:
-    """HTML of a cell: escaped text, two decimals for floats, a dash for what is absent."""
-    if isinstance(value, Raw):
-        return value
+class Block:
+    """A part of a section; each kind names the template that draws it."""
+
+    template: ClassVar[str]
+
+
+@dataclass(frozen=True)
+class Table(Block):
+    """A table whose first column heads its rows.
+
+    Numbers (int, float, Interval, Num) are aligned to the right with equal-width digits.
+    """
+
+    caption: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    groups: Sequence[tuple[str, int]] = ()
+    """labels above the columns, each with the number of columns that it spans"""
+    marked: Sequence[int] = ()
+    """indices of highlighted rows"""
+    style: str = ""
+    """CSS classes"""
+    template: ClassVar = "table.html"
+
+    @property
+    def header(self) -> list[tuple[str, bool]]:
+        """Column names, each with whether the column holds a number."""
+        return [(name, any(is_number(row[i]) for row in self.rows)) for i, name in enumerate(self.columns)]
+
+
+def is_number(value: Cell) -> bool:
+    """Whether a cell is aligned to the right."""
+    return isinstance(value, float | int | Interval | Num) and not isinstance(value, bool)
+
+
+def cell(value: Cell) -> Markup:
+    """HTML of a cell: escaped text, two decimals for floats, a dash for a missing value."""
     if isinstance(value, Interval):
         return interval(value)
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
-        return MISSING
-    if isinstance(value, float):
-        return number(value)
-    return escape(str(value))
+        return Markup(MISSING)
+    return escape(number(value) if isinstance(value, float) else value)
 
 
 def number(value: float, digits: int = 2) -> str:
-    """A number with a true minus sign, or a dash where it is not finite."""
+    """A number with a true minus sign, or a dash if it is not finite."""
     if not math.isfinite(value):
         return MISSING
     text = f"{value:.{digits}f}"
-    zero = not text.strip("-0.")
-    return text.lstrip("-") if zero else text.replace("-", MINUS)
+    is_zero = not text.strip("-0.")
+    return text.lstrip("-") if is_zero else text.replace("-", MINUS)
 
 
-def interval(estimate: Interval, digits: int = 2) -> str:
-    """``0.83 (0.81-0.85)``; without the brackets where there is no interval."""
+def interval(estimate: Interval, digits: int = 2) -> Num:
+    """``0.83 (0.81–0.85)``; without the brackets if there is no interval."""
     value = number(estimate.estimate, digits)
     if not math.isfinite(estimate.low):
-        return value
+        return Num(value)
     low, high = number(estimate.low, digits), number(estimate.high, digits)
-    joint = " to " if MINUS in low + high else DASH
-    return f'{value} <span class="ci">({low}{joint}{high})</span>'
+    separator = " to " if MINUS in low + high else DASH
+    return Num(f'{value} <span class="ci">({low}{separator}{high})</span>')
+
+
+def steps(estimate: Interval) -> Num:
+    """A denoising step with its interval, in whole numbers."""
+    return interval(estimate, 0) if math.isfinite(estimate.estimate) else Num(MISSING)
 
 
 def p_value(p: float) -> Num:
-    """Three decimals, or a bound."""
+    """Three decimals, or an upper bound."""
     if not math.isfinite(p):
         return Num(MISSING)
     return Num("&lt; 0.001" if p < 0.001 else f"{p:.3f}")
 
 
-def steps(estimate: Interval) -> str:
-    """A step with its interval, whole numbers."""
-    return interval(estimate, 0) if math.isfinite(estimate.estimate) else MISSING
-
-
-def table(
-    caption: str,
-    columns: Sequence[str],
-    rows: Sequence[Sequence[Any]],
-    groups: Sequence[tuple[str, int]] = (),
-    marked: Sequence[int] = (),
-    kind: str = "",
-) -> str:
-    """A table whose first column heads its rows; `groups` spans columns, `marked` rows stand out.
-
-    Numbers (floats, estimates) are set flush right with equal-width digits.
-    """
-    body = "".join(_row(row, i in marked) for i, row in enumerate(rows))
-    head = _groups(groups) + _columns(columns, rows)
-    return (
-        f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(caption)}">'
-        f'<table class="{kind}"><caption><span>{escape(caption)}</span></caption>'
-        f"<thead>{head}</thead><tbody>{body}</tbody></table></div>"
-    )
-
-
-def _groups(groups: Sequence[tuple[str, int]]) -> str:
-    if not groups:
-        return ""
-    cells = "".join(
-        f'<th scope="colgroup" colspan="{span}">{escape(label)}</th>' if label else f'<td colspan="{span}"></td>'
-        for label, span in groups
-    )
-    return f'<tr class="groups">{cells}</tr>'
-
-
-def _columns(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    numeric = [any(_is_number(row[i]) for row in rows) for i in range(len(columns))]
-    cells = "".join(
-        f'<th scope="col"{_class(flag)}>{escape(name)}</th>' for name, flag in zip(columns, numeric, strict=True)
-    )
-    return f"<tr>{cells}</tr>"
-
-
-def _row(row: Sequence[Any], marked: bool) -> str:
-    first, *others = row
-    cells = "".join(f"<td{_class(_is_number(v))}>{markup(v)}</td>" for v in others)
-    mark = ' class="marked"' if marked else ""
-    return f'<tr{mark}><th scope="row">{markup(first)}</th>{cells}</tr>'
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, float | int | Interval | Num) and not isinstance(value, bool)
-
-
-def _class(numeric: bool) -> str:
-    return ' class="n"' if numeric else ""
+def grid_size(grid: tuple[int, int]) -> str:
+    """Rows and columns of a grid: ``8 × 12``."""
+    return f"{grid[0]} × {grid[1]}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +12,17 @@ import pyarrow as pa
 from sweeps.analysis import summary
 from sweeps.analysis.scores import Scores
 from sweeps.analysis.tables import RunData
-from sweeps.report import strips as report_strips
 from sweeps.report import thumbnails
 from sweeps.report.build import Drawn
 from sweeps.report.context import Context
 from sweeps.report.gallery.probes import Example
-from sweeps.report.strips import Strip
+from sweeps.report.page import TitledStrip
 
 
 def fill(run: Any, drawn: Drawn, store: Any) -> None:
     """Log everything to an open W&B run."""
     context, data = drawn.context, drawn.context.run
-    logged: dict[str, Any] = figures(context) | pictures(drawn.page)
+    logged: dict[str, Any] = figures(drawn) | pictures(drawn)
     for name in ("probes", "interventions"):
         table = data.table(name)
         if table is not None:
@@ -37,25 +36,27 @@ def fill(run: Any, drawn: Drawn, store: Any) -> None:
     run.log_artifact(reference(data, store.url))
 
 
-def figures(context: Context) -> dict[str, Any]:
+def figures(drawn: Drawn) -> dict[str, Any]:
     """Every figure of the report under its name, with its title."""
     import wandb
 
-    return {f"figures/{p.name}": wandb.Image(p.png(), caption=p.title) for p in context.panels}
+    return {f"figures/{p.name}": wandb.Image(p.png(), caption=p.title) for p in drawn.figures}
 
 
-def pictures(page: str) -> dict[str, Any]:
+def pictures(drawn: Drawn) -> dict[str, Any]:
     """By section, the report's strips of pictures, each as one image with its title and captions."""
     import wandb
 
-    found: dict[str, list[Strip]] = {}
-    for strip in report_strips.strips(page):
+    found: dict[str, list[TitledStrip]] = {}
+    for strip in drawn.strips:
         found.setdefault(f"pictures/{strip.section}", []).append(strip)
-    return {name: [wandb.Image(p, caption=s.words) for p, s in _drawn(strips)] for name, strips in found.items()}
-
-
-def _drawn(strips: Sequence[Strip]) -> Iterator[tuple[np.ndarray, Strip]]:
-    yield from zip(report_strips.sheets(strips), strips, strict=True)
+    return {
+        name: [
+            wandb.Image(sheet, caption=strip.words)
+            for sheet, strip in zip(thumbnails.sheets([s.pictures for s in strips]), strips, strict=True)
+        ]
+        for name, strips in found.items()
+    }
 
 
 def results_table(table: pa.Table) -> Any:
@@ -138,7 +139,7 @@ def _example_cells(example: Example) -> Iterator[tuple[str, Any]]:
     for r in example.readings:
         maps = {"label": r.label, **{f"step {s}": p for s, p in r.predictions.items()}}
         for name, values in maps.items():
-            yield (f"{r.task} {name}", wandb.Image(thumbnails.colour_map(values, r.task, r.low, r.high)))
+            yield (f"{r.task} {name}", wandb.Image(thumbnails.colour_map(values, r.task, *r.limits)))
 
 
 def reference(data: RunData, url: str) -> Any:

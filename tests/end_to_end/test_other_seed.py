@@ -75,6 +75,6 @@ def test_it_is_listed_among_the_baselines(tmp_path: Path) -> None:
     lead = contrasts.headline(replace(scores["depth"], val=better), {})
     assert lead is not None
     assert lead.rival.name == OTHER_SEED
-    page = report.render(report_context.Context(run, scores))
+    page = report.draw_context(report_context.Context(run, scores)).html
     assert "Other image, same prompt" in page
-    assert "say what the text alone gives." in page
+    assert "what the text alone provides" in page

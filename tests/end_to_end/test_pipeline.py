@@ -276,7 +276,7 @@ def test_ray_gives_the_same_bytes_and_rows(finished, tiny_pipeline, tmp_path, ra
     assert (machine["nodes"], machine["cpus"], machine["gpus"]) == (1, 2, 0)
     assert machine["workers"].keys() == {"sample", "label", "probe", "intervene"}
     assert max(machine["workers"].values()) == 2
-    assert "Machines that the run was carried out on" in (output / "report" / "index.html").read_text()
+    assert "Machines on which the run was executed" in (output / "report" / "index.html").read_text()
 
 
 @pytest.mark.chaos

@@ -1,4 +1,4 @@
-"""Headless Chromium, driven over its debugging pipe with nothing but the standard library."""
+"""Headless Chromium, controlled over its debugging pipe with the standard library only."""
 
 from __future__ import annotations
 
@@ -19,22 +19,18 @@ FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-u
 KEYS = {"Enter": 13, "ArrowRight": 39, "ArrowLeft": 37, "ArrowDown": 40, "ArrowUp": 38, "Escape": 27}
 
 
-def _moved(end: int) -> int:
-    """The same end of a pipe under a high number."""
-    high = fcntl.fcntl(end, fcntl.F_DUPFD, 100)
-    os.close(end)
-    return high
-
-
 class Browser:
-    """One tab. `downloads` is where files that the page saves arrive."""
+    """One tab. Files that the page saves go to `downloads`; a call waits at most `timeout` seconds."""
 
-    def __init__(self, profile: Path, downloads: Path, patience: float = 120) -> None:
-        self.patience, self.number, self.rest, self.errors = patience, 0, b"", []
+    def __init__(self, profile: Path, downloads: Path, timeout: float = 120) -> None:
+        self.timeout, self.number, self.rest, self.errors = timeout, 0, b"", []
         read_end, self.writer = os.pipe()
         self.reader, write_end = os.pipe()
-        # Far from 3 and 4, the numbers that Chromium reads and writes.
-        read_end, write_end = _moved(read_end), _moved(write_end)
+        # Chromium uses file descriptors 3 and 4, so move the ends of the pipes out of their way.
+        moved = [fcntl.fcntl(end, fcntl.F_DUPFD, 100) for end in (read_end, write_end)]
+        os.close(read_end)
+        os.close(write_end)
+        read_end, write_end = moved
         command = shlex.join([str(CHROMIUM), *FLAGS, f"--user-data-dir={profile}", "about:blank"])
         self.process = subprocess.Popen(
             ["bash", "-c", f"exec {command} 3<&{read_end} 4>&{write_end}"],
@@ -61,56 +57,56 @@ class Browser:
         os.close(self.writer)
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """One command and its answer. Raises RuntimeError for an error, TimeoutError for silence."""
+        """Send one command and return its result. Raises RuntimeError for an error, TimeoutError without a reply."""
         self.number += 1
         message: dict[str, Any] = {"id": self.number, "method": method, "params": parameters}
         if self.session:
             message["sessionId"] = self.session
         os.write(self.writer, json.dumps(message).encode() + b"\0")
-        until = time.monotonic() + self.patience
+        deadline = time.monotonic() + self.timeout
         while True:
-            answer = self._next(until)
-            if answer.get("method") == "Runtime.exceptionThrown":
-                self.errors.append(answer["params"]["exceptionDetails"]["text"])
-            if answer.get("id") == self.number:
-                if "error" in answer:
-                    raise RuntimeError(f"{method}: {answer['error']}")
-                return answer["result"]
+            reply = self._next(deadline)
+            if reply.get("method") == "Runtime.exceptionThrown":
+                self.errors.append(reply["params"]["exceptionDetails"]["text"])
+            if reply.get("id") == self.number:
+                if "error" in reply:
+                    raise RuntimeError(f"{method}: {reply['error']}")
+                return reply["result"]
 
-    def _next(self, until: float) -> dict[str, Any]:
+    def _next(self, deadline: float) -> dict[str, Any]:
         while b"\0" not in self.rest:
-            ready, _, _ = select.select([self.reader], [], [], max(0.0, until - time.monotonic()))
+            ready, _, _ = select.select([self.reader], [], [], max(0.0, deadline - time.monotonic()))
             if not ready:
-                raise TimeoutError("the browser does not answer")
-            found = os.read(self.reader, 1 << 20)
-            if not found:
-                raise RuntimeError("the browser is gone")
-            self.rest += found
+                raise TimeoutError("the browser does not reply")
+            data = os.read(self.reader, 1 << 20)
+            if not data:
+                raise RuntimeError("the browser has exited")
+            self.rest += data
         first, self.rest = self.rest.split(b"\0", 1)
         return json.loads(first)
 
     def evaluate(self, script: str) -> Any:
-        """The value of an expression in the page; a promise is awaited."""
-        found = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
-        if "exceptionDetails" in found:
-            raise RuntimeError(f"{script}: {found['exceptionDetails']}")
-        return found["result"].get("value")
+        """Return the value of an expression in the page, awaiting a promise."""
+        data = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        if "exceptionDetails" in data:
+            raise RuntimeError(f"{script}: {data['exceptionDetails']}")
+        return data["result"].get("value")
 
     def wait(self, script: str) -> None:
-        """Until an expression is true."""
-        until = time.monotonic() + self.patience
+        """Wait until an expression is true. Raises TimeoutError."""
+        deadline = time.monotonic() + self.timeout
         while not self.evaluate(script):
-            if time.monotonic() > until:
+            if time.monotonic() > deadline:
                 raise TimeoutError(script)
             time.sleep(0.02)
 
     def open(self, path: Path) -> None:
-        """Goes to a file and waits until it is loaded."""
+        """Open a file and wait until it is loaded."""
         self.call("Page.navigate", url=path.as_uri())
         self.wait(f"location.href === {json.dumps(path.as_uri())} && document.readyState === 'complete'")
 
     def press(self, key: str) -> None:
-        """A key, pressed and let go."""
+        """Press and release a key."""
         code = KEYS.get(key, ord(key.upper()[0]))
         about = {"key": key, "windowsVirtualKeyCode": code, "code": key if key in KEYS else ""}
         text = {"text": "\r"} if key == "Enter" else {} if key in KEYS else {"text": key}
@@ -118,5 +114,5 @@ class Browser:
         self.call("Input.dispatchKeyEvent", type="keyUp", **about)
 
     def type(self, text: str) -> None:
-        """Text into the field that has the focus."""
+        """Enter text into the focused field."""
         self.call("Input.insertText", text=text)

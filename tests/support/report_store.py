@@ -1,4 +1,4 @@
-"""A made-up finished run for the tests of the report and of the W&B mirror."""
+"""A synthetic finished run for the tests of the report and of the W&B mirror."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from interventions.pictures import Pictures, pack, picture_path
 from interventions.plan import Row
 from storage import tables
 
-SITES = {  # name: (cells a side, channels) of the scenes model
+SITES = {  # name: (columns of the grid, channels) of the scenes model
     "down.0.0": (16, 64), "down.0.1": (16, 64), "down.1.0": (8, 128), "down.1.1": (8, 128),
     "down.2.0": (4, 192), "down.2.1": (4, 192), "mid.0": (2, 192),
     "up.1.0": (4, 192), "up.1.1": (4, 192), "up.1.2": (4, 192),
@@ -27,9 +27,9 @@ SITES = {  # name: (cells a side, channels) of the scenes model
     "up.3.0": (16, 64), "up.3.1": (16, 64), "up.3.2": (16, 64),
 }  # fmt: skip
 OTHER = {"vae.mid": (16, 32), "conv.up.3.0": (16, 64), "conv.mid.0": (2, 192)}
-"""sites of the further families"""
+"""sites of additional site families"""
 LABELLERS = {"labeller.x0": (16, 1), "labeller.xt": (16, 1)}
-"""what stands for a site where a labeller reads the decoded partial image"""
+"""values of column `site` for labellers of the decoded partial image"""
 SHAPES = SITES | OTHER | LABELLERS
 STEPS = tuple(range(1, 16))
 VARIANTS = ("trained", "random")
@@ -41,7 +41,7 @@ COLOURS = {
 
 
 def quality(site: str, step: int, variant: str) -> float:
-    """How well a site knows the scene at a step, 0 to 1."""
+    """Quality of the predictions from a site at a step, 0 to 1."""
     if variant != "trained":
         return 0.12 + 0.02 * site.startswith("down")
     depth = list(SITES).index(site) / len(SITES) if site in SITES else 0.1
@@ -49,15 +49,16 @@ def quality(site: str, step: int, variant: str) -> float:
     return float(best * (1 - np.exp(-step / (1.4 + 1.6 * (1 - depth)))))
 
 
-def scene(sample: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, str]:
-    """Image uint8 (size, size, 3), mask uint8, depth float32, caption of one made-up scene."""
+def scene(sample: int, size: int, stretch: float = 1.0) -> tuple[np.ndarray, np.ndarray, np.ndarray, str]:
+    """Image uint8 (size * stretch, size, 3), mask uint8, depth float32, caption of one synthetic scene."""
     rng = np.random.default_rng(sample)
-    y, x = np.mgrid[:size, :size] / size
+    y, x = np.mgrid[: round(size * stretch), :size] / size
+    y /= stretch
     horizon = rng.uniform(0.25, 0.6)
     floor = np.clip((y - horizon) / (1 - horizon), 0, 1)
     depth = (0.2 + 2.2 * floor + rng.uniform(-0.6, 0.6) * (x - 0.5)).astype(np.float32)
     image = np.where(floor[..., None] > 0, (190, 186, 176), (172, 196, 214)) * (0.8 + 0.2 * floor[..., None])
-    mask = np.zeros((size, size), np.uint8)
+    mask = np.zeros(y.shape, np.uint8)
     words = []
     for _ in range(rng.integers(1, 3)):
         colour = str(rng.choice(list(COLOURS)))
@@ -75,11 +76,14 @@ def scene(sample: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, s
 
 @dataclass(frozen=True)
 class Made:
-    """Sizes of a made-up run."""
+    """Sizes of a synthetic run."""
 
     train: int = 6
     test: int = 10
     size: int = 32
+    """columns of an image"""
+    stretch: float = 1.0
+    """rows of images and grids over their columns"""
     steps: tuple[int, ...] = STEPS
     variants: tuple[str, ...] = VARIANTS
     sites: tuple[str, ...] = tuple(SITES)
@@ -97,16 +101,26 @@ class Made:
         """Number of samples."""
         return self.train + self.test
 
+    @property
+    def image(self) -> tuple[int, int]:
+        """Rows and columns of an image."""
+        return round(self.size * self.stretch), self.size
+
+    def tokens(self, site: str) -> int:
+        """Patches of a site's grid."""
+        columns, _ = SHAPES[site]
+        return round(columns * self.stretch) * columns
+
 
 def make_store(root: Path, made: Made = Made()) -> storage.Store:
     """A finished run in `root`: tables, pictures and probes of every site and step."""
-    sites = tuple(storage.SiteShape(n, SITES[n][0] ** 2, 3) for n in made.sites)
+    sites = tuple(storage.SiteShape(n, made.tokens(n), 3) for n in made.sites)
     layout = storage.Layout(
         samples=made.samples,
         shard=made.samples,
         variants=made.variants,
         sites=sites,
-        image=(made.size, made.size),
+        image=made.image,
         latent=(4, 4, 4),
     )
     store = storage.Store.create(str(root), layout, durable=False)
@@ -145,9 +159,9 @@ def write_results(store: storage.Store, made: Made) -> None:
         put_table(store, "interventions", interventions(made.test, made.train))
     images = pa.concat_tables(parts)
     if made.images:
-        seen = [image_rows(made, "none", ("trained",), "emergence", tuple(LABELLERS))] if made.extras else []
-        put_table(store, "images", pa.concat_tables([images, *seen]))
-    probes = probe_rows(images, made.val)
+        emergence = [image_rows(made, "none", ("trained",), "emergence", tuple(LABELLERS))] if made.extras else []
+        put_table(store, "images", pa.concat_tables([images, *emergence]))
+    probes = probe_rows(images, made.val, made)
     put_table(store, "probes", probes)
     if made.extras:
         put_table(store, "probes", transfer_rows(made))
@@ -161,41 +175,45 @@ def better(rows: pa.Table, made: Made, by: float = 0.25) -> pa.Table:
 
 
 def put_table(store: storage.Store, name: str, table: pa.Table) -> None:
-    """One Parquet part, as `store.append` writes it, without a detour over Python rows."""
+    """Write one Parquet part as `store.append` does, without converting to Python rows."""
     store.put(f"results/{name}/{time.time_ns():020d}-made.parquet", tables.to_parquet(table))
 
 
 def write_pictures(store: storage.Store, made: Made) -> None:
     """Images and labels."""
-    scenes = [scene(i, made.size) for i in range(made.samples)]
+    scenes = [scene(i, made.size, made.stretch) for i in range(made.samples)]
     images = np.stack([s[0] for s in scenes])
     store.write_labels("saliency", 0, np.stack([s[1] * 255 for s in scenes]))
     store.write_labels("depth", 0, np.stack([s[2] for s in scenes]))
-    rng = np.random.default_rng(7)
-    coarse = rng.integers(60, 200, (made.samples, 8, 8, 3), dtype=np.uint8)
-    coarse = coarse.repeat(made.size // 8, 1).repeat(made.size // 8, 2)
+    coarse = np.random.default_rng(7).integers(
+        60, 200, (made.samples, made.image[0] // 4, made.image[1] // 4, 3), dtype=np.uint8
+    )
+    coarse = coarse.repeat(4, 1).repeat(4, 2)
     for variant in made.variants:
         store.write_images(variant, 0, images if variant == "trained" else coarse)
 
 
 def write_probes(store: storage.Store, made: Made) -> None:
-    """Activations and probes of the decoder's last block at the steps that reports show."""
+    """Activations and probes at the steps that reports show, with those of the smoothness loss at one site."""
     saliency = {"weight": np.array([[0, 0, 2], [6, 0, -1]], np.float32)}
     depth = {"weight": np.array([[0, 1, -1]], np.float32)}
-    pooled = [scene(i, 32)[1:3] for i in range(made.samples)]
+    scenes = [scene(i, 32, made.stretch)[1:3] for i in range(made.samples)]
     for variant in made.variants:
-        for site in {"up.2.1", "up.3.0"} & set(made.sites):
+        for site in {"up.1.0", "up.2.1", "up.3.0"} & set(made.sites):
             for step in (1, 2, 3, 5, 10, 15):
-                values = activations(pooled, site, quality(site, step, variant), step)
+                values = activations(scenes, site, quality(site, step, variant), step)
                 store.write_activation(variant, site, step, 0, values)
                 for task, weights in (("saliency", saliency), ("depth", depth)):
                     path = storage.probe_path(variant, site, step, task, "none", 0)
                     store.put(path, save(weights))
+    if made.extras and "up.1.0" in made.sites:
+        path = storage.probe_path("trained", "up.1.0", made.steps[-1], "depth", "none", 0)
+        store.put(f"experiments/smoothness/{path}", save(depth))
 
 
 def write_emergence(store: storage.Store, made: Made) -> None:
     """Partial images of the first test image, with their labels."""
-    image, mask, depth, _ = scene(made.train, made.size)
+    image, mask, depth, _ = scene(made.train, made.size, made.stretch)
     kept = {"steps": np.array(STEPS)}
     for kind in ("xt", "x0"):
         kept[f"{kind}.image"] = np.stack([image] * len(STEPS))
@@ -207,7 +225,7 @@ def write_emergence(store: storage.Store, made: Made) -> None:
 def write_edits(store: storage.Store, made: Made) -> None:
     """Pictures of one edit of each task."""
     for task in ("saliency", "depth"):
-        image, mask, depth, _ = scene(made.train, made.size)
+        image, mask, depth, _ = scene(made.train, made.size, made.stretch)
         label = mask.astype(bool) if task == "saliency" else depth
         moved = np.roll(label, 4, axis=1)
         pictures = Pictures(
@@ -226,10 +244,11 @@ def write_edits(store: storage.Store, made: Made) -> None:
 
 
 def activations(scenes: list[tuple[np.ndarray, ...]], site: str, q: float, seed: int) -> np.ndarray:
-    """float16 (n, T, 3): a mask, a depth and a constant per cell, noisier where q is smaller."""
-    cells = SITES[site][0]
+    """float16 (n, T, 3): a mask, a depth and a constant per patch, noisier if q is smaller."""
+    columns = SITES[site][0]
+    side = 32 // columns
     rng = np.random.default_rng(seed)
-    planes = [[v.reshape(cells, 32 // cells, cells, -1).mean((1, 3)).ravel() for v in pair] for pair in scenes]
+    planes = [[v.reshape(-1, side, columns, side).mean((1, 3)).ravel() for v in pair] for pair in scenes]
     clean = np.stack(planes).transpose(0, 2, 1)
     noisy = q * clean + (1 - q) * rng.normal(0.6, 0.7, clean.shape)
     return np.concatenate([noisy, np.ones((*noisy.shape[:2], 1))], -1).astype(np.float16)
@@ -238,7 +257,7 @@ def activations(scenes: list[tuple[np.ndarray, ...]], site: str, q: float, seed:
 def image_rows(
     made: Made, control: str, variants: tuple[str, ...], experiment: str = "grid", sites: tuple[str, ...] = ()
 ) -> pa.Table:
-    """results/images of both tasks on all steps, of the main sites or others."""
+    """results/images of both tasks and all steps, for the main sites or others."""
     sites = sites or made.sites
     axes = (variants, sites, made.steps, ("saliency", "depth"), range(made.test))
     v, s, t, k, n = (a.ravel() for a in np.indices([len(a) for a in axes]))
@@ -273,8 +292,8 @@ def image_rows(
     )
 
 
-def probe_rows(images: pa.Table, validated: bool = True) -> pa.Table:
-    """results/probes: means of the per-image rows, with floors, training losses and, if asked, validation scores."""
+def probe_rows(images: pa.Table, validated: bool = True, made: Made = Made()) -> pa.Table:
+    """results/probes: means of the per-image rows, with floors, training losses and, optionally, validation scores."""
     keys = ["experiment", "variant", "site", "step", "task", "control", "seed", "stage_hash"]
     scores = ["dice", "oracle_dice", "rmse", "oracle_rmse", "ap", "spearman"]
     means = images.group_by(keys).aggregate([(s, "mean") for s in scores])
@@ -284,7 +303,7 @@ def probe_rows(images: pa.Table, validated: bool = True) -> pa.Table:
     dice, rmse = (means[c].to_numpy() for c in ("dice", "rmse"))
     columns = {
         "block": [s.rpartition(".")[0] for s in site],
-        "tokens": [SHAPES[s][0] ** 2 for s in site],
+        "tokens": [made.tokens(s) for s in site],
         "channels": [SHAPES[s][1] for s in site],
         "n_train": [64] * n,
         "n_val": [32 if validated else 0] * n,
@@ -306,12 +325,13 @@ def probe_rows(images: pa.Table, validated: bool = True) -> pa.Table:
 
 
 def transfer_rows(made: Made) -> pa.Table:
-    """results/probes of the transfer experiment at one site: the farther the steps, the worse."""
+    """results/probes of the transfer experiment at one site: scores fall with the distance between the steps."""
     rows = [
         {
             "experiment": "transfer", "variant": "trained", "site": "up.3.0", "step": step, "task": task,
             "control": f"from_{origin:02d}", "seed": 0, "stage_hash": "7a45fe12", "status": "done", "attempt": 1,
-            "tokens": 256, "channels": 3, "dice": 0.9 - 0.04 * abs(step - origin) if task == "saliency" else None,
+            "tokens": made.tokens("up.3.0"), "channels": 3,
+            "dice": 0.9 - 0.04 * abs(step - origin) if task == "saliency" else None,
             "rmse": 0.3 + 0.03 * abs(step - origin) if task == "depth" else None,
         }
         for task in ("saliency", "depth")
@@ -336,7 +356,7 @@ def epoch_rows(probes: pa.Table) -> pa.Table:
 
 
 def interventions(images: int, first: int) -> pa.Table:
-    """Rows of results/interventions for both tasks and three controls, five moves an image."""
+    """Rows of results/interventions for both tasks and three controls, five moves per image."""
     rng = np.random.default_rng(3)
     gains = {"edit": 0.24, "none": 0.0, "random_direction": 0.02, "random_probe": 0.03}
     rows = []

@@ -1,4 +1,4 @@
-"""Matplotlib panels of the report: themed SVG and the numbers behind each."""
+"""Matplotlib panels of the report, as SVG that follows the reader's theme, and their shared drawing."""
 
 from __future__ import annotations
 
@@ -7,19 +7,25 @@ import io
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 import numpy as np
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from probing.statistics import Interval
+from sweeps.analysis.scores import Measure
+from sweeps.analysis.tables import Site
+from sweeps.analysis.vocabulary import STEP_AXIS
+
 BLOCKS = ("down.0", "down.1", "down.2", "mid", "up.1", "up.2", "up.3")
 INKS = {
-    # role: (light, dark). Encoder blue, decoder orange: told apart under every colour blindness.
+    # role: (light, dark). Encoder blue and decoder orange differ under every kind of colour blindness.
     "ink": ("#1e2530", "#e8e6e1"),
     "muted": ("#616a76", "#a0a8b2"),
     "rule": ("#d8dbd5", "#343b43"),
@@ -38,7 +44,7 @@ INKS = {
 }
 SITE_INKS = ("first", "second", "third")
 MARKERS = ("o", "s", "^")
-_RC = {
+_RC: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.size": 9,
     "axes.titlesize": 9.5,
@@ -57,7 +63,7 @@ _RC = {
 
 
 def ink(role: str) -> str:
-    """The light colour of a role; the page swaps it for the reader's theme."""
+    """The light colour of a role; the page replaces it by a variable of the reader's theme."""
     return INKS[role][0]
 
 
@@ -78,7 +84,7 @@ class Band:
 
 @dataclass(frozen=True)
 class Panel:
-    """One figure, words for those who cannot see it, and its numbers."""
+    """One figure, alternative text and its numbers."""
 
     name: str
     """file stem and id prefix"""
@@ -87,7 +93,7 @@ class Panel:
     """alternative text"""
     figure: Figure
     header: tuple[str, ...] = ()
-    rows: list[tuple[Any, ...]] = field(default_factory=list)
+    rows: Sequence[tuple[object, ...]] = ()
 
     @cached_property
     def svg(self) -> str:
@@ -111,68 +117,48 @@ class Panel:
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(self.header)
-        writer.writerows([_number(v) for v in row] for row in self.rows)
+        for row in self.rows:
+            writer.writerow([f"{v:.6g}" if isinstance(v, float | np.floating) else v for v in row])
         return out.getvalue()
 
-    def inline(self) -> str:
+    def inline(self) -> Markup:
         """The SVG for embedding: unique ids, colours as CSS variables, no fixed size."""
         svg = self.svg[self.svg.index("<svg") :]
         svg = re.sub(r'(\bid="|url\(#|xlink:href="#)', rf"\g<1>{self.name}-", svg)
         svg = re.sub(r"font-family: [^;\"]+", "font-family: inherit", svg)
         svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.S)
-        svg = re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', _names(self.name), svg, count=1)
+        named = f'role="img" aria-labelledby="{self.name}-t {self.name}-d"'
+        svg = re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', named, svg, count=1)
         svg = re.sub(r' transform="rotate\(-0 [^"]*"', "", svg)
         svg = re.sub(r"\n\s*", " ", svg)
-        svg = svg.replace(">", f">{_described(self.name, self.title, self.text)}", 1)
+        described = Markup('><title id="{0}-t">{1}</title><desc id="{0}-d">{2}</desc>')
+        svg = svg.replace(">", described.format(self.name, self.title, self.text), 1)
         for role, (light, _) in INKS.items():
             svg = svg.replace(light, f"var(--{role.replace('.', '-')})")
-        return svg
-
-
-def _names(name: str) -> str:
-    return f'role="img" aria-labelledby="{name}-t {name}-d"'
-
-
-def _described(name: str, title: str, text: str) -> str:
-    from html import escape
-
-    return f'<title id="{name}-t">{escape(title)}</title><desc id="{name}-d">{escape(text)}</desc>'
-
-
-def _number(value: Any) -> Any:
-    return f"{value:.6g}" if isinstance(value, float | np.floating) else value
+        return Markup(svg)
 
 
 @contextmanager
 def style(name: str) -> Iterator[None]:
-    """Matplotlib settings of the report for one figure; element ids depend on `name` alone."""
-    settings: dict[Any, Any] = {**_RC, **_coloured(), "svg.hashsalt": name}
-    with matplotlib.rc_context(settings):
+    """Matplotlib settings of the report for one figure; element ids depend only on `name`."""
+    colours: dict[Any, Any] = dict.fromkeys(
+        ("axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), ink("muted")
+    )
+    colours |= {"text.color": ink("ink"), "grid.color": ink("rule")}
+    with matplotlib.rc_context({**_RC, **colours, "svg.hashsalt": name}):
         yield
 
 
-def _coloured() -> dict[str, str]:
-    muted, rule = ink("muted"), ink("rule")
-    return {
-        "text.color": ink("ink"),
-        "axes.labelcolor": muted,
-        "axes.edgecolor": muted,
-        "xtick.color": muted,
-        "ytick.color": muted,
-        "grid.color": rule,
-    }
-
-
 def figure(width: float, height: float) -> tuple[Figure, Axes]:
-    """An empty figure of inches with one pair of axes."""
+    """An empty figure with one pair of axes; sizes in inches."""
     fig = Figure(figsize=(width, height))
     return fig, fig.add_axes((0.12, 0.15, 0.69, 0.75))
 
 
 def spread(positions: Sequence[float], gap: float, low: float, high: float) -> np.ndarray:
-    """Positions moved apart to at least `gap`, in order, inside `low` to `high`.
+    """Move positions apart to at least `gap`, keeping their order, inside `low` to `high`.
 
-    Where they do not all fit, they are spaced evenly over the range.
+    If they do not all fit, they are spaced evenly over the range.
     """
     order = np.argsort(positions, kind="stable")
     moved = np.clip(np.asarray(positions, float)[order], low, high)
@@ -194,7 +180,7 @@ def spread(positions: Sequence[float], gap: float, low: float, high: float) -> n
 
 
 def draw_bands(ax: Axes, steps: Sequence[int], bands: Sequence[Band], levels: dict[str, float]) -> None:
-    """Curves with shaded intervals, and dashed `levels` by name; all named at the right end."""
+    """Draw curves with shaded intervals, and dashed `levels` by name; labels stand at the right end."""
     for band in bands:
         colour = ink(band.role)
         ax.fill_between(steps, band.low, band.high, color=colour, alpha=0.16, lw=0, zorder=2)
@@ -213,34 +199,64 @@ def draw_bands(ax: Axes, steps: Sequence[int], bands: Sequence[Band], levels: di
         if np.isfinite(y):
             ax.axhline(y, color=ink("muted"), lw=0.9, ls=(0, dash), zorder=1)
             ends.append((name, "muted", y))
-    _end_labels(ax, steps[-1], [e for e in ends if np.isfinite(e[2])])
-
-
-def _end_labels(ax: Axes, x: float, ends: Sequence[tuple[str, str, float]]) -> None:
-    if not ends:
-        return
+    ends = [end for end in ends if np.isfinite(end[2])]
     low, high = ax.get_ylim()
     height = ax.bbox.height / ax.figure.dpi * 72
     places = spread([y for _, _, y in ends], 10 * (high - low) / height, low, high)
+    offset: dict[str, Any] = {"xytext": (6, 0), "textcoords": "offset points", "annotation_clip": False}
     for (label, role, _), y in zip(ends, places, strict=True):
-        ax.annotate(
-            label,
-            (x, y),
-            xytext=(6, 0),
-            textcoords="offset points",
-            color=ink(role),
-            va="center",
-            fontsize=8.5,
-            annotation_clip=False,
-        )
+        ax.annotate(label, (steps[-1], y), color=ink(role), va="center", fontsize=8.5, **offset)
 
 
 def dress(ax: Axes, steps: Sequence[int], ylabel: str) -> None:
-    """Axis of denoising steps, quiet horizontal rules."""
+    """Set up an axis of denoising steps with light horizontal rules."""
     ticks = sorted({steps[0], steps[-1], *(s for s in steps if s % 5 == 0)})
     ax.set_xticks(ticks)
     ax.set_xlim(steps[0] - 0.3, steps[-1] + 0.3)
-    ax.set_xlabel("denoising step")
+    ax.set_xlabel(STEP_AXIS)
     ax.set_ylabel(ylabel)
-    ax.grid(axis="y", lw=0.6, zorder=0)
+    rules(ax, "y")
+
+
+def rules(ax: Axes, axis: Literal["x", "y"]) -> None:
+    """Draw light grid lines below the data."""
+    ax.grid(axis=axis, lw=0.6, zorder=0)
     ax.set_axisbelow(True)
+
+
+def direction(measure: Measure) -> str:
+    """``Dice, higher is better``."""
+    return f"{measure.label}, {'higher' if measure.higher else 'lower'} is better"
+
+
+def reach(estimates: Sequence[Interval]) -> np.ndarray:
+    """(2, n) distances from estimates to their bounds for `errorbar`; 0 if there is no interval."""
+    distances = [[e.estimate - e.low, e.high - e.estimate] for e in estimates]
+    return np.maximum(np.nan_to_num(np.array(distances).reshape(-1, 2).T), 0)
+
+
+def heat(fig: Figure, ax: Axes, values: np.ndarray, limits: tuple[float, float], colours: str, label: str) -> Axes:
+    """Draw a matrix (rows, columns) as colours with a colour bar below; returns the axes of the colour bar."""
+    mesh = ax.pcolormesh(
+        np.ma.masked_invalid(values), cmap=colours, vmin=limits[0], vmax=limits[1], lw=0.6, edgecolors=ink("paper")
+    )
+    ax.set_ylim(len(values), 0)
+    ax.spines[:].set_visible(False)
+    ax.tick_params(length=0)
+    bar = fig.colorbar(mesh, cax=fig.add_axes((0.15, 0.085, ax.get_position().width, 0.022)), orientation="horizontal")
+    bar.outline.set_visible(False)
+    bar.set_label(label, fontsize=8)
+    bar.ax.tick_params(labelsize=8, length=2)
+    return bar.ax
+
+
+def site_step_axes(ax: Axes, sites: Sequence[Site], steps: Sequence[int] = ()) -> None:
+    """Name sites on the y axis, with lines between the sides of the network, and steps on the x axis."""
+    ax.set_yticks(np.arange(len(sites)) + 0.5, [s.name for s in sites], fontsize=8)
+    ax.set_ylim(len(sites), 0)
+    for i in range(1, len(sites)):
+        if sites[i].side != sites[i - 1].side:
+            ax.axhline(i, color=ink("ink"), lw=0.9)
+    if steps:
+        ax.set_xticks(np.arange(len(steps)) + 0.5, [str(s) for s in steps])
+        ax.set_xlabel(STEP_AXIS)

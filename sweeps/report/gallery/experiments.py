@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow.compute as pc
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
+from storage import Store
 from sweeps.analysis import summary
 from sweeps.analysis.scores import Scores
 from sweeps.analysis.tables import RunData, Site
-from sweeps.report.gallery.probes import SHOWN_STEPS, PredictionMemory, probe_units
+from sweeps.report.gallery.probes import SHOWN_STEPS, PredictionMemory, map_limits, probe_units
 from sweeps.runtime.layout import EMERGENCE, EMERGENCE_FOLDER, LATENT_KINDS
 
 SMOOTH_SHOWN = 3
+"""images shown with and without the smoothness loss"""
 
 
-@dataclass(frozen=True)
-class Strip:
-    """One row of maps of one task by step."""
+class MapRow(NamedTuple):
+    """Maps of one task by step."""
 
     task: str
     name: str
@@ -30,45 +30,47 @@ class Strip:
     """float (h, w) by step"""
     label: np.ndarray
     """float (H, W): label of the finished image, in the same units"""
-    low: float
-    high: float
+    limits: tuple[float, float]
+    """ends of the colour scale"""
 
 
 @dataclass(frozen=True)
 class Emerging:
-    """One test image while it is painted: decoded, labelled and probed at each step shown."""
+    """One test image during denoising: decoded, labelled and probed at each step shown."""
 
     sample: int
     caption: str
     finished: np.ndarray
+    """uint8 (H, W, 3)"""
     images: dict[str, dict[int, np.ndarray]]
     """by kind (`xt`, `x0`) and step: uint8 (H, W, 3)"""
-    strips: tuple[Strip, ...]
+    strips: tuple[MapRow, ...]
 
 
 @dataclass(frozen=True)
 class Smoothed:
-    """One test image's depth, label and probes without and with the smoothness loss."""
+    """One test image with its depth label and the predictions of probes without and with the smoothness loss."""
 
     sample: int
     image: np.ndarray
+    """uint8 (H, W, 3)"""
     site: Site
     step: int
     label: np.ndarray
+    """float (H, W)"""
     without: np.ndarray
+    """float (h, w)"""
     smooth: np.ndarray
+    """float (h, w)"""
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """Ends of the colour scale."""
+        return map_limits("depth", self.label)
 
 
-def limits(task: str, label: np.ndarray) -> tuple[float, float]:
-    """Ends of the colour scale of a map."""
-    if task == "saliency":
-        return 0.0, 1.0
-    low, high = np.percentile(label, (1, 99))
-    return float(low), float(high)
-
-
-def emerging(run: RunData, store: Any, scores: dict[str, Scores], memory: PredictionMemory) -> list[Emerging]:
-    """The samples whose partial images were kept; unreadable files are left out."""
+def emerging(run: RunData, store: Store, scores: dict[str, Scores], memory: PredictionMemory) -> list[Emerging]:
+    """The samples whose partial images were stored; unreadable files are skipped."""
     images = run.table("images")
     rows = None if images is None else images.filter(pc.equal(images["experiment"], EMERGENCE))
     current = set() if rows is None else set(rows["sample"].to_pylist())
@@ -84,43 +86,43 @@ def emerging(run: RunData, store: Any, scores: dict[str, Scores], memory: Predic
 
 
 def _emerging(
-    run: RunData, scores: dict[str, Scores], memory: PredictionMemory, sample: int, kept: dict[str, np.ndarray]
+    run: RunData, scores: dict[str, Scores], memory: PredictionMemory, sample: int, stored: dict[str, np.ndarray]
 ) -> Emerging | None:
     assert run.reader is not None
     finished = run.reader.images("trained", [sample])
     if finished is None:
         return None
-    places = _places(kept)
-    images = {k: {s: kept[f"{k}.image"][i] for s, i in places.items()} for k in LATENT_KINDS}
-    strips: list[Strip] = []
-    for task, found in scores.items():
-        strips += _strips(run, found, memory, task, sample, kept)
-    return Emerging(sample, run.captions.get(sample, ""), finished[0], images, tuple(strips))
+    stored_steps = stored["steps"].tolist()
+    places = {step: stored_steps.index(step) for step in SHOWN_STEPS if step in stored_steps}
+    images = {kind: {s: stored[f"{kind}.image"][i] for s, i in places.items()} for kind in LATENT_KINDS}
+    rows: list[MapRow] = []
+    for found in scores.values():
+        rows += _map_rows(run, found, memory, sample, stored, places)
+    return Emerging(sample, run.captions.get(sample, ""), finished[0], images, tuple(rows))
 
 
-def _places(kept: dict[str, np.ndarray]) -> dict[int, int]:
-    """Where the steps that are shown stand along the first axis."""
-    steps = kept["steps"].tolist()
-    return {step: steps.index(step) for step in SHOWN_STEPS if step in steps}
-
-
-def _strips(
-    run: RunData, scores: Scores, memory: PredictionMemory, task: str, sample: int, kept: dict[str, np.ndarray]
-) -> list[Strip]:
+def _map_rows(
+    run: RunData,
+    scores: Scores,
+    memory: PredictionMemory,
+    sample: int,
+    stored: dict[str, np.ndarray],
+    places: dict[int, int],
+) -> list[MapRow]:
+    """The best site's predictions and the labels of both decoded images; empty without a label or a best site."""
     assert run.reader is not None
+    task = scores.measure.task
     final, best = run.reader.labels(task, [sample]), summary.best_site(scores)
     if final is None or best is None:
         return []
-    label = probe_units(run, task, final)[0]
-    site = scores.sites[best]
-    ends = limits(task, label)
-    steps = [s for s in SHOWN_STEPS if s in scores.steps]
-    read = {s: memory.predict("trained", site, s, task, [sample]) for s in steps}
-    probed = {s: maps[0] for s, maps in read.items() if maps is not None}
-    rows = [Strip(task, f"probe at {site.name}", probed, label, *ends)]
-    for kind, words in (("x0", "labeller on the clean estimate"), ("xt", "labeller on the noisy latent")):
-        maps = probe_units(run, task, kept[f"{kind}.{task}"].astype(np.float32))
-        rows.append(Strip(task, words, {s: maps[i] for s, i in _places(kept).items()}, label, *ends))
+    label, site = probe_units(run, task, final)[0], scores.sites[best]
+    limits = map_limits(task, label)
+    predicted = {s: memory.predict("trained", site, s, task, [sample]) for s in SHOWN_STEPS if s in scores.steps}
+    probed = {s: maps[0] for s, maps in predicted.items() if maps is not None}
+    rows = [MapRow(task, f"probe at {site.name}", probed, label, limits)]
+    for kind, name in (("x0", "labeller on the clean estimate"), ("xt", "labeller on the noisy latent")):
+        maps = probe_units(run, task, stored[f"{kind}.{task}"].astype(np.float32))
+        rows.append(MapRow(task, name, {s: maps[i] for s, i in places.items()}, label, limits))
     return [row for row in rows if row.maps]
 
 
@@ -129,7 +131,8 @@ def smoothed(run: RunData, families: dict[str, dict[str, Scores]], memory: Predi
     found = families.get("smoothness", {}).get("depth")
     if found is None or run.reader is None or not found.per_image:
         return []
-    site = _coarse(found.sites)
+    # The decoder's first site is the coarsest that can still draw a scene.
+    site = next((s for s in found.sites if s.side == "decoder"), found.sites[0])
     step, samples = found.steps[-1], found.samples[:SMOOTH_SHOWN].tolist()
     without = memory.predict("trained", site, step, "depth", samples)
     smooth = memory.predict("trained", site, step, "depth", samples, "smoothness")
@@ -140,9 +143,3 @@ def smoothed(run: RunData, families: dict[str, dict[str, Scores]], memory: Predi
     return [
         Smoothed(sample, images[i], site, step, units[i], without[i], smooth[i]) for i, sample in enumerate(samples)
     ]
-
-
-def _coarse(sites: Sequence[Site]) -> Site:
-    """The decoder's first site, where there is one: the coarsest that still draws a scene."""
-    decoder = [s for s in sites if s.side == "decoder"]
-    return (decoder or list(sites))[0]

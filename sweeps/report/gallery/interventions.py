@@ -1,9 +1,8 @@
-"""Which kept pictures of edits the report shows."""
+"""Pictures of edits: which of the stored ones the report shows."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any
 
 from safetensors import SafetensorError
 
@@ -11,6 +10,7 @@ from interventions.config import ANIMATION, MAIN, SECOND_OBJECT, TRANSPLANT
 from interventions.controls import EDIT
 from interventions.pictures import FOLDER, Pictures, unpack
 from interventions.recipe import from_yaml
+from storage import Store
 
 SHOWN = 3
 """images of each task whose edits are shown"""
@@ -18,8 +18,8 @@ SERIES = 2
 """images whose second objects are shown"""
 
 
-def kept(store: Any, hashes: Collection[str]) -> list[Pictures]:
-    """Kept pictures of the given stage hashes, by experiment, task and sample; unreadable files are left out."""
+def kept(store: Store, hashes: Collection[str]) -> list[Pictures]:
+    """Stored pictures with the given stage hashes, by experiment, task and sample; unreadable files are skipped."""
     found = []
     for path in store.list(f"{FOLDER}/"):
         if path.endswith(".safetensors"):
@@ -32,43 +32,43 @@ def kept(store: Any, hashes: Collection[str]) -> list[Pictures]:
 
 
 def step_count(shown: Pictures) -> int:
-    """How many steps were edited; 0 where nothing tells."""
+    """Number of edited steps; 0 if the file does not record it."""
     return len(shown.steps or (from_yaml(shown.recipe).spec.steps if shown.recipe else ()))
 
 
-def of(found: Sequence[Pictures], experiment: str, task: str = "") -> list[Pictures]:
-    """Pictures of an experiment that hold real edits, of one task where one is named."""
-    mine = [p for p in found if p.experiment == experiment and task in ("", p.task)]
-    return [p for p in mine if any(row.control == EDIT for row in p.rows)]
+def of_experiment(found: Sequence[Pictures], experiment: str, task: str = "") -> list[Pictures]:
+    """Pictures of an experiment that contain real edits, optionally of one task only."""
+    own = [p for p in found if p.experiment == experiment and task in ("", p.task)]
+    return [p for p in own if any(row.control == EDIT for row in p.rows)]
 
 
 def pairs(found: Sequence[Pictures], task: str) -> list[Pictures]:
     """The first images of the main edits (Figures 7, 8)."""
-    return of(found, MAIN, task)[:SHOWN]
+    return of_experiment(found, MAIN, task)[:SHOWN]
 
 
 def by_steps(found: Sequence[Pictures], task: str) -> list[Pictures]:
-    """One image under more and more edited steps (Figure 11); empty without that ablation."""
-    ablated = of(found, "steps", task)
+    """One image with a growing number of edited steps (Figure 11); empty without that ablation."""
+    ablated = of_experiment(found, "steps", task)
     if not ablated:
         return []
     sample = ablated[0].sample
-    same = [p for p in [*ablated, *of(found, MAIN, task)] if p.sample == sample]
+    same = [p for p in [*ablated, *of_experiment(found, MAIN, task)] if p.sample == sample]
     return sorted(same, key=step_count)
 
 
 def series(found: Sequence[Pictures]) -> list[Pictures]:
     """Second objects that move away (Figure 12)."""
-    return of(found, SECOND_OBJECT)[:SERIES]
+    return of_experiment(found, SECOND_OBJECT)[:SERIES]
 
 
 def transplants(found: Sequence[Pictures], task: str) -> list[list[Pictures]]:
-    """The first images that got another's activations, each in fewer and then in more steps."""
-    mine = of(found, TRANSPLANT, task)
-    samples = list(dict.fromkeys(p.sample for p in mine))[:SHOWN]
-    return [sorted((p for p in mine if p.sample == sample), key=step_count) for sample in samples]
+    """The first images with patched activations of another image, each with fewer, then more patched steps."""
+    own = of_experiment(found, TRANSPLANT, task)
+    samples = list(dict.fromkeys(p.sample for p in own))[:SHOWN]
+    return [sorted((p for p in own if p.sample == sample), key=step_count) for sample in samples]
 
 
 def moving(found: Sequence[Pictures]) -> list[Pictures]:
-    """One object on its way across the image."""
-    return of(found, ANIMATION)
+    """One object that moves across the image."""
+    return of_experiment(found, ANIMATION)

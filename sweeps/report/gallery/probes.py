@@ -1,30 +1,33 @@
-"""Pictures of the report: which examples are shown, and what the probes read in them."""
+"""Pictures of the probe grid: which test images are shown, and what the probes predict for them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from probing.diffusion.variants import is_plain
+from storage import Store
 from sweeps.analysis import summary
 from sweeps.analysis.floors import depth_scale, in_split, mask_threshold
 from sweeps.analysis.scores import Scores
 from sweeps.analysis.tables import RunData, Site, StoreReader
 
 SHOWN_STEPS = (1, 2, 3, 5, 10, 15)
+"""denoising steps of which pictures are shown"""
 PERCENTILES = (90, 65, 35, 10)
-STRIP = 12
+"""percentiles of the test score at which examples are chosen"""
+CONTACTS = 12
+"""generated images of the trained network that are shown; half as many of the others"""
 CACHE = "report/predictions.safetensors"
 
 
 @dataclass(frozen=True)
 class Reading:
-    """One task in one example: the label and what the best site's probe makes of each step."""
+    """One task in one example: the label and the best site's prediction at each step."""
 
     task: str
     site: Site
@@ -35,20 +38,24 @@ class Reading:
     scores: dict[int, float]
     """this image's test score by step"""
     control: np.ndarray | None
-    """the randomised network's probe at the last step"""
+    """float (h, w): the randomised network's prediction at the last step"""
     control_score: float
-    low: float
-    high: float
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """Ends of the colour scale."""
+        return map_limits(self.task, self.label)
 
 
 @dataclass(frozen=True)
 class Example:
-    """One test image with its readings."""
+    """One test image with its predictions."""
 
     sample: int
     caption: str
     percentile: int
     image: np.ndarray
+    """uint8 (H, W, 3)"""
     readings: list[Reading]
 
 
@@ -60,54 +67,52 @@ class Contact:
     samples: list[int]
     captions: list[str]
     images: np.ndarray
+    """uint8 (n, H, W, 3)"""
 
 
 class PredictionMemory:
-    """Predictions of a reader, kept beside the report so that it survives `scenesweep clean`."""
+    """Predictions of a reader, cached beside the report so that they survive `scenesweep clean`."""
 
-    def __init__(self, reader: StoreReader, store: Any, stamp: str) -> None:
-        self.reader, self.store, self.stamp = reader, store, stamp
-        self.kept = self._load()
+    def __init__(self, reader: StoreReader, store: Store, stage_hash: str) -> None:
+        self.reader, self.store, self.stage_hash = reader, store, stage_hash
         self.used: dict[str, np.ndarray] = {}
+        self.cached: dict[str, np.ndarray] = {}
+        if store.exists(CACHE):
+            try:
+                self.cached = load(store.get(CACHE))
+            except SafetensorError:
+                self.cached = {}
 
     def predict(
         self, variant: str, site: Site, step: int, task: str, samples: Sequence[int], experiment: str = ""
     ) -> np.ndarray | None:
-        """Fresh predictions where the activations are there, else those kept for this stage."""
+        """float32 (n, h, w): fresh predictions if the activations are stored, else the cached ones of this stage."""
         found = self.reader.predict(variant, site, step, task, samples, experiment)
         place = "/".join(filter(None, (experiment, variant, site.name, str(step), task)))
-        keys = [f"{self.stamp}/{place}/{i}" for i in samples]
+        keys = [f"{self.stage_hash}/{place}/{i}" for i in samples]
         if found is None:
-            if not all(key in self.kept for key in keys):
+            if not all(key in self.cached for key in keys):
                 return None
-            found = np.stack([self.kept[key] for key in keys])
+            found = np.stack([self.cached[key] for key in keys])
         self.used |= dict(zip(keys, found.astype(np.float32), strict=True))
         return found
 
     def save(self) -> None:
-        """Keep what this report used, when it used any."""
+        """Write the predictions that this report used, if it used any."""
         if self.used:
             self.store.put(CACHE, save(self.used))
 
-    def _load(self) -> dict[str, np.ndarray]:
-        if not self.store.exists(CACHE):
-            return {}
-        try:
-            return load(self.store.get(CACHE))
-        except SafetensorError:
-            return {}
-
 
 def contacts(run: RunData) -> list[Contact]:
-    """The first test images of the trained network, and the others' for the same prompts."""
-    samples = in_split(run, "test")[:STRIP]
-    words = run.captions
+    """The first test images of the trained network, and those of the other networks for the same prompts."""
+    samples = in_split(run, "test")[:CONTACTS]
+    captions = run.captions
     found = []
     for variant in filter(is_plain, run.variants):
-        chosen = samples if variant == "trained" else samples[: STRIP // 2]
+        chosen = samples if variant == "trained" else samples[: CONTACTS // 2]
         images = run.reader.images(variant, chosen) if run.reader and chosen else None
         if images is not None:
-            found.append(Contact(variant, chosen, [words.get(i, "") for i in chosen], images))
+            found.append(Contact(variant, chosen, [captions.get(i, "") for i in chosen], images))
     return found
 
 
@@ -125,61 +130,56 @@ def choose(scores: Scores) -> list[tuple[int, int]]:
 
 
 def examples(run: RunData, scores: dict[str, Scores], memory: PredictionMemory) -> list[Example]:
-    """Chosen test images with label and predictions; empty where pictures or probes are gone."""
+    """Chosen test images with labels and predictions; empty if images or probes are no longer stored."""
     if run.reader is None or not scores or "trained" not in run.variants:
         return []
-    picked = choose(next(iter(scores.values())))
-    samples = [sample for sample, _ in picked]
+    chosen = choose(next(iter(scores.values())))
+    samples = [sample for sample, _ in chosen]
     images = run.reader.images("trained", samples) if samples else None
     if images is None:
         return []
-    readings = {task: _readings(run, s, memory, samples) for task, s in scores.items()}
-    words = run.captions
+    readings = [found for s in scores.values() if (found := _readings(run, s, memory, samples))]
+    captions = run.captions
     return [
-        Example(sample, words.get(sample, ""), percentile, images[i], [r[i] for r in readings.values() if r])
-        for i, (sample, percentile) in enumerate(picked)
+        Example(sample, captions.get(sample, ""), percentile, images[i], [found[i] for found in readings])
+        for i, (sample, percentile) in enumerate(chosen)
     ]
 
 
 def _readings(run: RunData, scores: Scores, memory: PredictionMemory, samples: list[int]) -> list[Reading]:
-    """The best site's readings of each sample; empty where labels or predictions are gone."""
+    """The best site's readings of each sample; empty if labels or predictions are missing."""
     assert run.reader is not None
     task, index = scores.measure.task, summary.best_site(scores)
     labels = run.reader.labels(task, samples)
     if index is None or labels is None:
         return []
     site, labels = scores.sites[index], probe_units(run, task, labels)
-    maps = {
-        s: found
-        for s in SHOWN_STEPS
-        if s in scores.steps and (found := memory.predict("trained", site, s, task, samples)) is not None
-    }
+    steps = [s for s in SHOWN_STEPS if s in scores.steps]
+    predicted = {s: memory.predict("trained", site, s, task, samples) for s in steps}
+    maps = {s: values for s, values in predicted.items() if values is not None}
+    if not maps:
+        return []
     other = next(iter(summary.randomised(scores)), None)
-    last = memory.predict(other, site, scores.steps[-1], task, samples) if other else None
+    control = memory.predict(other, site, scores.steps[-1], task, samples) if other else None
     places = [int(np.flatnonzero(scores.samples == s)[0]) for s in samples]
-
-    def score(variant: str | None, step: int, i: int) -> float:
-        if variant is None:
-            return float("nan")
-        t = scores.steps.index(step)
-        return float(scores.values[scores.at(variant), index, t, places[i]])
-
+    trained = scores.values[scores.at("trained"), index][:, places]
+    controls = scores.values[scores.at(other), index, -1, places] if other else np.full(len(samples), np.nan)
     return [
         Reading(
             task,
             site,
             labels[i],
-            {s: found[i] for s, found in maps.items()},
-            {s: score("trained", s, i) for s in maps},
-            None if last is None else last[i],
-            score(other, scores.steps[-1], i),
-            *_limits(task, labels[i]),
+            {s: values[i] for s, values in maps.items()},
+            {s: float(trained[scores.steps.index(s), i]) for s in maps},
+            None if control is None else control[i],
+            float(controls[i]),
         )
-        for i in range(len(samples) if maps else 0)
+        for i in range(len(samples))
     ]
 
 
-def _limits(task: str, label: np.ndarray) -> tuple[float, float]:
+def map_limits(task: str, label: np.ndarray) -> tuple[float, float]:
+    """Ends of the colour scale for maps of a label: 0 to 1, or the 1st to the 99th percentile of depth."""
     if task == "saliency":
         return 0.0, 1.0
     low, high = np.percentile(label, (1, 99))
@@ -187,8 +187,8 @@ def _limits(task: str, label: np.ndarray) -> tuple[float, float]:
 
 
 def probe_units(run: RunData, task: str, labels: np.ndarray) -> np.ndarray:
-    """Stored labels in the units that the probes predict: 0 or 1, or standardised depth."""
+    """Stored labels in the units that the probes predict: float32, 0 or 1, or standardised depth."""
     if task == "saliency":
         return (labels > mask_threshold(run)).astype(np.float32)
-    mean, deviation = depth_scale(run)
-    return ((labels - mean) / deviation).astype(np.float32)
+    mean, std = depth_scale(run)
+    return ((labels - mean) / std).astype(np.float32)

@@ -1,111 +1,84 @@
-"""The report's pictures: generated images, and test images seen through the probes."""
+"""The report's pictures: generated images, and test images with the predictions of the probes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from html import escape
-
 import numpy as np
+from markupsafe import Markup
 
 from probing.diffusion.variants import OTHER_SEED
+from sweeps.analysis.vocabulary import TASK_NOUNS, TASK_TITLES, variant_title
 from sweeps.report import thumbnails
 from sweeps.report.context import Context
-from sweeps.report.figures.probes import TASK_TITLES, variant_title
-from sweeps.report.gallery.probes import Example, Reading
-from sweeps.report.html import Section, paragraph, picture
+from sweeps.report.gallery.probes import Reading
+from sweeps.report.links import code
+from sweeps.report.page import Block, ColourKey, Heading, Paragraph, Scale, Section, Strip, StripGroup
 from sweeps.report.tables import number
 
-NOUNS = {"saliency": "the salient object", "depth": "depth"}
+ENDS = {"saliency": ("background", "object"), "depth": ("far", "near")}
+"""meaning of the two ends of each task's colour scale"""
 
 
 def contact_strip(context: Context) -> Section:
     """Generated images with their captions."""
-    body = ""
+    if not context.contacts:
+        return Section("images")
+    blocks: list[Block] = [Paragraph("The first test images in order of sampling, not selected.")]
     for contact in context.contacts:
-        trained = contact.variant == "trained"
-        if not trained:
-            body += f"<h3>{_contact_title(contact.variant)}</h3>"
-        cells = [
-            picture(
-                thumbnails.photo(pixels),
-                f"Generated image: {words}" if trained else f"Generated image, {variant_title(contact.variant)}",
-                escape(words) if trained else "",
-            )
-            for pixels, words in zip(contact.images, contact.captions, strict=True)
-        ]
-        body += f'<div class="photos{"" if trained else " few"}">{"".join(cells)}</div>'
-    if body:
-        body = paragraph("The first test images in order of sampling, not selected.") + body
-    return Section("images", "What the model paints", "Images", body)
-
-
-def _contact_title(variant: str) -> str:
-    if variant == OTHER_SEED:
-        return "The trained network, same prompts and other seeds"
-    return f"The {escape(variant_title(variant))} network, same prompts and seeds"
+        pairs = zip(contact.images, contact.captions, strict=True)
+        if contact.variant == "trained":
+            cells = [thumbnails.photo(pixels, f"Generated image: {words}", words) for pixels, words in pairs]
+            blocks.append(Strip("", cells, "photos"))
+            continue
+        name = variant_title(contact.variant)
+        title = f"The {name} network, same prompts and seeds"
+        if contact.variant == OTHER_SEED:
+            title = "The trained network, same prompts and other seeds"
+        cells = [thumbnails.photo(pixels, f"Generated image, {name}") for pixels, _ in pairs]
+        blocks += [Heading(title), Strip("", cells, "photos few")]
+    return Section("images", "What the model generates", "Images", blocks)
 
 
 def examples(context: Context) -> Section:
     """Test images with labels and probe predictions."""
     if not context.examples:
-        return Section("examples", "", "", "")
+        return Section("examples")
     sites = {r.task: r.site for r in context.examples[0].readings}
-    named = " and ".join(f"<code>{s.name}</code> for {NOUNS[t]}" for t, s in sites.items())
-    text = paragraph(
-        f"Predictions of the best site’s probes ({named}), one probe per "
-        "step, at the site’s own resolution. The images stand at fixed "
-        "percentiles of the test score, so good and bad cases both appear. Under each map stands "
-        "its score on this image."
+    named = Markup(" and ").join(
+        Markup("{} for {}").format(code(site.name), TASK_NOUNS[task]) for task, site in sites.items()
     )
-    return Section(
-        "examples",
-        "Seen through the probes",
-        "Examples",
-        text + _colour_key(list(sites)) + "".join(_example(e) for e in context.examples),
-    )
+    text = Markup(
+        "Predictions of the best site’s probes ({}), one probe per step, at the site’s own resolution. The images lie "
+        "at fixed percentiles of the test score, so both good and bad cases appear. The number under each map is its "
+        "score on this image."
+    ).format(named)
+    ramp = np.linspace(0, 1, 64)[None]
+    key = ColourKey([Scale(*ENDS[t], thumbnails.map_picture(ramp, t, (0, 1), "to")) for t in sites])
+    shown = [
+        StripGroup(
+            f"“{e.caption}”",
+            f"sample {e.sample}, at the {e.percentile}th percentile",
+            [
+                Strip("Image", [thumbnails.photo(e.image, f"Generated image: {e.caption}", "finished image", 192)]),
+                *(_reading_strip(r) for r in e.readings),
+            ],
+        )
+        for e in context.examples
+    ]
+    return Section("examples", "Seen through the probes", "Examples", [Paragraph(text), key, *shown])
 
 
-def _colour_key(tasks: Sequence[str]) -> str:
-    words = {"saliency": ("background", "object"), "depth": ("far", "near")}
-    keys = ""
-    for task in tasks:
-        ramp = thumbnails.map_picture(np.linspace(0, 1, 64)[None], task, 0, 1)
-        low, high = words[task]
-        keys += f'<span>{low}<img class="scale" src="{ramp}" alt="to">{high}</span>'
-    return f'<p class="key">{keys}</p>'
-
-
-def _example(example: Example) -> str:
-    words = (
-        f"“{escape(example.caption)}”"
-        f' <span class="note">sample {example.sample}, '
-        f"at the {example.percentile}th percentile</span>"
-    )
-    readings = "".join(_reading_strip(r) for r in example.readings)
-    return f'<article class="example"><h3>{words}</h3>{_picture_strip(example)}{readings}</article>'
-
-
-def _picture_strip(example: Example) -> str:
-    alt = f"Generated image: {example.caption}"
-    return _strip("Image", [picture(thumbnails.photo(example.image, 192), alt, "finished image")])
-
-
-def _reading_strip(reading: Reading) -> str:
-    def cell(values: np.ndarray, alt: str, caption: str) -> str:
-        address = thumbnails.map_picture(values, reading.task, reading.low, reading.high)
-        return picture(address, alt, caption, map_like=True)
-
-    label = TASK_TITLES[reading.task]
-    cells = [cell(reading.label, f"{label}: label", "label")]
+def _reading_strip(reading: Reading) -> Strip:
+    """Label, predictions by step, and the randomised network's prediction of one task."""
+    title = TASK_TITLES[reading.task]
+    maps = [(reading.label, "label", "label")]
     for step, values in reading.predictions.items():
         score = number(reading.scores[step])
-        cells.append(cell(values, f"{label}: prediction at step {step}, score {score}", f"step {step}<br>{score}"))
+        maps.append((values, f"prediction at step {step}, score {score}", f"step {step}\n{score}"))
     if reading.control is not None:
         score = number(reading.control_score)
-        alt = f"{label}: randomised network, score {score}"
-        cells.append(cell(reading.control, alt, f"randomised<br>{score}"))
-    return _strip(f"{label}, {reading.site.name}", cells)
-
-
-def _strip(name: str, cells: Sequence[str]) -> str:
-    return f'<p class="strip-name">{escape(name)}</p><div class="strip">{"".join(cells)}</div>'
+        maps.append((reading.control, f"randomised network, score {score}", f"randomised\n{score}"))
+    pictures = [
+        thumbnails.map_picture(values, reading.task, reading.limits, f"{title}: {alt}", caption)
+        for values, alt, caption in maps
+    ]
+    return Strip(f"{title}, {reading.site.name}", pictures)

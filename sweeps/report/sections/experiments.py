@@ -1,34 +1,41 @@
-"""The report's experiments beside the grid: VAE, convolutions, emergence, transfer, selectivity, smoothness."""
+"""The report's experiments beside the grid: emergence, VAE, convolutions, smoothness, transfer, selectivity."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 
 import numpy as np
+from markupsafe import Markup
 
 from probing import statistics
 from probing.statistics import Interval
 from sweeps.analysis import summary
 from sweeps.analysis.experiments import Emergence
 from sweeps.analysis.scores import Scores
+from sweeps.analysis.vocabulary import LATENT_TITLES, TASK_TITLES, baseline_noun
 from sweeps.report import thumbnails
 from sweeps.report.context import Context
 from sweeps.report.figures.base import BLOCKS
-from sweeps.report.figures.probes import TASK_TITLES, variant_title
-from sweeps.report.gallery.experiments import Emerging, Smoothed, Strip
-from sweeps.report.html import Section, downloads, folded, panels, paragraph, picture
-from sweeps.report.links import cells_link, site_link
-from sweeps.report.tables import MISSING, Num, interval, number, p_value, steps, table
+from sweeps.report.figures.experiments import (
+    conv_curves,
+    cosine_heatmap,
+    emergence_curves,
+    selectivity_heatmap,
+    transfer_heatmap,
+    vae_curves,
+)
+from sweeps.report.gallery.experiments import Emerging, Smoothed
+from sweeps.report.links import site_link, source_link
+from sweeps.report.page import Block, Figures, Folded, Heading, Paragraph, Section, Strip, StripGroup, downloads
+from sweeps.report.tables import MISSING, Cell, Num, Table, grid_size, interval, number, p_value, steps
 
-NAN = Interval(np.nan, np.nan, np.nan)
-KIND_WORDS = {"x0": "clean estimate, decoded", "xt": "noisy latent, decoded"}
+STYLE = "strip seven"
 
 
 def at_step(scores: Scores | None, part: str, step: int) -> Interval:
-    """Mean over a part's sites at a step; NaN where it was not probed."""
+    """Mean over a part's sites at a step; NaN if it was not probed."""
     if scores is None or step not in scores.steps or not scores.which(part):
-        return NAN
+        return Interval(np.nan, np.nan, np.nan)
     bands = np.stack(summary.curve(scores, "trained", part))
     return Interval(*map(float, bands[:, scores.steps.index(step)]))
 
@@ -37,218 +44,212 @@ def emergence(context: Context) -> Section:
     """Figures 4 and 10: what the decoded image, the probe and the labeller show at each step."""
     found = context.emergence
     if not found:
-        return Section("emergence", "", "", "")
-    text = paragraph(
+        return Section("emergence")
+    text = Markup(
         "Each step’s latent is decoded and labelled as if it were a finished image: the noisy latent <em>x</em><sub>t"
         "</sub>, as in the paper, and the clean estimate <em>x</em><sub>0</sub> that the same network call implies, "
-        "which is the fairer rival. The probe reads the activations of the same call. All are scored against the label "
-        "of the finished image; dots mark 90 % of the way from the floor to the own final score."
+        "which is the fairer baseline. The probe uses the activations of the same call. All are scored against the "
+        "label of the finished image; dots mark 90 % of the way from the floor to each curve’s own final score."
     )
-    body = text + panels(context.emergence_panels) + _arrivals(context, found) + cells_link("emergence")
-    body += "".join(_emerging(e) for e in context.emerging)
-    body += downloads(context.emergence_panels, "emergence")
-    return Section("emergence", "Who sees it first", "Emergence", body)
+    panels = [emergence_curves(e) for e in found]
+    blocks = [Paragraph(text), Figures(panels), _arrivals(context, found), source_link("emergence")]
+    blocks += [*map(_emerging, context.emerging), *downloads("emergence", panels)]
+    return Section("emergence", "Who sees it first", "Emergence", blocks)
 
 
-def _arrivals(context: Context, found: Sequence[Emergence]) -> str:
-    rows: list[list] = []
+def _arrivals(context: Context, found: Sequence[Emergence]) -> Table:
+    """When each curve reaches 90 % of its rise, and by how much the probe leads."""
+    rows: list[list[Cell]] = []
     for e in found:
         for a in e.curves:
-            ends = [float(a.mean[0]), float(a.mean[-1])]
-            rows.append([f"{TASK_TITLES[e.measure.task]}: {a.name}", Num(steps(a.step)), context.sigma(a.step), *ends])
+            title = f"{TASK_TITLES[e.measure.task]}: {a.name}"
+            rows.append([title, steps(a.step), context.sigma(a.step), float(a.mean[0]), float(a.mean[-1])])
     for e in found:
-        what = f"{TASK_TITLES[e.measure.task]}: lead of the probe over the clean estimate"
-        rows.append([what, _steps(e.lead), np.nan, np.nan, np.nan])
-    caption = f"First step with 90 % of the way from floor to final score, {found[0].images} test images. "
-    floors = (f"{TASK_TITLES[e.measure.task].lower()} {number(e.floor)} ({e.floor_word})" for e in found)
-    caption += f"Floors: {', '.join(floors)}"
-    caption += ". Sigma: the noise level, in units of the latent’s deviation, that the network sees at that step"
-    return table(caption, ["What", "Step", "Sigma", "Score at step 1", "Score at the end"], rows)
+        lead = Num(f"{interval(e.lead, 0)} steps" if np.isfinite(e.lead.estimate) else MISSING)
+        title = f"{TASK_TITLES[e.measure.task]}: lead of the probe over the clean estimate"
+        rows.append([title, lead, np.nan, np.nan, np.nan])
+    floors = ", ".join(f"{TASK_TITLES[e.measure.task].lower()} {number(e.floor)} ({e.floor_word})" for e in found)
+    caption = (
+        f"First step with 90 % of the way from floor to final score, {found[0].images} test images. Floors: {floors}. "
+        "Sigma: the noise level that the network sees at that step, in units of the latent’s standard deviation"
+    )
+    return Table(caption, ["Source", "Step", "Sigma", "Score at step 1", "Score at the last step"], rows)
 
 
-def _steps(found: Interval) -> Num:
-    return Num(f"{interval(found, 0)} steps" if np.isfinite(found.estimate) else MISSING)
-
-
-def _emerging(found: Emerging) -> str:
-    head = f'<h3>“{escape(found.caption)}” <span class="note">sample {found.sample}</span></h3>'
-    rows = ""
+def _emerging(found: Emerging) -> StripGroup:
+    """Decoded images, probe outputs and labels of one image by step."""
+    strips = []
     for kind in ("x0", "xt"):
-        cells = [
-            picture(thumbnails.photo(pixels, 128), f"{KIND_WORDS[kind]}, step {step}", f"step {step}")
+        words = LATENT_TITLES[kind]
+        pictures = [
+            thumbnails.photo(pixels, f"{words}, step {step}", f"step {step}", 128)
             for step, pixels in found.images[kind].items()
         ]
-        cells.append(picture(thumbnails.photo(found.finished, 128), "Finished image", "finished"))
-        rows += _row(f"Image: {KIND_WORDS[kind]}", cells)
-    for strip in found.strips:
-        rows += _row(f"{TASK_TITLES[strip.task]}: {strip.name}", _strip(strip))
-    return f'<article class="example">{head}{rows}</article>'
-
-
-def _row(name: str, cells: Sequence[str]) -> str:
-    return f'<p class="strip-name">{escape(name)}</p><div class="strip seven">{"".join(cells)}</div>'
-
-
-def _strip(strip: Strip) -> list[str]:
-    def cell(values: np.ndarray, words: str) -> str:
-        address = thumbnails.map_picture(values, strip.task, strip.low, strip.high, 64)
-        alt = f"{TASK_TITLES[strip.task]}, {strip.name}: {words}"
-        return picture(address, alt, words, map_like=True)
-
-    cells = [cell(values, f"step {step}") for step, values in strip.maps.items()]
-    return [*cells, cell(strip.label, "label")]
+        pictures.append(thumbnails.photo(found.finished, "Finished image", "finished", 128))
+        strips.append(Strip(f"Image: {words}", pictures, STYLE))
+    for row in found.strips:
+        title = f"{TASK_TITLES[row.task]}: {row.name}"
+        maps = [(values, f"step {step}") for step, values in row.maps.items()]
+        pictures = [
+            thumbnails.map_picture(values, row.task, row.limits, f"{title}: {words}", words, 64)
+            for values, words in [*maps, (row.label, "label")]
+        ]
+        strips.append(Strip(title, pictures, STYLE))
+    return StripGroup(f"“{found.caption}”", f"sample {found.sample}", strips)
 
 
 def vae(context: Context) -> Section:
-    """Section 4.2 and table 1."""
+    """Section 4.2 and table 1: the VAE's self-attention."""
     found = context.families.get("vae")
     if not found:
-        return Section("vae", "", "", "")
-    text = paragraph(
-        "The same linear probes on the self-attention of the VAE’s decoder, fed with the noisy latent after each step "
-        "as it is (section 4.2 and table 1 of the paper), beside the decoder side of the UNet."
+        return Section("vae")
+    text = (
+        "The same linear probes on the self-attention of the VAE’s decoder, whose input is the unchanged noisy latent "
+        "after each step (section 4.2 and table 1 of the paper), beside the decoder of the UNet."
     )
-    body = text + panels(context.vae_panels) + _vae_table(context, found) + cells_link("vae")
-    return Section("vae", "Is it in the VAE?", "VAE", body + downloads(context.vae_panels, "vae-by-step"))
-
-
-def _vae_table(context: Context, found: dict[str, Scores]) -> str:
-    tasks = list(found)
-    shown = sorted({step for scores in found.values() for step in scores.steps})
+    mains = context.scores
+    panels = [vae_curves(mains[t], s) for t, s in found.items() if t in mains and mains[t].which("decoder")]
     rows = []
-    for step in shown:
-        row: list = [str(step)]
-        for task in tasks:
-            row += [at_step(found[task], "all", step), at_step(context.scores.get(task), "decoder", step)]
+    for step in sorted({step for scores in found.values() for step in scores.steps}):
+        row: list[Cell] = [str(step)]
+        for task, scores in found.items():
+            row += [at_step(scores, "all", step), at_step(mains.get(task), "decoder", step)]
         rows.append(row)
-    names = [f"{found[t].measure.label}, {where}" for t in tasks for where in ("VAE", "UNet decoder")]
-    caption = "VAE self-attention and UNet decoder-side mean, trained network, test images"
-    return table(caption, ["Step", *names], rows, groups=[("", 1), *((TASK_TITLES[t], 2) for t in tasks)])
+    names = [f"{s.measure.label}, {network}" for s in found.values() for network in ("VAE", "UNet decoder")]
+    caption = "VAE self-attention and UNet decoder mean, trained network, test images"
+    table = Table(caption, ["Step", *names], rows, groups=[("", 1), *((TASK_TITLES[t], 2) for t in found)])
+    blocks = [Paragraph(text), Figures(panels), table, source_link("vae"), *downloads("vae-by-step", panels)]
+    return Section("vae", "Is it in the VAE?", "VAE", blocks)
 
 
 def conv(context: Context) -> Section:
-    """Appendix A."""
+    """Appendix A: convolutional sites."""
     found = context.families.get("conv")
     if not found:
-        return Section("conv", "", "", "")
-    text = paragraph(
-        "Outputs of the second convolution of each ResNet block, before the residual (appendix A of the paper), beside "
-        "the self-attention outputs of the same blocks."
+        return Section("conv")
+    text = (
+        "Outputs of the second convolution of each ResNet block, before the residual connection (appendix A of the "
+        "paper), beside the self-attention outputs of the same blocks."
     )
-    body = text
+    blocks: list[Block] = [Paragraph(text)]
+    panels = {task: conv_curves(context.scores[task], s) for task, s in found.items() if task in context.scores}
+    for task, shown in panels.items():
+        blocks += [
+            Heading(TASK_TITLES[task]),
+            Figures(shown, small=True),
+            _conv_table(context.scores[task], found[task]),
+        ]
+    every = []
     for task, scores in found.items():
-        if task in context.scores:
-            mine = [p for p in context.conv_panels if p.name.startswith(f"conv-{task}-")]
-            body += f"<h3>{TASK_TITLES[task]}</h3>" + panels(mine, small=True)
-            body += _conv_table(context.scores[task], scores)
-    body += folded("Every convolutional site", "".join(_all_sites(s) for s in found.values()))
-    body += cells_link("conv") + downloads(context.conv_panels, "conv-by-step")
-    return Section("conv", "Convolution against self-attention", "Convolution", body)
+        rows = [[s.name, *(at_step(scores, s.name, step) for step in scores.steps)] for s in scores.sites]
+        caption = f"{TASK_TITLES[task]}, {scores.measure.label} by step, trained network"
+        every.append(Table(caption, ["Site", *(f"step {s}" for s in scores.steps)], rows))
+    blocks += [Folded("Every convolutional site", every), source_link("conv")]
+    blocks += downloads("conv-by-step", [p for shown in panels.values() for p in shown])
+    return Section("conv", "Convolution compared with self-attention", "Convolution", blocks)
 
 
-def _conv_table(main: Scores, found: Scores) -> str:
-    shown = [s for s in found.steps if s in main.steps]
+def _conv_table(main: Scores, conv: Scores) -> Table:
+    """Block means of convolution and attention at up to four shared steps."""
+    shown = [s for s in conv.steps if s in main.steps]
     shown = shown if len(shown) <= 4 else [s for s in shown if s in (1, 5, 10, 15)]
     rows = []
     for block in BLOCKS:
-        if main.which(block) and found.which(f"conv.{block}"):
-            row: list = [block]
+        if main.which(block) and conv.which(f"conv.{block}"):
+            row: list[Cell] = [block]
             for step in shown:
-                row += [at_step(found, f"conv.{block}", step), at_step(main, block, step)]
+                row += [at_step(conv, f"conv.{block}", step), at_step(main, block, step)]
             rows.append(row)
-    names = [name for _ in shown for name in ("Convolution", "Attention")]
-    what = f"{TASK_TITLES[main.measure.task]}, {main.measure.label}"
-    caption = f"{what}: means over the sites of a block, trained network"
-    return table(caption, ["Block", *names], rows, groups=[("", 1), *((f"step {s}", 2) for s in shown)])
-
-
-def _all_sites(scores: Scores) -> str:
-    rows = [[s.name, *(at_step(scores, s.name, step) for step in scores.steps)] for s in scores.sites]
-    caption = f"{TASK_TITLES[scores.measure.task]}, {scores.measure.label} by step, trained network"
-    return table(caption, ["Site", *(f"step {s}" for s in scores.steps)], rows)
+    columns = ["Block", *(name for _ in shown for name in ("Convolution", "Attention"))]
+    caption = f"{TASK_TITLES[main.measure.task]}, {main.measure.label}: block means, trained network"
+    return Table(caption, columns, rows, groups=[("", 1), *((f"step {s}", 2) for s in shown)])
 
 
 def smoothness(context: Context) -> Section:
-    """Appendix F, table 3 and figure 13."""
+    """Appendix F, table 3 and figure 13: probes with a smoothness loss."""
     found = context.families.get("smoothness", {}).get("depth")
     plain = context.scores.get("depth")
     if found is None or plain is None:
-        return Section("smoothness", "", "", "")
-    text = paragraph(
-        "Depth probes fitted with an edge-aware smoothness term (appendix F of the paper), against the same probes "
-        "without it. A difference above 0 means that smoothness makes the error larger, as the paper found at its "
+        return Section("smoothness")
+    text = (
+        "Depth probes fitted with an edge-aware smoothness term (appendix F of the paper), compared with the same "
+        "probes without it. A difference above 0 means that smoothness increases the error, as the paper found at its "
         "coarse sites. p: paired t-test over test images; the last column corrects it by Holm over the sites."
     )
-    body = text + _paired_table(plain, found) + cells_link("smoothness")
-    body += "".join(_smoothed(s) for s in context.smoothed)
-    return Section("smoothness", "Does a smoothness loss help?", "Smoothness", body)
+    strips = [_smoothed(s) for s in context.smoothed]
+    blocks = [Paragraph(text), _paired_table(plain, found), source_link("smoothness"), *strips]
+    return Section("smoothness", "Does a smoothness loss help?", "Smoothness", blocks)
 
 
-def _paired_table(plain: Scores, smooth: Scores) -> str:
+def _paired_table(plain: Scores, smooth: Scores) -> Table:
+    """Depth RMSE at the last step without and with the smoothness loss, image by image."""
     step = smooth.steps[-1]
-    rows, tests = [], []
+    rows: list[list[Cell]] = []
+    tests = []
     for i, site in enumerate(smooth.sites):
         match = plain.which(site.name)
         if not match or step not in plain.steps:
             continue
-        a = plain.values[plain.at("trained"), match[0], plain.steps.index(step)]
-        b = smooth.values[smooth.at("trained"), i, -1]
-        if a.shape != b.shape:
+        without = plain.values[plain.at("trained"), match[0], plain.steps.index(step)]
+        with_loss = smooth.values[smooth.at("trained"), i, -1]
+        if without.shape != with_loss.shape:
             continue
-        tests.append(statistics.paired_test(b, a, "t").p)
-        means = [Num(f"{float(statistics.mean_defined(x)):.3f}") for x in (a, b)]
-        gap = statistics.difference_interval(b, a, plain.counts)
-        rows.append([site_link(site.name), f"{site.grid[0]} × {site.grid[1]}", *means, Num(interval(gap, 3))])
+        tests.append(statistics.paired_test(with_loss, without, "t").p)
+        means = [Num(f"{float(statistics.mean_defined(x)):.3f}") for x in (without, with_loss)]
+        gap = statistics.difference_interval(with_loss, without, plain.counts)
+        rows.append([site_link(site.name), grid_size(site.grid), *means, Num(interval(gap, 3))])
     holm = statistics.holm(tests) if tests else np.empty(0)
     rows = [[*row, p_value(p), p_value(h)] for row, p, h in zip(rows, tests, holm, strict=True)]
     columns = ["Site", "Grid", "Without", "With", "Difference", "p", "p (Holm)"]
-    return table(f"Depth RMSE at step {step}, without and with the smoothness loss", columns, rows)
+    return Table(f"Depth RMSE at step {step}, without and with the smoothness loss", columns, rows)
 
 
-def _smoothed(found: Smoothed) -> str:
-    low, high = np.percentile(found.label, (1, 99))
-
-    def cell(values: np.ndarray, words: str) -> str:
-        address = thumbnails.map_picture(values, "depth", float(low), float(high))
-        return picture(address, f"Depth of sample {found.sample}: {words}", words, map_like=True)
-
-    cells = [
-        picture(thumbnails.photo(found.image, 192), f"Generated image, sample {found.sample}", "image"),
-        cell(found.label, "label"),
-        cell(found.without, "without smoothness"),
-        cell(found.smooth, "with smoothness"),
+def _smoothed(found: Smoothed) -> Strip:
+    image = thumbnails.photo(found.image, f"Generated image, sample {found.sample}", "image", 192)
+    maps = {"label": found.label, "without smoothness": found.without, "with smoothness": found.smooth}
+    pictures = [
+        thumbnails.map_picture(values, "depth", found.limits, f"Depth of sample {found.sample}: {words}", words)
+        for words, values in maps.items()
     ]
-    return _row(f"{found.site.name}, step {found.step}, sample {found.sample}", cells)
+    return Strip(f"{found.site.name}, step {found.step}, sample {found.sample}", [image, *pictures], STYLE)
 
 
 def transfer(context: Context) -> Section:
-    """Beyond the paper: is one representation shared by the steps, and where is it selective?"""
+    """Beyond the paper: whether the steps share one representation."""
     found = context.transfers
     if not found:
-        return Section("transfer", "", "", "")
-    text = paragraph(
-        "Beyond the paper: a probe that was fitted at one step, applied unchanged to the raw activations of the others "
-        "at the same site. A square that is as good off the diagonal as on it says that the steps share one code. The "
-        "cosines compare the probes’ directions; two unrelated directions of that many channels have a cosine near 0."
+        return Section("transfer")
+    text = (
+        "Beyond the paper: a probe fitted at one step, applied unchanged to the raw activations of the other steps at "
+        "the same site. If the matrix is as good off the diagonal as on it, the steps share one code. The cosines "
+        "compare the probes’ directions; two unrelated directions with that many channels have a cosine near 0."
     )
-    body = text + panels(context.transfer_panels)
-    if context.more_transfer_panels:
-        body += folded("The other sites", panels(context.more_transfer_panels))
-    body += cells_link("transfer")
+    panels = {
+        (t.measure.task, t.site.name): [transfer_heatmap(t), *([] if t.cosine is None else [cosine_heatmap(t)])]
+        for t in found
+    }
+    # Within a task, the best site comes first: it is shown, and the others are folded.
+    best = {t.measure.task: (t.measure.task, t.site.name) for t in reversed(found)}
+    shown = [best[task] for task in context.scores if task in best]
+    main = [p for key in shown for p in panels[key]]
+    others = [p for key, group in panels.items() if key not in shown for p in group]
+    blocks: list[Block] = [Paragraph(text), Figures(main)]
+    blocks += [Folded("The other sites", [Figures(others)])] if others else []
+    blocks.append(source_link("transfer"))
     for name in ("transfer", "cosine"):
-        body += downloads([p for p in context.all_transfer_panels if p.name.startswith(name)], name)
-    return Section("transfer", "One representation, or fifteen?", "Transfer", body)
+        blocks += downloads(name, [p for p in (*main, *others) if p.name.startswith(name)])
+    return Section("transfer", "One representation, or fifteen?", "Transfer", blocks)
 
 
 def selectivity(context: Context) -> Section:
-    """Beyond the paper: layer-wise selectivity."""
-    if not context.selectivity_panels:
-        return Section("selectivity", "", "", "")
-    baselines = {name for s in context.selectives for name in s.baselines}
-    named = ", ".join(sorted(variant_title(r).replace("_", " ") for r in baselines))
-    text = paragraph(
+    """Beyond the paper: selectivity by layer."""
+    panels = [selectivity_heatmap(s) for s in context.selectives if np.isfinite(s.gain).any()]
+    if not panels:
+        return Section("selectivity")
+    names = ", ".join(sorted(baseline_noun(name) for name in {n for s in context.selectives for n in s.baselines}))
+    text = (
         "By how much the trained network’s probe beats the best answer that does not know the image’s content, at "
-        f"every site and step. Rivals in this run: {escape(named)}. Blue is selective, red is worse than a rival."
+        f"every site and step. Baselines in this run: {names}. Blue is selective, red is worse than a baseline."
     )
-    body = text + panels(context.selectivity_panels) + downloads(context.selectivity_panels, "selectivity")
-    return Section("selectivity", "Selectivity, layer by layer", "Selectivity", body)
+    blocks = [Paragraph(text), Figures(panels), *downloads("selectivity", panels)]
+    return Section("selectivity", "Selectivity, layer by layer", "Selectivity", blocks)

@@ -1,4 +1,4 @@
-"""The report's main results: headline, pictures, curves, heatmaps, examples, sites."""
+"""The report's main results: headline, curves, heatmaps, sites."""
 
 from __future__ import annotations
 
@@ -6,360 +6,323 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+from markupsafe import Markup
 
 from probing.diffusion.variants import OTHER_SEED
 from probing.statistics import Interval
 from sweeps.analysis import baselines, summary
 from sweeps.analysis.baselines import Baseline, Headline
 from sweeps.analysis.scores import Scores
-from sweeps.analysis.tables import Site
-from sweeps.analysis.vocabulary import baseline_noun
+from sweeps.analysis.vocabulary import TASK_NOUNS, TASK_TITLES, baseline_noun, variant_title
 from sweeps.report.context import Context
 from sweeps.report.figures.base import BLOCKS
-from sweeps.report.figures.probes import TASK_TITLES, variant_title
-from sweeps.report.html import Section, downloads, folded, panels, paragraph
-from sweeps.report.links import site_link
-from sweeps.report.sections.examples import NOUNS
+from sweeps.report.figures.probes import block_curves, dumbbells, heatmap, site_curves
+from sweeps.report.links import code, site_link
+from sweeps.report.page import Block, Figures, Folded, Heading, Paragraph, Section, Tile, Tiles, downloads
 from sweeps.report.sections.measures import nested_test, other_measures, ten_contrasts
-from sweeps.report.tables import MISSING, Raw, interval, markup, number, p_value, steps, table
+from sweeps.report.tables import MISSING, Cell, Table, interval, number, p_value, steps
 
 
 def headline(context: Context) -> Section:
-    """What was found, in words and in six numbers."""
+    """The main findings, in words and as up to six numbers."""
     scores = list(context.scores.values())
     if not scores:
-        body = paragraph("No probe has finished yet: run the sweep, then build this page again.")
-        return Section("findings", "No result yet", "Findings", body)
-    lead = " ".join(filter(None, (_best_sentence(context, s, s is scores[0]) for s in scores)))
-    more = " ".join(filter(None, (gap_sentence(context), _when_sentence(scores))))
-    tiles = "".join(_tiles(context, s) for s in scores)
-    body = paragraph(lead, "lead") + paragraph(more) + f'<ul class="facts">{tiles}</ul>'
-    note = _READING + _choice(scores[0]) + _floors_read(scores)
-    return Section("findings", "What was found", "Findings", body + paragraph(note, "note"))
+        text = "No probe has finished yet: run the sweep, then build this page again."
+        return Section("findings", "No result yet", "Findings", [Paragraph(text)])
+    lead = Markup(" ").join(filter(None, (_best_sentence(context, s, s is scores[0]) for s in scores)))
+    more = Markup(" ").join(filter(None, (gap_sentence(context), _rise_sentence(scores))))
+    tiles = [tile for s in scores for tile in (_best_tile(context, s), _gap_tile(context, s), _rise_tile(s)) if tile]
+    blocks = [Paragraph(lead, "lead"), Paragraph(more), Tiles(tiles), _reading_note(scores)]
+    return Section("findings", "What was found", "Findings", blocks)
 
 
-def _floors_read(scores: Sequence[Scores]) -> str:
-    """What the floors were chosen from."""
-    lacking = [NOUNS[s.measure.task] for s in scores if s.position is None]
-    if not lacking:
-        return " The floor is the best of mean mask and all foreground, or mean depth map, and of the position alone."
-    return (
-        f" No probe of the position alone was fitted for {' and '.join(lacking)}: "
-        "a floor that includes it could be higher. <code>sweep.controls</code> adds it."
+def _best_sentence(context: Context, scores: Scores, first: bool) -> Markup:
+    """The best site's score with its floor and oracle; empty if no site can be chosen."""
+    index = summary.best_site(scores)
+    if index is None:
+        return Markup()
+    measure, site = scores.measure, scores.sites[index]
+    value, floor = summary.final(scores, "trained", site.name), float(scores.floor[index])
+    text = Markup("{} is decoded best at {}: {} {}{}. The best answer without activations, {}, scores {}; ").format(
+        TASK_NOUNS[measure.task].capitalize(), code(site.name), measure.label, interval(value),
+        f" at the last of {scores.steps[-1]} denoising steps" if first else "",
+        scores.floor_word(site.name), number(floor),
+    )  # fmt: skip
+    text += Markup("the best possible map on the site’s {}&nbsp;×&nbsp;{} grid scores {}.").format(
+        *site.grid, number(scores.oracle_means[index])
     )
-
-
-_READING = (
-    "Brackets are 95 % bootstrap intervals over test images, resampled jointly for all sites. The "
-    "<em>grid oracle</em> is the best score that any map on the site’s "
-    "cells can reach; the <em>floor</em> is the best answer that ignores the activations. Bars run "
-    "from floor to oracle. "
-)
+    if (precision := _precision(context, scores, site.name)) is not None:
+        text += Markup(" Average precision, which needs no threshold, is {}.").format(interval(precision))
+    if measure.sign * (value.estimate - floor) <= 0:
+        text += " The probe is no better than the floor."
+    return text
 
 
 def _precision(context: Context, scores: Scores, part: str) -> Interval | None:
-    """Average precision of the trained network's saliency probes at the last step, where it was stored."""
+    """Average precision of the trained network's saliency probes at the last step; None if it was not stored."""
     found = context.precision
     if scores.measure.task != "saliency" or found is None or not found.which(part):
         return None
     return summary.final(found, "trained", part)
 
 
-def _choice(scores: Scores) -> str:
-    """How the sites that the text names were chosen."""
-    if summary.best_site(scores) is None:
-        return "No best site is named: neither validation scores nor training losses are stored."
-    if scores.validated:
-        return "Sites are chosen on validation images and scored on test images."
-    return (
-        "This run has no validation images, so sites are chosen by the loss of their probes on the training images, "
-        "which favours sites that fit those too closely; they are scored on test images, which choose nothing."
-    )
-
-
-def _best_sentence(context: Context, scores: Scores, first: bool) -> str:
-    index = summary.best_site(scores)
-    if index is None:
-        return ""
-    measure, site = scores.measure, scores.sites[index]
-    value = summary.final(scores, "trained", site.name)
-    floor = float(scores.floor[index])
-    when = f" at the last of {scores.steps[-1]} denoising steps" if first else ""
-    text = (
-        f"{NOUNS[measure.task].capitalize()} is read best at <code>{site.name}</code>: "
-        f"{measure.label} {interval(value)}{when}, where {number(floor)} needs no activations "
-        f"({scores.floor_word(site.name)}) and "
-        f"{number(scores.oracle_means[index])} is the best that its {_grid(site)} grid allows."
-    )
-    if (precision := _precision(context, scores, site.name)) is not None:
-        text += f" Its average precision, which needs no threshold, is {interval(precision)}."
-    if measure.sign * (value.estimate - floor) <= 0:
-        text += " That is no better than the floor."
-    return text
-
-
-def _grid(site: Site) -> str:
-    rows, columns = site.grid
-    return f"{rows}\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}{columns}"
-
-
-def gap_sentence(context: Context) -> str:
+def gap_sentence(context: Context) -> Markup:
+    """How the trained network compares with its best baselines; empty if the run has no baseline."""
     found = {t: h for t, h in context.headlines.items() if np.isfinite(h.gain.estimate)}
     if not found:
-        return ""
-    told: dict[str, list[str]] = {}
+        return Markup()
+    parts = Markup("; ").join(_gap_part(context, task, one) for task, one in found.items())
+    text = Markup("Averaged over the decoder’s sites, the trained network is {}. ").format(parts)
+    text += f"The baseline is chosen {summary.chosen_on(next(iter(context.scores.values())))}."
+    weak = []
     for task, one in found.items():
-        told.setdefault(_standing(one.gain), []).append(_gap_part(context, task, one))
-    parts = [f"{word} than its best rival {', and '.join(gains)}" for word, gains in told.items()]
-    text = f"Averaged over the decoder, the trained network is {', and '.join(parts)}. "
-    text += f"The rival is chosen {summary.chosen_on(next(iter(context.scores.values())))}."
-    low = [context.scores[t].measure.label for t, one in found.items() if _below_floor(context.scores[t], one)]
-    if low:
-        text += f" In {' and '.join(low)} the decoder’s mean is no better than its floor, which needs no network."
-    missing = dict.fromkeys(m for one in found.values() for m in one.missing)
+        scores = context.scores[task]
+        floor = float(np.mean(scores.floor[scores.which("decoder")]))
+        if scores.measure.sign * (one.trained_score - floor) <= 0:
+            weak.append(scores.measure.label)
+    if weak:
+        text += f" In {' and '.join(weak)}, the decoder’s mean is no better than its floor, which needs no network."
+    missing = dict.fromkeys(name for one in found.values() for name in one.missing)
     if missing:
-        text += f" Not among the baselines, as this run does not hold them: {'; '.join(map(baseline_noun, missing))}. "
-        text += f"<code>{baselines.FIT_ALL}</code> fits all of them."
+        text += Markup(" This run lacks the following baselines: {}. {} fits all of them.").format(
+            "; ".join(map(baseline_noun, missing)), code(baselines.FIT_ALL)
+        )
     return text
 
 
-def _below_floor(scores: Scores, one: Headline) -> bool:
-    floor = float(np.mean(scores.floor[scores.which("decoder")]))
-    return scores.measure.sign * (one.trained_score - floor) <= 0
-
-
-def _standing(gain: Interval) -> str:
-    """What the interval of a gain shows."""
-    return "better" if gain.low > 0 else "worse" if gain.high < 0 else "not shown to be better"
-
-
-def _gap_part(context: Context, task: str, one: Headline) -> str:
+def _gap_part(context: Context, task: str, one: Headline) -> Markup:
+    """What the interval of one task's gain shows."""
     gain = one.gain
-    shown = replace(gain, estimate=-gain.estimate, low=-gain.high, high=-gain.low) if gain.high < 0 else gain
-    text = f"by {interval(shown)} in {context.scores[task].measure.label}"
+    size = Markup("{} in {}").format(interval(gain), context.scores[task].measure.label)
+    if gain.high < 0:
+        loss = replace(gain, estimate=-gain.estimate, low=-gain.high, high=-gain.low)
+        size = Markup("{} in {}").format(interval(loss), context.scores[task].measure.label)
     if task == "saliency" and context.precision_gain is not None:
-        text += f" and {interval(context.precision_gain)} in average precision"
-    return f"{text} over {baseline_noun(one.baseline.name)}"
+        size += Markup(" and {} in average precision").format(interval(context.precision_gain))
+    form = "{} than its best baseline for {}, {}, by {}"
+    standing = "better" if gain.low > 0 else "worse" if gain.high < 0 else ""
+    if not standing:
+        form, standing = "{} than its best baseline for {}, {}: the difference is {}", "not shown to be better"
+    return Markup(form).format(standing, TASK_NOUNS[task], baseline_noun(one.baseline.name), size)
 
 
-def _when_sentence(scores: Sequence[Scores]) -> str:
+def _rise_sentence(scores: Sequence[Scores]) -> Markup:
     found = [(s, summary.emergence(s, "trained", "decoder")) for s in scores if s.which("decoder")]
-    parts = [f"by step {steps(e)} for {NOUNS[s.measure.task]}" for s, e in found if np.isfinite(e.estimate)]
+    parts = [
+        Markup("by step {} for {}").format(steps(e), TASK_NOUNS[s.measure.task])
+        for s, e in found
+        if np.isfinite(e.estimate)
+    ]
     if not parts:
-        return ""
-    rise = "of the decoder’s rise from the floor to its last score is there"
-    return f"95 % {rise} {' and '.join(parts)}."
+        return Markup()
+    start = "The decoder’s mean score has completed 95 % of its rise from the floor to its last value "
+    return Markup(start) + Markup(" and ").join(parts) + "."
 
 
-def _tiles(context: Context, scores: Scores) -> str:
-    found = [_best_tile(context, scores), _gap_tile(context, scores), _when_tile(scores)]
-    return "".join(f"<li>{tile}</li>" for tile in found if tile)
-
-
-def _tile(what: str, value: str, aside: str, gauge: str = "") -> str:
-    return (
-        f'<span class="what">{what}</span><span class="value">{value}</span>{gauge}<span class="aside">{aside}</span>'
+def _reading_note(scores: Sequence[Scores]) -> Paragraph:
+    """How to read the numbers: intervals, floors, oracle, choice of sites."""
+    text = Markup(
+        "Brackets are 95 % bootstrap intervals over test images, resampled jointly for all sites. The <em>grid "
+        "oracle</em> is the best score that any map on the site’s grid of patches can reach; the <em>floor</em> is the "
+        "best answer that ignores the activations. Bars run from floor to oracle. "
     )
+    if summary.best_site(scores[0]) is None:
+        text += "No best site is named, because neither validation scores nor training losses are stored. "
+    elif scores[0].validated:
+        text += "Sites are chosen on validation images and scored on test images. "
+    else:
+        text += (
+            "This run has no validation images, so sites are chosen by the loss of their probes on the training "
+            "images, which favours overfitted sites. Test images only score the chosen sites. "
+        )
+    lacking = [TASK_NOUNS[s.measure.task] for s in scores if s.position is None]
+    if lacking:
+        text += Markup(
+            "No probe of the position alone was fitted for {}: a floor that includes it could be higher. "
+            "<code>sweep.controls</code> adds it."
+        ).format(" and ".join(lacking))
+    else:
+        text += "The floor is the best of position alone and either mean mask and all foreground or mean depth map."
+    return Paragraph(text, "note")
 
 
-def _best_tile(context: Context, scores: Scores) -> str:
+def _best_tile(context: Context, scores: Scores) -> Tile | None:
     index = summary.best_site(scores)
     if index is None:
-        return ""
+        return None
     site, measure = scores.sites[index], scores.measure
     value = summary.final(scores, "trained", site.name)
     floor, oracle = float(scores.floor[index]), float(scores.oracle_means[index])
     share = (value.estimate - floor) / (oracle - floor)
-    aside = f"floor {number(floor)} ({scores.floor_word(site.name)}), grid oracle {number(oracle)}"
+    note = Markup("floor {} ({}), grid oracle {}").format(number(floor), scores.floor_word(site.name), number(oracle))
     if np.isfinite(share):
-        aside += f": {100 * share:.0f} % of the way" if share > 0 else ": not above the floor"
+        note += f": {100 * share:.0f} % of the way" if share > 0 else ": not above the floor"
     if (precision := _precision(context, scores, site.name)) is not None:
-        aside += f"; average precision {interval(precision)}"
-    what = f"{TASK_TITLES[measure.task]}, best site {site.name}: {measure.label}"
-    return _tile(what, interval(value), aside, gauge(share))
+        note += Markup("; average precision {}").format(interval(precision))
+    title = f"{TASK_TITLES[measure.task]}, best site {site.name}: {measure.label}"
+    return Tile(title, interval(value), note, min(max(share, 0.0), 1.0) if np.isfinite(share) else None)
 
 
-def gauge(share: float) -> str:
-    """A bar from floor to oracle with a mark at the score; decoration, the text says it too."""
-    if not np.isfinite(share):
-        return ""
-    at = 100 * min(max(share, 0.0), 1.0)
-    return (
-        '<span class="gauge" aria-hidden="true"><i></i>'
-        f'<b style="left:0;width:{at:.1f}%"></b><s style="left:0"></s><s style="right:0"></s>'
-        f'<u style="left:{at:.1f}%"></u></span>'
-    )
-
-
-def _gap_tile(context: Context, scores: Scores) -> str:
+def _gap_tile(context: Context, scores: Scores) -> Tile | None:
     found = context.headlines.get(scores.measure.task)
     if found is None:
-        return ""
-    rival = baseline_noun(found.baseline.name)
-    what = f"{TASK_TITLES[scores.measure.task]}, decoder gain over the best rival: {rival}"
-    aside = f"{scores.measure.label} {number(found.trained_score)} trained, {number(found.baseline_score)} rival, "
-    aside += f"step {scores.steps[-1]}"
-    return _tile(what, interval(found.gain), aside)
+        return None
+    title = f"{TASK_TITLES[scores.measure.task]}, decoder gain over the best baseline: "
+    title += baseline_noun(found.baseline.name)
+    note = f"{scores.measure.label} {number(found.trained_score)} trained, {number(found.baseline_score)} baseline, "
+    return Tile(title, interval(found.gain), note + f"step {scores.steps[-1]}")
 
 
-def _when_tile(scores: Scores) -> str:
+def _rise_tile(scores: Scores) -> Tile | None:
     if not scores.which("decoder"):
-        return ""
+        return None
     found = summary.emergence(scores, "trained", "decoder")
-    what = f"{TASK_TITLES[scores.measure.task]}, decoder at 95 % of its rise"
+    title = f"{TASK_TITLES[scores.measure.task]}, decoder at 95 % of its rise"
     if not np.isfinite(found.estimate):
-        return _tile(what, MISSING, "the last step does not clearly beat the floor")
-    return _tile(what, f"step {steps(found)}", f"of {scores.steps[-1]} denoising steps")
+        return Tile(title, MISSING, "the last step does not clearly beat the floor")
+    return Tile(title, Markup("step {}").format(steps(found)), f"of {scores.steps[-1]} denoising steps")
 
 
 def curves(context: Context) -> Section:
     """Scores by denoising step, by block and by site."""
-    if not context.curves:
-        return Section("steps", "", "", "")
-    text = paragraph(
-        "One probe per site and step, scored on test images; lines are means over the sites of a "
-        "block, bands 95 % bootstrap intervals over images. Dashed grey: the same probes on the "
-        "other networks, mean over all sites. Dotted: the mean grid oracle of the decoder side."
+    scores = context.scores.values()
+    if not scores:
+        return Section("steps")
+    text = (
+        "One probe per site and step, scored on test images. Lines are means over the sites of a block; bands are 95 % "
+        "bootstrap intervals over images. Dashed grey lines: the same probes on the other networks, mean over all "
+        "sites. Dotted line: the mean grid oracle of the decoder."
     )
-    body = text + panels(context.curves) + downloads(context.curves, "blocks-by-step")
-    for task, found in context.site_curves.items():
-        body += f"<h3>{TASK_TITLES[task]}, site by site</h3>" + panels(found, small=True)
-    body += downloads([p for found in context.site_curves.values() for p in found], "sites-by-step")
-    return Section("steps", "Score by denoising step", "By step", body)
+    by_block = [block_curves(s) for s in scores]
+    blocks: list[Block] = [Paragraph(text), Figures(by_block), *downloads("blocks-by-step", by_block)]
+    by_site = {s.measure.task: site_curves(s) for s in scores}
+    for task, panels in by_site.items():
+        blocks += [Heading(f"{TASK_TITLES[task]}, site by site"), Figures(panels, small=True)]
+    blocks += downloads("sites-by-step", [p for panels in by_site.values() for p in panels])
+    return Section("steps", "Score by denoising step", "By step", blocks)
 
 
 def heatmaps(context: Context) -> Section:
     """Every site and step at once."""
-    if not context.heatmaps:
-        return Section("heatmaps", "", "", "")
-    text = paragraph(
-        "Rows are sites in the order in which the network runs them: encoder, bottleneck, decoder. "
-        "Bright is good in both tasks; variants of a task share one colour scale. A dot marks a cell that is not shown "
-        "to beat the floor and, for the trained network, every other network too (one-sided t-tests over test images; "
-        "by Benjamini and Hochberg, at most 5 % of the cells without a dot are expected to be wrong)."
-        + _other_image(context)
+    shown = [(s, v) for s in context.scores.values() for v in ("trained", *summary.contrasts(s))]
+    if not shown:
+        return Section("heatmaps")
+    text = (
+        "Rows are sites in the order in which the network runs them: encoder, bottleneck, decoder. Bright is good in "
+        "both tasks, and all networks share one colour scale per task. A dot marks a site and step that is not shown "
+        "to beat the floor and, for the trained network, every other network as well (one-sided t-tests over test "
+        "images; by the Benjamini–Hochberg procedure, at most 5 % of the entries without a dot are expected to be "
+        "wrong)." + _other_image_note(context)
     )
-    numbers = "".join(_grid_table(s, v) for s in context.scores.values() for v in ("trained", *summary.contrasts(s)))
-    body = text + panels(context.heatmaps) + folded("The heatmaps as tables", numbers)
-    return Section("heatmaps", "Every site and every step", "Heatmaps", body + downloads(context.heatmaps, "heatmaps"))
+    numbers = []
+    for scores, variant in shown:
+        values = scores.means[scores.at(variant)]
+        rows = [[site_link(s.name), *map(float, values[i])] for i, s in enumerate(scores.sites)]
+        caption = f"{TASK_TITLES[scores.measure.task]}: {scores.measure.label} by site and step, "
+        numbers.append(Table(caption + variant_title(variant), ["Site", *map(str, scores.steps)], rows))
+    panels = [heatmap(*pair) for pair in shown]
+    folded = Folded("The heatmaps as tables", numbers)
+    blocks = [Paragraph(text), Figures(panels), folded, *downloads("heatmaps", panels)]
+    return Section("heatmaps", "Every site and every step", "Heatmaps", blocks)
 
 
-def _other_image(context: Context) -> str:
-    """What the rival is whose activations are those of another image, where it was sampled."""
+def _other_image_note(context: Context) -> str:
+    """An explanation of the other-seed variant if the run has it."""
     if not any(OTHER_SEED in summary.contrasts(s) for s in context.scores.values()):
         return ""
     return (
-        " “Other image, same prompt” counts as another network here: its probes read the activations of another image, "
-        "which the trained network made from the same prompt with another seed, for this image’s labels, and so they "
-        "say what the text alone gives."
+        f" “{variant_title(OTHER_SEED).capitalize()}” counts as another network here: its probes predict this image’s "
+        "labels from the activations of another image, which the trained network generated from the same prompt with "
+        "another seed. They therefore show what the text alone provides."
     )
-
-
-def _grid_table(scores: Scores, variant: str) -> str:
-    values = scores.means[scores.at(variant)]
-    rows = [[site_link(s.name), *map(float, values[i])] for i, s in enumerate(scores.sites)]
-    caption = f"{scores.measure.label} by site and step, {variant_title(variant)}"
-    return table(caption, ["Site", *map(str, scores.steps)], rows)
 
 
 def sites(context: Context) -> Section:
-    """Where: every site at the last step, with floors and oracle, and when each gets there."""
+    """Every site at the last step, with floors and oracle, and when each reaches its final score."""
     if not context.scores:
-        return Section("sites", "", "", "")
-    text = paragraph(
-        "Scores of the last step on test images. A coarse grid cannot draw a thin outline, so each "
-        "score stands beside its grid oracle; marked rows are the best sites, chosen "
-        f"{summary.chosen_on(next(iter(context.scores.values())))}." + _other_image(context)
+        return Section("sites")
+    chosen = summary.chosen_on(next(iter(context.scores.values())))
+    text = (
+        "Scores of the last step on test images. A coarse grid cannot draw a thin outline, so each score stands beside "
+        f"its grid oracle. Marked rows are the best sites, chosen {chosen}." + _other_image_note(context)
     )
-    body = text + panels(context.last_step)
-    body += "".join(_score_table(context, s) for s in context.scores.values())
-    others = "".join(other_measures(context.run, s) for s in context.scores.values())
-    body += ten_contrasts(context) + nested_test(context)
-    body += folded("Other measures at the last step", others)
-    body += _emergence_table(context) + downloads(context.last_step, "sites-last-step")
-    return Section("sites", "Where it is, and when it arrives", "Sites", body)
+    panels = [dumbbells(s) for s in context.scores.values()]
+    blocks = [Paragraph(text), Figures(panels), *(_score_table(context, s) for s in context.scores.values())]
+    blocks += [*ten_contrasts(context), *nested_test(context)]
+    others = [table for s in context.scores.values() for table in other_measures(context.run, s)]
+    blocks += [Folded("Other measures at the last step", others)] if others else []
+    blocks += [_rise_table(context), *downloads("sites-last-step", panels)]
+    return Section("sites", "Where the information is, and when it arrives", "Sites", blocks)
 
 
-def _score_table(context: Context, scores: Scores) -> str:
-    others, best, floors = summary.contrasts(scores), summary.best_site(scores), context.floors[scores.measure.task]
-    precise = _precision(context, scores, "all") is not None
-    columns = ["Site", "Trained", *(["Trained, average precision"] if precise else [])]
+def _score_table(context: Context, scores: Scores) -> Table:
+    """Scores of every site, and means of encoder and decoder, at the last step."""
+    measure, others, best = scores.measure, summary.contrasts(scores), summary.best_site(scores)
+    columns = ["Site", "Trained"]
+    if _precision(context, scores, "all") is not None:
+        columns.append("Trained, average precision")
     columns += [variant_title(v).capitalize() for v in others]
-    rival = _site_rival(context, scores)
-    if rival is not None:
-        named = variant_title(rival.name)
-        columns += [] if rival.name in others else [named.capitalize()]
-        columns += [f"Gain over {named}", "p"]
-    columns += ["Grid oracle", *(name.capitalize() for name in floors)]
-    p = np.full(len(scores.sites), np.nan) if rival is None else baselines.site_tests(scores, rival)
-    rows = [_score_row(context, scores, s.name, s.name, float(p[i])) for i, s in enumerate(scores.sites)]
+    lead = context.headlines.get(measure.task)
+    # Without a decoder there is no headline: then the first other network is the baseline of every site.
+    baseline = lead.baseline if lead else next(iter(baselines.baselines(scores, {}, "all")), None)
+    caption = f"{TASK_TITLES[measure.task]}, {measure.label} at step {scores.steps[-1]} "
+    caption += f"({'higher' if measure.higher else 'lower'} is better)."
+    p = np.full(len(scores.sites), np.nan)
+    if baseline is not None:
+        name = baseline_noun(baseline.name)
+        columns += [] if baseline.name in others else [name.capitalize()]
+        columns += [f"Gain over {name}", "p"]
+        caption += " A gain above 0 favours the trained network. p: Wilcoxon signed-rank test over test images, "
+        caption += "corrected by Holm over the sites."
+        p = baselines.site_tests(scores, baseline)
+    columns += ["Grid oracle", *(name.capitalize() for name in context.floors[measure.task])]
+    rows = [
+        [site_link(site.name), *_score_row(context, scores, site.name, baseline, float(p[i]))]
+        for i, site in enumerate(scores.sites)
+    ]
     for side in ("encoder", "decoder"):
         if scores.which(side):
-            rows.append(_score_row(context, scores, side, f"{side} mean", np.nan))
-    return table(_score_caption(scores, rival is not None), columns, rows, marked=[] if best is None else [best])
+            rows.append([f"{side} mean", *_score_row(context, scores, side, baseline, np.nan)])
+    return Table(caption, columns, rows, marked=[] if best is None else [best])
 
 
-def _site_rival(context: Context, scores: Scores) -> Baseline | None:
-    """The headline's rival, site by site; without a decoder side the first other network."""
-    found = context.headlines.get(scores.measure.task)
-    if found is not None:
-        return found.baseline
-    return next(iter(baselines.baselines(scores, {}, "all")), None)
-
-
-def _score_caption(scores: Scores, rival: bool) -> str:
-    measure = scores.measure
-    text = f"{TASK_TITLES[measure.task]}, {measure.label} at step {scores.steps[-1]} "
-    text += f"({'higher' if measure.higher else 'lower'} is better)."
-    if rival:
-        text += " A gain above 0 favours the trained network; p: Wilcoxon signed ranks over test"
-        text += " images, by Holm over the sites."
-    return text
-
-
-def _score_row(context: Context, scores: Scores, part: str, label: str, p: float) -> list:
-    floors = context.floors[scores.measure.task]
-    where, others = scores.which(part), summary.contrasts(scores)
-    named = site_link(part) if part == label else label
-    row: list = [named, summary.final(scores, "trained", part)]
+def _score_row(context: Context, scores: Scores, part: str, baseline: Baseline | None, p: float) -> list[Cell]:
+    """Cells of `_score_table` after the first, for a site or the mean of a side."""
+    at, others = scores.which(part), summary.contrasts(scores)
+    row: list[Cell] = [summary.final(scores, "trained", part)]
     if (precision := _precision(context, scores, part)) is not None:
         row.append(precision)
     row += [summary.final(scores, v, part) for v in others]
-    rival = _site_rival(context, scores)
-    if rival is not None:
-        row += [] if rival.name in others else [summary.mean_of(rival.scores, rival.final(part))]
-        row += [baselines.gap(scores, rival, part), p_value(p)]
-    row += [float(np.mean(scores.oracle_means[where]))]
-    return row + [float(np.mean(values[where])) for values in floors.values()]
+    if baseline is not None:
+        row += [] if baseline.name in others else [summary.mean_of(baseline.scores, baseline.final(part))]
+        row += [baselines.gap(scores, baseline, part), p_value(p)]
+    floors = context.floors[scores.measure.task].values()
+    return [*row, float(np.mean(scores.oracle_means[at])), *(float(np.mean(values[at])) for values in floors)]
 
 
-def _emergence_table(context: Context) -> str:
+def _rise_table(context: Context) -> Table:
+    """First step with 95 % of the rise, by part of the network, with the noise level of that step."""
     scores = context.scores
-    any_scores = next(iter(scores.values()))
-    parts = [("decoder", "Decoder mean"), ("encoder", "Encoder mean")]
-    parts += [(b, f"Block {b}") for b in BLOCKS]
-    rows = []
-    for part, label in parts:
-        if any_scores.which(part):
-            found = [summary.emergence(s, "trained", part) for s in scores.values()]
-            rows.append([label, *(cell for e in found for cell in (Raw(steps(e)), context.sigma(e)))])
-    best = [_best_emergence(s) for s in scores.values()]
-    rows.insert(0, ["Best site", *(cell for e, where in best for cell in (Raw(where), context.sigma(e)))])
-    columns = ["Part", *(name for t in scores for name in (f"{TASK_TITLES[t]}, step", "Sigma"))]
+    best: list[Cell] = ["Best site"]
+    for s in scores.values():
+        index = summary.best_site(s)
+        if index is None:
+            best += [MISSING, np.nan]
+            continue
+        name = s.sites[index].name
+        found = summary.emergence(s, "trained", name)
+        best += [Markup("{} {}").format(steps(found), code(name)), context.sigma(found)]
+    rows = [best]
+    named = {"decoder": "Decoder mean", "encoder": "Encoder mean"} | {b: f"Block {b}" for b in BLOCKS}
+    for part, label in named.items():
+        if next(iter(scores.values())).which(part):
+            rises = [summary.emergence(s, "trained", part) for s in scores.values()]
+            rows.append([label, *(value for rise in rises for value in (steps(rise), context.sigma(rise)))])
+    floors = "; ".join(f"for {TASK_NOUNS[t]} {s.floor_word('all')}" for t, s in scores.items())
     caption = (
-        "First step with 95 % of the rise from the floor to the last step, trained network; "
-        "no entry where the last step does not clearly beat the floor. The floor is "
+        "First step with 95 % of the rise from the floor to the last step, trained network; no entry if the last step "
+        f"does not clearly beat the floor. The floor is {floors}. Sigma: the noise level that the network sees at that "
+        "step, in units of the latent’s standard deviation"
     )
-    caption += "; ".join(f"for {NOUNS[t]} {s.floor_word('all')}" for t, s in scores.items())
-    caption += ". Sigma: the noise level, in units of the latent’s deviation, that the network sees at that step"
-    return table(caption, columns, rows)
-
-
-def _best_emergence(scores: Scores) -> tuple[Interval, str]:
-    """The step of the best site, and its markup with the site's name."""
-    index = summary.best_site(scores)
-    if index is None:
-        return Interval(np.nan, np.nan, np.nan), markup(None)
-    name = scores.sites[index].name
-    found: Interval = summary.emergence(scores, "trained", name)
-    return found, f"{steps(found)} <code>{name}</code>"
+    columns = ["Part", *(name for t in scores for name in (f"{TASK_TITLES[t]}, step", "Sigma"))]
+    return Table(caption, columns, rows)

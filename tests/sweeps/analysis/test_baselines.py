@@ -64,10 +64,10 @@ def test_the_report_names_the_rival_and_what_is_missing(tmp_path: Path) -> None:
     from sweeps.report import build as report
 
     store = make_store(tmp_path, Made(test=4, sites=FEW, extras=False, pictures=False))
-    html = report.render(report_context.build(report_data.load(store, CONFIG), store))
-    assert "over the randomised network" in html
-    assert "Not among the baselines, as this run does not hold them: the surface" in html
-    assert "<code>scenesweep run scenes --all</code> fits all of them" in html
+    html = report.draw_context(report_context.build(report_data.load(store, CONFIG), store)).html
+    assert "the randomised network, by" in html
+    assert "lacks the following baselines: the surface" in html
+    assert "<code>scenesweep run scenes --all</code>" in html
 
 
 def test_ten_contrasts_are_corrected_over_those_held(found: Found) -> None:

@@ -57,12 +57,12 @@ def test_with_validation_images_training_losses_choose_nothing(tmp_path: Path) -
 
 def test_the_report_keeps_its_core_and_says_how_sites_were_chosen(store: storage.Store) -> None:
     context = report_context.build(report_data.load(store, CONFIG), store)
-    page = report.render(context)
-    assert "is read best at" in page
+    page = report.draw_context(context).html
+    assert "is decoded best at" in page
     assert "best site up." in page
     assert context.examples
     assert context.emerging
-    assert "chosen by the loss of their probes on the training images" in page
+    assert "This run has no validation images" in page
     assert "on validation" not in page.replace("chosen on validation images; by training loss if a run has none", "")
 
 
@@ -85,8 +85,8 @@ def test_a_finished_run_without_validation_images(finished: Path, tiny_pipeline:
     result = pipeline.execute(config)
     assert result.failed == {}
     page = (tmp_path / "run" / "report" / "index.html").read_text()
-    assert "is read best at" in page
-    assert "chosen by the loss of their probes on the training images" in page
+    assert "is decoded best at" in page
+    assert "This run has no validation images" in page
     assert 'id="examples"' in page
     assert "(chosen by training loss)" in page
     assert "trained dice, best site, last step" in compare_view.figures(config)

@@ -76,13 +76,13 @@ def test_scores_of_other_images_are_not_compared(run: RunData) -> None:
 
 
 def test_the_report_has_a_row_for_each_task_only_where_both_were_fitted(run: RunData, tmp_path: Path) -> None:
-    page = report.render(report_context.Context(run, analysis.collect(run)))
+    page = report.draw_context(report_context.Context(run, analysis.collect(run))).html
     assert "Salient object: position and activations minus position" in page
     assert "Depth: position and activations minus position" in page
-    assert "Ten contrasts named beforehand" in page
+    assert "Ten pre-registered contrasts" in page
     store = make_store(tmp_path, Made(test=4, sites=FEW, pictures=False))
     bare = report_data.load(store, CONFIG)
-    assert "minus position<" not in report.render(report_context.Context(bare, analysis.collect(bare)))
+    assert "minus position<" not in report.draw_context(report_context.Context(bare, analysis.collect(bare))).html
 
 
 def test_the_full_preset_fits_both() -> None:

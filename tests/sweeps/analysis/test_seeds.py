@@ -39,7 +39,7 @@ def shifted(rows: pa.Table, by: float, **columns: Any) -> pa.Table:
 
 
 def text(run: RunData) -> str:
-    html = report.render(report_context.Context(run, analysis.collect(run)))
+    html = report.draw_context(report_context.Context(run, analysis.collect(run))).html
     return " ".join(re.sub(r"<[^>]+>", " ", html).split())
 
 
@@ -72,7 +72,7 @@ def test_contrasts_keep_to_the_seed_of_the_settings(copies: RunData) -> None:
     scores = analysis.collect(copies)["saliency"]
     assert findings.contrasts(scores) == ("random",)
     page = text(copies)
-    assert "over the randomised network" in page
+    assert "the randomised network, by" in page
     found = seeds.permutations(copies, scores)[0]
     assert f"randomised 100, 7, 8 {found.scores[0]:.3f} {found.mean:.3f} {found.std:.3f}" in page
 
@@ -109,7 +109,7 @@ def test_the_spread_over_probe_seeds_is_shown_where_there_are_several(probed: tu
     assert best.std == pytest.approx(0.1)
     page = text(three)
     assert f"best site {name} 0, 1, 2 {first:.3f} {first - 0.1:.3f} 0.100" in page
-    assert "Every other number of this page is of seed 0" in page
+    assert "Every other number on this page uses seed 0" in page
     assert "How much do the seeds matter?" not in text(one)
 
 

@@ -1,4 +1,4 @@
-"""The curation page in a real browser: opening, keys, memory over a reload, the CSV that comes back."""
+"""The curation page in a real browser: opening, keys, decisions after a reload, the saved CSV."""
 
 from __future__ import annotations
 
@@ -10,18 +10,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from probing.dataset import manual_decisions as decisions
-from probing.dataset.manual_decisions import Choice
+from probing.dataset.manual_decisions import Choice, parse, render
 from support import browser
-from sweeps.curation import page as curation_page
-from sweeps.curation.page import Shown
+from sweeps.curation.page import Shown, build
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(browser.CHROMIUM is None, reason="no Chromium on this machine")]
 PROMPTS = ['a "quoted", odd café', "two\nlines", "</script><b>bold</b>", "a red box", "a dog", "a cat"]
 
 
 def shown(i: int, side: int, rng: np.random.Generator) -> Shown:
-    """A sample with a smooth picture, as heavy as a photograph once compressed."""
+    """A sample with a smooth image whose JPEG is as large as that of a photograph."""
     coarse = Image.fromarray(rng.integers(0, 256, (side // 8, side // 8, 3), dtype=np.uint8))
     image = np.asarray(coarse.resize((side, side), Image.Resampling.BICUBIC))
     mask = np.zeros((side, side), bool)
@@ -31,11 +29,11 @@ def shown(i: int, side: int, rng: np.random.Generator) -> Shown:
     return Shown(i, 1000 + i, PROMPTS[i % len(PROMPTS)], rule, 0.25, image, mask, depth)
 
 
-def test_without_depth_there_is_no_key_for_it(tab, tmp_path):
+def test_depth_button_is_hidden_without_depth(tab, tmp_path):
     rng = np.random.default_rng(0)
     flat = (replace(shown(i, 64, rng), depth=None) for i in range(2))
     path = tmp_path / "index.html"
-    path.write_text(curation_page.build("Curation", "test", flat, {}))
+    path.write_text(build("Curation", "test", flat, {}))
     tab.open(path)
     assert tab.evaluate("document.getElementById('depth').hidden")
     tab.open(page(path, 2))
@@ -44,16 +42,16 @@ def test_without_depth_there_is_no_key_for_it(tab, tmp_path):
 
 def page(path: Path, count: int, side: int = 64, choices: dict[int, Choice] | None = None) -> Path:
     rng = np.random.default_rng(0)
-    html = curation_page.build("Curation", "test", (shown(i, side, rng) for i in range(count)), choices or {})
+    html = build("Curation", "test", (shown(i, side, rng) for i in range(count)), choices or {})
     path.write_text(html)
     return path
 
 
 @pytest.fixture
 def tab(tmp_path):
-    with browser.Browser(tmp_path / "profile", tmp_path) as found:
-        yield found
-        assert found.errors == []
+    with browser.Browser(tmp_path / "profile", tmp_path) as opened:
+        yield opened
+        assert opened.errors == []
 
 
 def saved(tab: browser.Browser, folder: Path) -> bytes:
@@ -67,7 +65,7 @@ def saved(tab: browser.Browser, folder: Path) -> bytes:
     return path.read_bytes()
 
 
-def test_keys_decide_and_the_csv_comes_back(tab, tmp_path):
+def test_keys_decide_and_the_saved_csv_is_read_back(tab, tmp_path):
     tab.open(page(tmp_path / "index.html", 6))
     tab.press("k")
     tab.press("d")
@@ -82,8 +80,8 @@ def test_keys_decide_and_the_csv_comes_back(tab, tmp_path):
     expected = {0: Choice(True), 1: Choice(False, "unsafe"), 2: Choice(False, 'odd, "very" odd')}
     data = saved(tab, tmp_path)
     seeds = [1000 + i for i in range(6)]
-    assert decisions.parse(data, "decisions.csv", seeds) == expected
-    assert decisions.render(expected, seeds, PROMPTS) == data
+    assert parse(data, "decisions.csv", seeds) == expected
+    assert render(expected, seeds, PROMPTS) == data
 
 
 def test_decisions_survive_a_reload_and_count(tab, tmp_path):
@@ -100,12 +98,12 @@ def test_decisions_survive_a_reload_and_count(tab, tmp_path):
     assert saved(tab, tmp_path) == before
 
 
-def test_applied_decisions_are_there_and_can_be_taken_back(tab, tmp_path):
+def test_applied_decisions_are_shown_and_can_be_removed(tab, tmp_path):
     tab.open(page(tmp_path / "index.html", 6, choices={0: Choice(False, "unsafe"), 4: Choice(True)}))
-    assert "dropped by hand: unsafe" in tab.evaluate("document.querySelector('.card.drop .why').textContent")
+    assert "dropped manually: unsafe" in tab.evaluate("document.querySelector('.card.drop .why').textContent")
     tab.press("u")
-    found = decisions.parse(saved(tab, tmp_path), "decisions.csv", [1000 + i for i in range(6)])
-    assert found == {4: Choice(True)}
+    decided = parse(saved(tab, tmp_path), "decisions.csv", [1000 + i for i in range(6)])
+    assert decided == {4: Choice(True)}
 
 
 def test_filters_find_and_layers(tab, tmp_path):
@@ -121,7 +119,7 @@ def test_filters_find_and_layers(tab, tmp_path):
     tab.press("f")
     tab.evaluate("find = document.getElementById('find'); find.value = 'CAFÉ'; find.oninput(); find.blur()")
     assert tab.evaluate(count) == 2
-    assert tab.evaluate("document.querySelector('b') === null")  # a prompt's markup stays text
+    assert tab.evaluate("document.querySelector('b') === null")  # markup in a prompt stays text
     tab.wait("document.querySelector('#grid img.mask')?.naturalWidth === 64")
     look = "getComputedStyle(document.querySelector('#grid img.{}')).display"
     assert tab.evaluate(look.format("mask")) == "block"
@@ -150,8 +148,8 @@ def test_a_thousand_images_open_in_three_seconds_and_move_without_stutter(tab, t
         if wall[-1] < 3:
             break
     print(f"open: wall {wall}, processor {processor}, {path.stat().st_size / 1e6:.0f} MB")
-    assert min(wall) < 3 or min(processor) < 1.5  # a machine that is busy waits, it does not work longer
-    assert tab.evaluate("document.querySelectorAll('#grid img').length") < 300  # only what is near is drawn
+    assert min(wall) < 3 or min(processor) < 1.5  # on a busy machine, wall time grows but processor time does not
+    assert tab.evaluate("document.querySelectorAll('#grid img').length") < 300  # only cards in view
     before = spent(tab)
     tab.evaluate(
         """(async () => { for (let n = 0; n < 40; n++) { for (let j = 0; j < 20; j++) document.body.dispatchEvent(
@@ -163,5 +161,5 @@ def test_a_thousand_images_open_in_three_seconds_and_move_without_stutter(tab, t
 
 
 def spent(tab: browser.Browser) -> float:
-    """Processor seconds of the page so far."""
+    """Processor seconds that the page has used so far."""
     return {m["name"]: m["value"] for m in tab.call("Performance.getMetrics")["metrics"]}["ProcessTime"]

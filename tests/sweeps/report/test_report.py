@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import http.server
+import io
 import re
 import shutil
 import subprocess
@@ -21,21 +22,24 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 import storage
 from probing.statistics import Interval
-from support import report_store as report_fixture
+from support import report_store
 from support.report_store import CONFIG, Made, make_store
-from sweeps.analysis import baselines as contrasts
-from sweeps.analysis import converged as findings_checks
-from sweeps.analysis import scores as analysis
-from sweeps.analysis import summary as findings
-from sweeps.analysis import tables as report_data
+from sweeps.analysis import summary
+from sweeps.analysis import tables as run_tables
+from sweeps.analysis.baselines import Baseline, Headline
+from sweeps.analysis.converged import references
+from sweeps.analysis.scores import collect, cube
 from sweeps.analysis.tables import apply_probe, current
 from sweeps.report import build as report
-from sweeps.report import context as report_context
-from sweeps.report.sections import results as report_results
-from sweeps.report.tables import interval, number, table
+from sweeps.report import context as contexts
+from sweeps.report import page as pages
+from sweeps.report.page import Paragraph, Section
+from sweeps.report.sections.results import gap_sentence
+from sweeps.report.tables import Table, interval, number
 
 EXTRA = (
     "controls", "interventions", "examples", "images", "emergence", "vae", "conv", "smoothness", "transfer",
@@ -152,8 +156,8 @@ def test_figures_of_earlier_reports_are_removed(tmp_path: Path) -> None:
 
 
 def test_prompts_are_text_not_markup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = report_fixture.scene
-    monkeypatch.setattr(report_fixture, "scene", lambda i, n: (*plain(i, n)[:3], "<script>alert('&')</script>"))
+    plain = report_store.scene
+    monkeypatch.setattr(report_store, "scene", lambda *args: (*plain(*args)[:3], "<script>alert('&')</script>"))
     html = Path(report.build(make_store(tmp_path, Made(test=3, sites=FEW, extras=False)), CONFIG)).read_text()
     assert "<script" not in html
     assert "&lt;script&gt;" in html
@@ -173,9 +177,9 @@ def test_parts_without_data_are_left_out(tmp_path: Path) -> None:
 def test_a_run_of_few_sites_and_steps_is_reported(tmp_path: Path) -> None:
     made = Made(test=3, sites=("down.0.0", "mid.0"), steps=(2, 7), extras=False, pictures=False)
     page = Page(Path(report.build(make_store(tmp_path, made), CONFIG)).read_text())
-    assert "The salient object is read best at down.0.0" in page.text
+    assert "The salient object is decoded best at down.0.0" in page.text
     head = page.text.partition("Provenance")[2].partition("Which of the paper’s claims")[0]
-    assert "read best" in head
+    assert "decoded best" in head
     assert "decoder" not in head
     assert not re.search(r"\bnan\b", page.text)
 
@@ -199,7 +203,7 @@ def test_predictions_outlive_the_activations(tmp_path: Path) -> None:
 
 def test_failed_probes_are_named_and_not_averaged(tmp_path: Path) -> None:
     store = make_store(tmp_path, Made(test=4, sites=FEW, extras=False, pictures=False))
-    good = report_data.load(store, CONFIG).tables["probes"]
+    good = run_tables.load(store, CONFIG).tables["probes"]
     bad = good.slice(0, 1).to_pylist()[0]
     bad |= {"status": "failed", "error": "activations hold NaN", "attempt": 2, "dice": None}
     store.append("probes", [bad])
@@ -216,9 +220,9 @@ def test_headline_states_the_best_site_with_test_score_oracle_and_floor(store: s
     last = [r for r in rows if r["step"] == 15 and r["control"] == "none"]
     dice = [r["dice"] for r in last if (r["variant"], r["site"]) == ("trained", "up.3.0")]
     score = np.mean([d for d in dice if d is not None])
-    text = page.text.partition("What the model paints")[0]
-    assert f"The salient object is read best at up.3.0 : Dice {score:.2f} (" in text
-    assert "where 0.34 needs no activations (mean mask or all foreground) and 0.93 is the best" in text
+    text = page.text.partition("What the model generates")[0]
+    assert f"The salient object is decoded best at up.3.0 : Dice {score:.2f} (" in text
+    assert "mean mask or all foreground, scores 0.34; the best possible map on the site’s 16 × 16 grid" in text
 
 
 def test_average_precision_stands_beside_dice(store: storage.Store, page: Page) -> None:
@@ -226,8 +230,8 @@ def test_average_precision_stands_beside_dice(store: storage.Store, page: Page) 
     mine = [r for r in rows if (r["experiment"], r["variant"], r["control"]) == ("grid", "trained", "none")]
     found = [r["ap"] for r in mine if (r["site"], r["step"], r["task"]) == ("up.3.0", 15, "saliency")]
     score = f"{np.mean(found):.2f}"
-    assert f"Its average precision, which needs no threshold, is {score} (" in page.text
-    sites = page.text[page.text.index("Where it is, and when it arrives", 3000) :]
+    assert f"Average precision, which needs no threshold, is {score} (" in page.text
+    sites = page.text[page.text.index("Where the information is, and when", 3000) :]
     assert "Site Trained Trained, average precision Randomised" in sites
     assert re.search(rf"up\.3\.0 \d\.\d\d \(\S+\) {score} \(", sites)
 
@@ -248,7 +252,7 @@ def test_other_measures_are_told_site_by_site(store: storage.Store, page: Page) 
 
 def test_crossentropy_stands_beside_the_dice_of_shuffled_labels(page: Page) -> None:
     text = page.text[page.text.index("Controls and selectivity", 3000) :]
-    dice, loss = re.search(r"permuted over its cells (\d\.\d\d) \(\S+\) (\d\.\d\d)", text).groups()
+    dice, loss = re.search(r"permuted over its patches (\d\.\d\d) \(\S+\) (\d\.\d\d)", text).groups()
     assert float(loss) == pytest.approx(0.7 - float(dice) / 2, abs=0.011)
 
 
@@ -260,41 +264,40 @@ def test_best_site_is_chosen_on_validation_and_scored_on_test(tmp_path: Path) ->
         if (r["variant"], r["site"], r["step"], r["task"]) == ("trained", "mid.0", 15, "saliency")
     )
     store.append("probes", [{**row, "val_dice": 0.99, "attempt": 2}])
-    scores = analysis.collect(report_data.load(store, CONFIG))["saliency"]
-    best = findings.best_site(scores)
+    scores = collect(run_tables.load(store, CONFIG))["saliency"]
+    best = summary.best_site(scores)
     assert best is not None
     assert scores.sites[best].name == "mid.0"
-    assert findings.final(scores, "trained", "mid.0").estimate == pytest.approx(row["dice"])
+    assert summary.final(scores, "trained", "mid.0").estimate == pytest.approx(row["dice"])
 
 
 @pytest.mark.parametrize(("task", "sign"), [("saliency", 1), ("depth", -1)])
 def test_a_gap_is_positive_where_the_trained_network_is_better(store: storage.Store, task: str, sign: int) -> None:
-    scores = analysis.collect(report_data.load(store, CONFIG))[task]
-    gap = findings.gap(scores, "decoder", "random")
-    trained, other = (findings.final(scores, v, "decoder").estimate for v in ("trained", "random"))
+    scores = collect(run_tables.load(store, CONFIG))[task]
+    gap = summary.gap(scores, "decoder", "random")
+    trained, other = (summary.final(scores, v, "decoder").estimate for v in ("trained", "random"))
     assert gap.estimate == pytest.approx(sign * (trained - other))
     assert 0 < gap.low < gap.estimate < gap.high
 
 
 def test_the_first_sentence_says_better_worse_or_unsure(store: storage.Store) -> None:
-    scores = analysis.collect(report_data.load(store, CONFIG))
+    scores = collect(run_tables.load(store, CONFIG))
     gains = {"saliency": Interval(0.2, 0.1, 0.3), "depth": Interval(-0.06, -0.11, -0.01)}
     found = {
-        task: contrasts.Headline(contrasts.Baseline("random", scores[task], "random"), gain, 0.9, 0.9, ())
-        for task, gain in gains.items()
+        task: Headline(Baseline("random", scores[task], "random"), gain, 0.9, 0.9, ()) for task, gain in gains.items()
     }
     context = SimpleNamespace(scores=scores, headlines=found, precision_gain=None)
-    text = re.sub("<[^>]+>", "", report_results.gap_sentence(context))
-    assert "better than its best rival by 0.20 (0.10–0.30) in Dice" in text
-    assert "worse than its best rival by 0.06 (0.01–0.11) in RMSE" in text
+    text = re.sub("<[^>]+>", "", gap_sentence(context))
+    assert re.search("better than its best baseline[^;]* by 0.20 .0.10–0.30. in Dice", text)
+    assert re.search("worse than its best baseline[^;]* by 0.06 .0.01–0.11. in RMSE", text)
     context.headlines = {"depth": replace(found["depth"], gain=Interval(0.1, -0.1, 0.3))}
-    text = re.sub("<[^>]+>", "", report_results.gap_sentence(context))
-    assert "not shown to be better than its best rival by 0.10 (−0.10 to 0.30)" in text
+    text = re.sub("<[^>]+>", "", gap_sentence(context))
+    assert re.search("not shown to be better than its best baseline[^;]* 0.10 .−0.10 to 0.30.", text)
 
 
 def test_emergence_is_the_first_step_with_95_percent_of_the_rise(store: storage.Store) -> None:
-    scores = analysis.collect(report_data.load(store, CONFIG))["depth"]
-    found = findings.emergence(scores, "trained", "decoder")
+    scores = collect(run_tables.load(store, CONFIG))["depth"]
+    found = summary.emergence(scores, "trained", "decoder")
     curve, floor = scores.means[0, scores.which("decoder")].mean(0), 0.78
     rise = (curve - floor) / (curve[-1] - floor)
     assert found.estimate == scores.steps[int(np.argmax(rise >= 0.95))]
@@ -302,16 +305,16 @@ def test_emergence_is_the_first_step_with_95_percent_of_the_rise(store: storage.
 
 
 def test_emergence_is_told_against_the_noise_level_too(store: storage.Store, page: Page) -> None:
-    context = report_context.build(report_data.load(store, CONFIG), store)
+    context = contexts.build(run_tables.load(store, CONFIG), store)
     assert list(context.sigmas) == list(range(1, 16))
     levels = np.array(list(context.sigmas.values()))
     assert (np.diff(levels) < 0).all()
     found = context.sigma(Interval(3.0, 2.0, 4.0))
     assert (found.estimate, found.low, found.high) == (levels[2], levels[3], levels[1])
-    step = findings.emergence(context.scores["depth"], "trained", "decoder")
+    step = summary.emergence(context.scores["depth"], "trained", "decoder")
     told = f"Decoder mean .*?{step.estimate:.0f} \\(\\d+–\\d+\\) {context.sigma(step).estimate:.2f} "
     assert re.search(told, page.text[page.text.index("First step with 95 %") :])
-    assert "What Step Sigma Score at step 1" in page.text
+    assert "Step Sigma Score at step 1" in page.text
 
 
 def test_interventions_show_edit_controls_and_pictures(store: storage.Store, page: Page) -> None:
@@ -326,11 +329,11 @@ def test_interventions_show_edit_controls_and_pictures(store: storage.Store, pag
     assert "the opposite move’s label" in text
     alts = [a["alt"] for a in page.all("img")]
     assert alts.count("Image after the edit") == 2
-    assert alts.count("Depth: asked for") == 1
+    assert alts.count("Depth: requested") == 1
 
 
 def test_edits_keep_their_controls_in_order(store: storage.Store) -> None:
-    found = findings.interventions(report_data.load(store, CONFIG))
+    found = summary.interventions(run_tables.load(store, CONFIG))
     assert [e.effect.control for e in found[:4]] == [
         "edit", "none", "random_direction", "random_probe",
     ]  # fmt: skip
@@ -339,12 +342,12 @@ def test_edits_keep_their_controls_in_order(store: storage.Store) -> None:
 
 
 def test_a_converged_reference_is_compared_image_by_image(store: storage.Store, page: Page) -> None:
-    pairs = findings_checks.references(report_data.load(store, CONFIG))
+    pairs = references(run_tables.load(store, CONFIG))
     assert [(p.measure.score, p.site, p.step) for p in pairs] == [(s, "up.2.1", 15) for s in ("dice", "ap", "rmse")]
     rmse = pairs[-1]
     assert rmse.trained - rmse.reference == pytest.approx(rmse.gain.estimate)
     assert rmse.gain.low > 0.1
-    assert "How much is the optimiser’s?" in page.text
+    assert "converged" in sections(page)
 
 
 def test_selectivity_is_taken_over_the_best_rival(page: Page) -> None:
@@ -361,12 +364,12 @@ def test_the_papers_values_stand_under_the_papers_model_alone(page: Page) -> Non
     mine = rest.partition("The sites")[0]
     assert "Stable Diffusion v1.4 (paper) scenes (this run)" in mine
     assert "Dice, decoder mean, step 15 Table 1 0.85" in mine
-    assert "not a mark to reach" in mine
+    assert "and not a target" in mine
     assert "Stable Diffusion" not in before.partition("The paper Network")[2]
 
 
 def test_floors_and_oracle_stand_beside_every_score(page: Page) -> None:
-    heads = page.text[page.text.index("Where it is, and when") :]
+    heads = page.text[page.text.index("Where the information is, and when") :]
     assert "Grid oracle Mean mask All foreground Position alone" in heads
     assert "Grid oracle Mean depth map Position alone" in heads
 
@@ -374,25 +377,25 @@ def test_floors_and_oracle_stand_beside_every_score(page: Page) -> None:
 @pytest.mark.parametrize("task", ["saliency", "depth"])
 def test_a_position_control_raises_the_floor_where_it_is_better(tmp_path: Path, task: str) -> None:
     store = make_store(tmp_path, Made(test=4, sites=FEW, pictures=False))
-    plain = analysis.collect(report_data.load(store, CONFIG))[task]
+    plain = collect(run_tables.load(store, CONFIG))[task]
     rows = [
         {**r, "dice": 0.5, "rmse": 0.6, "attempt": 2}
         for r in store.table("probes").to_pylist()
         if (r["control"], r["site"]) == ("position", "up.2.1")
     ]
     store.append("probes", rows)
-    run = report_data.load(store, CONFIG)
-    found = analysis.collect(run)[task]
+    run = run_tables.load(store, CONFIG)
+    found = collect(run)[task]
     place = [s.name for s in found.sites].index("up.2.1")
     expected = plain.floor.copy()
     expected[place] = 0.5 if task == "saliency" else 0.6
     np.testing.assert_allclose(found.floor, expected)
     assert found.floor_word("up.2.1") == "position alone"
     assert found.floor_word("mid.0") in ("mean mask or all foreground", "mean depth map")
-    context = report_context.build(run, store)
+    context = contexts.build(run, store)
     assert context.floors[task]["position alone"][place] == expected[place]
     claim = next(c for c in context.claims if c.key == f"linear-{task}")
-    best = found.sites[findings.best_site(found)].name
+    best = found.sites[summary.best_site(found)].name
     assert f"({found.floor_word(best)}) to" in claim.evidence
 
 
@@ -409,7 +412,7 @@ def test_other_families_stand_beside_the_decoder(store: storage.Store, page: Pag
     assert f"RMSE, VAE self-attention, step 15 Table 1 0.84 {rmse:.2f} (" in page.text
     text = page.text[page.text.index("Is it in the VAE?", 3000) :]
     assert "Step Dice, VAE Dice, UNet decoder RMSE, VAE RMSE, UNet decoder" in text
-    conv = text[text.index("Convolution against self-attention") :]
+    conv = text[text.index("Convolution compared with self-attention") :]
     assert re.search(r"step 1 step 5 step 10 step 15 Block Convolution Attention", conv)
     assert re.search(r"mid (\d\.\d\d \(\S+\) ){7}", conv)
     smooth = conv[conv.index("Does a smoothness loss help") :]
@@ -417,8 +420,8 @@ def test_other_families_stand_beside_the_decoder(store: storage.Store, page: Pag
 
 
 def test_a_transferred_probe_stands_where_it_was_trained_and_applied(store: storage.Store) -> None:
-    context = report_context.build(report_data.load(store, CONFIG), store)
-    panel = next(p for p in context.panels if p.name == "transfer-saliency-up-3-0")
+    drawn = report.draw(run_tables.load(store, CONFIG), store)
+    panel = next(p for p in drawn.figures if p.name == "transfer-saliency-up-3-0")
     found = {(a, b): v for _, _, _, a, b, v in panel.rows}
     assert found[2, 5] == pytest.approx(0.9 - 0.12)
     assert found[15, 15] == pytest.approx(0.9)
@@ -432,10 +435,30 @@ def test_numbers_link_to_their_provenance(page: Page) -> None:
 
 def test_provenance_names_hash_cells_and_run_of_every_experiment(store: storage.Store, page: Page) -> None:
     text = page.text[page.text.index("Where the numbers come from") :]
-    summary = report_data.load(store, CONFIG).wandb_id("summary")
+    summary = run_tables.load(store, CONFIG).wandb_id("summary")
     assert re.search(rf"vae c7d9e0f2 30 10 {summary}", text)
     assert re.search(rf"transfer 7a45fe12 450 0 {summary}", text)
     assert re.search(r"up\.2\.1 \d+ 64 / 32 / 96 c7d9e0f2 \w+ \w+", text)
+
+
+# -- grids that are not square
+
+
+def test_grids_with_more_rows_than_columns_are_reported(tmp_path: Path) -> None:
+    """As in a model whose latents have 96 rows and 64 columns."""
+    store = make_store(tmp_path, Made(test=4, sites=(*FEW, "up.1.0"), stretch=1.5))
+    drawn = report.draw(run_tables.load(store, CONFIG), store)
+    page = Page(drawn.html)
+    assert {*EXTRA, "network"} <= set(sections(page))
+    grids = {s.name: s.grid for s in drawn.context.run.sites}
+    assert grids == {"mid.0": (3, 2), "up.1.0": (6, 4), "up.2.1": (12, 8), "up.3.0": (24, 16)}
+    assert "up.2.1 decoder 12 × 8 96 3" in page.text
+    readings = [r for example in drawn.context.examples for r in example.readings]
+    assert {p.shape for r in readings for p in r.predictions.values()} == {grids[r.site.name] for r in readings}
+    assert {s.smooth.shape for s in drawn.context.smoothed} == {(6, 4)}
+    sizes = [Image.open(io.BytesIO(p.data)).size for strip in drawn.strips for p in strip.pictures]
+    assert len(sizes) > 50
+    assert all(height == 1.5 * width for width, height in sizes)
 
 
 # -- parts
@@ -462,9 +485,7 @@ def test_cube_is_the_mean_of_the_rows_that_name_a_place(rows: list[tuple[str, in
     columns = list(zip(*rows, strict=True)) or [(), (), ()]
     kinds = (pa.string(), pa.int64(), pa.float64())
     arrays = [pa.array(list(c), t) for c, t in zip(columns, kinds, strict=True)]
-    found = analysis.cube(
-        pa.table(arrays, names=["site", "step", "dice"]), ("site", "step"), (("b", "a"), (1, 2, 3)), "dice"
-    )
+    found = cube(pa.table(arrays, names=["site", "step", "dice"]), ("site", "step"), (("b", "a"), (1, 2, 3)), "dice")
     for i, site in enumerate("ba"):
         for j, step in enumerate((1, 2, 3)):
             mine = [v for s, t, v in rows if (s, t) == (site, step) and np.isfinite(v)]
@@ -497,8 +518,9 @@ def test_numbers_are_set_with_true_signs() -> None:
 
 
 def test_table_cells_are_escaped() -> None:
-    html = table("a < b", ["x", "y"], [["<i>", 1.0]])
-    assert "<i>" not in html
+    table = Table("a < b", ["x", "y"], [["<i>", 1.0]])
+    html = pages.render("", "", "", [Section("s", "S", "S", [table, Paragraph("<i>")])])
+    assert "<i>" not in html.partition("<main")[2]
     assert "a &lt; b" in html
     assert '<th scope="row">&lt;i&gt;</th><td class="n">1.00</td>' in html
 

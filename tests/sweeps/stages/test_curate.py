@@ -68,7 +68,7 @@ def test_decisions_are_applied_recorded_and_taken_back(words, tmp_path, capsys):
     file = save_decisions(tmp_path / "d.csv", words, [(3, "drop", "two heads"), (5, "keep", "")])
     assert main(["curate", *words, "--decisions", file]) == 0
     said = capsys.readouterr().out
-    assert "2 decisions by hand applied" in said
+    assert "2 manual decisions applied" in said
     assert "1 dropped (by hand: two heads)" in said
     by_hand = curation(words)
     assert by_hand[3] == (False, "by hand: two heads", "")

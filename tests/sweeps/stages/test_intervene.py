@@ -19,6 +19,7 @@ from sweeps.analysis import summary as findings
 from sweeps.analysis.scores import MEASURES
 from sweeps.report.figures import ablations as figures_edits
 from sweeps.report.gallery import interventions as edit_gallery
+from sweeps.report.page import Strip
 from sweeps.report.sections import edited_images as report_edit_pictures
 from sweeps.report.sections import interventions as report_edits
 
@@ -124,6 +125,10 @@ class Folder:
         return sorted(path for path in self.files if path.startswith(prefix))
 
 
+def strips_of(found: list[Pictures]) -> list[Strip]:
+    return [block for block in report_edit_pictures.pictures(found) if isinstance(block, Strip)]
+
+
 def shown() -> list[Pictures]:
     series = tuple(SecondObject(9, 0, scale, back) for scale, back in SERIES)
     made = [
@@ -155,12 +160,13 @@ def test_controls_alone_are_no_edit():
 
 
 def test_the_page_shows_pairs_steps_objects_and_an_animation():
-    html = report_edit_pictures.pictures(shown())
-    assert html.count('alt="Image after the edit"') == 4 + 2 * len(SERIES)
-    assert all(count in html for count in ("1 step<", "3 steps", "10 steps", "3 right, 1 down"))
-    assert html.count("data:image/gif;base64,") == 2
-    assert "asked: size 0.55, 1.5 farther" in html
-    assert report_edit_pictures.pictures([]) == ""
+    strips = strips_of(shown())
+    found = [picture for strip in strips for picture in strip.pictures]
+    assert [p.alt for p in found].count("Image after the edit") == 4 + 2 * len(SERIES)
+    assert {"1 step", "3 steps", "10 steps", "requested: size 0.55, 1.5 farther"} <= {p.caption for p in found}
+    assert any("3 right, 1 down" in strip.name for strip in strips)
+    assert [p.format for p in found].count("gif") == 2
+    assert report_edit_pictures.pictures([]) == []
 
 
 def test_each_guidance_has_its_own_unedited_images():
@@ -176,7 +182,7 @@ def test_each_guidance_has_its_own_unedited_images():
     ]  # fmt: skip
     panel = figures_edits.ablation_panel(found)
     assert panel.name == "edits-saliency-guidance"
-    assert "without and with edit at the same scale: 1: 0.20 and 0.25; 4: 0.30 and 0.50; 9: 0.40 and 0.80" in panel.text
+    assert "1: 0.20 and 0.25; 4: 0.30 and 0.50; 9: 0.40 and 0.80" in panel.text
 
 
 def transplant(sample: int, steps: int) -> Pictures:
@@ -191,9 +197,11 @@ def test_transplants_show_the_other_image_then_more_and_more_steps():
     assert [[(p.sample, edit_gallery.step_count(p)) for p in one] for one in series] == [
         [(4, 3), (4, 15)], [(2, 3), (2, 15)],
     ]  # fmt: skip
-    page = report_edit_pictures.pictures(made)
-    assert page.index("the other image") < page.index("3 steps of its activations")
-    assert page.count(">15 steps of its activations<") == 2
+    for strip in strips_of(made):
+        words = [picture.caption for picture in strip.pictures]
+        patched = ["the other image", "3 steps of its activations", "15 steps of its activations"]
+        assert [w for w in words if "other" in w or "activations" in w] == patched
+    assert len(strips_of(made)) == 2
 
 
 def test_the_page_says_the_most_that_can_be_had_apart_from_the_edits():
@@ -201,8 +209,9 @@ def test_the_page_says_the_most_that_can_be_had_apart_from_the_edits():
     found = [row(s, t, 0.4, experiment="transplant") for s, t in often]
     found += [row(s, t, 0.9, experiment="transplant", steps=",".join(map(str, range(1, 16)))) for s, t in often]
     effects = [findings.Edits(e, MEASURE[e.series.task], np.array([0.3]), np.array([0.4])) for e in summarise(found)]
-    (line,) = report_edits._ceilings(effects).split("</p>")[:-1]
-    assert "Over 4 images" in line
-    assert "steps 1 to 3 it goes from 0.30" in line
-    assert line.index("to 0.40") < line.index("steps 1 to 15") < line.index("to 0.90")
-    assert report_edits._ceilings([]) == ""
+    (paragraph,) = report_edits.patching_limits(effects)
+    text = paragraph.text
+    assert "4 images" in text
+    assert "from 0.30" in text
+    assert text.index("to 0.40") < text.index("steps 1 to 3") < text.index("to 0.90") < text.index("steps 1 to 15")
+    assert report_edits.patching_limits([]) == []

@@ -119,7 +119,7 @@ def test_the_page_of_a_preview_shows_depth_and_its_rules_do_not_look_at_it(
     run = reopen(config, model_info(config))
     depth = run.store.read_labels("depth", [0, 1])
     assert depth.dtype == np.float16
-    shown = list(curation_page._shown(run, curate_stage.measures(run)))
+    shown = list(curation_page.shown_samples(run, curate_stage.measures(run)))
     assert len(shown) == COUNT
     np.testing.assert_array_equal(shown[1].depth, depth[1])
     seen, measure = [], curate_stage.measure
@@ -140,7 +140,7 @@ def test_a_preview_that_was_begun_without_depth_stays_so(tiny_pipeline, captions
     assert set(store.layout.tasks) == {"saliency"}
     own = preview_stage.settings(config)
     run = reopen(own, model_info(own))
-    assert all(s.depth is None for s in curation_page._shown(run, curate_stage.measures(run)))
+    assert all(s.depth is None for s in curation_page.shown_samples(run, curate_stage.measures(run)))
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ import storage
 from support.report_store import CONFIG, Made, make_store
 from sweeps.analysis import tables as report_data
 from sweeps.report import build as report
-from sweeps.report import strips as report_strips
+from sweeps.report import thumbnails
 from sweeps.tracking import mirror as tracking
 from sweeps.tracking.mirror import Marker, mirror
 from sweeps.tracking.runs import plan
@@ -146,30 +146,30 @@ def test_the_summary_run_shows_every_figure_of_the_report_with_its_title(
 ) -> None:
     drawn = report.draw(report_data.load(store, CONFIG), store)
     summary = inspect(store, "summary")["summary"]
-    titles = {f"figures/{p.name}": p.title for p in drawn.context.panels}
+    titles = {f"figures/{p.name}": p.title for p in drawn.figures}
     shown = {name: value for name, value in summary.items() if name.startswith("figures/")}
     assert {name: value["caption"] for name, value in shown.items()} == titles
-    assert len(shown) == drawn.page.count("<svg")
-    for panel in (drawn.context.curves[0], drawn.context.edit_panels[-1]):
+    assert len(shown) == drawn.html.count("<svg")
+    for panel in (drawn.figures[0], drawn.figures[-1]):
         assert (pixels(store, f"figures/{panel.name}") == panel.png()).all()
 
 
 def test_the_summary_run_shows_every_picture_of_the_report(store: storage.Store, mirrored: tracking.Mirrored) -> None:
-    page = report.draw(report_data.load(store, CONFIG), store).page
-    strips = list(report_strips.strips(page))
-    assert sum(len(strip.cells) for strip in strips) == page.count("<figure><img") > 50
-    assert {strip.section for strip in strips} == {"images", "examples", "emergence", "interventions"}
+    drawn = report.draw(report_data.load(store, CONFIG), store)
+    strips = drawn.strips
+    assert sum(len(strip.pictures) for strip in strips) == drawn.html.count("<figure><img") > 50
+    assert {strip.section for strip in strips} == {"images", "examples", "emergence", "smoothness", "interventions"}
     summary = inspect(store, "summary")["summary"]
     for section in {strip.section for strip in strips}:
         words = [strip.words for strip in strips if strip.section == section]
         assert summary[f"pictures/{section}"]["captions"] == words
     edited = next(strip for strip in strips if strip.section == "interventions")
     assert edited.title.startswith("Edited pictures, ")
-    assert ": before | its label | asked for | after" in edited.words
-    assert strips[0].title == "What the model paints"
-    sheets = report_strips.sheets(strips[:2])
+    assert ": before | its label | requested | after" in edited.words
+    assert strips[0].title == "What the model generates"
+    sheets = thumbnails.sheets([strip.pictures for strip in strips[:2]])
     assert len({sheet.shape for sheet in sheets}) == 1
-    photo = sheets[0][:, : report_strips.HEIGHT].astype(float)
+    photo = sheets[0][:, : thumbnails.SHEET_HEIGHT].astype(float)
     kept = np.asarray(Image.fromarray(store.read_images("trained", [first_test(store)])[0]).resize((128, 128)))
     assert np.abs(photo - kept).mean() < 12
 

@@ -1,52 +1,3 @@
-"""The curation page's frame, style and script; `__DATA__` and `__TITLE__` stand for what a run fills in."""
-
-STYLE = """
-:root{color-scheme:light dark;--line:color-mix(in srgb,CanvasText 18%,Canvas);
- --soft:color-mix(in srgb,CanvasText 6%,Canvas)}
-*{box-sizing:border-box}
-body{margin:0;font:14px/1.4 system-ui,sans-serif;background:Canvas;color:CanvasText}
-header{position:sticky;top:0;z-index:2;background:Canvas;border-bottom:1px solid var(--line);padding:.5rem .8rem;
- display:flex;flex-wrap:wrap;gap:.4rem .8rem;align-items:center}
-h1{font-size:1rem;margin:0 .6rem 0 0}
-button,select,input{font:inherit;padding:.2rem .55rem}
-#grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(200px,1fr));gap:.6rem;padding:.8rem}
-.card{border:3px solid var(--line);border-radius:6px;background:var(--soft);padding:4px;content-visibility:auto;
- contain-intrinsic-size:200px 270px;cursor:pointer}
-.card.rule{opacity:.75}.card.keep{border-color:#2a8a4a;opacity:1}.card.drop{border-color:#c0392b;opacity:1}
-.card[aria-current=true]{outline:3px solid #2f6fde;outline-offset:1px}
-.pic{position:relative;aspect-ratio:1;overflow:hidden;background:#8884}
-.pic img{position:absolute;inset:0;width:100%;height:100%;object-fit:contain}
-.pic img.mask{opacity:.55}.pic img.depth{opacity:.8}
-body.nomask .mask,body.nodepth .depth{display:none}
-.say{display:block;font-size:.8rem;height:2.3em;overflow:hidden}
-.why{display:block;font-size:.8rem;font-weight:600;min-height:1.3em}
-dialog{max-width:min(92vw,46rem);border:1px solid var(--line);border-radius:8px}
-dialog .pic{width:min(70vh,86vw,42rem)}
-kbd{border:1px solid var(--line);border-radius:3px;padding:0 .3em;font:inherit}
-ol{padding-left:1.4rem}
-"""
-
-BODY = """
-<header><h1>__TITLE__</h1>
-<label>show <select id="filter"></select></label>
-<label>find <input id="find" type="search" size="14" placeholder="words of a prompt"></label>
-<span id="count" role="status"></span>
-<button id="keep">keep <kbd>K</kbd></button><button id="drop">drop <kbd>D</kbd></button>
-<button id="undo">undecide <kbd>U</kbd></button>
-<button id="mask">mask <kbd>M</kbd></button><button id="depth">depth <kbd>P</kbd></button>
-<button id="save">save decisions <kbd>S</kbd></button><button id="help">help <kbd>?</kbd></button></header>
-<main id="grid" aria-label="samples"></main>
-<dialog id="large"><div class="pic"></div><p class="say"></p><p class="why"></p></dialog>
-<dialog id="reasons"><form method="dialog"><p>Drop, because:</p><ol id="list"></ol>
-<p><input id="own" size="40" maxlength="200" placeholder="another reason, then Enter"></p></form></dialog>
-<dialog id="keys"><p>Arrows move. <kbd>K</kbd> keeps, <kbd>D</kbd> drops: then a digit or a typed reason.
-<kbd>U</kbd> takes a decision back. <kbd>Enter</kbd> enlarges. <kbd>M</kbd> and <kbd>P</kbd> show mask and depth.
-<kbd>F</kbd> goes to the next filter, <kbd>S</kbd> saves decisions.csv; apply it with</p>
-<p><code>scenesweep curate ... --decisions decisions.csv</code></p>
-<p>Decisions stay in this browser until then. A sample without a decision follows the rules.</p></dialog>
-"""
-
-SCRIPT = r"""
 const run = JSON.parse(document.getElementById('data').textContent);
 const KEY = 'scenesweep curation ' + run.id;
 const WHY = ['corrupted', 'greyscale or line art', 'unsafe', 'no salient object', 'mask is wrong', 'depth is wrong'];
@@ -57,11 +8,11 @@ let shown = [], current = 0;
 function stored() { try { return JSON.parse(localStorage.getItem(KEY)); } catch { return null; } }
 function store() {
   try { localStorage.setItem(KEY, JSON.stringify(Object.fromEntries(choices))); }
-  catch { at('count').textContent = 'this browser keeps nothing: save before you close'; }
+  catch { at('count').textContent = 'this browser does not store decisions: save before you close the page'; }
 }
 function why(s) {
   const c = choices.get(s.i);
-  if (c) return c.keep ? 'kept by hand' : 'dropped by hand: ' + (c.reason || 'no reason given');
+  if (c) return c.keep ? 'kept manually' : 'dropped manually: ' + (c.reason || 'no reason given');
   return s.rule ? 'dropped: ' + s.rule : '';
 }
 function picture(box, s) {
@@ -110,10 +61,10 @@ function refilter() {
   grid.replaceChildren(...shown.map(k => cards[k]));
   move(Math.max(0, shown.indexOf(before)), false);
 }
-function tell() {
+function count() {
   const all = [...choices.values()], kept = all.filter(c => c.keep).length;
   at('count').textContent = `${shown.length} of ${run.samples.length} shown; `
-    + `by hand ${kept} kept, ${all.length - kept} dropped`;
+    + `manual decisions: ${kept} kept, ${all.length - kept} dropped`;
 }
 function move(to, scroll = true) {
   cards[shown[current]]?.removeAttribute('aria-current');
@@ -122,7 +73,7 @@ function move(to, scroll = true) {
   card?.setAttribute('aria-current', 'true');
   if (scroll) card?.scrollIntoView({block: 'nearest'});
   if (at('large').open) enlarge();
-  tell();
+  count();
 }
 function decide(choice) {
   if (!shown.length) return;
@@ -191,10 +142,3 @@ cards.forEach((card, k) => { paint(k); watcher.observe(card); });
 document.body.classList.add('nodepth');
 at('depth').hidden = !run.samples.some(s => s.depth);
 refilter();
-"""
-
-PAGE = (
-    '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-    f'<link rel="icon" href="data:,"><title>__TITLE__</title><style>{STYLE}</style></head><body>{BODY}'
-    f'<script type="application/json" id="data">__DATA__</script><script>{SCRIPT}</script></body></html>'
-)
