@@ -127,7 +127,10 @@ def _early(inputs: ClaimInputs) -> tuple[str, str]:
     for result in inputs.emergence:
         early.append(bool(result.curves[0].step.estimate <= EARLY * result.steps[-1]))
         ahead.append(bool(result.lead.low > 0))
-        steps = ", ".join(f"{curve.name} {_step(curve.step)}" for curve in result.curves)
+        steps = ", ".join(
+            f"{c.name} step {c.step.estimate:.0f}" if np.isfinite(c.step.estimate) else f"{c.name} never"
+            for c in result.curves
+        )
         evidence.append(f"{result.measure.task}: {steps}; lead of the probe {_with_interval(result.lead)} steps")
     both = [a and b for a, b in zip(early, ahead, strict=True)]
     verdict = SUPPORTED if all(both) else PARTLY if all(early) or any(both) else CONTRADICTED
@@ -207,7 +210,3 @@ def _with_interval(gain: Interval) -> str:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.0f} %".replace("-", "−") if np.isfinite(share) else "an unknown share"
-
-
-def _step(step: Interval) -> str:
-    return f"step {step.estimate:.0f}" if np.isfinite(step.estimate) else "never"

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -112,28 +111,22 @@ def _emergence(rows: pa.Table, scores: Scores) -> Emergence | None:
             step = Interval(float(result.step), result.low, result.high)
         curves.append(EmergenceCurve(name, mean, low, high, step))
 
-    first_steps = partial(_first_steps, steps=steps, floor=floor, sign=measure.sign)
-    lead = _lead(first_steps, probe, labellers[0], counts)
+    lead = _lead(np.stack([labellers[0], probe]), counts, steps, floor, measure.sign)
     return Emergence(measure, site, steps, len(shared), floor, tuple(curves), lead, scores.floor_word(site.name))
 
 
-def _lead(
-    first_steps: Callable[[np.ndarray, np.ndarray], np.ndarray],
-    probe: np.ndarray,
-    labeller: np.ndarray,
-    counts: np.ndarray,
-) -> Interval:
-    """Labeller's step minus probe's step; paired, both in the same resamples."""
-    all_images = np.ones((1, probe.shape[1]))
-    lead = float((first_steps(labeller, all_images) - first_steps(probe, all_images))[0])
-    return statistics.interval(lead, first_steps(labeller, counts) - first_steps(probe, counts))
+def _lead(pair: np.ndarray, counts: np.ndarray, steps: Sequence[int], floor: float, sign: float) -> Interval:
+    """Step of emergence of the first minus that of the second of scores (2, T, N), both in the same resamples."""
 
+    def difference(counts: np.ndarray) -> np.ndarray:
+        gain = sign * (statistics.resampled_means(pair, counts) - floor)
+        last = gain[:, -1]
+        first = np.asarray(steps, float)[np.argmax(gain >= SHARE * last[:, None], axis=1)]
+        first = np.where(last > 0, first, np.nan)  # a score that ends below the floor never emerges
+        return first[0] - first[1]
 
-def _first_steps(values: np.ndarray, counts: np.ndarray, steps: Sequence[int], floor: float, sign: float) -> np.ndarray:
-    """float64 (resamples,): step at which scores (T, N) emerge, NaN where the last does not beat the floor."""
-    gain = sign * (statistics.resampled_means(values, counts) - floor)
-    first = np.asarray(steps, float)[np.argmax(gain >= SHARE * gain[-1], axis=0)]
-    return np.where(gain[-1] > 0, first, np.nan)
+    on_all_images = np.ones((1, pair.shape[-1]))
+    return statistics.interval(float(difference(on_all_images)[0]), difference(counts))
 
 
 @dataclass(frozen=True)
@@ -156,23 +149,19 @@ def transfers(run: RunData, scores: dict[str, Scores]) -> list[Transfer]:
     if table is None:
         return []
     rows = table.filter(pc.equal(table["experiment"], "transfer"))
+    rows = rows.append_column("origin", pa.array([trained_at(c) for c in rows["control"].to_pylist()], pa.int64()))
     found = []
     for task, main in scores.items():
         of_task = rows.filter(pc.equal(rows["task"], task))
         names = set(of_task["site"].to_pylist())
         quality = np.nan_to_num(main.quality[main.at("trained"), :, -1], nan=-1e9)
         for i in sorted((i for i, s in enumerate(main.sites) if s.name in names), key=lambda i: -quality[i]):
-            of_site = of_task.filter(pc.equal(of_task["site"], main.sites[i].name))
-            found.append(_transfer(run, main, main.sites[i], of_site, float(main.floor[i])))
+            site, floor = main.sites[i], float(main.floor[i])
+            of_site = of_task.filter(pc.equal(of_task["site"], site.name))
+            steps = tuple(sorted(set(of_site["step"].to_pylist())))
+            matrix = cube(of_site, ("origin", "step"), (steps, steps), main.measure.score)
+            found.append(Transfer(main.measure, site, steps, matrix, floor, _cosine(run, site, steps, task)))
     return found
-
-
-def _transfer(run: RunData, main: Scores, site: Site, rows: pa.Table, floor: float) -> Transfer:
-    origin = pa.array([trained_at(c) for c in rows["control"].to_pylist()], pa.int64())
-    rows = rows.append_column("origin", origin)
-    steps = tuple(sorted(set(rows["step"].to_pylist())))
-    matrix = cube(rows, ("origin", "step"), (steps, steps), main.measure.score)
-    return Transfer(main.measure, site, steps, matrix, floor, _cosine(run, site, steps, main.measure.task))
 
 
 def _cosine(run: RunData, site: Site, steps: Sequence[int], task: str) -> np.ndarray | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,13 +57,10 @@ def ablations(rows: Iterable[Row]) -> list[Ablation]:
             main = [row for row in edits if (row["task"], row["experiment"]) == (task, MAIN)]
             main = [{**row, "experiment": name} for row in main if row["sample"] in samples]
             if varied:
-                found.append(Ablation(task, name, _points(name, [*varied, *main])))
+                effects = summarise([*varied, *main])
+                points = [Point(*setting(name, e.series), e.before, e.after, e.images) for e in effects]
+                found.append(Ablation(task, name, tuple(sorted(points, key=lambda p: (p.place, p.label)))))
     return found
-
-
-def _points(experiment: str, rows: Sequence[Row]) -> tuple[Point, ...]:
-    points = [Point(*setting(experiment, e.series), e.before, e.after, e.images) for e in summarise(rows)]
-    return tuple(sorted(points, key=lambda point: (point.place, point.label)))
 
 
 def setting(experiment: str, series: Series) -> tuple[str, float]:
