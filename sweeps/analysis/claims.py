@@ -15,6 +15,7 @@ from sweeps.analysis.baselines import FIT_ALL, missing_for_claim
 from sweeps.analysis.experiments import Emergence
 from sweeps.analysis.scores import Scores
 from sweeps.analysis.summary import NAN_INTERVAL, Edits
+from sweeps.analysis.vocabulary import EDIT_CONTROL_TITLES, OTHER_LABEL_TITLES, baseline_noun
 
 SUPPORTED, PARTLY, CONTRADICTED, UNTESTED = "supported", "partly supported", "not supported", "not tested"
 HALFWAY = 0.5
@@ -22,6 +23,7 @@ HALFWAY = 0.5
 EARLY = 1 / 3
 """share of the denoising steps that counts as early"""
 TASKS = ("saliency", "depth")
+COMPARISONS = EDIT_CONTROL_TITLES | OTHER_LABEL_TITLES
 LINEAR_RULE = (
     "At the last step the best site (chosen on validation images; by training loss if a run has none) goes at "
     "least half of the way from the floor (the best answer without activations: mean mask, all foreground or mean "
@@ -112,7 +114,7 @@ def _linear(inputs: ClaimInputs, task: str) -> tuple[str, str]:
     evidence = (
         f"{site}{criterion}: {scores.measure.label} {score:.2f}, {_percent(share)} of the way from "
         f"{floor:.2f} ({scores.floor_word(site)}) to {oracle:.2f}; "
-        + "; ".join(f"gain over {name} {_with_interval(gain)}" for name, gain in gains.items())
+        + "; ".join(f"gain over {baseline_noun(name)} {_with_interval(gain)}" for name, gain in gains.items())
     )
     if missing:
         evidence += f"; this run has no baseline {', '.join(missing)}; to fit all baselines run {FIT_ALL}"
@@ -150,7 +152,7 @@ def _not_vae(inputs: ClaimInputs) -> tuple[str, str]:
         share = _vae_share(unet, vae, steps[0]) if steps else np.nan
         leads.append(len(steps) == 2 and all(gain.low > 0 for gain in gains))
         small.append(bool(share < HALFWAY))
-        by_step = ", ".join(f"step {s} {_with_interval(g)}" for s, g in zip(steps, gains, strict=True))
+        by_step = ", ".join(f"{_with_interval(g)} at step {s}" for s, g in zip(steps, gains, strict=True))
         rise = f"at step {steps[0]} {share_words(share)}" if steps else "no step in both experiments"
         evidence.append(f"{task}: lead of the decoder {by_step}; {rise}")
     verdict = CONTRADICTED if not all(leads) else SUPPORTED if all(small) else PARTLY
@@ -181,7 +183,7 @@ def _causal(inputs: ClaimInputs) -> tuple[str, str]:
         if edit is None:
             return UNTESTED, "needs the interventions of both tasks"
         gain, against = edit.effect.gain, edit.effect.against
-        not_beaten = [a.other for a in against if not a.gain.low > 0]
+        not_beaten = [COMPARISONS.get(a.other, a.other) for a in against if not a.gain.low > 0]
         moved.append(bool(gain.low > 0))
         beats_all.append(moved[-1] and bool(against) and not not_beaten)
         exceptions = f", not clearly better than {', '.join(not_beaten)}" if not_beaten else ""
