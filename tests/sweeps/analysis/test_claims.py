@@ -1,4 +1,4 @@
-"""The rules behind the five verdicts: each can come out either way."""
+"""The rules of the five claims: each can give every verdict."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ import pytest
 
 from probing.statistics import Interval
 from support.report_store import CONFIG, Made, make_store
-from sweeps.analysis import claims
-from sweeps.analysis import experiments as findings_more
-from sweeps.analysis import scores as analysis
-from sweeps.analysis import summary as findings
-from sweeps.analysis import tables as report_data
+from sweeps.analysis import claims, summary
 from sweeps.analysis.baselines import FIT_ALL
 from sweeps.analysis.claims import CONTRADICTED, PARTLY, SUPPORTED, UNTESTED, ClaimInputs, judge
-from sweeps.analysis.experiments import Emergence, EmergenceCurve
+from sweeps.analysis.experiments import Emergence, EmergenceCurve, families
+from sweeps.analysis.scores import Scores, collect
+from sweeps.analysis.summary import Edits
+from sweeps.analysis.tables import load
 
 NAN = Interval(np.nan, np.nan, np.nan)
 SITES = ("down.0.0", "mid.0", "up.2.1", "up.3.0")
@@ -24,74 +23,74 @@ NEVER = (np.nan, np.nan, np.nan)
 
 
 @pytest.fixture(scope="module")
-def material(tmp_path_factory: pytest.TempPathFactory) -> ClaimInputs:
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> ClaimInputs:
     made = Made(pictures=False, sites=SITES, variants=("trained", "random", "random_forced"))
-    run = report_data.load(make_store(tmp_path_factory.mktemp("run"), made), CONFIG)
-    scores = analysis.collect(run)
-    controls = {"position": analysis.collect(run, control="position")}
-    return ClaimInputs(scores, findings_more.families(run), [], findings.interventions(run), controls)
+    run = load(make_store(tmp_path_factory.mktemp("run"), made), CONFIG)
+    scores = collect(run)
+    controls = {"position": collect(run, control="position")}
+    return ClaimInputs(scores, families(run), [], summary.interventions(run), controls)
 
 
-def verdicts(found: ClaimInputs) -> dict[str, str]:
-    return {claim.key: claim.verdict for claim in judge(found)}
+def verdicts(inputs: ClaimInputs) -> dict[str, str]:
+    return {claim.key: claim.verdict for claim in judge(inputs)}
 
 
-def emergence(found: ClaimInputs, task: str, step: float, lead: tuple[float, float, float]) -> Emergence:
+def emergence(inputs: ClaimInputs, task: str, step: float, lead: tuple[float, float, float]) -> Emergence:
     zero = np.zeros(15)
     arrival = EmergenceCurve("probe", zero, zero, zero, Interval(step, step, step))
-    scores = found.scores[task]
+    scores = inputs.scores[task]
     return Emergence(scores.measure, scores.sites[0], scores.steps, 5, 0.0, (arrival,) * 3, Interval(*lead))
 
 
-def worse(scores: analysis.Scores, by: float) -> analysis.Scores:
+def worse(scores: Scores, by: float) -> Scores:
     """The trained network's scores made worse."""
     values = scores.values.copy()
     values[scores.at("trained")] -= scores.measure.sign * by
     return replace(scores, values=values)
 
 
-def test_nothing_is_claimed_of_what_was_not_measured() -> None:
+def test_claims_without_results_are_not_tested() -> None:
     assert set(verdicts(ClaimInputs({}, {}, [], [])).values()) == {UNTESTED}
 
 
-def test_a_good_probe_is_linear_and_a_bad_one_is_not(material: ClaimInputs) -> None:
-    assert verdicts(material)["linear-saliency"] == SUPPORTED
-    assert verdicts(material)["linear-depth"] == SUPPORTED
-    bad = {task: worse(scores, 0.9) for task, scores in material.scores.items()}
-    found = verdicts(replace(material, scores=bad))
-    assert found["linear-saliency"] == found["linear-depth"] == CONTRADICTED
+def test_a_good_probe_is_linear_and_a_bad_one_is_not(inputs: ClaimInputs) -> None:
+    assert verdicts(inputs)["linear-saliency"] == SUPPORTED
+    assert verdicts(inputs)["linear-depth"] == SUPPORTED
+    bad = {task: worse(scores, 0.9) for task, scores in inputs.scores.items()}
+    result = verdicts(replace(inputs, scores=bad))
+    assert result["linear-saliency"] == result["linear-depth"] == CONTRADICTED
 
 
-def test_a_small_gain_is_linear_only_in_part(material: ClaimInputs) -> None:
-    scores = material.scores["saliency"]
-    best = findings.best_site(scores)
+def test_a_small_gain_supports_linearity_only_partly(inputs: ClaimInputs) -> None:
+    scores = inputs.scores["saliency"]
+    best = summary.best_site(scores)
     last = scores.means[scores.at("trained"), best, -1]
     halfway = (scores.floor[best] + scores.oracle_means[best]) / 2
-    less = {**material.scores, "saliency": worse(scores, float(last - halfway) + 0.1)}
-    assert verdicts(replace(material, scores=less))["linear-saliency"] == PARTLY
+    less = {**inputs.scores, "saliency": worse(scores, float(last - halfway) + 0.1)}
+    assert verdicts(replace(inputs, scores=less))["linear-saliency"] == PARTLY
 
 
-def test_a_control_as_good_as_the_probe_refutes_linearity(material: ClaimInputs) -> None:
-    controls = {**material.controls, "surface": {"depth": material.scores["depth"]}}
-    found = verdicts(replace(material, controls=controls))
-    assert found["linear-depth"] == CONTRADICTED
-    assert found["linear-saliency"] == SUPPORTED
+def test_a_control_as_good_as_the_probe_contradicts_linearity(inputs: ClaimInputs) -> None:
+    controls = {**inputs.controls, "surface": {"depth": inputs.scores["depth"]}}
+    result = verdicts(replace(inputs, controls=controls))
+    assert result["linear-depth"] == CONTRADICTED
+    assert result["linear-saliency"] == SUPPORTED
 
 
 @pytest.mark.parametrize("missing", ["random_forced", "surface or position"])
-def test_linearity_is_supported_only_over_the_named_rivals(material: ClaimInputs, missing: str) -> None:
+def test_linearity_is_supported_only_with_the_required_baselines(inputs: ClaimInputs, missing: str) -> None:
     if missing == "random_forced":
-        scores = {t: _without(s, "random_forced") for t, s in material.scores.items()}
-        found = replace(material, scores=scores)
+        scores = {t: _without(s, "random_forced") for t, s in inputs.scores.items()}
+        reduced = replace(inputs, scores=scores)
     else:
-        found = replace(material, controls={})
-    assert verdicts(found)["linear-depth"] == PARTLY
-    claim = next(c for c in judge(found) if c.key == "linear-depth")
+        reduced = replace(inputs, controls={})
+    assert verdicts(reduced)["linear-depth"] == PARTLY
+    claim = next(c for c in judge(reduced) if c.key == "linear-depth")
     assert f"no baseline {missing};" in claim.evidence
     assert FIT_ALL in claim.evidence
 
 
-def _without(scores: analysis.Scores, variant: str) -> analysis.Scores:
+def _without(scores: Scores, variant: str) -> Scores:
     values = scores.values.copy()
     values[scores.at(variant)] = np.nan
     return replace(scores, values=values)
@@ -107,49 +106,44 @@ def _without(scores: analysis.Scores, variant: str) -> analysis.Scores:
         ((np.nan, NEVER), (np.nan, NEVER), CONTRADICTED),
     ],
 )
-def test_early_needs_the_first_third_and_a_lead(material: ClaimInputs, first, second, verdict: str) -> None:
-    found = [emergence(material, "saliency", *first), emergence(material, "depth", *second)]
-    assert verdicts(replace(material, emergence=found))["early"] == verdict
+def test_early_emergence_needs_the_first_third_and_a_lead(inputs: ClaimInputs, first, second, verdict: str) -> None:
+    curves = [emergence(inputs, "saliency", *first), emergence(inputs, "depth", *second)]
+    assert verdicts(replace(inputs, emergence=curves))["early"] == verdict
 
 
-def test_a_vae_that_reads_as_well_refutes_its_absence(material: ClaimInputs) -> None:
-    assert verdicts(material)["not-vae"] == SUPPORTED
-    vae = {task: worse(scores, -2.0) for task, scores in material.families["vae"].items()}
-    assert verdicts(replace(material, families={"vae": vae}))["not-vae"] == CONTRADICTED
+def test_a_vae_as_good_as_the_decoder_contradicts_its_claim(inputs: ClaimInputs) -> None:
+    assert verdicts(inputs)["not-vae"] == SUPPORTED
+    vae = {task: worse(scores, -2.0) for task, scores in inputs.families["vae"].items()}
+    assert verdicts(replace(inputs, families={"vae": vae}))["not-vae"] == CONTRADICTED
 
 
 @pytest.mark.parametrize(
-    ("share", "words"),
-    [
-        (0.25, "the VAE has 25 % of the decoder’s rise"),
-        (-18.0, "the VAE is not above the floor"),
-        (float("nan"), "the decoder is not above the floor"),
-    ],
+    ("share", "fragment"), [(0.25, "25 %"), (-18.0, "the VAE is not above"), (float("nan"), "the decoder is not above")]
 )
-def test_a_share_is_told_only_where_both_rise(share: float, words: str) -> None:
-    assert claims.share_words(share) == words
+def test_a_share_is_given_only_if_both_are_above_the_floor(share: float, fragment: str) -> None:
+    assert fragment in claims.share_words(share)
 
 
-def test_edits_must_beat_every_control(material: ClaimInputs) -> None:
-    def weaker(edit: findings.Edits) -> findings.Edits:
+def test_the_causal_claim_needs_edits_that_beat_every_control(inputs: ClaimInputs) -> None:
+    def weaker(edit: Edits) -> Edits:
         against = tuple(replace(a, gain=Interval(0.0, -0.1, 0.1)) for a in edit.effect.against)
         return replace(edit, effect=replace(edit.effect, against=against))
 
-    def none(edit: findings.Edits) -> findings.Edits:
+    def none(edit: Edits) -> Edits:
         return replace(edit, effect=replace(edit.effect, gain=NAN))
 
-    assert verdicts(replace(material, edits=[weaker(e) for e in material.edits]))["causal"] == PARTLY
-    assert verdicts(replace(material, edits=[none(e) for e in material.edits]))["causal"] == CONTRADICTED
+    assert verdicts(replace(inputs, edits=[weaker(e) for e in inputs.edits]))["causal"] == PARTLY
+    assert verdicts(replace(inputs, edits=[none(e) for e in inputs.edits]))["causal"] == CONTRADICTED
 
 
-def test_evidence_never_shows_a_missing_number(material: ClaimInputs) -> None:
-    found = [emergence(material, task, np.nan, NEVER) for task in ("saliency", "depth")]
-    for claim in judge(replace(material, emergence=found)):
+def test_evidence_contains_no_nan(inputs: ClaimInputs) -> None:
+    curves = [emergence(inputs, task, np.nan, NEVER) for task in ("saliency", "depth")]
+    for claim in judge(replace(inputs, emergence=curves)):
         assert "nan" not in claim.evidence
         assert claim.rule
 
 
-def test_rules_are_the_ones_that_are_printed(material: ClaimInputs) -> None:
-    assert {c.rule for c in judge(material)} == {
+def test_every_claim_states_its_rule(inputs: ClaimInputs) -> None:
+    assert {c.rule for c in judge(inputs)} == {
         claims.LINEAR_RULE, claims.EARLY_RULE, claims.VAE_RULE, claims.CAUSAL_RULE,
     }  # fmt: skip
