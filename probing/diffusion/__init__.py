@@ -2,5 +2,5 @@
 
 `config`, `metadata`, `sites`, `variants` and `devices` import neither torch nor diffusers, so that plans, status and
 reports are quick. Work with a loaded model begins with `model.load` and `model.variant`; `sampling.sample`,
-`capture.capture` and `replay` run it, `hooks` record or rewrite its sites. `pretrained` and `offload` are internal.
+`capture.capture` and `replay` run it, `hooks` record or rewrite its sites.
 """

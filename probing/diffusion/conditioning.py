@@ -8,8 +8,7 @@ from typing import TypedDict
 import torch
 from torch import Tensor
 
-from probing.diffusion.model import LatentDiffusion, tokenize
-from probing.diffusion.pretrained import SecondText
+from probing.diffusion.model import LatentDiffusion, SecondText, tokenize
 
 
 class Conditions(TypedDict, total=False):

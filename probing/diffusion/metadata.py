@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import struct
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -13,13 +12,11 @@ from pathlib import Path
 import numpy as np
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
+from safetensors import SafetensorError, safe_open
 
 from probing.diffusion.config import DTYPES, SCENES, ModelConfig
 from probing.diffusion.sites import SiteSpec, attention_sites, conv_sites, vae_site
 from probing.libraries import loading_errors
-
-MAX_HEADER = 100_000_000
-"""bytes of a safetensors header; the format allows no more"""
 
 
 @dataclass(frozen=True)
@@ -119,30 +116,22 @@ def revision(config: ModelConfig) -> str:
 def weight_bytes(folder: Path, dtype: str) -> dict[str, int]:
     """Bytes of each part's tensors once loaded as `dtype`, from the headers of a directory's safetensors.
 
-    Half-precision and non-EMA copies of the weights are not counted. Raises ValueError for a damaged header.
+    Half-precision and non-EMA copies of the weights are not counted. Raises ValueError for a damaged file.
     """
-    sizes: dict[str, int] = {}
+    sizes = {}
     for part in ("unet", "vae", "text_encoder", "text_encoder_2"):
-        files = [f for f in (folder / part).glob("*.safetensors") if ".fp16" not in f.name and ".non_ema" not in f.name]
-        values = sum(_value_count(file) for file in files)
+        values = 0
+        for file in (folder / part).glob("*.safetensors"):
+            if ".fp16" in file.name or ".non_ema" in file.name:
+                continue
+            try:
+                with safe_open(file, framework="numpy") as tensors:
+                    values += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())
+            except SafetensorError as error:
+                raise ValueError(f"{part}/{file.name}: weights truncated or damaged; download them again") from error
         if values:
             sizes[part] = values * DTYPES[dtype]
     return sizes
-
-
-def _value_count(file: Path) -> int:
-    """Number of values of all tensors in a safetensors file."""
-    with file.open("rb") as handle:
-        try:
-            size = struct.unpack("<Q", handle.read(8))[0]
-            if size > MAX_HEADER:
-                raise ValueError
-            header = json.loads(handle.read(size))
-        except (struct.error, ValueError, MemoryError) as error:
-            raise ValueError(
-                f"{file.parent.name}/{file.name}: weights truncated or damaged; download them again"
-            ) from error
-    return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
 
 
 def noise_levels(config: ModelConfig, steps: int) -> tuple[float, ...]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,12 +22,23 @@ if TYPE_CHECKING:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
     from transformers import PreTrainedTokenizerBase
 
-    from probing.diffusion.pretrained import SecondText
-
+Network = TypeVar("Network", bound=nn.Module)
+ENCODERS = {"StableDiffusionPipeline": 1, "StableDiffusionXLPipeline": 2}
+"""supported pipeline classes and their number of text encoders: Stable Diffusion 1.x and 2.x, and XL"""
 DECODED = 16
 """maximal number of latents that are decoded together"""
 DECODED_PIXELS = 1 << 20
 """maximal number of pixels that are decoded together (a single larger image is decoded alone)"""
+
+
+@dataclass(frozen=True)
+class SecondText:
+    """XL's second text encoder, whose pooled output conditions the UNet too."""
+
+    encoder: nn.Module
+    tokenizer: PreTrainedTokenizerBase
+    empty_is_zero: bool
+    """whether zeros replace the encoded empty prompt in the unconditional half"""
 
 
 @dataclass(frozen=True)
@@ -103,36 +114,100 @@ def _check_words(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> 
 
 
 def load(config: ModelConfig, variants: int = 1) -> LatentDiffusion:
-    """Load the trained model; `variants` is how many variants of the UNet will be used.
+    """Load the trained model, with weights from safetensors alone and no tensor missing.
 
+    variants: how many variants of the UNet will be used.
     Raises ValueError if there is no such pipeline, no access to it, or not enough memory for it.
     """
     path, device = metadata.model_path(config), devices.pick_device(config.device)
-    if isinstance(path, Path):
-        with loading_errors(config.name):
-            sizes = metadata.weight_bytes(path, config.dtype)
-        devices.check_memory(sizes, str(device), variants, config.name)
-    with quiet_libraries(), loading_errors(config.name):
-        from probing.diffusion import pretrained  # diffusers and transformers take seconds to import
-
-        parts = pretrained.load(path, config.revision, getattr(torch, config.dtype))
     with loading_errors(config.name):
-        for network in parts.networks:
+        sizes = metadata.weight_bytes(path, config.dtype) if isinstance(path, Path) else {}
+    devices.check_memory(sizes, str(device), variants, config.name)
+    with quiet_libraries(), loading_errors(config.name):
+        model = _load_parts(path, config, device)
+        second = [model.second.encoder] if model.second else []
+        for network in (model.unet, model.vae, model.text_encoder, *second):
             network.to(device=device)
     # diffusers wraps `to`, which hides its `self`
-    parts.unet.to(memory_format=torch.channels_last)  # type: ignore[call-arg]
-    parts.vae.to(memory_format=torch.channels_last)  # type: ignore[call-arg]
+    model.unet.to(memory_format=torch.channels_last)  # type: ignore[call-arg]
+    model.vae.to(memory_format=torch.channels_last)  # type: ignore[call-arg]
+    return model
+
+
+class _Origin(TypedDict):
+    """Keyword arguments of the libraries' loaders."""
+
+    revision: str | None
+    local_files_only: bool
+
+
+def _load_parts(path: Path | str, config: ModelConfig, device: torch.device) -> LatentDiffusion:
+    """The model on the CPU. Raises ValueError if the pipeline is of another class or lacks tensors."""
+    # diffusers takes seconds to import
+    from diffusers import DiffusionPipeline
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+    from diffusers.schedulers.scheduling_lms_discrete import LMSDiscreteScheduler
+
+    origin: _Origin = {"revision": config.revision or None, "local_files_only": isinstance(path, Path)}
+    dtype = getattr(torch, config.dtype)
+    index = DiffusionPipeline.load_config(str(path), **origin)
+    assert isinstance(index, dict)
+    encoders = ENCODERS.get(index.get("_class_name", ""), 0)
+    if not encoders:
+        raise ValueError(f"is a {index.get('_class_name')}; supported pipelines: {', '.join(ENCODERS)}")
+    text_encoder, tokenizer = _load_text(index, path, "", origin, dtype)
+    second = None
+    if encoders == 2:
+        empty_is_zero = bool(index.get("force_zeros_for_empty_prompt", True))
+        second = SecondText(*_load_text(index, path, "_2", origin, dtype), empty_is_zero)
     return LatentDiffusion(
-        unet=parts.unet,
-        vae=parts.vae,
-        text_encoder=parts.text_encoder,
-        tokenizer=parts.tokenizer,
-        scheduler_config=parts.scheduler,
+        unet=_load_network(UNet2DConditionModel, path, "unet", origin, dtype),
+        vae=_load_network(AutoencoderKL, path, "vae", origin, dtype),
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        scheduler_config=dict(LMSDiscreteScheduler.load_config(str(path), subfolder="scheduler", **origin)),
         device=device,
         autocast=getattr(torch, config.autocast) if config.autocast and device.type == "cuda" else None,
         embedded=config.name == SCENES,
-        second=parts.second,
+        second=second,
     )
+
+
+def _load_text(
+    index: Mapping[str, Any], path: Path | str, suffix: str, origin: _Origin, dtype: torch.dtype
+) -> tuple[nn.Module, PreTrainedTokenizerBase]:
+    """A text encoder and its tokenizer; `suffix` is empty or `_2`."""
+    import transformers
+
+    part = f"text_encoder{suffix}"
+    encoder_class = (index.get(part) or [None, None])[1]
+    if encoder_class not in ("CLIPTextModel", "CLIPTextModelWithProjection"):
+        raise ValueError(f"its {part} is a {encoder_class}; a CLIP text encoder is needed")
+    encoder = _load_network(getattr(transformers, encoder_class), path, part, origin, dtype)
+    tokenizer_class = (index.get(f"tokenizer{suffix}") or [None, "AutoTokenizer"])[1]
+    loader = getattr(transformers, tokenizer_class, transformers.AutoTokenizer)
+    return encoder, loader.from_pretrained(str(path), subfolder=f"tokenizer{suffix}", **origin)
+
+
+def _load_network(
+    network_class: type[Network], path: Path | str, part: str, origin: _Origin, dtype: torch.dtype
+) -> Network:
+    """A network with every tensor from the file."""
+    loader: Any = network_class  # the loaders of diffusers and transformers share no base class
+    if part == "vae" and dtype == torch.float16:
+        # autoencoders marked so (XL's) overflow in float16
+        if loader.load_config(str(path), subfolder=part, **origin).get("force_upcast"):
+            dtype = torch.float32
+    dtype_key = "dtype" if network_class.__module__.startswith("transformers") else "torch_dtype"
+    options = {dtype_key: dtype, **origin}
+    network, report = loader.from_pretrained(
+        str(path), subfolder=part, use_safetensors=True, output_loading_info=True, **options
+    )
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise ValueError(f"its {part} lacks {len(missing)} tensors ({missing[0]}); download the weights again")
+    return network.eval().requires_grad_(False)
 
 
 @torch.no_grad()

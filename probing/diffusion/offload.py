@@ -3,28 +3,15 @@
 from __future__ import annotations
 
 import threading
-from types import TracebackType
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import numpy as np
 import torch
 from torch import Tensor
 
-
-class Arrival:
-    """A tensor that is being copied; `with arrival as values:` waits for it and lends its numpy array to the block."""
-
-    def __init__(self, offload: Offload, buffer: Tensor, event: torch.cuda.Event | None) -> None:
-        self.offload, self.buffer, self.event = offload, buffer, event
-
-    def __enter__(self) -> np.ndarray:
-        if self.event is not None:
-            self.event.synchronize()
-        return self.buffer.numpy()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.offload.give_back(self.buffer)
+Arrival = AbstractContextManager[np.ndarray]
+"""a tensor that is being copied: waits for it, and lends its numpy array to the `with` block"""
 
 
 class Offload:
@@ -42,9 +29,9 @@ class Offload:
         """Begin to copy; later work on the device does not wait for the copy."""
         values = values.contiguous()
         if self.stream is None:
-            return Arrival(self, values.cpu(), None)
+            return nullcontext(values.cpu().numpy())
         with self.lock:
-            free = self.free.get((values.shape, values.dtype))
+            free = self.free.setdefault((values.shape, values.dtype), [])
             buffer = free.pop() if free else None
         if buffer is None:
             buffer = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
@@ -53,10 +40,13 @@ class Offload:
             buffer.copy_(values, non_blocking=True)
             event = self.stream.record_event()
         values.record_stream(self.stream)  # keeps the allocator from reusing its memory before the copy is done
-        return Arrival(self, buffer, event)
+        return self._lend(buffer, event, free)
 
-    def give_back(self, buffer: Tensor) -> None:
-        """Keep a buffer for the next copy of its shape."""
-        if self.stream is not None:
+    @contextmanager
+    def _lend(self, buffer: Tensor, event: torch.cuda.Event, free: list[Tensor]) -> Iterator[np.ndarray]:
+        event.synchronize()
+        try:
+            yield buffer.numpy()
+        finally:
             with self.lock:
-                self.free.setdefault((buffer.shape, buffer.dtype), []).append(buffer)
+                free.append(buffer)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any
 
@@ -44,53 +44,36 @@ class SiteSpec:
 
 @dataclass(frozen=True)
 class _Block:
-    name: str
-    path: str
-    kind: str
-    channels: int
-    height: int
-    width: int
-    side: str
+    """A block of the UNet with transformers."""
+
+    site: SiteSpec
+    """what its sites have in common; name and module are those of the block"""
     layers: int
     depth: int
     """transformer layers of each attention"""
 
-    def site(self, family: str, name: str, module: str) -> SiteSpec:
-        return SiteSpec(name, f"{self.path}.{module}", self.channels, self.height, self.width, self.side, family)
 
-
-def _per_block(value: int | Sequence[int], count: int) -> list[int]:
-    return [value] * count if isinstance(value, int) else list(value)
-
-
-def _blocks_with_attention(config: Mapping[str, Any], latent: tuple[int, int]) -> list[_Block]:
-    """The UNet's blocks that have cross-attention, and so transformers with self-attention too."""
+def _blocks(config: Mapping[str, Any], latent: tuple[int, int], family: str) -> Iterator[_Block]:
+    """The blocks with cross-attention, whose transformers have self-attention too, in order of execution."""
     channels = config["block_out_channels"]
     count = len(channels)
-    layers = _per_block(config.get("layers_per_block", 2), count)
-    depth = _per_block(config.get("transformer_layers_per_block", 1), count)
-    # each level halves the side, rounded up
-    sizes = [(-(-latent[0] // 2**level), -(-latent[1] // 2**level)) for level in range(count)]
-    blocks = [
-        _Block(f"down.{i}", f"down_blocks.{i}", kind, channels[i], *sizes[i], "encoder", layers[i], depth[i])
-        for i, kind in enumerate(config["down_block_types"])
-    ]
-    mid = config.get("mid_block_type", "UNetMidBlock2DCrossAttn") or "none"
-    blocks.append(_Block("mid", "mid_block", mid, channels[-1], *sizes[-1], "bottleneck", 1, depth[-1]))
-    for i, kind in enumerate(config["up_block_types"]):
-        k = count - 1 - i
-        # decoder blocks have one layer more than encoder blocks
-        blocks.append(
-            _Block(f"up.{i}", f"up_blocks.{i}", kind, channels[k], *sizes[k], "decoder", layers[k] + 1, depth[k])
-        )
-    return [block for block in blocks if "CrossAttn" in block.kind]
-
-
-def _attentions(block: _Block) -> Iterator[SiteSpec]:
-    for j in range(block.layers):
-        for k in range(block.depth):
-            name = f"{block.name}.{j}" + (f".{k}" if block.depth > 1 else "")
-            yield block.site("attention", name, f"attentions.{j}.transformer_blocks.{k}.attn1.to_out.0")
+    layers, depth = config.get("layers_per_block", 2), config.get("transformer_layers_per_block", 1)
+    layers, depth = ([x] * count if isinstance(x, int) else x for x in (layers, depth))
+    last = count - 1
+    mid = config.get("mid_block_type", "UNetMidBlock2DCrossAttn") or ""
+    # name, path, type, level, side, layers; decoder blocks have one layer more than encoder blocks
+    rows = [
+        *((f"down.{i}", f"down_blocks.{i}", type_, i, "encoder", layers[i])
+          for i, type_ in enumerate(config["down_block_types"])),
+        ("mid", "mid_block", mid, last, "bottleneck", 1),
+        *((f"up.{i}", f"up_blocks.{i}", type_, last - i, "decoder", layers[last - i] + 1)
+          for i, type_ in enumerate(config["up_block_types"])),
+    ]  # fmt: skip
+    for name, path, type_, level, side, number in rows:
+        if "CrossAttn" in type_:
+            # each level halves the sides, rounded up
+            height, width = (-(-edge // 2**level) for edge in latent)
+            yield _Block(SiteSpec(name, path, channels[level], height, width, side, family), number, depth[level])
 
 
 def attention_sites(config: Mapping[str, Any], latent: tuple[int, int]) -> tuple[SiteSpec, ...]:
@@ -99,7 +82,16 @@ def attention_sites(config: Mapping[str, Any], latent: tuple[int, int]) -> tuple
     config: a UNet2DConditionModel configuration. latent: (height, width) of a latent.
     Raises ValueError if there are none.
     """
-    sites = tuple(site for block in _blocks_with_attention(config, latent) for site in _attentions(block))
+    sites = tuple(
+        replace(
+            block.site,
+            name=f"{block.site.name}.{j}" + (f".{k}" if block.depth > 1 else ""),
+            module=f"{block.site.module}.attentions.{j}.transformer_blocks.{k}.attn1.to_out.0",
+        )
+        for block in _blocks(config, latent, "attention")
+        for j in range(block.layers)
+        for k in range(block.depth)
+    )
     if not sites:
         raise ValueError("model: its UNet has no blocks with cross-attention, so no sites; use another model")
     return sites
@@ -108,9 +100,9 @@ def attention_sites(config: Mapping[str, Any], latent: tuple[int, int]) -> tuple
 def conv_sites(config: Mapping[str, Any], latent: tuple[int, int]) -> tuple[SiteSpec, ...]:
     """Outputs of `resnets.J.conv2`, before the residual, in the blocks with attention (appendix A)."""
     return tuple(
-        block.site("conv", f"conv.{block.name}.{j}", f"resnets.{j}.conv2")
-        for block in _blocks_with_attention(config, latent)
-        for j in range(2 if block.name == "mid" else block.layers)
+        replace(block.site, name=f"conv.{block.site.name}.{j}", module=f"{block.site.module}.resnets.{j}.conv2")
+        for block in _blocks(config, latent, "conv")
+        for j in range(2 if block.site.name == "mid" else block.layers)
     )
 
 
