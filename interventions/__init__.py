@@ -1,1 +1,6 @@
-"""Does the model use what the probes read? Edits activations while an image is made, and scores the image."""
+"""Causal interventions: edit activations while an image is sampled, and score whether the scene changes (section 5).
+
+Light modules, which import no torch and which planning and the report use: `config`, `controls`, `counterfactual`,
+`plan`, `recipe`, `pictures`, `summary` and `sources.base`. The entrance for workers is `worker.Intervener`, fed by
+`sources.stored`. The package imports `storage` and `probing`; `sweeps` imports it.
+"""

@@ -1,4 +1,4 @@
-"""Which interventions run: images, moves, sites, steps, the inner optimiser and the controls."""
+"""Configuration of interventions: images, moves, sites, steps, the inner optimiser and the comparisons (no torch)."""
 
 from __future__ import annotations
 
@@ -13,32 +13,35 @@ TASKS = ("saliency", "depth")
 LR_UNITS = ("absolute", "rms")
 MOVE_RULES = ("visible", "authors")
 CONTROLS = ("none", "random_direction", "random_probe", "shuffled_probe", "late_steps")
-"""what the real edit is compared with, each a row of the same table"""
+"""controls of the real edit, each with rows of its own in the results"""
 COMPARISONS = (*CONTROLS, *VARIATIONS)
-"""all that can stand beside the real edit: controls, and the same edit by other means"""
+"""everything that can run beside the real edit: controls, and variations of the edit itself"""
 STEPS = 15
 """denoising steps of a sample"""
 SIDES = ("encoder", "bottleneck", "decoder")
-GUIDANCE = "guidance"
-"""the ablation that edits under other guidance scales; it alone starts from images of its own"""
 MAIN, SECOND_OBJECT, ANIMATION = "interventions", "second_object", "animation"
-"""experiments that are no ablation: the measurement itself, appendix E, and one object on its way"""
-TRANSPLANT = "transplant"
-"""the experiment that follows no probe: another image's whole activations in place of an image's own"""
+"""experiments that are not ablations: the main measurement, appendix E, and one object moving across an image"""
+GUIDANCE = "guidance"
+"""the ablation of the guidance scale; its unedited images are sampled again at each scale"""
+PATCHING = "transplant"
+"""activation patching: the experiment that uses no probe (the value is the name in results)"""
 
 
 @dataclass(frozen=True)
 class EditSpec:
-    """One kind of edit: where, when and how strongly activations are moved (section 5.1)."""
+    """One kind of edit: where, when and how strongly activations are moved (section 5.1).
+
+    Task keys and stored recipes depend on the names and the order of these fields.
+    """
 
     task: str
-    """what the probes read: saliency or depth"""
+    """what the probes predict: saliency or depth"""
     sites: tuple[str, ...]
     """names of sites, or the groups `encoder`, `bottleneck`, `decoder`, `all`"""
     steps: tuple[int, ...]
     """denoising steps, counted from 1"""
     iterations: int = 128
-    """steps of the inner Adam; 0 leaves the image as it is"""
+    """steps of the inner Adam; 0 leaves the image unedited"""
     lr: float = 5e-3
     """step size of the inner Adam, in `lr_units`"""
     lr_units: str = "absolute"
@@ -47,8 +50,8 @@ class EditSpec:
     """the depth target is min-max scaled to plus and minus this; 0 keeps standardised depth"""
 
     def __post_init__(self) -> None:
-        _one_of("task", self.task, TASKS)
-        _one_of("lr_units", self.lr_units, LR_UNITS)
+        _check_choice("task", self.task, TASKS)
+        _check_choice("lr_units", self.lr_units, LR_UNITS)
         if not self.sites:
             raise ValueError(f"interventions.{self.task}_sites is empty; give names, decoder or all")
         if not self.steps or self.steps[0] < 1 or list(self.steps) != sorted(set(self.steps)):
@@ -57,7 +60,7 @@ class EditSpec:
             raise ValueError(f"interventions.iterations={self.iterations}: must be 0 or more")
         for name, low in (("lr", math.ulp(0.0)), ("depth_span", 0.0)):
             if not low <= getattr(self, name) < math.inf:
-                raise ValueError(f"interventions.{name}={getattr(self, name)}: needs a positive number")
+                raise ValueError(f"interventions.{name}={getattr(self, name)}: must be a positive number")
 
 
 @dataclass(frozen=True)
@@ -65,15 +68,15 @@ class InterventionConfig:
     """Which interventions a run makes. The defaults are the paper's, over all test images."""
 
     images: int = 0
-    """test images that are edited, in order of their sample number; 0 means all"""
+    """number of test images to edit, in order of sample number; 0 means all"""
     moves: int = 5
-    """different moves of each image"""
+    """different moves per image"""
     tasks: tuple[str, ...] = TASKS
     """saliency, depth, or both"""
     saliency_sites: tuple[str, ...] = ("decoder",)
     """sites edited for saliency: names, or encoder, bottleneck, decoder, all"""
     depth_sites: tuple[str, ...] = ("all",)
-    """sites edited for depth, likewise"""
+    """sites edited for depth: names, or encoder, bottleneck, decoder, all"""
     saliency_steps: tuple[int, ...] = (1, 2, 3, 4, 5)
     """denoising steps edited for saliency"""
     depth_steps: tuple[int, ...] = (1, 2, 3)
@@ -88,15 +91,15 @@ class InterventionConfig:
     """the depth target is min-max scaled to plus and minus this; 0 keeps standardised depth"""
     controls: tuple[str, ...] = CONTROLS
     """comparisons beside the real edit: none, random_direction, random_probe, shuffled_probe, late_steps;
-    and the same edit by other means: rank_one, natural"""
+    and variations of the edit: rank_one, natural"""
     guidance: float | None = None
     """guidance scale while editing; null is that of sampling"""
     probes: str = ""
-    """folder of the authors' unzipped probe_checkpoints.zip, as every worker sees it: its probes of the trained
-    network drive the edits, those of controls stay the run's own; empty means all are the run's own"""
+    """folder of the authors' unzipped probe_checkpoints.zip, at the same path on every worker: its probes of the
+    trained network drive the edits, while controls use the run's own; empty means that all are the run's own"""
     move_rule: str = "visible"
-    """visible: moves that hide more than half of the mask are drawn again; authors: their seeds and
-    order, without drawing again"""
+    """visible: draw moves that keep at least half of the mask in the image; authors: their seeds and order, and no
+    check of what stays visible"""
     seed: int = 0
     """of moves and random directions"""
     ablation_images: int = 0
@@ -108,19 +111,19 @@ class InterventionConfig:
     sides: tuple[str, ...] = ()
     """further groups of sites, each an experiment `sides`: encoder, bottleneck, decoder, all"""
     guidances: tuple[float, ...] = ()
-    """further guidance scales, each an experiment `guidance` of the real edit; what it is compared with is the
-    unedited image, made anew at the same scale"""
+    """further guidance scales, each an experiment `guidance` of the real edit; it is compared with the unedited image
+    regenerated at the same scale"""
     second_objects: int = 0
     """images that get a second object, nearer to farther (appendix E, depth)"""
     transplants: int = 0
-    """images that get the whole activations of another image of their prompt, at the edited sites, once in the edited
-    steps and once in all: the most that an edit at these places can do"""
+    """images for activation patching: the activations of another image of the same prompt replace an image's own at the
+    edited sites, once in the edited steps and once in all steps; an upper bound for edits at these sites and steps"""
     frames: int = 0
-    """places of the object on its way across the first image, for the animation; 0 makes none"""
+    """positions of the object on its way across the first image, for the animation; 0 makes none"""
     rows: int = 32
-    """most images in one sampling batch; smaller needs less memory and changes the last bits"""
+    """largest sampling batch; a smaller one needs less memory and changes the last bits"""
     keep_images: int = 4
-    """images whose edited pictures are kept, in order of their sample number"""
+    """images whose edited pictures are kept, in order of sample number"""
 
     def __post_init__(self) -> None:
         counts = ("images", "ablation_images", "second_objects", "transplants", "frames", "keep_images")
@@ -128,48 +131,44 @@ class InterventionConfig:
             if getattr(self, name) < low:
                 raise ValueError(f"interventions.{name}={getattr(self, name)}: must be {low} or more")
         for task in self.tasks:
-            _one_of("tasks", task, TASKS)
+            _check_choice("tasks", task, TASKS)
             self.spec(task)
         for control in self.controls:
-            _one_of("controls", control, COMPARISONS)
+            _check_choice("controls", control, COMPARISONS)
         for scale in self.guidances:
             if not 0 < scale < math.inf:
-                raise ValueError(f"interventions.guidances={scale}: needs a positive number")
+                raise ValueError(f"interventions.guidances={scale}: must be a positive number")
         for side in self.sides:
-            _one_of("sides", side, (*SIDES, "all"))
-        _one_of("move_rule", self.move_rule, MOVE_RULES)
+            _check_choice("sides", side, (*SIDES, "all"))
+        _check_choice("move_rule", self.move_rule, MOVE_RULES)
 
     def spec(self, task: str) -> EditSpec:
         """The main edit of a task."""
-        return EditSpec(
-            task,
-            tuple(getattr(self, f"{task}_sites")),
-            tuple(getattr(self, f"{task}_steps")),
-            self.iterations,
-            self.lr,
-            self.lr_units,
-            self.depth_span,
-        )
+        sites, steps = getattr(self, f"{task}_sites"), getattr(self, f"{task}_steps")
+        return EditSpec(task, tuple(sites), tuple(steps), self.iterations, self.lr, self.lr_units, self.depth_span)
 
     def experiments(self, task: str) -> tuple[tuple[str, EditSpec, tuple[str, ...]], ...]:
-        """(experiment, edit, controls) of a task: the main one first, then ablations of the real edit.
+        """(experiment, edit, comparisons) of a task: the main experiment first, then ablations of the real edit.
 
-        An ablation that would repeat the main edit is left out.
+        An ablation equal to the main edit is left out.
         """
         main = self.spec(task)
-        found = [("dose", replace(main, iterations=n)) for n in self.dose]
-        found += [("steps", replace(main, steps=tuple(range(1, n + 1)))) for n in self.step_counts]
-        found += [("sides", replace(main, sites=(side,))) for side in self.sides]
-        ablations = [(name, spec, ()) for name, spec in found if spec != main]
-        means = tuple(name for name in self.controls if name in VARIATIONS)
-        further = [(SECOND_OBJECT, main, means)] if task == "depth" and self.second_objects else []
-        further += [(ANIMATION, main, means)] if self.frames else []
-        always = replace(main, steps=tuple(range(1, STEPS + 1)))
-        further += [(TRANSPLANT, spec, ()) for spec in dict.fromkeys((main, always))] if self.transplants else []
-        return ((MAIN, main, tuple(self.controls)), *ablations, *further)
+        ablations = [("dose", replace(main, iterations=n)) for n in self.dose]
+        ablations += [("steps", replace(main, steps=tuple(range(1, n + 1)))) for n in self.step_counts]
+        ablations += [("sides", replace(main, sites=(side,))) for side in self.sides]
+        found = [(MAIN, main, tuple(self.controls)), *((name, spec, ()) for name, spec in ablations if spec != main)]
+        variations = tuple(name for name in self.controls if name in VARIATIONS)
+        if task == "depth" and self.second_objects:
+            found.append((SECOND_OBJECT, main, variations))
+        if self.frames:
+            found.append((ANIMATION, main, variations))
+        if self.transplants:
+            all_steps = replace(main, steps=tuple(range(1, STEPS + 1)))
+            found += [(PATCHING, spec, ()) for spec in dict.fromkeys((main, all_steps))]
+        return tuple(found)
 
     def scales(self, sampling: float | None = None) -> tuple[float, ...]:
-        """The further guidance scales, without the main edit's: `sampling`'s where no other is given."""
+        """The further guidance scales, without that of the main edit (`sampling` unless `guidance` is set)."""
         main = sampling if self.guidance is None else self.guidance
         return tuple(scale for scale in dict.fromkeys(self.guidances) if scale != main)
 
@@ -178,17 +177,19 @@ class InterventionConfig:
         main = min(self.images or available, available)
         if experiment == MAIN:
             return main
-        own = {SECOND_OBJECT: self.second_objects, ANIMATION: 1, TRANSPLANT: self.transplants}
-        return min(own.get(experiment, self.ablation_images or main), main)
+        counts = {SECOND_OBJECT: self.second_objects, ANIMATION: 1, PATCHING: self.transplants}
+        return min(counts.get(experiment, self.ablation_images or main), main)
 
 
 def choose_sites(sites: Sequence[SiteSpec], names: Sequence[str]) -> tuple[SiteSpec, ...]:
-    """The sites of names and groups, in order of execution. Raises ValueError for unknown names."""
-    groups = {name for name in names if name in SIDES}
-    grouped = {site.name for site in sites if site.side in groups}
-    return choose(sites, [*(name for name in names if name not in groups), *grouped])
+    """The sites with the given names or in the given groups, in order of execution.
+
+    Raises ValueError for unknown names.
+    """
+    in_groups = {site.name for site in sites if site.side in SIDES and site.side in names}
+    return choose(sites, [*(name for name in names if name not in SIDES), *in_groups])
 
 
-def _one_of(name: str, value: str, allowed: Sequence[str]) -> None:
+def _check_choice(name: str, value: str, allowed: Sequence[str]) -> None:
     if value not in allowed:
         raise ValueError(f"interventions.{name}={value!r}: unknown; use {', '.join(allowed)}")

@@ -1,4 +1,4 @@
-"""Counterfactual labels: what the scene would look like had the object been moved (numpy only).
+"""Counterfactual labels: the label of the scene if the object had been moved (section 5.1; numpy only).
 
 A move (dx, dy) is in whole pixels, +dx to the right and +dy down. Labels are maps (H, W).
 """
@@ -9,10 +9,10 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 LOW, HIGH, REFERENCE = 90, 120, 512
 """moves are at least LOW and less than HIGH pixels in an image of REFERENCE pixels (section 5.1)"""
@@ -26,17 +26,12 @@ VISIBLE = 0.5
 
 @dataclass(frozen=True, order=True)
 class Move:
-    """The whole scene shifted (section 5.1)."""
+    """A shift of the whole scene (section 5.1)."""
 
     dx: int
     """pixels to the right"""
     dy: int
     """pixels down"""
-
-    @property
-    def mirrored(self) -> Move:
-        """The opposite move."""
-        return Move(-self.dx, -self.dy)
 
 
 @dataclass(frozen=True)
@@ -58,38 +53,38 @@ class FromFile:
     """A user's own label: a grey picture (mask: white is the object; depth: white is near) or `.npy`."""
 
     path: str
-    """the file; `.npy` depth is taken as standardised inverse depth"""
+    """the file; depth in `.npy` is standardised inverse depth"""
     sha256: str = ""
     """checksum that the file must have; empty means any"""
 
 
-Goal = Move | SecondObject | FromFile
-_KINDS: dict[str, type] = {"move": Move, "second_object": SecondObject, "file": FromFile}
+TargetSpec = Move | SecondObject | FromFile
+"""what a target label is made from"""
+_KINDS: dict[str, type[TargetSpec]] = {"move": Move, "second_object": SecondObject, "file": FromFile}
 
 
-def goal_values(goal: Goal) -> dict[str, dict[str, Any]]:
-    """A goal as plain values, such as {"move": {"dx": 24, "dy": -25}}."""
-    name = next(name for name, kind in _KINDS.items() if isinstance(goal, kind))
-    return {name: asdict(goal)}
+def target_values(target: TargetSpec) -> dict[str, dict[str, object]]:
+    """A target as plain values, such as {"move": {"dx": 24, "dy": -25}}."""
+    return {next(name for name, kind in _KINDS.items() if isinstance(target, kind)): asdict(target)}
 
 
-def goal_from(values: Any) -> Goal:
-    """A goal from plain values. Raises ValueError for unknown kinds and keys."""
+def target_from_values(values: object) -> TargetSpec:
+    """A target from plain values. Raises ValueError for unknown kinds and keys."""
     if not isinstance(values, Mapping) or len(values) != 1 or next(iter(values)) not in _KINDS:
-        raise ValueError(f"goal {values!r}: write one of {', '.join(_KINDS)} with its keys")
-    (name, inner), *_ = values.items()
+        raise ValueError(f"goals: {values!r} is no target; use one of {', '.join(_KINDS)} with its keys")
+    ((name, inner),) = values.items()
     try:
         return _KINDS[name](**inner)
     except TypeError:
-        keys = ", ".join(f.name for f in fields(_KINDS[name]))
-        raise ValueError(f"goal {name}: {inner!r} does not fit; its keys are {keys}") from None
+        keys = ", ".join(field.name for field in fields(_KINDS[name]))
+        raise ValueError(f"goals: {name} has no values {inner!r}; its keys are {keys}") from None
 
 
-def sealed(goal: Goal) -> Goal:
-    """The goal with its file's checksum filled in."""
-    if not isinstance(goal, FromFile) or goal.sha256:
-        return goal
-    return replace(goal, sha256=_checksum(Path(goal.path)))
+def sealed(target: TargetSpec) -> TargetSpec:
+    """The target with the checksum of its file. Raises ValueError if the file cannot be read."""
+    if not isinstance(target, FromFile) or target.sha256:
+        return target
+    return replace(target, sha256=_checksum(Path(target.path)))
 
 
 def _checksum(path: Path) -> str:
@@ -99,63 +94,45 @@ def _checksum(path: Path) -> str:
         raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-@dataclass(frozen=True, eq=False)
-class Labels:
-    """What the labellers say of one image."""
+def target_label(target: TargetSpec, task: str, mask: NDArray[np.bool_], depth: NDArray[np.float32]) -> NDArray:
+    """The target label (H, W) of an image with a mask and standardised inverse depth (H, W): bool, or float32 depth.
 
-    mask: NDArray[np.bool_]
-    """(H, W) salient object"""
-    depth: NDArray[np.float32]
-    """(H, W) standardised inverse depth"""
-
-
-def target(goal: Goal, task: str, labels: Labels) -> NDArray:
-    """The wanted label (H, W): bool for saliency, float32 standardised depth for depth."""
-    if isinstance(goal, FromFile):
-        if goal.sha256 and goal.sha256 != _checksum(Path(goal.path)):
-            raise ValueError(f"{goal.path}: is not the file that the intervention was made with")
-        read = read_mask if task == "saliency" else read_depth
-        return read(Path(goal.path), labels.mask.shape)
-    if isinstance(goal, SecondObject):
-        mask, depth = second_object(labels, goal)
-        return mask if task == "saliency" else depth
-    if task == "saliency":
-        return shift_mask(labels.mask, goal)
-    return shift_depth(labels.depth, goal)
+    Raises ValueError if the target does not fit the image, or its file is unreadable, changed, or of another size.
+    """
+    if isinstance(target, FromFile):
+        if target.sha256 and target.sha256 != _checksum(Path(target.path)):
+            raise ValueError(f"{target.path}: is not the file that the intervention was made with")
+        return read_label(Path(target.path), task, mask.shape)
+    if isinstance(target, SecondObject):
+        return second_object(mask, depth, target)[0 if task == "saliency" else 1]
+    return shift_mask(mask, target) if task == "saliency" else shift_depth(depth, target)
 
 
-def shift_mask(mask: NDArray, move: Move) -> NDArray:
-    """The mask moved; what comes into view is background."""
-    rows, columns = (_source(n, d) for n, d in zip(mask.shape, (move.dy, move.dx), strict=True))
-    moved = mask[np.clip(rows, 0, mask.shape[0] - 1)][:, np.clip(columns, 0, mask.shape[1] - 1)]
+def shift_mask(mask: NDArray[np.bool_], move: Move) -> NDArray[np.bool_]:
+    """The moved mask (H, W); uncovered area is background."""
+    rows, columns = (np.arange(size) - shift for size, shift in zip(mask.shape, (move.dy, move.dx), strict=True))
     inside = ((rows >= 0) & (rows < mask.shape[0]))[:, None] & (columns >= 0) & (columns < mask.shape[1])
-    return np.where(inside, moved, np.zeros((), mask.dtype))
+    return inside & mask.take(rows, axis=0, mode="clip").take(columns, axis=1, mode="clip")
 
 
 def shift_depth(depth: NDArray[np.float32], move: Move) -> NDArray[np.float32]:
-    """The depth map moved; what comes into view repeats the edge (section 5.1).
+    """The moved depth map (H, W); uncovered area repeats the edge (section 5.1).
 
     As in the authors' code, a positive move fills from row or column shift + 1 of the moved map (the
     second of the original), a negative one from shift - 1 (the last of the original).
+    Raises ValueError if a move leaves fewer than two rows or columns of the map.
     """
-    rows, columns = (_filled(n, d) for n, d in zip(depth.shape, (move.dy, move.dx), strict=True))
-    return depth[rows][:, columns]
-
-
-def _source(size: int, shift: int) -> NDArray[np.int64]:
-    """Where each row of a moved map comes from; outside 0..size-1 where it comes into view."""
-    return np.arange(size) - shift
-
-
-def _filled(size: int, shift: int) -> NDArray[np.int64]:
-    if abs(shift) > size - 2:
-        raise ValueError(f"a move of {shift} pixels leaves nothing of a depth map of {size} pixels")
-    source = _source(size, shift)
-    return np.where(source < 0, 1, np.minimum(source, size - 1))
+    sources = []
+    for size, shift in zip(depth.shape, (move.dy, move.dx), strict=True):
+        if abs(shift) > size - 2:
+            raise ValueError(f"a move of {shift} pixels leaves nothing of a depth map of {size} pixels")
+        source = np.arange(size) - shift
+        sources.append(np.where(source < 0, 1, np.minimum(source, size - 1)))
+    return depth[sources[0]][:, sources[1]]
 
 
 def scale_range(depth: NDArray[np.float32], span: float = 9.0) -> NDArray[np.float32]:
-    """Each map (..., H, W) min-max scaled to -span..span; span 0 leaves it as it is; a flat map is 0."""
+    """Scale each map (..., H, W) to -span..span (section 5.1); span 0 changes nothing, a flat map becomes 0."""
     if span == 0:
         return depth
     low, high = (f(depth, axis=(-2, -1), keepdims=True).astype(np.float64) for f in (np.min, np.max))
@@ -164,63 +141,43 @@ def scale_range(depth: NDArray[np.float32], span: float = 9.0) -> NDArray[np.flo
     return np.where(high > low, scaled, 0.0).astype(np.float32)
 
 
-def second_object(labels: Labels, goal: SecondObject) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
-    """Mask of both objects and depth with a copy pasted in; the nearer of the two hides the other.
-
-    The copy is the object enlarged by nearest neighbour about the middle of its box, then moved.
-    Raises ValueError where there is no object or the copy lies outside the image.
-    """
-    rows, columns = np.nonzero(labels.mask)
-    if not len(rows):
-        raise ValueError("second object: the image has no salient object to copy")
-    inside, values = _resized(labels, goal, rows, columns)
-    if not inside.any():
-        raise ValueError(f"second object: dx {goal.dx}, dy {goal.dy} put it outside the image")
-    hidden = labels.mask & (labels.depth > values)
-    depth = np.where(inside & ~hidden, values, labels.depth)
-    return labels.mask | inside, depth.astype(np.float32)
-
-
-def _resized(
-    labels: Labels, goal: SecondObject, rows: NDArray, columns: NDArray
+def second_object(
+    mask: NDArray[np.bool_], depth: NDArray[np.float32], target: SecondObject
 ) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
-    """Where the copy is, and its depth there."""
-    if not 0 < goal.scale < np.inf:
-        raise ValueError(f"second object: scale {goal.scale} must be a positive number")
-    found = []
-    for axis, (places, move) in enumerate(((rows, goal.dy), (columns, goal.dx))):
-        middle = (places.min() + places.max()) / 2
-        wanted = np.arange(labels.mask.shape[axis]) - middle - move
-        found.append(np.rint(wanted / goal.scale + middle).astype(np.int64))
-    inside = np.ones(labels.mask.shape, dtype=bool)
-    for axis, source in enumerate(found):
-        within = (source >= 0) & (source < labels.mask.shape[axis])
-        inside &= within[:, None] if axis == 0 else within
-    y, x = (np.clip(s, 0, n - 1) for s, n in zip(found, labels.mask.shape, strict=True))
-    return inside & labels.mask[y][:, x], labels.depth[y][:, x] - np.float32(goal.back)
+    """Mask of both objects and depth with the copy pasted in (H, W); the nearer object hides the other (appendix E).
+
+    The copy is the object scaled by nearest neighbour about the middle of its bounding box, then moved.
+    Raises ValueError if there is no object, the copy lies outside the image, or the scale is not positive.
+    """
+    object_rows, object_columns = np.nonzero(mask)
+    if not len(object_rows):
+        raise ValueError("second object: the image has no salient object to copy")
+    if not 0 < target.scale < np.inf:
+        raise ValueError(f"second object: scale {target.scale} must be a positive number")
+    height, width = mask.shape
+    rows = _source(object_rows, target.dy, target.scale, height)
+    columns = _source(object_columns, target.dx, target.scale, width)
+    within = ((rows >= 0) & (rows < height))[:, None] & (columns >= 0) & (columns < width)
+    pixels = np.ix_(rows.clip(0, height - 1), columns.clip(0, width - 1))
+    copied, values = within & mask[pixels], depth[pixels] - np.float32(target.back)
+    if not copied.any():
+        raise ValueError(f"second object: dx {target.dx}, dy {target.dy} put it outside the image")
+    hidden = mask & (depth > values)
+    return mask | copied, np.where(copied & ~hidden, values, depth).astype(np.float32)
 
 
-def read_mask(path: Path, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """A mask from a picture or `.npy`: above half of its range is foreground."""
-    values = _read(path, size)
-    limit = 0 if values.dtype == bool else 127 if values.dtype == np.uint8 else 0.5
-    return values > limit
+def _source(occupied: NDArray[np.int64], shift: int, scale: float, size: int) -> NDArray[np.int64]:
+    """Index of the original that each of `size` indices of the copy comes from; outside 0..size-1 there is none."""
+    middle = (occupied.min() + occupied.max()) / 2
+    return np.rint((np.arange(size) - middle - shift) / scale + middle).astype(np.int64)
 
 
-def read_depth(path: Path, size: tuple[int, int]) -> NDArray[np.float32]:
-    """Depth from `.npy` as it is, or from a picture standardised over its pixels."""
-    values = _read(path, size).astype(np.float32)
-    if path.suffix != ".npy":
-        values = (values - values.mean()) / max(float(values.std()), 1e-6)
-    if not np.isfinite(values).all():
-        raise ValueError(f"{path}: depth is not finite; give finite numbers")
-    return values
+def read_label(path: Path, task: str, size: tuple[int, int]) -> NDArray:
+    """A label (H, W) of a user's file. Raises ValueError if it is unreadable, not finite, or of another size.
 
-
-def _read(path: Path, size: tuple[int, int]) -> NDArray:
-    """Grey values (H, W) of a file. Raises ValueError where it is unreadable or has another size."""
-    from PIL import Image
-
+    Saliency: values above half of the range are foreground. Depth: `.npy` is taken unchanged, a picture is
+    standardised over its pixels.
+    """
     try:
         if path.suffix == ".npy":
             values = np.load(path, allow_pickle=False)
@@ -229,78 +186,85 @@ def _read(path: Path, size: tuple[int, int]) -> NDArray:
     except (OSError, ValueError) as error:
         raise ValueError(f"{path}: no readable picture or .npy file: {error}") from error
     if values.shape != tuple(size):
-        have, need = (" x ".join(map(str, shape)) for shape in (values.shape, size))
-        raise ValueError(f"{path}: is {have} pixels, the image {need}; give a label of that size")
+        found, expected = (" x ".join(map(str, shape)) for shape in (values.shape, size))
+        raise ValueError(f"{path}: expected {expected} pixels, got {found}; give a label of the image's size")
+    if task == "saliency":
+        return values > (0 if values.dtype == bool else 127 if values.dtype == np.uint8 else 0.5)
+    values = values.astype(np.float32)
+    if path.suffix != ".npy":
+        values = (values - values.mean()) / max(float(values.std()), 1e-6)
+    if not np.isfinite(values).all():
+        raise ValueError(f"{path}: depth is not finite; give finite numbers")
     return values
 
 
 def move_range(size: int) -> NDArray[np.int64]:
-    """Allowed moves along an axis of `size` pixels: [-120,-90) and [90,120) of 512, scaled."""
+    """Allowed moves along an axis of `size` pixels: [-120,-90) and [90,120) of 512, scaled (section 5.1)."""
     low, high = LOW * size / REFERENCE, HIGH * size / REFERENCE
-    down = np.arange(np.ceil(-high), np.ceil(-low), dtype=np.int64)
-    return np.concatenate([down, np.arange(np.ceil(low), np.ceil(high), dtype=np.int64)])
+    negative = np.arange(np.ceil(-high), np.ceil(-low), dtype=np.int64)
+    return np.concatenate([negative, np.arange(np.ceil(low), np.ceil(high), dtype=np.int64)])
 
 
 def authors_moves(task: str, images: int, moves: int, size: tuple[int, int]) -> list[list[Move]]:
     """The authors' own draws for the first `images` test images, in order of their test CSV.
 
-    One stream for all images: dx then dy, pairs that an image has already are drawn again.
+    One stream for all images: dx then dy; a pair that the image already has is drawn again.
     """
     stream = np.random.RandomState(AUTHORS_SEEDS[task])
-    across, along = move_range(size[1]), move_range(size[0])
-    found: list[list[Move]] = [[] for _ in range(images)]
-    for mine in found:
-        while len(mine) < moves:
-            move = Move(int(stream.choice(across)), int(stream.choice(along)))
-            if move not in mine:
-                mine.append(move)
-    return found
+    horizontal, vertical = move_range(size[1]), move_range(size[0])
+    drawn: list[list[Move]] = [[] for _ in range(images)]
+    for image_moves in drawn:
+        while len(image_moves) < moves:
+            move = Move(int(stream.choice(horizontal)), int(stream.choice(vertical)))
+            if move not in image_moves:
+                image_moves.append(move)
+    return drawn
 
 
 def visible_share(mask: NDArray[np.bool_], moves: NDArray[np.int64]) -> NDArray[np.float64]:
     """Share of the mask that stays inside the image after each move (M, 2) of (dx, dy); shape (M)."""
+    # summed-area table: the sum over any rectangle of the mask from its four corners
     total = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1))
     total[1:, 1:] = mask.cumsum(0).cumsum(1)
     height, width = mask.shape
-    left, right = (np.clip(e - moves[:, 0], 0, width) for e in (0, width))
-    top, bottom = (np.clip(e - moves[:, 1], 0, height) for e in (0, height))
-    seen = total[bottom, right] - total[top, right] - total[bottom, left] + total[top, left]
-    return seen / max(total[-1, -1], 1)
+    left, right = (np.clip(edge - moves[:, 0], 0, width) for edge in (0, width))
+    top, bottom = (np.clip(edge - moves[:, 1], 0, height) for edge in (0, height))
+    visible = total[bottom, right] - total[top, right] - total[bottom, left] + total[top, left]
+    return visible / max(total[-1, -1], 1)
 
 
 def draw_moves(mask: NDArray[np.bool_], count: int, seed: Sequence[int]) -> list[Move]:
-    """Different moves, uniform among those that keep at least half of the mask visible.
+    """Draw different moves, uniform among those that keep at least half of the mask (H, W) visible.
 
-    Where there are too few, the most visible of the others are added; moves that push the whole mask
-    out of the image never are. Raises ValueError where not enough are left.
+    If these are too few, the most visible of the others are added, but none that pushes the whole mask out of the
+    image. Raises ValueError if fewer than `count` remain.
     """
     height, width = mask.shape
-    grid = np.stack(np.meshgrid(move_range(width), move_range(height), indexing="ij"), -1)
-    pairs = grid.reshape(-1, 2)
+    pairs = np.stack(np.meshgrid(move_range(width), move_range(height), indexing="ij"), -1).reshape(-1, 2)
     share = visible_share(mask, pairs)
     order = np.random.default_rng(list(seed)).permutation(len(pairs))
     order = order[np.argsort(-np.minimum(share[order], VISIBLE), kind="stable")]
     chosen = [i for i in order[:count] if share[i] > 0]
     if len(chosen) < count:
-        raise ValueError(f"{len(chosen)} moves keep the object in the image, {count} are wanted")
+        raise ValueError(f"interventions.moves={count}: only {len(chosen)} moves keep the object in the image")
     return [Move(int(dx), int(dy)) for dx, dy in pairs[chosen]]
 
 
 def second_objects(mask: NDArray[np.bool_]) -> list[SecondObject]:
-    """A copy beside the object, on the side with more room, at ever greater depth (appendix E).
+    """Copies beside the object, on the side with more room, farther and farther away (SERIES, appendix E).
 
-    Raises ValueError where there is no object.
+    Raises ValueError if there is no object.
     """
     columns, width = np.flatnonzero(mask.any(axis=0)), mask.shape[1]
     if not len(columns):
         raise ValueError("second object: the image has no salient object to copy")
     first, last = int(columns[0]), int(columns[-1])
-    aside = min(last - first + 1 + width // 32, 3 * width // 8)
+    distance = min(last - first + 1 + width // 32, 3 * width // 8)
     to_right = width - 1 - last >= first
-    return [SecondObject(aside if to_right else -aside, 0, scale, back) for scale, back in SERIES]
+    return [SecondObject(distance if to_right else -distance, 0, scale, back) for scale, back in SERIES]
 
 
 def path_across(extent: float, frames: int, size: tuple[int, int]) -> list[Move]:
-    """Moves from left to right through the original place, `extent` of the width to either side."""
+    """Moves from left to right through the original place, by up to `extent` of the width of an image (H, W)."""
     reach = extent * size[1]
     return [Move(round(dx), 0) for dx in np.linspace(-reach, reach, frames)]

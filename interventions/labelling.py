@@ -1,17 +1,15 @@
-"""Unedited samples, and how images become the masks and depth maps that edits are scored by."""
+"""Original samples, and the masks and depth maps of images that edits are scored by."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from interventions.score import Seen
-from probing.diffusion.model import LatentDiffusion
-from probing.diffusion.sampling import sample
+from interventions.score import LabelledImage
 from probing.labelling import registry
 from probing.labelling.registry import LabelConfig
 
@@ -28,9 +26,9 @@ class Original:
     image: NDArray[np.uint8]
     """(H, W, 3)"""
     saliency: NDArray[np.uint8]
-    """(H, W) as the labeller gave it"""
+    """(H, W) output of the labeller"""
     depth: NDArray[np.float32]
-    """(H, W) relative inverse depth as the labeller gave it"""
+    """(H, W) relative inverse depth, output of the labeller"""
 
 
 @dataclass(frozen=True)
@@ -42,43 +40,36 @@ class Labelling:
     depth: Labeller
     """(n, H, W, 3) to float32 (n, H, W)"""
     threshold: int = 0
-    """a pixel is foreground where its saliency is above this"""
+    """a pixel is foreground if its saliency is above this"""
     mean: float = 0.0
     """of relative inverse depth, over training samples"""
-    deviation: float = 1.0
-    """likewise"""
+    std: float = 1.0
+    """standard deviation of relative inverse depth, over training samples"""
     content: Callable[[NDArray[np.bool_], NDArray[np.uint8]], frozenset[str]] | None = None
-    """mask (H, W) and image (H, W, 3) to names of what is there; None leaves column content_kept empty"""
+    """mask (H, W) and image (H, W, 3) to names of what the image shows; None leaves column content_kept empty"""
 
-    def seen(self, original: Original) -> Seen:
-        """The unedited sample made comparable."""
-        return self._seen(original.image[None], original.saliency[None], original.depth[None])[0]
+    def of_original(self, original: Original) -> LabelledImage:
+        """The original with its own labels, thresholded and standardised."""
+        return self._labelled(original.image[None], original.saliency[None], original.depth[None])[0]
 
-    def __call__(self, images: NDArray[np.uint8]) -> list[Seen]:
-        """Labels of images (n, H, W, 3)."""
-        return self._seen(images, self.saliency(images), self.depth(images))
+    def __call__(self, images: NDArray[np.uint8]) -> list[LabelledImage]:
+        """Label images (n, H, W, 3)."""
+        return self._labelled(images, self.saliency(images), self.depth(images))
 
-    def _seen(self, images: NDArray, saliency: NDArray, depth: NDArray) -> list[Seen]:
+    def _labelled(self, images: NDArray, saliency: NDArray, depth: NDArray) -> list[LabelledImage]:
         masks = saliency > self.threshold
-        standardised = ((depth.astype(np.float32) - self.mean) / self.deviation).astype(np.float32)
+        standardised = ((depth.astype(np.float32) - self.mean) / self.std).astype(np.float32)
         parts = zip(images, masks, standardised, strict=True)
-        return [Seen(i, m, d, self.content(m, i) if self.content else None) for i, m, d in parts]
+        return [LabelledImage(i, m, d, self.content(m, i) if self.content else None) for i, m, d in parts]
 
 
-def build_labelling(config: LabelConfig, mean: float, deviation: float, device: torch.device) -> Labelling:
-    """The labellers of a configuration; with the scenes labeller also the objects' colours."""
+def build_labelling(config: LabelConfig, mean: float, std: float, device: torch.device) -> Labelling:
+    """The labellers of a configuration; the scenes labeller also names the colours of objects."""
     saliency = registry.build("saliency", config.saliency, config.saliency_weights, device)
     depth = registry.build("depth", config.depth, config.depth_weights, device)
+    labelling = Labelling(saliency, depth, config.threshold, mean, std)
     if config.saliency != "scenes":
-        return Labelling(saliency, depth, config.threshold, mean, deviation)
+        return labelling
     from probing.scenes.evaluate import seen_colours
 
-    return Labelling(saliency, depth, config.threshold, mean, deviation, seen_colours)
-
-
-def fresh_original(
-    model: LatentDiffusion, labelling: Labelling, prompt: str, seed: int, *, guidance: float, steps: int = 15
-) -> Original:
-    """Samples one prompt and seed without any edit and labels it."""
-    images = sample(model, [prompt], [seed], steps=steps, guidance=guidance).images.numpy()
-    return Original(prompt, seed, images[0], labelling.saliency(images)[0], labelling.depth(images)[0])
+    return replace(labelling, content=seen_colours)

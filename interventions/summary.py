@@ -1,4 +1,4 @@
-"""What all interventions say together: medians, intervals over images, tests against every control.
+"""Effects over all interventions: medians, bootstrap intervals, and tests against every control (no torch).
 
 Trials of one image are not independent, so the bootstrap resamples images with all their trials, and tests
 compare one median per image.
@@ -7,7 +7,7 @@ compare one median per image.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,10 @@ from probing import statistics
 from probing.statistics import Interval, PairedTest
 
 Array = NDArray[np.float64]
+ResultRow = Mapping[str, Any]
+"""columns of `results/interventions`"""
 EDITS = (EDIT, *VARIATIONS)
-"""rows that ought to move the scene; all others are controls"""
+"""rows that should move the scene; all others are controls"""
 SIGN = {"saliency": 1.0, "depth": -1.0}
 """Dice is better when higher, RMSE when lower"""
 MEDIANS = (
@@ -29,16 +31,14 @@ MEDIANS = (
     "departure_after", "content_kept", "readout_least",
     "own_scale_before", "own_scale_after", "aligned_before", "aligned_after",
 )  # fmt: skip
-"""columns that are reported as medians where they have values"""
-
-
+"""columns that are reported as medians if they have values"""
 REACHED = {"saliency": ("readout_after", 0.95), "depth": ("readout_spearman", 0.9)}
-"""column and bar of a reading that has reached its target: Dice over cells, or rank correlation"""
+"""column and threshold of a reading that has reached its target: Dice over patches, or rank correlation"""
 
 
 @dataclass(frozen=True, order=True)
 class Series:
-    """What rows must share to be summed up together."""
+    """Settings shared by rows that are summarised together."""
 
     experiment: str
     task: str
@@ -50,57 +50,52 @@ class Series:
 
 
 @dataclass(frozen=True)
-class Against:
-    """A real edit against one comparison, as an improvement: positive where the edit is better."""
+class Comparison:
+    """A real edit compared with one alternative; positive numbers mean that the edit is better."""
 
     other: str
-    """a control, or `mirror`, `original`, `constant`, `others`"""
+    """a control, or `mirror`, `original`, `constant`, `others`: labels that the edited images should match less"""
     gain: Interval
-    """median over trials of edit's score minus the other's, with an interval over images"""
+    """median over trials of the edit's score minus the other's, with an interval over images"""
     test: PairedTest
     """Wilcoxon signed-rank on per-image medians"""
 
 
 @dataclass(frozen=True)
 class Effect:
-    """One control of one series; the real edit has `control` edit, or the name of its variation."""
+    """One control of one series; for the real edit `control` is edit, or the name of its variation."""
 
     series: Series
     control: str
     images: int
     trials: int
     before: Interval
-    """median score against the wanted label without an edit"""
+    """median score against the target label without an edit"""
     after: Interval
-    """median score with it"""
+    """median score with the edit"""
     gain: Interval
-    """median after minus median before, turned so that positive is better"""
+    """median after minus median before, with the sign that makes positive better"""
     relative: float
     """gain as a share of the median before"""
     slope: Interval
-    """median over trials of the slope of the change that came on the change asked for; NaN if unknown"""
+    """median over trials of the slope of the measured on the intended change; NaN if unknown"""
     caused: float
-    """slope over trials of (after - before) on (wanted - before), in the score's units; NaN if undefined"""
+    """slope over trials of (after - before) on (perfect - before), in the score's units; NaN if undefined"""
     medians: dict[str, float]
     """medians of the other columns"""
     reached: float
-    """share of trials whose edited activations the true probe reads as asked (REACHED); NaN if nothing was read"""
-    against: tuple[Against, ...] = ()
-    """of real edits: every control, and the labels that a collapse would match"""
-
-    @property
-    def holds(self) -> bool:
-        """Whether the edit beats its start and every comparison with an interval above 0."""
-        return self.gain.low > 0 and all(other.gain.low > 0 for other in self.against)
+    """share of trials whose edited activations give the intended reading (REACHED); NaN if nothing was read"""
+    comparisons: tuple[Comparison, ...] = ()
+    """for real edits: with every control, and with the labels that a collapsed image would match"""
 
 
 def medians(values: Array, image: NDArray[np.int64], counts: Array) -> Array:
-    """Median of values (n) in every resample: image (n) numbers their images, counts (resamples, images).
+    """Median of values (n) in every resample: image (n) is the index of their image, counts (resamples, images).
 
-    Undefined values are left out; a resample without any gives NaN.
+    NaN values are left out; a resample without any value gives NaN.
     """
-    good = ~np.isnan(values)
-    values, image = values[good], image[good]
+    valid = ~np.isnan(values)
+    values, image = values[valid], image[valid]
     if not len(values):
         return np.full(len(counts), np.nan)
     order = np.argsort(values, kind="stable")
@@ -113,146 +108,137 @@ def medians(values: Array, image: NDArray[np.int64], counts: Array) -> Array:
 
 
 def median_interval(values: Array, image: NDArray[np.int64], counts: Array) -> Interval:
-    """Median over trials with an interval over images."""
+    """Median over trials (n) with an interval over images."""
     if np.isnan(values).all():
         return Interval(np.nan, np.nan, np.nan)
     return statistics.interval(float(np.nanmedian(values)), medians(values, image, counts))
 
 
 def per_image(values: Array, image: NDArray[np.int64], images: int) -> Array:
-    """Median over the trials of every image; NaN where there is none."""
-    found = np.full(images, np.nan)
-    for number in range(images):
-        mine = values[image == number]
-        mine = mine[~np.isnan(mine)]
-        if len(mine):
-            found[number] = np.median(mine)
-    return found
+    """Median over the trials of every image, shape (images); NaN if it has none."""
+    return medians(values, image, np.eye(images))
 
 
-class _Rows:
-    """Columns of some rows as arrays."""
+class _Columns:
+    """Columns of some rows as float arrays."""
 
-    def __init__(self, rows: Sequence[Mapping[str, Any]], samples: Sequence[int]) -> None:
+    def __init__(self, rows: Sequence[ResultRow], samples: Sequence[int]) -> None:
         self.rows = sorted(rows, key=lambda row: (row["sample"], row["trial"]))
-        place = {sample: i for i, sample in enumerate(samples)}
-        self.image = np.array([place[row["sample"]] for row in self.rows], dtype=np.int64)
+        index = {sample: i for i, sample in enumerate(samples)}
+        self.image = np.array([index[row["sample"]] for row in self.rows], dtype=np.int64)
         self.keys = [(row["sample"], row["trial"]) for row in self.rows]
 
     def __getitem__(self, name: str) -> Array:
         return np.array([np.nan if (v := row.get(name)) is None else v for row in self.rows], dtype=np.float64)
 
-    def aligned(self, other: _Rows, name: str) -> Array:
-        """Another control's column, trial by trial; NaN where it lacks one."""
-        known = dict(zip(other.keys, other[name], strict=True))
-        return np.array([known.get(key, np.nan) for key in self.keys], dtype=np.float64)
+    def aligned(self, other: _Columns, name: str) -> Array:
+        """Another control's column, trial by trial; NaN for trials that it lacks."""
+        values = dict(zip(other.keys, other[name], strict=True))
+        return np.array([values.get(key, np.nan) for key in self.keys], dtype=np.float64)
 
 
-def summarise(rows: Iterable[Mapping[str, Any]], resamples: int = statistics.RESAMPLES) -> list[Effect]:
-    """Effects of finished rows of `results/interventions` (with or without the further columns), in order:
-    by series, the real edit first. All controls of a series see the same resamples."""
-    found: dict[Series, dict[str, list[Mapping[str, Any]]]] = {}
+def summarise(rows: Iterable[ResultRow], resamples: int = statistics.RESAMPLES) -> list[Effect]:
+    """Effects of finished rows of `results/interventions`, by series, the real edit first.
+
+    Columns of later versions may be missing. All controls of a series use the same resamples.
+    """
+    grouped: dict[Series, dict[str, list[ResultRow]]] = {}
     for row in rows:
         if row.get("status", "done") == "done":
-            series = Series(*(row[name] for name in Series.__dataclass_fields__))
-            found.setdefault(series, {}).setdefault(row["control"], []).append(row)
-    return [effect for series in sorted(found) for effect in _series(series, found[series], resamples)]
+            series = Series(*(row[field.name] for field in fields(Series)))
+            grouped.setdefault(series, {}).setdefault(str(row["control"]), []).append(row)
+    effects = []
+    for series, controls in sorted(grouped.items(), key=lambda item: item[0]):
+        samples = sorted({row["sample"] for selected in controls.values() for row in selected})
+        counts = statistics.resample_counts(len(samples), resamples)
+        tables = {name: _Columns(selected, samples) for name, selected in controls.items()}
+        order = sorted(tables, key=lambda name: (name != EDIT, name))
+        effects += [_effect(series, name, tables, counts) for name in order]
+    return effects
 
 
-def _series(series: Series, controls: dict[str, list], resamples: int) -> list[Effect]:
-    samples = sorted({row["sample"] for rows in controls.values() for row in rows})
-    counts = statistics.resample_counts(len(samples), resamples)
-    tables = {name: _Rows(rows, samples) for name, rows in controls.items()}
-    order = sorted(tables, key=lambda name: (name != EDIT, name))
-    return [_effect(series, name, tables, counts) for name in order]
-
-
-def _effect(series: Series, name: str, tables: dict[str, _Rows], counts: Array) -> Effect:
-    rows, sign = tables[name], SIGN[series.task]
-    before, after = rows["score_before"], rows["score_after"]
-    draws = [medians(values, rows.image, counts) for values in (before, after)]
+def _effect(series: Series, name: str, tables: dict[str, _Columns], counts: Array) -> Effect:
+    table, sign = tables[name], SIGN[series.task]
+    before, after = table["score_before"], table["score_after"]
+    draws = [medians(values, table.image, counts) for values in (before, after)]
     middle = [float(np.nanmedian(values)) for values in (before, after)]
     change = sign * (middle[1] - middle[0])
+    column, threshold = REACHED[series.task]
+    readings = table[column]
+    readings = readings[~np.isnan(readings)]
     return Effect(
         series=series,
         control=name,
-        images=len(np.unique(rows.image)),
-        trials=len(rows.keys),
+        images=len(np.unique(table.image)),
+        trials=len(table.keys),
         before=statistics.interval(middle[0], draws[0]),
         after=statistics.interval(middle[1], draws[1]),
         gain=statistics.interval(change, sign * (draws[1] - draws[0])),
         relative=change / middle[0] if middle[0] else np.nan,
-        slope=median_interval(rows["slope"], rows.image, counts),
+        slope=median_interval(table["slope"], table.image, counts),
         caused=_caused(before, after, 1.0 if series.task == "saliency" else 0.0),
-        medians={n: float(np.nanmedian(v)) for n in MEDIANS if not np.isnan(v := rows[n]).all()},
-        reached=_reached(series.task, rows),
-        against=_comparisons(name, tables, sign, counts) if name in EDITS else (),
+        medians={n: float(np.nanmedian(v)) for n in MEDIANS if not np.isnan(v := table[n]).all()},
+        reached=float((readings >= threshold).mean()) if len(readings) else np.nan,
+        comparisons=_comparisons(name, tables, sign, counts) if name in EDITS else (),
     )
-
-
-def _reached(task: str, rows: _Rows) -> float:
-    column, bar = REACHED[task]
-    values = rows[column]
-    values = values[~np.isnan(values)]
-    return float((values >= bar).mean()) if len(values) else np.nan
 
 
 def _caused(before: Array, after: Array, perfect: float) -> float:
     """Least-squares slope of (after - before) on (perfect - before) over trials."""
-    asked, came = perfect - before, after - before
-    good = ~np.isnan(asked + came)
-    asked, came = asked[good] - asked[good].mean() if good.any() else asked[good], came[good]
-    square = float(asked @ asked)
-    return float(asked @ came) / square if square > 1e-12 else np.nan
+    intended, measured = perfect - before, after - before
+    valid = ~np.isnan(intended + measured)
+    if not valid.any():
+        return np.nan
+    intended, measured = intended[valid] - intended[valid].mean(), measured[valid]
+    square = float(intended @ intended)
+    return float(intended @ measured) / square if square > 1e-12 else np.nan
 
 
-def _comparisons(name: str, tables: dict[str, _Rows], sign: float, counts: Array) -> tuple[Against, ...]:
-    """An edit against every control, and against the labels that its own images should match less."""
+def _comparisons(name: str, tables: dict[str, _Columns], sign: float, counts: Array) -> tuple[Comparison, ...]:
+    """Compare an edit with every control, and with the labels that its own images should match less."""
     edit = tables[name]
-    ours = edit["score_after"]
+    scores = edit["score_after"]
     controls = sorted(other for other in tables if other not in EDITS)
-    theirs = {other: edit.aligned(tables[other], "score_after") for other in controls}
-    theirs |= {other: edit[f"{other}_after"] for other in ("mirror", "original", "constant", "others")}
-    return tuple(
-        _against(other, sign * ours, sign * scores, edit.image, counts)
-        for other, scores in theirs.items()
-        if not np.isnan(scores).all()
-    )
-
-
-def _against(name: str, ours: Array, other: Array, image: NDArray[np.int64], counts: Array) -> Against:
-    """Trials without a partner count in neither the interval nor the test."""
-    ours = np.where(np.isnan(other), np.nan, ours)
-    mine, theirs = (per_image(values, image, counts.shape[1]) for values in (ours, other))
-    return Against(name, median_interval(ours - other, image, counts), statistics.paired_test(mine, theirs))
+    alternatives = {other: edit.aligned(tables[other], "score_after") for other in controls}
+    alternatives |= {other: edit[f"{other}_after"] for other in ("mirror", "original", "constant", "others")}
+    found = []
+    for other, other_scores in alternatives.items():
+        if np.isnan(other_scores).all():
+            continue
+        # trials without a partner count in neither the interval nor the test
+        ours, theirs = sign * np.where(np.isnan(other_scores), np.nan, scores), sign * other_scores
+        gain = median_interval(ours - theirs, edit.image, counts)
+        our_medians, their_medians = (per_image(values, edit.image, counts.shape[1]) for values in (ours, theirs))
+        found.append(Comparison(other, gain, statistics.paired_test(our_medians, their_medians)))
+    return tuple(found)
 
 
 @dataclass(frozen=True)
 class DepthSlope:
-    """Measured on requested depth of objects put where there were none (appendix E)."""
+    """Measured on intended depth of objects pasted where there were none (appendix E)."""
 
     slope: Interval
-    """1: exactly as far as asked; 0: not at all. Both depths minus the depth that was there before"""
+    """1: exactly as far as intended; 0: not at all. Both depths are minus the depth before the edit"""
     correlation: float
     """Pearson's, over edits"""
     edits: int
 
 
-def depth_slope(rows: Iterable[Mapping[str, Any]], resamples: int = statistics.RESAMPLES) -> DepthSlope:
-    """How closely new objects' depth follows the request, over rows with the columns of score.MORE."""
+def depth_slope(rows: Iterable[ResultRow], resamples: int = statistics.RESAMPLES) -> DepthSlope:
+    """How closely the depth of new objects follows the intended depth, over rows with `depth_wanted` (appendix E)."""
     rows = [row for row in rows if row["task"] == "depth" and row.get("depth_wanted") is not None]
     if not rows:
         return DepthSlope(Interval(np.nan, np.nan, np.nan), np.nan, 0)
     samples = sorted({row["sample"] for row in rows})
-    table = _Rows(rows, samples)
+    table = _Columns(rows, samples)
     before = table["depth_before"]
-    asked, came = table["depth_wanted"] - before, table["depth_after"] - before
+    intended, measured = table["depth_wanted"] - before, table["depth_after"] - before
     weights = statistics.resample_counts(len(samples), resamples)[:, table.image]
-    draws = _weighted_slopes(asked, came, weights)
-    everything = float(_weighted_slopes(asked, came, np.ones((1, len(rows))))[0])
-    known = len(rows) > 1 and np.ptp(asked) > 0 and np.ptp(came) > 0
-    correlation = float(np.corrcoef(asked, came)[0, 1]) if known else np.nan
-    return DepthSlope(statistics.interval(everything, draws), correlation, len(rows))
+    draws = _weighted_slopes(intended, measured, weights)
+    estimate = float(_weighted_slopes(intended, measured, np.ones((1, len(rows))))[0])
+    defined = len(rows) > 1 and np.ptp(intended) > 0 and np.ptp(measured) > 0
+    correlation = float(np.corrcoef(intended, measured)[0, 1]) if defined else np.nan
+    return DepthSlope(statistics.interval(estimate, draws), correlation, len(rows))
 
 
 def _weighted_slopes(x: Array, y: Array, weights: Array) -> Array:

@@ -1,43 +1,45 @@
-"""One unit of work and of retry: all moves of one test image, one task, one edit and its controls."""
+"""Runs interventions: samples with edits, labels, scores, and replays recipes."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import torch
 
-from interventions import patching
-from interventions.config import GUIDANCE, STEPS, TRANSPLANT, InterventionConfig, choose_sites
+from interventions.config import GUIDANCE, PATCHING, STEPS, InterventionConfig, choose_sites
 from interventions.controls import EDIT
-from interventions.counterfactual import Goal, Labels, Move, SecondObject, target
-from interventions.edit import Edited, edit_batch, untouched
-from interventions.labelling import Labelling, Original, fresh_original
+from interventions.counterfactual import Move, SecondObject, TargetSpec
+from interventions.editing import patching
+from interventions.editing.edit import Edited, edit_batch, untouched
+from interventions.editing.readout import TargetLabels
+from interventions.labelling import Labelling, Original
 from interventions.pictures import Pictures
-from interventions.plan import EditTask, Row, batches, goals_of
-from interventions.readout import Goals
+from interventions.plan import EditTask, Row, batches, targets_of
 from interventions.recipe import Recipe
-from interventions.score import Case, Seen, score_row
+from interventions.score import Case, LabelledImage, make_case, score_row
 from interventions.sources.base import Sources
 from interventions.sources.cache import ProbeCache
 from probing.diffusion.model import LatentDiffusion
+from probing.diffusion.sampling import sample
 from probing.diffusion.variants import OTHER_SEED, noise_seed
+
+ResultRow = dict[str, object]
+"""columns of `results/interventions`"""
 
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What one task gave."""
+    """The result of one task."""
 
-    rows: list[dict[str, Any]]
-    """columns of `results/interventions`"""
+    rows: list[ResultRow]
     pictures: Pictures
 
 
 class NothingToMoveError(ValueError):
-    """An image made anew, for another guidance or as a donor, shows no object: no fault, and nothing to move."""
+    """An image sampled for another guidance or as a patch source shows no object: not a fault, the task is skipped."""
 
 
 @dataclass(eq=False)
@@ -51,8 +53,8 @@ class Intervener:
     """sample number -> the unedited sample"""
     labelling: Labelling
     guidance: float
-    """guidance of sampling, for where the configuration gives none"""
-    common: dict[str, Any] = field(default_factory=dict)
+    """guidance of sampling, used unless the configuration sets one"""
+    common: ResultRow = field(default_factory=dict)
     """columns that all rows share, such as stage_hash and attempt"""
     about: dict[str, str] = field(default_factory=dict)
     """names for recipes: `model` (name and revision) and `probes` (where they came from)"""
@@ -60,113 +62,89 @@ class Intervener:
     """denoising steps of a sample"""
 
     def __post_init__(self) -> None:
-        self.cabinet = ProbeCache(self.sources, self.model.device)
+        self.probe_cache = ProbeCache(self.sources, self.model.device)
         self.resampled = self.config.guidance not in (None, self.guidance)
         if self.config.guidance is not None:
             self.guidance = self.config.guidance
 
     def __call__(self, task: EditTask) -> Outcome:
-        """All rows of a task. Raises ValueError where it cannot be done.
+        """All rows of a task. Raises ValueError if it cannot be done, NothingToMoveError if it should be skipped.
 
-        Under another guidance than sampling's the original is made anew, so that edits alone are compared.
+        Under another guidance than that of sampling the original is regenerated, so that only the edit differs.
         """
         if task.guidance not in (None, self.guidance):
-            return self.under(task.guidance)(task)
+            return self.with_guidance(task.guidance)(task)
         original = self.original(task.sample)
         if self.resampled:
             original = self.fresh(original.prompt, original.seed)
-        if task.experiment == TRANSPLANT:
-            return self.transplanted(task, original)
-        before = self.labelling.seen(original)
-        if task.experiment == GUIDANCE and not before.mask.any():
+        if task.experiment == PATCHING:
+            return self.patched(task, original)
+        mask = self.labelling.of_original(original).mask
+        if task.experiment == GUIDANCE and not mask.any():
             raise NothingToMoveError(f"no salient object in the unedited image at guidance {self.guidance:g}")
-        return self.run(task, original, goals_of(task, self.config, before.mask), stored=not self.resampled)
+        return self.run(task, original, targets_of(task, self.config, mask), stored=not self.resampled)
 
-    def under(self, guidance: float) -> Intervener:
-        """The same at another guidance; probes, and what is normal at a site, stay those of the recorded run."""
+    def with_guidance(self, guidance: float | None) -> Intervener:
+        """A copy with another guidance; probes and activation statistics stay those of the recorded run."""
         other = replace(self, config=replace(self.config, guidance=guidance))
-        other.cabinet = self.cabinet
+        other.probe_cache = self.probe_cache
         return other
 
     def fresh(self, prompt: str, seed: int) -> Original:
-        """An unedited sample made now."""
-        return fresh_original(self.model, self.labelling, prompt, seed, guidance=self.guidance, steps=self.total)
+        """Sample one prompt and seed without any edit and label it."""
+        images = sample(self.model, [prompt], [seed], steps=self.total, guidance=self.guidance).images.numpy()
+        saliency, depth = self.labelling.saliency(images), self.labelling.depth(images)
+        return Original(prompt, seed, images[0], saliency[0], depth[0])
 
-    def run(self, task: EditTask, original: Original, goals: Sequence[Goal], stored: bool = True) -> Outcome:
-        """The rows of a task for given goals; `stored` tells whether `original` can be had again by number."""
-        before = self.labelling.seen(original)
-        case = make_case(task.task, before, goals)
-        wanted = Goals(task.task, case.targets, task.spec.depth_span, self._like())
-        parts = [
-            self._edit(task, original, wanted, rows) for rows in batches(len(goals), task.controls, self.config.rows)
-        ]
-        seen = [label for part in parts for label in self.labelling(part.images)]
+    def run(self, task: EditTask, original: Original, targets: Sequence[TargetSpec], stored: bool = True) -> Outcome:
+        """The rows of a task for given targets; `stored`: the recipe may refer to `original` by its sample number."""
+        case = make_case(task.task, self.labelling.of_original(original), targets)
+        like = torch.zeros((), dtype=torch.float32, device=self.model.device)
+        labels = TargetLabels(task.task, case.targets, task.spec.depth_span, like)
+        parts = []
+        for rows in batches(len(targets), task.controls, self.config.rows):
+            if task.spec.iterations == 0:
+                parts.append(untouched(original.image, rows))
+                continue
+            parts.append(edit_batch(
+                self.model, original.prompt, original.seed, labels, rows, task.spec, self.probe_cache,
+                guidance=self.guidance, seed=(self.config.seed, task.sample), total=self.total,
+            ))  # fmt: skip
+        edited = [image for part in parts for image in self.labelling(part.images)]
         recipe = Recipe(
-            original.prompt, original.seed, self.guidance, task.spec, tuple(goals), task.controls,
+            original.prompt, original.seed, self.guidance, task.spec, tuple(targets), task.controls,
             self.config.rows, self.config.seed, task.sample, task.sample if stored else None, **self.about,
         )  # fmt: skip
-        return self._outcome(task, case, recipe, parts, seen)
+        all_rows = tuple(row for part in parts for row in part.rows)
+        pictures = self._pictures(task, case, all_rows, edited, recipe.goals, recipe.to_yaml())
+        return Outcome(self._table(task, case, targets, parts, edited), pictures)
 
-    def transplanted(self, task: EditTask, original: Original) -> Outcome:
-        """One row: the image with the activations of another image of its prompt, scored against that one's label.
+    def patched(self, task: EditTask, original: Original) -> Outcome:
+        """Activation patching: one row, the patched image scored against the label of the source image.
 
-        The pictures hold the donor as a second row.
+        The source is another image of the same prompt; the pictures show it as a second row, `donor`.
         """
         started = time.perf_counter()
         sites = choose_sites(self.model.sites(), task.spec.sites)
-        how: dict[str, Any] = {"guidance": self.guidance, "total": self.total}
-        seed = noise_seed(OTHER_SEED, original.seed)
-        donor = patching.record_source(self.model, original.prompt, seed, sites, task.spec.steps, **how)
-        image = patching.patch(self.model, original.prompt, original.seed, donor.given, sites, **how)
-        before, (after, wanted) = self.labelling.seen(original), self.labelling(np.stack([image, donor.image]))
-        if not wanted.mask.any():
-            raise NothingToMoveError(f"no salient object in the donor, the image of seed {seed}")
-        case = Case(task.task, before, wanted.label(task.task)[None], [None], wanted.mask[None])
+        prompt, seed = original.prompt, noise_seed(OTHER_SEED, original.seed)
+        model, guidance, total = self.model, self.guidance, self.total
+        source = patching.record_source(model, prompt, seed, sites, task.spec.steps, guidance=guidance, total=total)
+        image = patching.patch(model, prompt, original.seed, source.activations, sites, guidance=guidance, total=total)
+        before, (after, target) = self.labelling.of_original(original), self.labelling(np.stack([image, source.image]))
+        if not target.mask.any():
+            raise NothingToMoveError(f"no salient object in the patch source, the image of seed {seed}")
+        case = Case(task.task, before, target.label(task.task)[None], [None], target.mask[None])
         seconds = time.perf_counter() - started
-        row = {**score_row(case, 0, after), "trial": 0, "control": EDIT, "seconds": seconds}
-        pictures = Pictures(
-            task.task, (Row(0, EDIT), Row(0, "donor")), np.stack([image, donor.image]),
-            np.stack([after.label(task.task), wanted.label(task.task)]), before.image, before.label(task.task),
-            case.targets, (), "", task.experiment, task.sample, self.common.get("stage_hash", ""), task.spec.steps,
-        )  # fmt: skip
-        return Outcome([{**self.common, **self.columns(task), **row}], pictures)
+        row = {**self.columns(task), **score_row(case, 0, after), "trial": 0, "control": EDIT, "seconds": seconds}
+        rows = (Row(0, EDIT), Row(0, "donor"))
+        return Outcome([row], self._pictures(task, case, rows, [after, target], (), ""))
 
-    def _like(self) -> torch.Tensor:
-        return torch.zeros((), dtype=torch.float32, device=self.model.device)
-
-    def _edit(self, task: EditTask, original: Original, wanted: Goals, rows: Sequence[Row]) -> Edited:
-        if task.spec.iterations == 0:
-            return untouched(original.image, rows)
-        return edit_batch(
-            self.model, original.prompt, original.seed, wanted, rows, task.spec, self.cabinet,
-            guidance=self.guidance, seed=(self.config.seed, task.sample), total=self.total,
-        )  # fmt: skip
-
-    def _outcome(
-        self, task: EditTask, case: Case, recipe: Recipe, parts: Sequence[Edited], seen: Sequence[Seen]
-    ) -> Outcome:
-        inside = [_measures(part, i) for part in parts for i in range(len(part.rows))]
-        rows = [row for part in parts for row in part.rows]
-        full = [
-            {**score_row(case, row.trial, label), **measured, "trial": row.trial, "control": row.control}
-            for row, label, measured in zip(rows, seen, inside, strict=True)
-        ]
-        full += _unedited(full, case) if "none" in task.controls else []
-        shared = {**self.common, **self.columns(task)}
-        table = [{**shared, **_move(recipe.goals[row["trial"]]), **row} for row in full]
-        pictures = Pictures(
-            task.task, tuple(rows), np.stack([s.image for s in seen]),
-            np.stack([s.label(task.task) for s in seen]), case.before.image,
-            case.before.label(task.task), case.targets, recipe.goals, recipe.to_yaml(),
-            task.experiment, task.sample, self.common.get("stage_hash", ""), task.spec.steps,
-        )  # fmt: skip
-        return Outcome(table, pictures)
-
-    def columns(self, task: EditTask) -> dict[str, Any]:
+    def columns(self, task: EditTask) -> ResultRow:
         """Columns that all rows of a task share."""
         spec = task.spec
         sites = choose_sites(self.model.sites(), spec.sites)
         return {
+            **self.common,
             "experiment": task.experiment,
             "sample": task.sample,
             "task": task.task,
@@ -178,65 +156,52 @@ class Intervener:
             "status": "done",
         }
 
+    def _table(
+        self, task: EditTask, case: Case, targets: Sequence[TargetSpec], parts: Sequence[Edited],
+        edited: Sequence[LabelledImage],
+    ) -> list[ResultRow]:  # fmt: skip
+        """A row for each edited image, then those of the control `none`: the original, scored against each target."""
+        entries: list[tuple[Row, dict[str, float | None]]] = []
+        for part in parts:
+            for i, row in enumerate(part.rows):
+                values = {name: float(array[i]) for name, array in part.measures.items()}
+                measured = {name: None if np.isnan(value) else value for name, value in values.items()}
+                entries.append((row, {**measured, "seconds": part.seconds / len(part.rows)}))
+        images = list(edited)
+        if "none" in task.controls:
+            entries += [(Row(trial, "none"), {"edit_norm": 0.0, "seconds": 0.0}) for trial in range(len(targets))]
+            images += [case.before] * len(targets)
+        shared, table = self.columns(task), []
+        for (row, measures), image in zip(entries, images, strict=True):
+            target = targets[row.trial]
+            moved = {"dx": float(target.dx), "dy": float(target.dy)} if isinstance(target, Move | SecondObject) else {}
+            scores = score_row(case, row.trial, image)
+            table.append({**shared, **moved, **scores, **measures, "trial": row.trial, "control": row.control})
+        return table
 
-def make_case(task: str, before: Seen, goals: Sequence[Goal]) -> Case:
-    """Targets, opposite moves and wanted regions of an image."""
-    labels = Labels(before.mask, before.depth)
-    mirrors = [target(goal.mirrored, task, labels) if isinstance(goal, Move) else None for goal in goals]
-    regions = [
-        target(goal, "saliency", labels) if isinstance(goal, Move | SecondObject) else before.mask for goal in goals
-    ]
-    targets = np.stack([target(goal, task, labels) for goal in goals])
-    return Case(task, before, targets, mirrors, targets if task == "saliency" else np.stack(regions))
-
-
-def _measures(part: Edited, index: int) -> dict[str, Any]:
-    """What was measured inside the network for one row; NaN becomes None."""
-    found = {
-        "edit_norm": part.norm, "readout_before": part.readout_before,
-        "readout_after": part.readout_after, "readout_spearman": part.readout_spearman,
-        "departure_before": part.departure_before, "departure_after": part.departure_after,
-        "readout_least": part.readout_least,
-    }  # fmt: skip
-    values = {name: float(array[index]) for name, array in found.items()}
-    clean = {name: None if np.isnan(value) else value for name, value in values.items()}
-    return {**clean, "seconds": part.seconds / len(part.rows)}
-
-
-def _unedited(rows: Sequence[dict[str, Any]], case: Case) -> list[dict[str, Any]]:
-    """Rows of the control `none`: the original image, scored; nothing is read inside the network."""
-    real = [row for row in rows if row["control"] == EDIT]
-    return [
-        {
-            **score_row(case, row["trial"], case.before),
-            "trial": row["trial"],
-            "control": "none",
-            "edit_norm": 0.0,
-            "seconds": 0.0,
-        }
-        for row in real
-    ]
-
-
-def _move(goal: Goal) -> dict[str, float]:
-    if isinstance(goal, Move | SecondObject):
-        return {"dx": float(goal.dx), "dy": float(goal.dy)}
-    return {}
+    def _pictures(
+        self, task: EditTask, case: Case, rows: tuple[Row, ...], images: Sequence[LabelledImage],
+        targets: tuple[TargetSpec, ...], recipe: str,
+    ) -> Pictures:  # fmt: skip
+        return Pictures(
+            task.task, rows, np.stack([image.image for image in images]),
+            np.stack([image.label(task.task) for image in images]), case.before.image, case.before.label(task.task),
+            case.targets, targets, recipe, task.experiment, task.sample, str(self.common.get("stage_hash", "")),
+            task.spec.steps,
+        )  # fmt: skip
 
 
 def replay(recipe: Recipe, intervener: Intervener) -> Outcome:
-    """Makes the recipe's pictures again, in the same batches, hence to the same pixels on the same device.
+    """Make a recipe's pictures again in the same batches, hence to the same pixels on the same device.
 
-    Raises ValueError where the recipe was made with another model than `intervener` has.
+    Raises ValueError if the recipe was made with another model than that of `intervener`.
     """
     model = intervener.about.get("model", "")
     if recipe.model and model and recipe.model != model:
         raise ValueError(f"intervention file: made with model {recipe.model}, this is {model}; load that one")
     config = replace(intervener.config, guidance=recipe.guidance, rows=recipe.rows, seed=recipe.draw_seed)
     worker = replace(intervener, config=config)
-    if recipe.sample is None:
-        original = worker.fresh(recipe.prompt, recipe.seed)
-    else:
-        original = worker.original(recipe.sample)
+    number, stored = recipe.sample, recipe.sample is not None
+    original = worker.fresh(recipe.prompt, recipe.seed) if number is None else worker.original(number)
     task = EditTask(recipe.draw_sample, 0, recipe.spec.task, recipe.spec, recipe.controls, "play")
-    return worker.run(task, original, recipe.goals, stored=recipe.sample is not None)
+    return worker.run(task, original, recipe.goals, stored=stored)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from interventions.sources.base import ProbeKey
+from interventions.sources.base import Probe, ProbeKey
 
-Probe = Callable[[ProbeKey], NDArray]
 _FILES = {
     "saliency": "large_syn_dataset/at_step_{step}/segmentation_probe_{place}{suffix}.pth",
     "depth": "large_syn_dataset_continuous/at_step_{step}/regression_probe_{place}{suffix}.pth",
@@ -22,18 +20,18 @@ _FILES = {
 
 @dataclass(frozen=True)
 class AuthorsProbes:
-    """The unzipped folder as the `probe` of interventions.sources.Sources."""
+    """The unzipped folder as the `probe` of `Sources`."""
 
     folder: Path
     """holds large_syn_dataset and large_syn_dataset_continuous"""
     saliency_suffix: str = ""
-    """ending of their saliency files' names (their --weights_type)"""
+    """suffix of their saliency files (their --weights_type)"""
     depth_suffix: str = "_linear_no_bias_unsmoothed"
-    """likewise for depth; the default is what their intervention script loads"""
+    """suffix of their depth files; the default is what their intervention script loads"""
 
     @staticmethod
     def publish(key: ProbeKey) -> bool:
-        """Whether such a probe can be theirs: of the trained network, on true labels."""
+        """Whether the authors publish such a probe: of the trained network, on true labels."""
         return (key.variant, key.control) == ("trained", "none")
 
     def path(self, key: ProbeKey) -> Path:
@@ -44,21 +42,18 @@ class AuthorsProbes:
         return self.folder / _FILES[key.task].format(step=key.step - 1, place=place, suffix=suffix)
 
     def __call__(self, key: ProbeKey) -> NDArray[np.float32]:
-        """Weights (outputs, channels [+ 1]). Raises ValueError where there is no such linear probe.
+        """Weights (outputs, channels [+ 1]). Raises ValueError if there is no such linear probe."""
+        import torch  # planning uses `publish` alone
 
-        Files are read with `weights_only`, so that none of them can run code.
-        """
         if not self.publish(key):
             raise ValueError(f"the authors publish no probe of variant {key.variant}, control {key.control}")
-        import torch  # the planner uses `publish` without it
-
         path = self.path(key)
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = torch.load(path, map_location="cpu", weights_only=True)  # no file can run code
         except (OSError, RuntimeError, pickle.UnpicklingError) as error:
             raise ValueError(f"{path}: no readable probe: {str(error).splitlines()[0]}") from error
         if set(state) - {"dense1.weight", "dense1.bias"} or "dense1.weight" not in state:
-            raise ValueError(f"{path}: holds {', '.join(state)}, not the one linear map that edits need")
+            raise ValueError(f"{path}: has {', '.join(state)}; edits need one linear map, dense1")
         weight = state["dense1.weight"].float().numpy()
         if "dense1.bias" not in state:
             return weight
@@ -66,6 +61,6 @@ class AuthorsProbes:
 
 
 def theirs_first(folder: str, own: Probe) -> Probe:
-    """The authors' probes where they publish such, `own` for those of controls."""
+    """The authors' probes if they publish them, `own` otherwise (those of controls)."""
     theirs = AuthorsProbes(Path(folder))
     return lambda key: theirs(key) if theirs.publish(key) else own(key)

@@ -1,4 +1,4 @@
-"""What edits need from outside: probes by their keys, and activations (no torch)."""
+"""What edits need from outside: probes by key, and activations (no torch)."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ from numpy.typing import NDArray
 
 PROBE_SEED = 0
 """seed of the probes that drive edits: the protocol's"""
-VECTORS = 1024
-"""most token vectors that stand for a site's distribution"""
 
 
 @dataclass(frozen=True, order=True)
 class ProbeKey:
-    """Names one probe."""
+    """Identifies one probe."""
 
     task: str
     """saliency or depth"""
@@ -26,14 +24,17 @@ class ProbeKey:
     variant: str = "trained"
     """network that its activations came from"""
     control: str = "none"
-    """what it was fitted on: none, or shuffled"""
+    """labels that it was fitted to: none (the true ones), or shuffled"""
+
+
+Probe = Callable[[ProbeKey], NDArray]
+"""weights (outputs, channels [+ 1]) of a probe, a last column being the bias; raises ValueError if there is none"""
 
 
 @dataclass(frozen=True)
 class Sources:
-    """What edits need from outside."""
+    """Probes and activations, wherever they are stored."""
 
-    probe: Callable[[ProbeKey], NDArray]
-    """weights (outputs, channels), or with a bias as one more column; ValueError where there is none"""
+    probe: Probe
     vectors: Callable[[str, int], NDArray]
-    """(site, step) -> token vectors (m, channels) of the trained network, from training samples"""
+    """(site, step) -> activation vectors (m, channels) of the trained network on training samples"""

@@ -1,8 +1,7 @@
-"""Where edits get their probes and what is normal at a site: callables, so that storage does not matter."""
+"""Probes and activation statistics on the device, kept between images."""
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -12,92 +11,83 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from interventions.controls import probes_of
-from interventions.sources.base import VECTORS, ProbeKey, Sources
-from interventions.steer import Readers, as_direction, make_readers
+from interventions.editing.steer import LinearProbes, as_direction, make_probes
+from interventions.sources.base import ProbeKey, Sources
 from probing.diffusion.sites import SiteSpec
+
+VECTORS = 1024
+"""largest number of activation vectors that describe a site's distribution at a step"""
 
 
 @dataclass(frozen=True, eq=False)
 class ActivationStats:
-    """How a site's activations are distributed at a step."""
+    """The distribution of a site's activations at a step."""
 
     centred: NDArray[np.float32]
-    """(m, C) token vectors minus their mean"""
+    """(m, C) activation vectors minus their mean"""
     mean: Tensor
     """(C)"""
-    deviation: Tensor
-    """(C) standard deviations; at least a thousandth of the root mean square"""
+    std: Tensor
+    """(C) standard deviations, at least a thousandth of the root mean square"""
     rms: float
-    """root mean square over tokens and channels"""
+    """root mean square over vectors and channels"""
 
     @staticmethod
     def of(vectors: NDArray, like: Tensor) -> ActivationStats:
-        """Statistics of token vectors (m, C), thinned evenly to at most VECTORS."""
+        """Statistics of vectors (m, C), thinned evenly to at most VECTORS.
+
+        Raises ValueError if the root mean square is zero or not finite.
+        """
         thin = np.linspace(0, len(vectors) - 1, min(len(vectors), VECTORS)).astype(int)
         values = np.asarray(vectors[thin], dtype=np.float32)
         rms = float(np.sqrt(np.square(values, dtype=np.float64).mean()))
         if not 0 < rms < np.inf:
             raise ValueError(f"activations with a root mean square of {rms} have no scale to edit in")
-        mean = values.mean(axis=0)
-        deviation = values.std(axis=0).clip(min=1e-3 * rms)
-        return ActivationStats(
-            values - mean, torch.from_numpy(mean).to(like), torch.from_numpy(deviation).to(like), rms
-        )
+        mean, std = values.mean(axis=0), values.std(axis=0).clip(min=1e-3 * rms)
+        return ActivationStats(values - mean, torch.from_numpy(mean).to(like), torch.from_numpy(std).to(like), rms)
 
-    def departure(self, acts: Tensor) -> Tensor:
-        """How far activations (R, T, C) are from normal: root mean square of standardised values, (R)."""
-        return ((acts - self.mean) / self.deviation).square().mean((1, 2)).sqrt()
+    def rms_zscore(self, acts: Tensor) -> Tensor:
+        """Root mean square of the standardised values of activations (R, T, C), per row (R); 1 is typical."""
+        return ((acts - self.mean) / self.std).square().mean((1, 2)).sqrt()
 
 
 @dataclass(frozen=True, eq=False)
 class SiteProbes:
-    """A site at a step, ready for edits: probes and what is normal there."""
+    """Probes and activation statistics of a site at a step."""
 
-    readers: Readers
-    """probes of the real edit (first) and of the controls"""
-    normal: ActivationStats
-    """distribution of the activations"""
+    linear: LinearProbes
+    """of the real edit (first) and of the controls, in the order of `controls.probes_of`"""
+    stats: ActivationStats
     direction: NDArray[np.float64]
     """(C) of the real edit's probe"""
 
 
 @dataclass(eq=False)
 class ProbeCache:
-    """Keeps places between images; a place is fetched once for each task and set of controls."""
+    """Loads the probes of a site and step once for each task and set of controls."""
 
     sources: Sources
     device: torch.device
-    places: dict[tuple, SiteProbes] = field(default_factory=dict)
-    normals: dict[tuple, ActivationStats] = field(default_factory=dict)
+    site_probes: dict[tuple, SiteProbes] = field(default_factory=dict)
+    stats: dict[tuple[str, int], ActivationStats] = field(default_factory=dict)
 
-    def place(self, task: str, site: SiteSpec, step: int, controls: Sequence[str]) -> SiteProbes:
-        """The place of a site and step. Raises ValueError where a probe is missing or does not fit."""
+    def get(self, task: str, site: SiteSpec, step: int, controls: Sequence[str]) -> SiteProbes:
+        """The probes of a site and step. Raises ValueError if a probe is missing or does not fit the site."""
         kinds = probes_of(controls)
         key = (task, site.name, step, kinds)
-        if key not in self.places:
+        if key not in self.site_probes:
             like = torch.zeros((), dtype=torch.float32, device=self.device)
-            probes = [self._probe(ProbeKey(task, site.name, step, *kind), site) for kind in kinds]
-            self.places[key] = SiteProbes(
-                make_readers(probes, site.channels, like),
-                self._normal(site.name, step, like),
-                as_direction(probes[0], site.channels)[0],
-            )
-        return self.places[key]
+            if (site.name, step) not in self.stats:
+                self.stats[site.name, step] = ActivationStats.of(self.sources.vectors(site.name, step), like)
+            weights = [self._weights(ProbeKey(task, site.name, step, *kind), site.channels) for kind in kinds]
+            probes, (direction, _) = make_probes(weights, site.channels, like), as_direction(weights[0], site.channels)
+            self.site_probes[key] = SiteProbes(probes, self.stats[site.name, step], direction)
+        return self.site_probes[key]
 
-    def _probe(self, key: ProbeKey, site: SiteSpec) -> NDArray:
-        weights = np.asarray(self.sources.probe(key))
+    def _weights(self, key: ProbeKey, channels: int) -> NDArray:
+        weights = self.sources.probe(key)
         try:
-            as_direction(weights, site.channels)
+            as_direction(weights, channels)
         except ValueError as error:
             raise ValueError(f"{key}: {error}") from None
         return weights
-
-    def _normal(self, site: str, step: int, like: Tensor) -> ActivationStats:
-        if (site, step) not in self.normals:
-            self.normals[site, step] = ActivationStats.of(self.sources.vectors(site, step), like)
-        return self.normals[site, step]
-
-
-def name_number(name: str) -> int:
-    """A number that stands for a name in seeds, the same everywhere."""
-    return zlib.crc32(name.encode())

@@ -1,21 +1,19 @@
-"""Feeds interventions from a store: probes, normal activations, originals and their labels."""
+"""Feeds interventions from a store: probes, activations, original images and their labels."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load
 
 from interventions.labelling import Original
-from interventions.sources.base import PROBE_SEED, VECTORS, ProbeKey, Sources
+from interventions.sources.base import PROBE_SEED, ProbeKey, Sources
 from storage import Store, probe_path
 
-NORMAL_SAMPLES = 8
-"""training samples whose activations stand for what is normal"""
+STATS_SAMPLES = 8
+"""training samples whose activations describe a site's distribution"""
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,7 @@ class Stored:
     """seed of the probes that are used"""
 
     def probe(self, key: ProbeKey) -> NDArray:
-        """Weights of a probe. Raises ValueError where it was not fitted, or is no linear probe."""
+        """Weights (outputs, channels [+ 1]). Raises ValueError if the probe was not fitted or is not linear."""
         path = probe_path(key.variant, key.site, key.step, key.task, key.control, self.seed)
         if not self.store.exists(path):
             raise ValueError(
@@ -43,11 +41,9 @@ class Stored:
         return tensors["weight"]
 
     def vectors(self, site: str, step: int) -> NDArray:
-        """At most VECTORS token vectors (m, C) of training samples, evenly taken."""
-        few = list(self.train[:NORMAL_SAMPLES])
-        values = self.store.read_activations("trained", site, step, few)
-        tokens = values.reshape(-1, values.shape[-1])
-        return tokens[np.linspace(0, len(tokens) - 1, min(len(tokens), VECTORS)).astype(int)]
+        """Activation vectors (m, C) of STATS_SAMPLES training samples."""
+        values = self.store.read_activations("trained", site, step, list(self.train[:STATS_SAMPLES]))
+        return values.reshape(-1, values.shape[-1])
 
     @property
     def sources(self) -> Sources:
@@ -55,16 +51,13 @@ class Stored:
         return Sources(self.probe, self.vectors)
 
     @cached_property
-    def _prompts(self) -> dict[int, tuple[str, int]]:
+    def _samples(self) -> dict[int, tuple[str, int]]:
+        """Sample number -> prompt and seed."""
         table = self.store.samples().to_pydict()
-        pairs = zip(table["prompt"], table["seed"], strict=True)
-        return dict(zip(table["sample"], pairs, strict=True))
+        return {n: (p, s) for n, p, s in zip(table["sample"], table["prompt"], table["seed"], strict=True)}
 
     def original(self, sample: int) -> Original:
         """An unedited sample with its stored labels."""
-        prompt, seed = self._prompts[sample]
-        few: Sequence[int] = [sample]
-        return Original(
-            prompt, seed, self.store.read_images("trained", few)[0],
-            self.store.read_labels("saliency", few)[0], self.store.read_labels("depth", few)[0],
-        )  # fmt: skip
+        image = self.store.read_images("trained", [sample])[0]
+        saliency, depth = (self.store.read_labels(task, [sample])[0] for task in ("saliency", "depth"))
+        return Original(*self._samples[sample], image, saliency, depth)

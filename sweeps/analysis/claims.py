@@ -182,7 +182,7 @@ def _causal(inputs: ClaimInputs) -> tuple[str, str]:
         edit = next(main, None)
         if edit is None:
             return UNTESTED, "needs the interventions of both tasks"
-        gain, against = edit.effect.gain, edit.effect.against
+        gain, against = edit.effect.gain, edit.effect.comparisons
         not_beaten = [COMPARISONS.get(a.other, a.other) for a in against if not a.gain.low > 0]
         moved.append(bool(gain.low > 0))
         beats_all.append(moved[-1] and bool(against) and not not_beaten)

@@ -1,4 +1,4 @@
-"""The same small sweep on this machine's cores, run here and submitted to a cluster over HTTP."""
+"""The same small sweep on this machine's cores, run locally and submitted to a cluster over HTTP."""
 
 from __future__ import annotations
 
@@ -13,52 +13,44 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-from sweeps.bench.paired import row
+from cluster import submit
+from sweeps.bench.paired import Row, row, seconds
 
 SWEEP = (
     "scenes", "prompts.count=48", "sampling.shard=8", "curation.train=20", "curation.val=8", "curation.test=20",
     "curation.min_foreground=0", "curation.min_contrast=0", "interventions.images=2", "interventions.moves=1",
     "interventions.iterations=8", "tracking.mode=disabled", "experiments.names=[]",
 )  # fmt: skip
-TURNS = 2
 START_S = 180.0
+"""seconds that the cluster may take to start"""
 
 
-def measure(sweep: Sequence[str] = SWEEP, turns: int = TURNS) -> list[dict[str, Any]]:
-    """Rows of the bench: wall seconds from the command to the last stage's end, the two in turn.
+def bench_cluster(sweep: Sequence[str] = SWEEP, pairs: int = 2) -> list[Row]:
+    """Row `cluster_over_local`: seconds from the command to the end of the last stage, the two in turn.
 
-    The cluster is up before the clock runs; packing, uploading and starting the job count.
+    The cluster is up before the clock starts; packing, uploading and starting the job count.
     """
-    pairs = []
+    timed = []
     with tempfile.TemporaryDirectory() as folder, head(os.cpu_count() or 1) as address:
-        for turn in range(turns):
-            here = _timed(lambda out: locally(sweep, out), Path(folder) / f"local{turn}")
-            there = _timed(lambda out: submitted(address, sweep, out), Path(folder) / f"cluster{turn}")
-            pairs.append((there, here))
-    return [row("cluster_over_local", "submitted to a cluster", "run here", pairs)]
+        output = Path(folder) / "run"
+        command = [sys.executable, "-m", "sweeps", "run", *sweep, f"output={output}", "ray.address=local"]
+        for _ in range(pairs):
+            here = seconds(lambda: subprocess.run(command, check=True, capture_output=True))
+            _remove_finished(output)
+            there = seconds(lambda: submitted(address, sweep, output))
+            _remove_finished(output)
+            timed.append((there, here))
+    return [row("cluster_over_local", "submitted to a cluster", "run here", timed)]
 
 
-def _timed(action: Any, output: Path) -> float:
-    started = time.perf_counter()
-    action(output)
-    seconds = time.perf_counter() - started
-    assert (output / "report" / "index.html").is_file(), f"{output}: the sweep did not come to its end"
+def _remove_finished(output: Path) -> None:
+    assert (output / "report" / "index.html").is_file(), f"{output}: the sweep did not finish"
     shutil.rmtree(output)
-    return seconds
-
-
-def locally(sweep: Sequence[str], output: Path) -> None:
-    """The command of a user without a cluster."""
-    command = [sys.executable, "-m", "sweeps", "run", *sweep, f"output={output}", "ray.address=local"]
-    subprocess.run(command, check=True, capture_output=True)
 
 
 def submitted(address: str, sweep: Sequence[str], output: Path) -> None:
-    """The command of a user with one."""
-    from cluster import submit
-
+    """Run the command of a user with a cluster."""
     job = submit.submit(address, [*sweep, f"output={output}"], output=str(output))
     ended = submit.follow(address, job.id, lambda text: None)
     assert ended.status == "SUCCEEDED", submit.logs(address, job.id)
@@ -66,7 +58,7 @@ def submitted(address: str, sweep: Sequence[str], output: Path) -> None:
 
 @contextmanager
 def head(cpus: int) -> Iterator[str]:
-    """A cluster of one node of this machine's cores; the address of its dashboard."""
+    """Run a one-node cluster on this machine; yields the address of its dashboard."""
     port, dashboard = _free_port(), _free_port()
     folder = Path(sys.executable).parent
     command = [str(folder / "ray"), "start", "--head", "--block", "--disable-usage-stats", f"--port={port}"]
@@ -74,25 +66,25 @@ def head(cpus: int) -> Iterator[str]:
     environment = os.environ | {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}", "RAY_AUTH_MODE": "disabled"}
     environment.pop("PYTHONPATH", None)  # the code travels with the job
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    address = f"http://127.0.0.1:{dashboard}"
+    end = time.monotonic() + START_S
     try:
-        yield _answering(f"http://127.0.0.1:{dashboard}", process)
+        while not _answers(address):
+            if process.poll() is not None or time.monotonic() > end:
+                raise ValueError(f"{address}: the cluster did not start within {START_S:g} s")
+            time.sleep(1)
+        yield address
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(timeout=60)
 
 
-def _answering(address: str, process: subprocess.Popen[bytes]) -> str:
-    from cluster import submit
-
-    end = time.monotonic() + START_S
-    while True:
-        try:
-            submit.jobs(address)
-            return address
-        except ValueError:
-            if process.poll() is not None or time.monotonic() > end:
-                raise
-            time.sleep(1)
+def _answers(address: str) -> bool:
+    try:
+        submit.jobs(address)
+    except ValueError:
+        return False
+    return True
 
 
 def _free_port() -> int:

@@ -1,11 +1,8 @@
-"""Measures the inner optimisation against the plain way: one trial at a time, on full-size pixels."""
+"""The inner optimisation against the plain way: one trial at a time, on full-size pixels."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,17 +10,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from interventions.counterfactual import scale_range
-from interventions.readout import Goals
-from interventions.steer import Adam, make_readers, steer
-from sweeps.bench.paired import row
+from interventions.editing.readout import TargetLabels
+from interventions.editing.steer import Adam, make_probes, steer
+from sweeps.bench.paired import Row, row, timed_pairs
 
-PAIRS = 5
 SPAN = 9.0
 """depth is scaled to plus and minus this"""
 
 
 def full_size_edit(acts: Tensor, weight: Tensor, target: Tensor, task: str, adam: Adam) -> Tensor:
-    """The authors' way on one trial: activations (T, C), probe (O, C), label (H, W); returns the change."""
+    """The change (T, C) of one trial as the authors compute it: activations (T, C), probe (O, C), label (H, W)."""
     side = round(len(acts) ** 0.5)
     moved = acts.clone().requires_grad_(True)
     optimizer = torch.optim.Adam([moved], lr=adam.lr, betas=(adam.beta1, adam.beta2), eps=adam.epsilon)
@@ -42,7 +38,7 @@ def full_size_edit(acts: Tensor, weight: Tensor, target: Tensor, task: str, adam
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """A site's activations with a probe and wanted labels."""
+    """A site's activations with a probe and target labels; both ways return the change (trials, T, C)."""
 
     task: str
     acts: Tensor
@@ -51,6 +47,21 @@ class Problem:
     """(O, C)"""
     labels: NDArray
     """(trials, H, W)"""
+
+    def plain(self, adam: Adam) -> Tensor:
+        """One trial at a time on full-size pixels."""
+        labels = self.labels if self.task == "saliency" else scale_range(self.labels, SPAN)
+        targets, weight = torch.from_numpy(labels).to(self.acts.device), torch.from_numpy(self.weight).to(self.acts)
+        pairs = zip(self.acts, targets, strict=True)
+        return torch.stack([full_size_edit(acts, weight, target, self.task, adam) for acts, target in pairs])
+
+    def batched(self, adam: Adam) -> Tensor:
+        """All trials together on pooled labels."""
+        side = round(self.acts.shape[1] ** 0.5)
+        objective = TargetLabels(self.task, self.labels, SPAN, self.acts).on_grid((side, side)).objective
+        probes = make_probes([self.weight], self.acts.shape[-1], self.acts)
+        rows = torch.arange(len(self.acts), device=self.acts.device)
+        return steer(self.acts, probes, torch.zeros_like(rows), objective, rows, adam)
 
 
 def _problem(task: str, trials: int, side: int, channels: int, size: int, device: str) -> Problem:
@@ -65,44 +76,24 @@ def _problem(task: str, trials: int, side: int, channels: int, size: int, device
     return Problem(task, acts.to(device), weight, labels)
 
 
-def _seconds(way: Callable[[Problem, Adam], Tensor], problems: Sequence[Problem], adam: Adam) -> float:
-    started = time.perf_counter()
-    for problem in problems:
-        way(problem, adam)
-    if problems[0].acts.is_cuda:
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
-
-
 def bench_interventions(
     side: int = 16, channels: int = 64, size: int = 128, trials: int = 5, iterations: int = 128,
-    pairs: int = PAIRS, device: str = "cpu",
-) -> list[dict[str, Any]]:  # fmt: skip
-    """Row `edit_speedup` (both tasks together, see `storage.paired`): plain seconds over ours.
+    pairs: int = 5, device: str = "cpu",
+) -> list[Row]:  # fmt: skip
+    """Row `edit_speedup`, both tasks together: seconds of the plain way over the batched way, pooling included.
 
-    Ours includes pooling the labels. `difference` is the largest between our activations and those of the
-    plain way in double precision. The default is the widest site of the scenes model.
+    `difference` is the largest between the batched activations and those of the plain way in double precision.
     """
     adam = Adam(5e-3, iterations)
     problems = [_problem(task, trials, side, channels, size, device) for task in ("saliency", "depth")]
-    spans = [(_seconds(_plain, problems, adam), _seconds(_batched, problems, adam)) for _ in range(pairs)]
-    exact = [_plain(replace(p, acts=p.acts.double()), adam) for p in problems]
-    gaps = [_batched(p, adam) - plain for p, plain in zip(problems, exact, strict=True)]
-    furthest = max(float(gap.abs().max()) for gap in gaps)
-    return [row("edit_speedup", "one trial at a time", "all together", spans, difference=furthest)]
 
+    def run(way: str) -> None:
+        for problem in problems:
+            getattr(problem, way)(adam)
+        if problems[0].acts.is_cuda:
+            torch.cuda.synchronize()
 
-def _batched(problem: Problem, adam: Adam) -> Tensor:
-    acts, side = problem.acts, round(problem.acts.shape[1] ** 0.5)
-    goals = Goals(problem.task, problem.labels, SPAN, acts)
-    readers = make_readers([problem.weight], acts.shape[-1], acts)
-    rows = torch.arange(len(acts), device=acts.device)
-    return steer(acts, readers, torch.zeros_like(rows), goals.on((side, side)).objective, rows, adam)
-
-
-def _plain(problem: Problem, adam: Adam) -> Tensor:
-    probe = torch.from_numpy(problem.weight).to(problem.acts)
-    wanted = problem.labels if problem.task == "saliency" else scale_range(problem.labels, SPAN)
-    targets = torch.from_numpy(wanted).to(problem.acts.device)
-    pairs = zip(problem.acts, targets, strict=True)
-    return torch.stack([full_size_edit(acts, probe, target, problem.task, adam) for acts, target in pairs])
+    timed = timed_pairs(lambda: run("plain"), lambda: run("batched"), pairs, warm_up=False)
+    exact = [replace(problem, acts=problem.acts.double()).plain(adam) for problem in problems]
+    gaps = [(p.batched(adam) - plain).abs().max().item() for p, plain in zip(problems, exact, strict=True)]
+    return [row("edit_speedup", "one trial at a time", "all together", timed, difference=max(gaps))]

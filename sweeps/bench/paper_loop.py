@@ -1,6 +1,6 @@
 """The paper's probe training as its authors run it: one probe at a time on full-size pixels.
 
-Slow on purpose. It is what `bench probes` measures fit_site against; nothing else uses it.
+Slow on purpose: the baseline of `bench probes`.
 """
 
 from __future__ import annotations
@@ -41,41 +41,38 @@ def paper_probe(
     lr: float = 1e-3,
     batch: int = 4,
 ) -> PaperProbe:
-    """Trains one bias-free linear probe (section 3.1, appendix A) and scores the test split after every epoch.
+    """Train one bias-free linear probe (section 3.1, appendix A) and score the test split after every epoch.
 
     acts: (N, T, C) float. labels: (N, H, W), int64 0 or 1 for saliency, float for depth. orders: permutations
-    of the training samples, one per epoch. start: seed of nn.Linear's default initialisation."""
+    of the training samples, one per epoch. start: seed of nn.Linear's default initialisation.
+    """
     torch.manual_seed(start)
     probe = nn.Linear(acts.shape[2], 2 if task == "saliency" else 1, bias=False)
     optimizer = torch.optim.Adam(probe.parameters(), lr=lr)
+
+    def predict(samples: Tensor) -> Tensor:
+        """Outputs (n, O, H, W), enlarged by nearest neighbour."""
+        maps = probe(acts[samples]).transpose(1, 2).unflatten(2, grid)
+        return functional.interpolate(maps, size=tuple(labels.shape[1:]), mode="nearest")
+
     losses, scores = [], []
     for order in orders:
         total = 0.0
         for samples in train[order].split(batch):
             optimizer.zero_grad()
-            loss = _loss(task, _enlarge(probe(acts[samples]), grid, labels.shape[1:]), labels[samples])
+            prediction = predict(samples)
+            if task == "saliency":
+                loss = functional.cross_entropy(prediction, labels[samples])
+            else:
+                loss = functional.huber_loss(prediction[:, 0], labels[samples])
             loss.backward()
             optimizer.step()
             total += loss.item() * len(samples)
         losses.append(total / len(train))
         with torch.no_grad():
-            found = [
-                _score(task, _enlarge(probe(acts[samples]), grid, labels.shape[1:]), labels[samples])
-                for samples in test.split(TEST_BATCH)
-            ]
-        scores.append(torch.cat(found).mean().item())
+            parts = [_score(task, predict(samples), labels[samples]) for samples in test.split(TEST_BATCH)]
+        scores.append(torch.cat(parts).mean().item())
     return PaperProbe(probe.weight.detach().numpy(), losses, scores)
-
-
-def _enlarge(prediction: Tensor, grid: tuple[int, int], size: torch.Size) -> Tensor:
-    """(n, T, O) -> (n, O, H, W) by nearest neighbour."""
-    return functional.interpolate(prediction.transpose(1, 2).unflatten(2, grid), size=tuple(size), mode="nearest")
-
-
-def _loss(task: str, prediction: Tensor, label: Tensor) -> Tensor:
-    if task == "saliency":
-        return functional.cross_entropy(prediction, label)
-    return functional.huber_loss(prediction[:, 0], label)
 
 
 def _score(task: str, prediction: Tensor, label: Tensor) -> Tensor:

@@ -1,7 +1,6 @@
 """Speed of the store against numpy's own files, and what each codec does to given arrays."""
 
-import time
-from collections.abc import Callable
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,110 +9,81 @@ import numpy as np
 from storage.codec import CODECS, codec_for, crc32c
 from storage.format import Layout, SiteShape
 from storage.store import Store
-from sweeps.bench.paired import row
+from sweeps.bench.paired import Action, Row, row, seconds, timed_pairs
 
 SITE = SiteShape("up.3.0", 4096, 320)
-"""The largest site of Stable Diffusion v1.4 at 512 x 512 pixels."""
-ARRAY = f"activations.zarr/trained/{SITE.name}"
+"""the largest site of Stable Diffusion v1.4 at 512 x 512 pixels"""
 SHARD = 8
-"""Samples in a chunk: 21 MB, as at paper size."""
+"""samples in a chunk: 21 MB, as in the paper's experiment"""
 THREADS = 2
 
 
-def bench_store(path: str, bytes: int = 1 << 30, pairs: int = 5) -> list[dict]:
-    """Write and read `bytes` of paper-sized chunks through the store and through numpy's files.
+def bench_store(bytes: int = 1 << 30, pairs: int = 5) -> list[Row]:
+    """Rows `write_over_tofile` and `read_over_fromfile`: `bytes` of paper-sized chunks through store and numpy files.
 
     crc32c, no compressor, two threads, no fsync on either side, everything warm: an unmeasured
     round comes first. Both write new files on a disk without the other's, and both end a read
-    with all the bytes in memory (to drop each chunk at once would measure the processor's cache).
-    Returns the rows `write_over_tofile` and `read_over_fromfile` (see `paired`): seconds of numpy
-    over those of the store, which is bytes per second of the store over numpy's.
+    with all the bytes in memory (dropping each chunk at once would measure the processor's cache).
+    Ratios are seconds of numpy over those of the store: bytes per second of the store over numpy's.
     """
-    chunks = _chunks(max(1, -(-bytes // (SHARD * SITE.tokens * SITE.channels * 2))))
-    layout = Layout(len(chunks) * SHARD, SHARD, ("trained",), (SITE,), steps=1, image=(8, 8),
-                    latent=(4, 8, 8))  # fmt: skip
-    store = Store.create(f"{path}/store", layout, durable=False)
-    folder = Path(path) / "numpy"
-    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        return _against_numpy(Path(folder), max(1, -(-bytes // (SHARD * SITE.tokens * SITE.channels * 2))), pairs)
+
+
+def _against_numpy(folder: Path, count: int, pairs: int) -> list[Row]:
+    # finite float16 noise
+    bits = np.random.default_rng(0).integers(0, 0x7BFF, (count, SHARD, SITE.tokens, SITE.channels), dtype=np.uint16)
+    chunks = bits.view(np.float16)
+    layout = Layout(count * SHARD, SHARD, ("trained",), (SITE,), steps=1, image=(8, 8), latent=(4, 8, 8))
+    store = Store.create(str(folder / "store"), layout, durable=False)
+    assert store.files.threads == THREADS
+    files = [folder / f"{number}.bin" for number in range(count)]
     out = np.zeros((1, layout.samples, SITE.tokens, SITE.channels), np.float16)
 
     def clear() -> None:
-        store.files.delete([key.path for key in store.array(ARRAY).keys()])
-        for file in folder.iterdir():
-            file.unlink()
+        store.files.delete([key.path for key in store.array(f"activations.zarr/trained/{SITE.name}").keys()])
+        for file in files:
+            file.unlink(missing_ok=True)
 
     def write() -> None:
-        _write(store, chunks)
+        with ThreadPoolExecutor(THREADS) as pool:
+            write_shard = store.write_activation
+            list(pool.map(lambda shard: write_shard("trained", SITE.name, 1, shard, chunks[shard]), range(count)))
 
     def tofile() -> None:
-        _tofile(folder, chunks)
+        for file, chunk in zip(files, chunks, strict=True):
+            chunk.tofile(file)
 
-    written = _compare("write_over_tofile", write, tofile, pairs, clear)
+    written = timed_pairs(tofile, write, pairs, before=clear)
     write()
     tofile()
-    read = _compare("read_over_fromfile", lambda: _read(store, out),
-                    lambda: _fromfile(folder, len(chunks)), pairs)  # fmt: skip
-    return [written, read]
-
-
-def _chunks(count: int) -> np.ndarray:
-    """Finite float16 noise (count, SHARD, tokens, channels)."""
-    shape = (count, SHARD, SITE.tokens, SITE.channels)
-    bits = np.random.default_rng(0).integers(0, 0x7BFF, shape, dtype=np.uint16)
-    return bits.view(np.float16)
-
-
-def _compare(what: str, ours: Callable[[], object], theirs: Callable[[], object], pairs: int,
-             before: Callable[[], None] = lambda: None) -> dict:  # fmt: skip
-    """Time both in turn; `before` runs untimed before each, the first pair does not count."""
-
-    def seconds(work: Callable[[], object]) -> float:
-        before()
-        return _seconds(work)
-
-    timed = [(seconds(theirs), seconds(ours)) for _ in range(pairs + 1)]
-    return row(what, what.partition("_over_")[2], "the store", timed[1:])
-
-
-def _write(store: Store, chunks: np.ndarray) -> None:
-    def one(shard: int) -> None:
-        store.write_activation("trained", SITE.name, 1, shard, chunks[shard])
-
-    with ThreadPoolExecutor(THREADS) as pool:
-        for _ in pool.map(one, range(len(chunks))):
-            pass
-
-
-def _read(store: Store, out: np.ndarray) -> None:
-    assert store.files.threads == THREADS
-    store.read_activations_into("trained", SITE.name, [1], None, out)
-
-
-def _tofile(folder: Path, chunks: np.ndarray) -> None:
-    for number, chunk in enumerate(chunks):
-        chunk.tofile(folder / f"{number}.bin")
-
-
-def _fromfile(folder: Path, count: int) -> list[np.ndarray]:
-    return [np.fromfile(folder / f"{number}.bin", np.float16) for number in range(count)]
-
-
-def bench_codecs(chunks: dict[str, np.ndarray], repeats: int = 3) -> list[dict]:
-    """How much and how fast each codec packs given chunks, such as real activations of a site.
-
-    `chunks`: name -> array as it would be written. Returns a row for each name and installed
-    codec: `ratio` is raw bytes over stored bytes; `write` and `read` are the best of the repeats
-    in bytes of raw array per second, one thread, checksum included, disk excluded.
-    """
+    read = timed_pairs(
+        lambda: [np.fromfile(file, np.float16) for file in files],
+        lambda: store.read_activations_into("trained", SITE.name, [1], None, out),
+        pairs,
+    )
     return [
-        row
-        for name, values in chunks.items()
-        for codec in CODECS
-        if (row := _codec_row(name, codec, np.ascontiguousarray(values), repeats))
+        row("write_over_tofile", "tofile", "the store", written),
+        row("read_over_fromfile", "fromfile", "the store", read),
     ]
 
 
-def _codec_row(name: str, codec: str, values: np.ndarray, repeats: int) -> dict | None:
+def compare_codecs(chunks: dict[str, np.ndarray], repeats: int = 3) -> list[Row]:
+    """Compression and speed of each installed codec on given chunks, such as activations of a site.
+
+    `chunks`: name -> array as it would be written. Returns a row for each name and codec: `ratio` is raw bytes
+    over stored bytes; `write` and `read` are the best of the repeats in bytes of raw array per second, one thread,
+    checksum included, disk excluded.
+    """
+    rows = []
+    for name, values in chunks.items():
+        for codec in CODECS:
+            if found := _codec_row(name, codec, np.ascontiguousarray(values), repeats):
+                rows.append(found)
+    return rows
+
+
+def _codec_row(name: str, codec: str, values: np.ndarray, repeats: int) -> Row | None:
     try:
         coder = codec_for(codec, values.dtype.name)
     except ValueError:
@@ -128,14 +98,9 @@ def _codec_row(name: str, codec: str, values: np.ndarray, repeats: int) -> dict 
         else:
             coder.decompress(body, out)
 
-    write = min(_seconds(lambda: coder.encode(values)) for _ in range(repeats))
-    read = min(_seconds(decode) for _ in range(repeats))
+    def speed(work: Action) -> float:
+        return values.nbytes / min(seconds(work) for _ in range(repeats))
+
+    write, read = speed(lambda: coder.encode(values)), speed(decode)
     assert out.tobytes() == values.tobytes(), f"{codec} is not lossless"
-    return {"what": name, "codec": codec, "ratio": values.nbytes / size,
-            "write": values.nbytes / write, "read": values.nbytes / read}  # fmt: skip
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
+    return {"what": name, "codec": codec, "ratio": values.nbytes / size, "write": write, "read": read}

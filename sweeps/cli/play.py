@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 
 from interventions.config import TASKS
 from interventions.controls import EDIT, VARIATIONS
-from interventions.counterfactual import FromFile, Goal, Move, SecondObject, path_across
+from interventions.counterfactual import FromFile, Move, SecondObject, TargetSpec, path_across
 from interventions.pictures import Pictures, animation
 from interventions.plan import ACROSS, Row
 from interventions.recipe import Recipe, from_yaml
@@ -40,7 +40,7 @@ class Request:
     """seed of the initial noise"""
     task: str
     """what the probes predict: saliency or depth"""
-    goals: tuple[Goal, ...] = ()
+    goals: tuple[TargetSpec, ...] = ()
     """target scenes, one picture each"""
     frames: int = 0
     """positions of the object on its way across the image, as an animation"""
@@ -60,7 +60,7 @@ class Request:
             raise ValueError("--animate takes 2 frames or more, and no --move, --second or --label")
 
 
-def goals_from(moves: list[list[int]], seconds: list[list[float]], files: list[str]) -> tuple[Goal, ...]:
+def goals_from(moves: list[list[int]], seconds: list[list[float]], files: list[str]) -> tuple[TargetSpec, ...]:
     """Goals from the arguments of --move (dx, dy), --second (dx, dy, scale, back) and --label (files)."""
     return (
         *(Move(dx, dy) for dx, dy in moves),

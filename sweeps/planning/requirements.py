@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from interventions.config import ANIMATION, SECOND_OBJECT, TRANSPLANT, EditSpec, choose_sites
+from interventions.config import ANIMATION, PATCHING, SECOND_OBJECT, EditSpec, choose_sites
 from interventions.controls import STEERED, late_steps, probes_of
 from interventions.sources.authors import AuthorsProbes
 from interventions.sources.base import PROBE_SEED, ProbeKey
@@ -24,7 +24,7 @@ def needed(config: Config, sites: Sequence[SiteSpec]) -> Iterator[tuple[str, Pro
     settings = config.interventions
     for task in settings.tasks:
         for experiment, spec, controls in settings.experiments(task):
-            if spec.iterations and experiment != TRANSPLANT:
+            if spec.iterations and experiment != PATCHING:
                 yield from _needed_by_edit(config, experiment, spec, controls, choose_sites(sites, spec.sites))
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import storage
 from cluster import Executor, Observer, Outcome
-from interventions.config import ANIMATION, MAIN, SECOND_OBJECT, TRANSPLANT, InterventionConfig, choose_sites
+from interventions.config import ANIMATION, MAIN, PATCHING, SECOND_OBJECT, InterventionConfig, choose_sites
 from interventions.counterfactual import SERIES
 from interventions.plan import EditTask, plan, rows_of
 from sweeps.config.schema import STEPS, Config
@@ -200,7 +200,7 @@ def status(run: Run, live: LiveStatus) -> StageStatus:
 
 def image_count(task: EditTask, config: InterventionConfig) -> int:
     """Return the number of images that a task samples: each target's edit with its controls."""
-    if task.experiment == TRANSPLANT:
+    if task.experiment == PATCHING:
         return 2  # source and target
     if task.spec.iterations == 0:
         return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -10,8 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interventions import counterfactual as cf
-from interventions.counterfactual import FromFile, Labels, Move, SecondObject
+from interventions.counterfactual import FromFile, Move, SecondObject
 from support import interventions_reference as reference
+
+
+class Labels(NamedTuple):
+    mask: np.ndarray
+    depth: np.ndarray
+
 
 MOVES = [Move(5, -3), Move(-4, 6), Move(0, 2), Move(-7, 0)]
 
@@ -61,7 +68,7 @@ def test_a_flat_map_scales_to_zero():
 
 def test_second_object_of_the_same_size_is_a_moved_copy():
     labels = scene()
-    mask, depth = cf.second_object(labels, SecondObject(8, 2))
+    mask, depth = cf.second_object(*labels, SecondObject(8, 2))
     moved = reference.shifted_mask(labels.mask, 8, 2)
     assert np.array_equal(mask, labels.mask | moved)
     only = moved & ~labels.mask
@@ -71,25 +78,25 @@ def test_second_object_of_the_same_size_is_a_moved_copy():
 
 def test_second_object_pushed_back_shrinks_and_hides_behind_the_first():
     labels = scene()
-    mask, depth = cf.second_object(labels, SecondObject(1, 0, scale=0.5, back=100.0))
+    mask, depth = cf.second_object(*labels, SecondObject(1, 0, scale=0.5, back=100.0))
     assert np.array_equal(depth[labels.mask], labels.depth[labels.mask])
     assert np.array_equal(mask, labels.mask)
-    _, near = cf.second_object(labels, SecondObject(1, 0, scale=0.5, back=-100.0))
+    _, near = cf.second_object(*labels, SecondObject(1, 0, scale=0.5, back=-100.0))
     assert (near != labels.depth).sum() == pytest.approx(labels.mask.sum() / 4, rel=0.35)
 
 
 @pytest.mark.parametrize(
-    ("goal", "message"), [(SecondObject(90, 0), "outside the image"), (SecondObject(3, 0, scale=0.0), "positive")]
+    ("target", "message"), [(SecondObject(90, 0), "outside the image"), (SecondObject(3, 0, scale=0.0), "positive")]
 )
-def test_second_objects_that_make_no_sense_are_refused(goal: SecondObject, message: str):
+def test_second_objects_that_make_no_sense_are_refused(target: SecondObject, message: str):
     with pytest.raises(ValueError, match=message):
-        cf.second_object(scene(), goal)
+        cf.second_object(*scene(), target)
 
 
 def test_second_object_needs_a_first():
     empty = Labels(np.zeros((8, 8), bool), np.zeros((8, 8), np.float32))
     with pytest.raises(ValueError, match="no salient object"):
-        cf.second_object(empty, SecondObject(1, 1))
+        cf.second_object(*empty, SecondObject(1, 1))
 
 
 def test_own_labels_come_from_files(tmp_path: Path):
@@ -98,10 +105,10 @@ def test_own_labels_come_from_files(tmp_path: Path):
     labels = scene()
     Image.fromarray(labels.mask.astype(np.uint8) * 255).save(tmp_path / "mask.png")
     np.save(tmp_path / "depth.npy", labels.depth)
-    goal = FromFile(str(tmp_path / "mask.png"))
-    assert np.array_equal(cf.target(goal, "saliency", labels), labels.mask)
-    assert np.array_equal(cf.target(FromFile(str(tmp_path / "depth.npy")), "depth", labels), labels.depth)
-    grey = cf.target(goal, "depth", labels)
+    target = FromFile(str(tmp_path / "mask.png"))
+    assert np.array_equal(cf.target_label(target, "saliency", *labels), labels.mask)
+    assert np.array_equal(cf.target_label(FromFile(str(tmp_path / "depth.npy")), "depth", *labels), labels.depth)
+    grey = cf.target_label(target, "depth", *labels)
     assert grey.mean() == pytest.approx(0, abs=1e-5)
     assert grey.std() == pytest.approx(1, abs=1e-5)
 
@@ -112,30 +119,30 @@ def test_files_of_another_size_or_kind_are_refused(tmp_path: Path):
     np.save(tmp_path / "nan.npy", np.full(scene().depth.shape, np.nan))
     for name, message in (("small.npy", "20 x 24"), ("text.png", "no readable"), ("nan.npy", "not finite")):
         with pytest.raises(ValueError, match=message):
-            cf.target(FromFile(str(tmp_path / name)), "depth", scene())
+            cf.target_label(FromFile(str(tmp_path / name)), "depth", *scene())
     with pytest.raises(ValueError, match="no readable"):
-        cf.target(FromFile(str(tmp_path / "absent.png")), "saliency", scene())
+        cf.target_label(FromFile(str(tmp_path / "absent.png")), "saliency", *scene())
 
 
 def test_a_sealed_file_may_not_change(tmp_path: Path):
     path = tmp_path / "depth.npy"
     np.save(path, scene().depth)
-    goal = cf.sealed(FromFile(str(path)))
-    assert np.array_equal(cf.target(goal, "depth", scene()), scene().depth)
+    target = cf.sealed(FromFile(str(path)))
+    assert np.array_equal(cf.target_label(target, "depth", *scene()), scene().depth)
     np.save(path, scene().depth + 1)
     with pytest.raises(ValueError, match="not the file"):
-        cf.target(goal, "depth", scene())
+        cf.target_label(target, "depth", *scene())
 
 
-@pytest.mark.parametrize("goal", [Move(3, -4), SecondObject(1, 2, 0.5, 1.5), FromFile("a.png", "ab")])
-def test_goals_survive_plain_values(goal: cf.Goal):
-    assert cf.goal_from(cf.goal_values(goal)) == goal
+@pytest.mark.parametrize("target", [Move(3, -4), SecondObject(1, 2, 0.5, 1.5), FromFile("a.png", "ab")])
+def test_targets_survive_plain_values(target: cf.TargetSpec):
+    assert cf.target_from_values(cf.target_values(target)) == target
 
 
 @pytest.mark.parametrize("values", [{"jump": {}}, {"move": {"dz": 1}}, "move", {"move": {"dx": 1}}, {}])
-def test_goals_that_do_not_fit_are_refused(values: object):
-    with pytest.raises(ValueError, match="goal"):
-        cf.goal_from(values)
+def test_targets_that_do_not_fit_are_refused(values: object):
+    with pytest.raises(ValueError, match="goals"):
+        cf.target_from_values(values)
 
 
 def test_the_range_of_moves_is_the_papers_and_scales():
@@ -188,7 +195,7 @@ def test_where_no_move_keeps_half_the_most_visible_are_taken():
 
 
 def test_an_empty_mask_cannot_be_moved():
-    with pytest.raises(ValueError, match="0 moves"):
+    with pytest.raises(ValueError, match="moves=1: only 0"):
         cf.draw_moves(np.zeros((64, 64), bool), 1, (0,))
 
 
@@ -200,9 +207,9 @@ def test_the_second_object_stands_on_the_side_with_more_room(first: int, side: i
     assert [(g.scale, g.back) for g in series] == list(cf.SERIES)
     assert {np.sign(g.dx) for g in series} == {side}
     labels = Labels(mask, np.where(mask, 1.0, -1.0).astype(np.float32))
-    for goal in series:
-        both, _ = cf.second_object(labels, goal)
-        assert (both & ~mask).sum() == pytest.approx(mask.sum() * goal.scale**2, rel=0.15)
+    for target in series:
+        both, _ = cf.second_object(*labels, target)
+        assert (both & ~mask).sum() == pytest.approx(mask.sum() * target.scale**2, rel=0.15)
 
 
 def test_a_series_needs_an_object():

@@ -12,7 +12,7 @@ from interventions import pictures, recipe
 from interventions.config import CONTROLS, EditSpec, InterventionConfig, choose_sites
 from interventions.controls import EDIT
 from interventions.counterfactual import SERIES, Move, SecondObject, authors_moves
-from interventions.plan import EditTask, goals_of, plan
+from interventions.plan import EditTask, plan, targets_of
 from interventions.recipe import Recipe, from_yaml
 from interventions.worker import NothingToMoveError, Outcome, replay
 from probing.diffusion.sampling import sample
@@ -110,11 +110,11 @@ def test_a_recipe_of_another_model_is_refused():
     ("old", "new", "message"),
     [
         ("kind: scenes", "kind: x", "first line"),
-        ("version: 1", "version: 9", "version 9"),
+        ("version: 1", "version: 9", "version=9"),
         ("prompt:", "promt:", "unknown key promt"),
         ("  lr:", "  rl:", "unknown key spec.rl"),
         ("seed: 1\n", "", "seed is missing"),
-        ("- move:", "- jump:", "goal"),
+        ("- move:", "- jump:", "goals"),
         ("lr_units: absolute", "lr_units: metres", "lr_units='metres'"),
         ("goals:", "goals: {", "not readable YAML"),
     ],
@@ -149,9 +149,9 @@ def test_plans_are_images_by_tasks_by_experiments_in_a_fixed_order():
 def test_all_experiments_of_an_image_use_the_same_moves():
     config = InterventionConfig(dose=(4,))
     mask = fakes.mask() > 0
-    drawn = {goals_of(task, config, mask) for task in plan(config, [3])}
+    drawn = {targets_of(task, config, mask) for task in plan(config, [3])}
     assert len(drawn) == 1
-    assert goals_of(plan(config, [5])[0], config, mask) not in drawn
+    assert targets_of(plan(config, [5])[0], config, mask) not in drawn
 
 
 def test_the_authors_moves_follow_the_order_of_test_images():
@@ -159,7 +159,7 @@ def test_the_authors_moves_follow_the_order_of_test_images():
     tasks = [t for t in plan(config, [8, 11]) if t.task == "depth"]
     expected = authors_moves("depth", 2, 5, (512, 512))
     big = np.ones((512, 512), bool)
-    assert [list(goals_of(task, config, big)) for task in tasks] == expected
+    assert [list(targets_of(task, config, big)) for task in tasks] == expected
 
 
 def test_a_dropped_test_image_does_not_shift_the_authors_moves():
@@ -169,8 +169,8 @@ def test_a_dropped_test_image_does_not_shift_the_authors_moves():
         first, second = (t for t in plan(config, [8, 11, 12], [7, 8, 9, 10, 11, 12]) if t.task == name)
         expected = authors_moves(name, 6, 5, (512, 512))
         assert [t.sample for t in (first, second)] == [8, 11]
-        assert list(goals_of(first, config, big)) == expected[1]
-        assert list(goals_of(second, config, big)) == expected[4]
+        assert list(targets_of(first, config, big)) == expected[1]
+        assert list(targets_of(second, config, big)) == expected[4]
 
 
 @pytest.mark.parametrize(
@@ -209,14 +209,14 @@ def test_a_missing_probe_fails_the_task_by_name():
             raise ValueError(f"no probe {key.site}")
         return fakes.probe(key)
 
-    worker.cabinet.sources = dataclasses.replace(worker.cabinet.sources, probe=lacking)
+    worker.probe_cache.sources = dataclasses.replace(worker.probe_cache.sources, probe=lacking)
     with pytest.raises(ValueError, match="no probe up.2.1"):
         worker(plan(worker.config, [1])[0])
 
 
 def test_a_probe_of_another_width_fails_the_task_by_name():
     worker = fakes.intervener(controls=())
-    worker.cabinet.sources = dataclasses.replace(worker.cabinet.sources, probe=lambda key: np.zeros((2, 3)))
+    worker.probe_cache.sources = dataclasses.replace(worker.probe_cache.sources, probe=lambda key: np.zeros((2, 3)))
     with pytest.raises(ValueError, match=r"up\.2\.1.*needs 1 or 2 outputs"):
         worker(EditTask(1, 0, "saliency", worker.config.spec("saliency")))
 

@@ -8,7 +8,7 @@ import pytest
 from storage import Layout, SiteShape, Store, budget
 from support.storage_fakes import fill, label_shard, noise, tiny_layout
 from sweeps.bench import paired
-from sweeps.bench.store import bench_codecs, bench_store
+from sweeps.bench.store import bench_store, compare_codecs
 
 PAPER_SITES = tuple(
     SiteShape(f"{block}.{number}", tokens, channels)
@@ -68,8 +68,8 @@ def test_what_does_not_fit_is_refused(tmp_path: Path):
         budget.check_memory(price, price.peak_writer_bytes * 2, workers=3)
 
 
-def test_the_bench_reports_medians_of_pairs(tmp_path: Path):
-    rows = bench_store(str(tmp_path), bytes=3 * 8 * 4096 * 320 * 2, pairs=1)
+def test_the_bench_reports_medians_of_pairs():
+    rows = bench_store(bytes=3 * 8 * 4096 * 320 * 2, pairs=1)
     assert [row["what"] for row in rows] == ["write_over_tofile", "read_over_fromfile"]
     for row in rows:
         assert tuple(row) == paired.KEYS
@@ -85,7 +85,7 @@ def test_a_row_holds_the_medians_of_its_pairs():
 
 def test_codecs_are_compared_on_given_arrays():
     smooth = np.sin(np.linspace(0, 3, 40_000)).astype(np.float16).reshape(4, 100, 100)
-    rows = bench_codecs({"smooth": smooth, "noise": noise(0, (4, 100, 100), "float16")}, repeats=1)
+    rows = compare_codecs({"smooth": smooth, "noise": noise(0, (4, 100, 100), "float16")}, repeats=1)
     ratios = {(row["what"], row["codec"]): row["ratio"] for row in rows}
     assert ratios["smooth", "none"] == pytest.approx(1, abs=1e-3)
     assert ratios["smooth", "zstd"] > 1.5
@@ -94,7 +94,7 @@ def test_codecs_are_compared_on_given_arrays():
 
 
 @pytest.mark.slow
-def test_the_store_runs_at_the_speed_of_plain_files(tmp_path: Path):
+def test_the_store_runs_at_the_speed_of_plain_files():
     """The bar on an idle machine is 0.7 (`bench store`); a third of it here, as others may run."""
-    for row in bench_store(str(tmp_path), bytes=100 << 20, pairs=5):
+    for row in bench_store(bytes=100 << 20, pairs=5):
         assert row["ratio"] > 0.23, row

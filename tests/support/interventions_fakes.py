@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import lru_cache
+from zlib import crc32
 
 import numpy as np
 
 from interventions.config import InterventionConfig
 from interventions.labelling import Labelling, Original
 from interventions.sources.base import ProbeKey, Sources
-from interventions.sources.cache import name_number
 from interventions.worker import Intervener
 from probing.diffusion.model import LatentDiffusion
 from support import tiny_model as tiny
@@ -33,11 +33,11 @@ def probe(key: ProbeKey) -> np.ndarray:
     """Weights that depend on the key alone."""
     text = f"{key.task}.{key.site}.{key.step}.{key.variant}.{key.control}"
     shape = (2 if key.task == "saliency" else 1, channels(key.site))
-    return np.random.default_rng(name_number(text)).normal(scale=0.5, size=shape).astype(np.float32)
+    return np.random.default_rng(crc32(text.encode())).normal(scale=0.5, size=shape).astype(np.float32)
 
 
 def vectors(site: str, step: int) -> np.ndarray:
-    random = np.random.default_rng([name_number(site), step])
+    random = np.random.default_rng([crc32(site.encode()), step])
     return random.normal(size=(64, channels(site))).astype(np.float32)
 
 
@@ -57,7 +57,7 @@ def labelling() -> Labelling:
         depth=lambda images: images[..., 0].astype(np.float32) / 255,
         threshold=127,
         mean=0.5,
-        deviation=0.25,
+        std=0.25,
         content=lambda mask, image: frozenset({"bright"} if image[mask].mean() > 127 else {"dark"}),
     )
 

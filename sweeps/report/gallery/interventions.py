@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 from safetensors import SafetensorError
 
-from interventions.config import ANIMATION, MAIN, SECOND_OBJECT, TRANSPLANT
+from interventions.config import ANIMATION, MAIN, PATCHING, SECOND_OBJECT
 from interventions.controls import EDIT
 from interventions.pictures import FOLDER, Pictures, unpack
 from interventions.recipe import from_yaml
@@ -64,7 +64,7 @@ def series(found: Sequence[Pictures]) -> list[Pictures]:
 
 def transplants(found: Sequence[Pictures], task: str) -> list[list[Pictures]]:
     """The first images with patched activations of another image, each with fewer, then more patched steps."""
-    own = of_experiment(found, TRANSPLANT, task)
+    own = of_experiment(found, PATCHING, task)
     samples = list(dict.fromkeys(p.sample for p in own))[:SHOWN]
     return [sorted((p for p in own if p.sample == sample), key=step_count) for sample in samples]
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interventions.controls import EDIT, VARIATIONS
-from interventions.counterfactual import Goal, Move, SecondObject
+from interventions.counterfactual import Move, SecondObject, TargetSpec
 from interventions.pictures import Pictures, animation
 from interventions.plan import Row
 from sweeps.analysis.vocabulary import EDIT_CONTROL_TITLES, TASK_TITLES
@@ -129,7 +129,7 @@ def _step_count(shown: Pictures) -> str:
     return "1 step" if steps == 1 else f"{steps} steps"
 
 
-def _goal(goal: Goal) -> str:
+def _goal(goal: TargetSpec) -> str:
     if isinstance(goal, Move):
         across, along = ("left" if goal.dx < 0 else "right"), ("up" if goal.dy < 0 else "down")
         return f"moved {abs(goal.dx)} {across}, {abs(goal.dy)} {along}"

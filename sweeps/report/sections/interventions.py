@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from markupsafe import Markup
 
-from interventions.config import ANIMATION, SECOND_OBJECT, TRANSPLANT
+from interventions.config import ANIMATION, PATCHING, SECOND_OBJECT
 from interventions.controls import EDIT
 from interventions.summary import EDITS, REACHED
 from probing.statistics import holm
@@ -43,7 +43,7 @@ LEGEND = (
 
 def interventions(context: Context) -> Section:
     """Edited activations: whether the image follows."""
-    edits = [e for e in context.edits if e.effect.series.experiment not in (SECOND_OBJECT, ANIMATION, TRANSPLANT)]
+    edits = [e for e in context.edits if e.effect.series.experiment not in (SECOND_OBJECT, ANIMATION, PATCHING)]
     if not edits:
         return Section("interventions")
     blocks: list[Block] = [
@@ -68,7 +68,7 @@ def interventions(context: Context) -> Section:
     for task in TASK_TITLES:
         if own := [e for e in edits if e.measure.task == task]:
             blocks += [_edit_table(own), *_inside_table(own)]
-    blocks += [_comparison_table(e) for e in edits if e.main and e.effect.against]
+    blocks += [_comparison_table(e) for e in edits if e.main and e.effect.comparisons]
     blocks.append(Paragraph(LEGEND, "note"))
     blocks += downloads("edits-and-controls", [p for p in panels if p.name.endswith("controls")])
     blocks += downloads("edits-before-after", [p for p in panels if p.name.endswith("after")])
@@ -80,7 +80,7 @@ def interventions(context: Context) -> Section:
 def _verdict(edit: Edits) -> Paragraph:
     """What one way of editing did for a task, compared with its bar and every control."""
     effect, task = edit.effect, edit.measure.task
-    beaten = sum(a.gain.low > 0 for a in effect.against)
+    beaten = sum(a.gain.low > 0 for a in effect.comparisons)
     way = "" if effect.control == EDIT else f", {EDIT_CONTROL_TITLES[effect.control]}"
     relative = f", {number(100 * effect.relative, 0)} %" if task == "depth" else ""
     column, bar = REACHED[task]
@@ -92,7 +92,7 @@ def _verdict(edit: Edits) -> Paragraph:
     return Paragraph(
         text.format(
             TASK_TITLES[task], way, edit.measure.label, interval(effect.gain), relative, BARS[task],
-            beaten, len(effect.against), "Dice" if task == "saliency" else "rank correlation",
+            beaten, len(effect.comparisons), "Dice" if task == "saliency" else "rank correlation",
             number(effect.medians.get(column, np.nan)), number(100 * effect.reached, 0), bar,
         )
     )  # fmt: skip
@@ -100,7 +100,7 @@ def _verdict(edit: Edits) -> Paragraph:
 
 def patching_limits(edits: Sequence[Edits]) -> list[Paragraph]:
     """Effect of patching in another image's whole activations at the edited sites: an upper limit for edits there."""
-    found = [e for e in edits if e.effect.series.experiment == TRANSPLANT and e.effect.control == EDIT]
+    found = [e for e in edits if e.effect.series.experiment == PATCHING and e.effect.control == EDIT]
     paragraphs = []
     for task, title in TASK_TITLES.items():
         own = [(e.effect.series.steps.split(","), e) for e in found if e.measure.task == task]
@@ -164,7 +164,7 @@ def edit_name(edit: Edits) -> str:
 
 def _comparison_table(edit: Edits) -> Table:
     """The edit's advantage over each control and over each other label."""
-    against, titles = edit.effect.against, EDIT_CONTROL_TITLES | OTHER_LABEL_TITLES
+    against, titles = edit.effect.comparisons, EDIT_CONTROL_TITLES | OTHER_LABEL_TITLES
     rows = [
         [titles.get(a.other, a.other), a.gain, p_value(p)]
         for a, p in zip(against, holm([a.test.p for a in against]).tolist(), strict=True)

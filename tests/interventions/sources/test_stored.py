@@ -11,7 +11,7 @@ from safetensors.numpy import save
 
 import storage
 from interventions.sources.authors import AuthorsProbes
-from interventions.sources.base import VECTORS, ProbeKey
+from interventions.sources.base import ProbeKey
 from interventions.sources.stored import Stored
 from sweeps.bench import paired
 from sweeps.bench.interventions import bench_interventions
@@ -44,7 +44,6 @@ def test_probes_and_vectors_come_from_the_store(stored: Stored):
     assert vectors.shape == (3 * 64, 6)
     acts = stored.store.read_activations("trained", "up.2.1", 1, [0, 1, 3])
     assert np.array_equal(vectors, acts.reshape(-1, 6))
-    assert len(vectors) <= VECTORS
 
 
 def test_missing_and_deep_probes_are_refused(stored: Stored):
@@ -96,12 +95,12 @@ def test_the_authors_probes_are_read_without_running_code(tmp_path: Path):
     torch.save({"dense1.weight": weight, "dense1.bias": bias}, path)
     assert probes(key).tolist() == [[1, 1, 1, 1, 2]]
     torch.save({"dense1.weight": weight, "dense2.weight": weight}, path)
-    with pytest.raises(ValueError, match="not the one linear map"):
+    with pytest.raises(ValueError, match="dense2"):
         probes(key)
     torch.save(Path("x"), path)
     with pytest.raises(ValueError, match="no readable probe"):
         probes(key)
     with pytest.raises(ValueError, match="no readable probe"):
         probes(ProbeKey("depth", "up.1.0", 4))
-    with pytest.raises(ValueError, match="publish no probe of variant random"):
+    with pytest.raises(ValueError, match="variant random"):
         probes(ProbeKey("depth", "up.1.0", 3, "random"))

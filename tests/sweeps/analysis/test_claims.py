@@ -126,8 +126,8 @@ def test_a_share_is_given_only_if_both_are_above_the_floor(share: float, fragmen
 
 def test_the_causal_claim_needs_edits_that_beat_every_control(inputs: ClaimInputs) -> None:
     def weaker(edit: Edits) -> Edits:
-        against = tuple(replace(a, gain=Interval(0.0, -0.1, 0.1)) for a in edit.effect.against)
-        return replace(edit, effect=replace(edit.effect, against=against))
+        against = tuple(replace(a, gain=Interval(0.0, -0.1, 0.1)) for a in edit.effect.comparisons)
+        return replace(edit, effect=replace(edit.effect, comparisons=against))
 
     def none(edit: Edits) -> Edits:
         return replace(edit, effect=replace(edit.effect, gain=NAN))

@@ -16,7 +16,7 @@ from probing.dataset.prompts import read
 from storage.budget import format_bytes
 from support.tiny_runs import configured, settings, stored
 from sweeps import pipeline
-from sweeps.bench import paired
+from sweeps.bench import paired, sampling
 from sweeps.bench import suite as benches
 from sweeps.cli import status as status_view
 from sweeps.cli.main import main
@@ -277,12 +277,12 @@ def test_every_bench_reports_in_one_shape(what, pair, bar, met, monkeypatch, cap
 
 @pytest.mark.slow
 def test_the_benches_of_sampling_measure_the_scenes_model():
-    (row,) = benches.capture(count=1, pairs=1)
+    (row,) = sampling.bench_capture(count=1, pairs=1)
     assert tuple(row) == paired.KEYS
     assert row["what"] == "capture_over_sampling"
     assert row["ratio"] == pytest.approx(row["seconds"][0] / row["seconds"][1])
     assert 0.3 < row["ratio"] < 10
-    rows = {row["what"]: row for row in benches.codecs(count=1, steps=(15,), repeats=1)}
+    rows = {row["what"]: row for row in sampling.bench_codecs(count=1, steps=(15,), repeats=1)}
     assert {"codec_none", "codec_zstd", "codec_blosc-lz4", "codec_blosc-zstd"} <= set(rows)
     assert all(set(paired.KEYS) < set(row) for row in rows.values())
     assert rows["codec_none"]["ratio"] == pytest.approx(1, abs=0.01)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from interventions import pictures
-from interventions.config import MAIN, STEPS, TRANSPLANT, InterventionConfig
+from interventions.config import MAIN, PATCHING, STEPS, InterventionConfig
 from interventions.controls import EDIT
-from interventions.patching import patch, record_source
+from interventions.editing.patching import patch, record_source
 from interventions.plan import Row, plan
 from interventions.worker import NothingToMoveError
 from probing.diffusion.sampling import sample
@@ -27,16 +27,16 @@ def test_a_donor_is_the_plain_sample_and_gives_every_site_and_step():
     donor = record_source(model, fakes.PROMPT, 5, model.sites(), (1, 3), **HOW)
     plain = sample(model, [fakes.PROMPT], [5], steps=fakes.STEPS, guidance=2.0).images.numpy()[0]
     np.testing.assert_array_equal(donor.image, plain)
-    assert set(donor.given) == {(site.name, step) for site in model.sites() for step in (1, 3)}
+    assert set(donor.activations) == {(site.name, step) for site in model.sites() for step in (1, 3)}
     for site in model.sites():
-        assert donor.given[site.name, 3].shape == (site.tokens, site.channels)
+        assert donor.activations[site.name, 3].shape == (site.tokens, site.channels)
 
 
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
 def test_own_activations_change_nothing(guidance: float):
     model, how = fakes.model(), {**HOW, "guidance": guidance}
     donor = record_source(model, fakes.PROMPT, 5, model.sites(), EVERY, **how)
-    back = patch(model, fakes.PROMPT, 5, donor.given, model.sites(), **how)
+    back = patch(model, fakes.PROMPT, 5, donor.activations, model.sites(), **how)
     np.testing.assert_array_equal(back, donor.image)
 
 
@@ -44,23 +44,23 @@ def test_the_conditional_half_alone_is_given_and_replaced():
     model = fakes.model()
     sites = model.sites()[-1:]
     donor = record_source(model, fakes.PROMPT, 5, sites, EVERY, **HOW)
-    zeros = {key: acts * 0 for key, acts in donor.given.items()}
+    zeros = {key: acts * 0 for key, acts in donor.activations.items()}
     without = {key: acts for key, acts in zeros.items() if key[1] == 2}
     own = sample(model, [fakes.PROMPT], [6], steps=fakes.STEPS, guidance=2.0).images.numpy()[0]
     assert not np.array_equal(patch(model, fakes.PROMPT, 6, without, sites, **HOW), own)
     elsewhere = record_source(model, "a blue box", 5, sites, (2,), **HOW)
-    assert not np.allclose(elsewhere.given[sites[0].name, 2], donor.given[sites[0].name, 2])
+    assert not np.allclose(elsewhere.activations[sites[0].name, 2], donor.activations[sites[0].name, 2])
 
 
 @pytest.mark.parametrize("task", ["saliency", "depth"])
 def test_a_transplant_is_one_row_scored_against_the_donor(task: str):
     worker = fakes.intervener(transplants=1, tasks=(task,))
-    few, every = (t for t in plan(worker.config, [6]) if t.experiment == TRANSPLANT)
+    few, every = (t for t in plan(worker.config, [6]) if t.experiment == PATCHING)
     assert (few.spec.steps, every.spec.steps) == ((1,), tuple(range(1, STEPS + 1)))
     outcome = worker(few)
     (row,) = outcome.rows
     table = tables.rows_to_table("interventions", outcome.rows, tables.INTERVENTIONS)
-    assert (row["control"], row["experiment"], row["steps"], table.num_rows) == (EDIT, TRANSPLANT, "1", 1)
+    assert (row["control"], row["experiment"], row["steps"], table.num_rows) == (EDIT, PATCHING, "1", 1)
     original, model = fakes.original(6), fakes.model()
     seed = noise_seed(OTHER_SEED, original.seed)
     donor = sample(model, [original.prompt], [seed], steps=fakes.STEPS, guidance=2.0).images.numpy()
@@ -80,8 +80,8 @@ def test_a_transplant_is_one_row_scored_against_the_donor(task: str):
 def test_a_donor_without_an_object_is_told_apart_from_a_fault():
     worker = fakes.intervener(transplants=1)
     blind = replace(worker.labelling, saliency=lambda images: np.zeros(images.shape[:3], np.uint8), content=None)
-    task = next(t for t in plan(worker.config, [6]) if t.experiment == TRANSPLANT)
-    with pytest.raises(NothingToMoveError, match="donor"):
+    task = next(t for t in plan(worker.config, [6]) if t.experiment == PATCHING)
+    with pytest.raises(NothingToMoveError, match="source"):
         replace(worker, labelling=blind)(task)
 
 
@@ -89,5 +89,5 @@ def test_transplants_have_a_number_of_images_of_their_own():
     config = InterventionConfig(images=3, moves=2, transplants=2, tasks=("depth",))
     tasks = plan(config, range(5))
     assert [t.sample for t in tasks if t.experiment == MAIN] == [0, 1, 2]
-    assert [t.sample for t in tasks if t.experiment == TRANSPLANT] == [0, 0, 1, 1]
-    assert not any(t.experiment == TRANSPLANT for t in plan(replace(config, transplants=0), range(5)))
+    assert [t.sample for t in tasks if t.experiment == PATCHING] == [0, 0, 1, 1]
+    assert not any(t.experiment == PATCHING for t in plan(replace(config, transplants=0), range(5)))

@@ -9,9 +9,9 @@ import torch
 from interventions import plan
 from interventions.config import EditSpec
 from interventions.controls import EDIT
-from interventions.edit import Editor, edit_batch
+from interventions.editing.edit import Editor, edit_batch
+from interventions.editing.readout import TargetLabels
 from interventions.plan import Row, rows_of
-from interventions.readout import Goals
 from interventions.sources.cache import ProbeCache
 from probing.diffusion.sampling import sample
 from support import interventions_fakes as fakes
@@ -20,23 +20,23 @@ CONTROLS = ("random_direction", "random_probe", "shuffled_probe", "late_steps", 
 SITE = "up.2.1"
 
 
-def goals(task: str = "saliency") -> Goals:
+def targets(task: str = "saliency") -> TargetLabels:
     rows, columns = np.mgrid[:128, :128] / 128
     masks = np.stack([columns > 0.6, rows > 0.7])
     like = torch.zeros(())
-    return Goals(task, masks if task == "saliency" else masks + rows, 9.0, like)
+    return TargetLabels(task, masks if task == "saliency" else masks + rows, 9.0, like)
 
 
 def spec(task: str = "saliency", **changes: object) -> EditSpec:
     return EditSpec(**{"task": task, "sites": (SITE,), "steps": (1,), "iterations": 40, "lr": 0.05, **changes})
 
 
-def cabinet() -> ProbeCache:
+def probe_cache() -> ProbeCache:
     return ProbeCache(fakes.SOURCES, torch.device("cpu"))
 
 
 def editor(rows: tuple[Row, ...], late: tuple[int, ...] = (4,), **changes: object) -> Editor:
-    return Editor(spec(**changes), rows, goals(changes.get("task", "saliency")), cabinet(), (0, 0), late)
+    return Editor(spec(**changes), rows, targets(changes.get("task", "saliency")), probe_cache(), (0, 0), late)
 
 
 def acts(rows: int, seed: int = 0) -> torch.Tensor:
@@ -65,40 +65,40 @@ def test_an_empty_edit_is_the_original_bit_for_bit(guidance: float):
     rows = rows_of([0, 1], ())
     model = fakes.model()
     edited = edit_batch(
-        model, fakes.PROMPT, 3, goals(), rows, spec(iterations=0, sites=("all",)), cabinet(),
+        model, fakes.PROMPT, 3, targets(), rows, spec(iterations=0, sites=("all",)), probe_cache(),
         guidance=guidance, total=fakes.STEPS,
     )  # fmt: skip
     original = sample(model, [fakes.PROMPT] * 2, [3] * 2, steps=fakes.STEPS, guidance=guidance)
     assert np.array_equal(edited.images, original.images.numpy())
-    assert not edited.norm.any()
-    assert np.isnan(edited.readout_after).all()
+    assert not edited.measures["edit_norm"].any()
+    assert np.isnan(edited.measures["readout_after"]).all()
 
 
 def test_edits_reach_the_image_and_rows_do_not_touch_each_other():
     model, rows = fakes.model(), rows_of([0, 1], ())
     settings = {"guidance": 2.0, "total": fakes.STEPS}
-    both = edit_batch(model, fakes.PROMPT, 3, goals(), rows, spec(), cabinet(), **settings)
-    one = edit_batch(model, fakes.PROMPT, 3, goals(), rows[1:], spec(), cabinet(), **settings)
+    both = edit_batch(model, fakes.PROMPT, 3, targets(), rows, spec(), probe_cache(), **settings)
+    one = edit_batch(model, fakes.PROMPT, 3, targets(), rows[1:], spec(), probe_cache(), **settings)
     plain = sample(model, [fakes.PROMPT], [3], steps=fakes.STEPS, guidance=2.0).images.numpy()
     assert (both.images[0] != both.images[1]).any()
     assert (both.images[0] != plain[0]).any()
     assert np.abs(both.images[1].astype(int) - one.images[0]).max() <= 1
-    assert both.norm[1] == pytest.approx(one.norm[0], rel=1e-4)
+    assert both.measures["edit_norm"][1] == pytest.approx(one.measures["edit_norm"][0], rel=1e-4)
 
 
 def test_later_sites_of_the_same_call_see_the_edit(monkeypatch: pytest.MonkeyPatch):
     """An early site's edit changes what a later site of the same call is given."""
     seen: dict[str, torch.Tensor] = {}
-    real = Editor._edited
+    real = Editor.__call__
 
     def spy(self: Editor, site, before):
         seen.setdefault(site.name, before.clone())
         return real(self, site, before)
 
-    monkeypatch.setattr(Editor, "_edited", spy)
+    monkeypatch.setattr(Editor, "__call__", spy)
     for sites in (("up.2.1",), ("up.1.0", "up.2.1")):
         edit_batch(
-            fakes.model(), fakes.PROMPT, 3, goals(), rows_of([0], ()), spec(sites=sites), cabinet(),
+            fakes.model(), fakes.PROMPT, 3, targets(), rows_of([0], ()), spec(sites=sites), probe_cache(),
             guidance=2.0, total=1,
         )  # fmt: skip
         seen.setdefault("alone", seen["up.2.1"])
@@ -123,8 +123,8 @@ def test_the_random_direction_is_one_per_trial_orthogonal_with_the_real_signs():
     rows = rows_of([0, 1], ("random_direction",))
     worker, before = editor(rows), acts(4)
     change = run(worker, 1, before) - before
-    weight = worker.cabinet.place("saliency", next(s for s in fakes.model().sites() if s.name == SITE), 1,
-                                  worker.controls).readers.weight[0]  # fmt: skip
+    weight = worker.probe_cache.get("saliency", next(s for s in fakes.model().sites() if s.name == SITE), 1,
+                                  worker.controls).linear.weight[0]  # fmt: skip
     directions = []
     for real, turned in ((change[0], change[1]), (change[2], change[3])):
         assert (turned @ weight).abs().max() < 1e-4 * weight.norm() * turned.norm(dim=-1).max()
@@ -139,29 +139,29 @@ def test_readings_and_norms_are_means_over_the_edits_of_a_row():
     worker, before = editor(rows, steps=(1, 2), late=(3, 4), iterations=128), acts(len(rows))
     for step in (1, 2, 3, 4):
         run(worker, step, before)
-    means = worker.means()
+    measures = worker.measures()
     real, turned, _ = (np.array([row.control == c for row in rows]) for c in worker.controls)
-    assert (means["readout_after"][real] >= 0.95).all()
-    assert np.allclose(means["readout_after"][turned], means["readout_before"][turned], atol=1e-6)
-    assert np.allclose(means["norm"][turned], means["norm"][real], rtol=1e-4)
-    assert (means["departure_after"][real] > means["departure_before"][real]).all()
-    assert np.isnan(means["readout_spearman"]).all()
+    assert (measures["readout_after"][real] >= 0.95).all()
+    assert np.allclose(measures["readout_after"][turned], measures["readout_before"][turned], atol=1e-6)
+    assert np.allclose(measures["edit_norm"][turned], measures["edit_norm"][real], rtol=1e-4)
+    assert (measures["departure_after"][real] > measures["departure_before"][real]).all()
+    assert np.isnan(measures["readout_spearman"]).all()
 
 
-def test_depth_readings_follow_the_wanted_order():
+def test_depth_readings_follow_the_target_order():
     rows = rows_of([0, 1], ())
     worker, before = editor(rows, task="depth", iterations=128), acts(2)
     run(worker, 1, before)
-    means = worker.means()
-    assert (means["readout_spearman"] >= 0.9).all()
-    assert (means["readout_after"] < means["readout_before"]).all()
+    measures = worker.measures()
+    assert (measures["readout_spearman"] >= 0.9).all()
+    assert (measures["readout_after"] < measures["readout_before"]).all()
 
 
 def test_the_step_size_can_be_in_units_of_the_site():
     rows, before = rows_of([0], ()), acts(1)
     plain, scaled = editor(rows), editor(rows, lr_units="rms")
     site = next(s for s in fakes.model().sites() if s.name == SITE)
-    rms = scaled.cabinet.place("saliency", site, 1, (EDIT,)).normal.rms
+    rms = scaled.probe_cache.get("saliency", site, 1, (EDIT,)).stats.rms
     by_hand = editor(rows, lr=0.05 * rms)
     changes = [run(worker, 1, before) - before for worker in (plain, scaled, by_hand)]
     assert torch.equal(changes[1], changes[2])
@@ -171,8 +171,8 @@ def test_the_step_size_can_be_in_units_of_the_site():
 def test_steps_beyond_the_last_and_unknown_sites_are_refused():
     settings = {"guidance": 2.0, "total": 2}
     with pytest.raises(ValueError, match="step 3 is beyond 2"):
-        edit_batch(fakes.model(), fakes.PROMPT, 3, goals(), rows_of([0], ()), spec(steps=(1, 3)), cabinet(),
+        edit_batch(fakes.model(), fakes.PROMPT, 3, targets(), rows_of([0], ()), spec(steps=(1, 3)), probe_cache(),
                    **settings)  # fmt: skip
     with pytest.raises(ValueError, match="did you mean 'up.2.1'"):
-        edit_batch(fakes.model(), fakes.PROMPT, 3, goals(), rows_of([0], ()), spec(sites=("up.2.11",)),
-                   cabinet(), **settings)  # fmt: skip
+        edit_batch(fakes.model(), fakes.PROMPT, 3, targets(), rows_of([0], ()), spec(sites=("up.2.11",)),
+                   probe_cache(), **settings)  # fmt: skip

@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from interventions import steer as st_
-from interventions.readout import Goals
-from interventions.steer import Adam, make_readers, steer
+from interventions.editing import steer as st_
+from interventions.editing.readout import TargetLabels
+from interventions.editing.steer import Adam, make_probes, steer
 from support import interventions_reference as reference
 
 SIDE, SIZE = 4, 16
@@ -28,10 +28,10 @@ def problem(task: str, channels: int, trials: int = 2, bias: bool = False, seed:
 
 
 def ours(task: str, acts: torch.Tensor, weights: np.ndarray, labels: np.ndarray, adam: Adam) -> torch.Tensor:
-    goals = Goals(task, labels, 0.0, acts)
+    targets = TargetLabels(task, labels, 0.0, acts)
     rows = torch.arange(len(acts))
-    readers = make_readers([weights], acts.shape[-1], acts)
-    return steer(acts, readers, torch.zeros_like(rows), goals.on((SIDE, SIDE)).objective, rows, adam)
+    probes = make_probes([weights], acts.shape[-1], acts)
+    return steer(acts, probes, torch.zeros_like(rows), targets.on_grid((SIDE, SIDE)).objective, rows, adam)
 
 
 def plain(task: str, acts: torch.Tensor, weights: np.ndarray, labels: np.ndarray, adam: Adam) -> torch.Tensor:
@@ -58,9 +58,9 @@ def test_single_precision_stays_close_and_reads_the_same(task: str):
     single = ours(task, acts.float(), weights, labels, adam).double()
     expected = plain(task, acts.float(), weights, labels, adam).double()
     assert (single - expected).abs().max() < 1e-4
-    reader = make_readers([weights], 80, acts)
+    probes = make_probes([weights], 80, acts)
     which = torch.zeros(len(acts), dtype=torch.long)
-    readings = [reader.read(acts + change, which) for change in (single, expected)]
+    readings = [probes.readings(acts + change, which) for change in (single, expected)]
     assert (readings[0] - readings[1]).abs().max() < 2e-3
 
 
@@ -87,10 +87,10 @@ def test_each_row_follows_its_own_probe_and_trial():
     acts, first, labels = problem("saliency", 80, trials=3)
     second = problem("saliency", 80, seed=1)[1]
     adam = Adam(0.02, 40)
-    readers = make_readers([first, second], 80, acts)
-    objective = Goals("saliency", labels, 0.0, acts).on((SIDE, SIDE)).objective
+    probes = make_probes([first, second], 80, acts)
+    objective = TargetLabels("saliency", labels, 0.0, acts).on_grid((SIDE, SIDE)).objective
     which, trials = torch.tensor([1, 0, 1]), torch.tensor([2, 0, 1])
-    mixed = steer(acts[trials], readers, which, objective, trials, adam)
+    mixed = steer(acts[trials], probes, which, objective, trials, adam)
     for row, (probe, trial) in enumerate(zip(which.tolist(), trials.tolist(), strict=True)):
         weights = (first, second)[probe]
         expected = reference.inner_edit(acts[trial], weights, labels[trial], "saliency", 0.02, 40)
@@ -119,11 +119,11 @@ def test_the_reading_reaches_the_target():
     acts, weights, _ = problem("saliency", 40, trials=3)
     cells = np.random.default_rng(0).random((3, SIDE, SIDE)) < 0.4
     labels = cells.repeat(SIZE // SIDE, 1).repeat(SIZE // SIDE, 2)
-    goals = Goals("saliency", labels, 0.0, acts)
-    wanted, rows = goals.on((SIDE, SIDE)), torch.arange(3)
-    readers = make_readers([weights], 40, acts)
-    moved = acts + steer(acts, readers, rows * 0, wanted.objective, rows, Adam(0.02, 128))
-    before, after = (wanted.scores(readers.read(a, rows * 0), rows)[0] for a in (acts, moved))
+    targets = TargetLabels("saliency", labels, 0.0, acts)
+    target, rows = targets.on_grid((SIDE, SIDE)), torch.arange(3)
+    probes = make_probes([weights], 40, acts)
+    moved = acts + steer(acts, probes, rows * 0, target.objective, rows, Adam(0.02, 128))
+    before, after = (target.scores(probes.readings(a, rows * 0), rows)[0] for a in (acts, moved))
     assert before.max() < 0.9
     assert after.min() >= 0.95
 

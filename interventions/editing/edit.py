@@ -1,0 +1,208 @@
+"""Edited sampling: all trials of an image, with their controls, in one batch (section 5.1).
+
+Shapes: R rows (images of the batch), T tokens, C channels.
+"""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from interventions import controls
+from interventions.config import STEPS, EditSpec, choose_sites
+from interventions.editing.readout import GridTargets, TargetLabels
+from interventions.editing.steer import Adam, steer
+from interventions.plan import Row
+from interventions.sources.cache import ProbeCache, SiteProbes
+from probing.diffusion.hooks import rewrite
+from probing.diffusion.model import LatentDiffusion
+from probing.diffusion.sampling import sample
+from probing.diffusion.sites import SiteSpec
+
+MEANS = (
+    "edit_norm",  # root mean square of the edit, in units of that of the site's activations
+    "readout_before",  # agreement of the true probe's readings with the target: Dice over patches, or RMSE
+    "readout_after",  # the same after the edit
+    "readout_spearman",  # rank correlation after the edit; NaN for saliency
+    "departure_before",  # activation RMS z-score; 1 is typical
+    "departure_after",  # the same after the edit
+)
+"""columns measured inside the network, as means over the edited sites and steps of a row"""
+LEAST = "readout_least"
+"""column: Dice, or rank correlation, at the worst of the edited sites and steps"""
+
+
+@dataclass(frozen=True, eq=False)
+class Edited:
+    """A finished batch."""
+
+    rows: tuple[Row, ...]
+    images: NDArray[np.uint8]
+    """(R, H, W, 3)"""
+    measures: dict[str, NDArray[np.float64]]
+    """column (MEANS and LEAST) -> values (R); NaN if nothing was measured"""
+    seconds: float
+    """for the whole batch"""
+
+
+def untouched(image: NDArray[np.uint8], rows: Sequence[Row]) -> Edited:
+    """The result of an empty edit: the original image (H, W, 3) in every row, bit for bit.
+
+    Sampling it again beside other rows would differ from the stored image by rounding.
+    """
+    measures = {name: np.full(len(rows), np.nan) for name in (*MEANS, LEAST)}
+    measures["edit_norm"] = np.zeros(len(rows))
+    return Edited(tuple(rows), np.repeat(image[None], len(rows), axis=0), measures, seconds=0.0)
+
+
+@dataclass(eq=False)
+class Editor:
+    """Rewrites sites during a UNet call; set `step` to the running denoising step before each call."""
+
+    spec: EditSpec
+    rows: Sequence[Row]
+    targets: TargetLabels
+    probe_cache: ProbeCache
+    seed: tuple[int, ...]
+    """of the random directions: the run's seed and the sample"""
+    late: tuple[int, ...]
+    """steps of the control `late_steps`"""
+    step: int = 0
+    strength: dict[tuple[str, int], Tensor] = field(default_factory=dict)
+    """(site, index of the step) -> norm of the real edit (trials in the batch, T)"""
+
+    def __post_init__(self) -> None:
+        device, count = self.probe_cache.device, len(self.rows)
+        self.controls = tuple(dict.fromkeys(row.control for row in self.rows))
+        self.trials = torch.tensor([row.trial for row in self.rows], device=device)
+        self.local = torch.unique(self.trials, return_inverse=True)[1]
+        kinds = controls.probes_of(self.controls)
+        which = [kinds.index(controls.STEERED.get(row.control, controls.STEERED[controls.EDIT])) for row in self.rows]
+        self.which = torch.tensor(which, device=device)
+        self.count = torch.zeros(count, dtype=torch.float64, device=device)
+        self.sums = torch.zeros(len(MEANS), count, dtype=torch.float64, device=device)
+        self.least = torch.full((count,), torch.inf, dtype=torch.float64, device=device)
+
+    def rows_with(self, *names: str) -> Tensor:
+        """Indices of the rows of some controls (`edit` included)."""
+        indices = [i for i, row in enumerate(self.rows) if row.control in names]
+        return torch.tensor(indices, dtype=torch.long, device=self.trials.device)
+
+    def active(self) -> bool:
+        """Whether the running step is edited in any row."""
+        late = self.step in self.late and "late_steps" in self.controls
+        return self.spec.iterations > 0 and (self.step in self.spec.steps or late)
+
+    def __call__(self, site: SiteSpec, acts: Tensor) -> Tensor:
+        """Edited activations (R, T, C) of a site, always in fp32."""
+        with torch.autocast(acts.device.type, enabled=False):
+            site_probes = self.probe_cache.get(self.spec.task, site, self.step, self.controls)
+            target = self.targets.on_grid((site.height, site.width))
+            edit = torch.zeros_like(acts)
+            if self.step in self.spec.steps:
+                self._edit(site, acts, site_probes, target, edit)
+            late = self.rows_with("late_steps")
+            if self.step in self.late and len(late):
+                # the right probe at the wrong time, as strong as the real edit was in its own steps
+                strength = self.strength[site.name, self.late.index(self.step)]
+                steered = self._steer(acts, site_probes, target, late)
+                edit[late] = controls.rescaled(steered, strength[self.local[late]])
+            self._measure(acts, edit, site_probes, target)
+            return acts + edit
+
+    def _steer(self, acts: Tensor, site_probes: SiteProbes, target: GridTargets, rows: Tensor) -> Tensor:
+        unit = site_probes.stats.rms if self.spec.lr_units == "rms" else 1.0
+        adam = Adam(self.spec.lr * unit, self.spec.iterations)
+        return steer(acts[rows], site_probes.linear, self.which[rows], target.objective, self.trials[rows], adam)
+
+    def _edit(self, site: SiteSpec, acts: Tensor, site_probes: SiteProbes, target: GridTargets, edit: Tensor) -> None:
+        """Write the real edit and the controls of the same steps into `edit` (R, T, C)."""
+        real_rows, others = self.rows_with(controls.EDIT), self.rows_with("random_probe", "shuffled_probe")
+        steered = self._steer(acts, site_probes, target, torch.cat([real_rows, others]))
+        real = steered[: len(real_rows)]
+        strength = real.norm(dim=-1)
+        self.strength[site.name, self.spec.steps.index(self.step)] = strength
+        edit[real_rows] = real
+        edit[others] = controls.rescaled(steered[len(real_rows) :], strength[self.local[others]])
+        turned = self.rows_with("random_direction", *controls.VARIATIONS)
+        if len(turned):
+            directions = np.stack([self._direction(site, site_probes, self.rows[i]) for i in turned.tolist()])
+            own = real[self.local[turned]]
+            edit[turned] = controls.along(torch.from_numpy(directions).to(real), own, site_probes.linear.weight[0])
+
+    def _direction(self, site: SiteSpec, site_probes: SiteProbes, row: Row) -> NDArray[np.float64]:
+        """Direction (C) of a turned edit; a random one is drawn for each site, step and trial."""
+        if row.control in controls.VARIATIONS:
+            return controls.probe_direction(row.control, site_probes.stats.centred, site_probes.direction)
+        # crc32 is the same in every process, unlike hash()
+        entropy = [*self.seed, zlib.crc32(site.name.encode()), self.step, row.trial]
+        return controls.random_direction(
+            site_probes.stats.centred, site_probes.direction, np.random.default_rng(entropy)
+        )
+
+    def _measure(self, before: Tensor, edit: Tensor, site_probes: SiteProbes, target: GridTargets) -> None:
+        """Add readings of the true probe, z-scores and edit norms for the rows edited in this step."""
+        after = before + edit
+        now = torch.full_like(self.count, float(self.step in self.spec.steps))
+        now[self.rows_with("late_steps")] = float(self.step in self.late)
+        true = torch.zeros_like(self.which)
+        readings = [site_probes.linear.readings(acts, true) for acts in (before, after)]
+        (score_before, _), (score, rank) = (target.scores(reading, self.trials) for reading in readings)
+        norm = edit.square().mean((1, 2)).sqrt() / site_probes.stats.rms
+        zscores = [site_probes.stats.rms_zscore(acts) for acts in (before, after)]
+        values = torch.stack([v.double() for v in (norm, score_before, score, rank, *zscores)])
+        self.sums += torch.where(now > 0, values, 0.0)
+        self.count += now
+        reached = (score if self.spec.task == "saliency" else rank).double()
+        reached = torch.where((now > 0) & ~reached.isnan(), reached, torch.inf)
+        self.least = torch.minimum(self.least, reached)
+
+    def measures(self) -> dict[str, NDArray[np.float64]]:
+        """Every measure (R) over the edits of each row; NaN if a row was never edited."""
+        found = dict(zip(MEANS, (self.sums / self.count).cpu().numpy(), strict=True))
+        if not self.count.any():
+            found["edit_norm"] = np.zeros(len(self.rows))
+        found[LEAST] = self.least.where(self.least < torch.inf, torch.nan).cpu().numpy()
+        return found
+
+
+def edit_batch(
+    model: LatentDiffusion,
+    prompt: str,
+    sample_seed: int,
+    targets: TargetLabels,
+    rows: Sequence[Row],
+    spec: EditSpec,
+    probe_cache: ProbeCache,
+    *,
+    guidance: float,
+    seed: tuple[int, ...] = (0, 0),
+    total: int = STEPS,
+) -> Edited:
+    """Sample one prompt and seed once for each row, with its edit; 0 iterations give the original.
+
+    Raises ValueError for unknown sites, steps beyond `total`, missing probes and latents that are not finite.
+    """
+    started = time.perf_counter()
+    if max(spec.steps) > total:
+        raise ValueError(f"interventions.{spec.task}_steps: step {max(spec.steps)} is beyond {total}")
+    sites = choose_sites(model.sites(), spec.sites)
+    editor = Editor(spec, rows, targets, probe_cache, seed, controls.late_steps(spec.steps, total))
+
+    def around(step: int) -> AbstractContextManager[None]:
+        editor.step = step
+        return rewrite(model.unet, sites, editor, guided=guidance > 1) if editor.active() else nullcontext()
+
+    prompts, seeds = [prompt] * len(rows), [sample_seed] * len(rows)
+    finished = sample(model, prompts, seeds, steps=total, guidance=guidance, around=around)
+    if not bool(torch.isfinite(finished.latents).all()):
+        raise ValueError(f"sample with seed {sample_seed}: the edited latents are not finite")
+    return Edited(tuple(rows), finished.images.numpy(), editor.measures(), time.perf_counter() - started)
