@@ -25,7 +25,7 @@ from sweeps.runtime.progress import Meter, StageObserver
 from sweeps.runtime.run import ModelInfo, Run
 from sweeps.stages import label, preview
 from sweeps.stages.all import STAGES
-from sweeps.stages.base import Stage
+from sweeps.stages.base import NOTES, Stage
 from sweeps.stages.experiments import registry, renders
 
 VERBS = (*dict.fromkeys(stage.INFO.verb for stage in STAGES), "report")
@@ -141,7 +141,9 @@ def run_stage(run: Run, stage: Stage, executor: Executor, result: Result, prefix
     meter.close()
     failures.write(run.store, info.name, outcome.failed)
     result.failed |= outcome.failed
-    result.lines += [f"{prefix}{line}" for line in stage.summary(run, outcome)]
+    notes = [line for task_result in outcome.done.values() for line in task_result.get(NOTES, ())]
+    counts = f"{len(outcome.done)} of {len(tasks)} {info.tasks or info.unit} done"
+    result.lines += notes or [f"{prefix}{info.name}: {counts}"]
 
 
 def run_preview(config: Config, result: Result) -> None:

@@ -5,11 +5,12 @@ They are separate so that the layout of the main store does not depend on which 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import storage
 from storage import Layout, SiteShape, Store
 from sweeps.runtime.layout import TRAINED
+from sweeps.runtime.run import Run
 
 
 def layout(main: Layout, sites: Sequence[SiteShape], latent: tuple[int, ...]) -> Layout:
@@ -33,6 +34,21 @@ def open_if_present(url: str) -> Store | None:
         return storage.open(url)
     except ValueError:
         return None
+
+
+def missing_steps(run: Run, url: str, records: Mapping[int, str]) -> list[tuple[int, tuple[int, ...]]]:
+    """Return (shard, steps) of sampled shards that lack steps; `records` maps steps to stages of completion records.
+
+    Each step has completion records of its own, so that steps can be added later.
+    """
+    store = open_if_present(url)
+    done = {
+        step: store.completed(record, TRAINED, stage_hash=run.hashes.sample) if store else set()
+        for step, record in records.items()
+    }
+    sampled = sorted(run.store.completed("sample", TRAINED)) if records else []
+    missing = [(shard, tuple(step for step in records if shard not in done[step])) for shard in sampled]
+    return [(shard, steps) for shard, steps in missing if steps]
 
 
 def drop_activations(url: str) -> int:

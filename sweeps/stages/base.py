@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from storage.budget import Budget
 
 
+NOTES = "notes"
+"""key of a task's result: lines for the user"""
+
+
 @dataclass(frozen=True)
 class StageInfo:
     """How a stage is named and what it means for the stages after it."""
@@ -39,6 +43,8 @@ class StageInfo:
     """what its progress bar counts"""
     cost: str
     """key of its wall-clock seconds in costs.json"""
+    tasks: str = ""
+    """what its tasks are called, if not by `unit`"""
     required: bool = False
     """whether later stages cannot start if one of its tasks failed"""
 
@@ -116,10 +122,6 @@ class Stage(Protocol[T]):
         """Run the given tasks and record which of them failed."""
         ...
 
-    def summary(self, run: Run, outcome: Outcome) -> list[str]:
-        """Return lines for the user about what was executed just now."""
-        ...
-
     def status(self, run: Run, live: LiveStatus) -> StageStatus:
         """Return counts of finished, running and failed tasks."""
         ...
@@ -159,6 +161,13 @@ def next_attempt(store: Store, table: str) -> int:
     """Return a number above the attempts of all rows of a table, so that later rows win."""
     attempts = store.table(table, current=False)["attempt"].to_pylist()
     return 1 + max((attempt for attempt in attempts if attempt is not None), default=0)
+
+
+def status_if_left(run: Run, info: StageInfo, left: Sequence[Task]) -> StageStatus:
+    """Return a row with the tasks that are left, or no row if there are none."""
+    failed = noted_failures(run, info.name, left)
+    rows = [StatusRow(info.doing, info.unit, total=len(left), failed=len(failed))] if left else []
+    return StageStatus(rows, failed)
 
 
 def noted_failures(run: Run, stage: str, left: Sequence[Task]) -> dict[str, str]:

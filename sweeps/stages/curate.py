@@ -18,7 +18,7 @@ from sweeps.runtime.layout import TRAINED
 from sweeps.runtime.live_status import LiveStatus
 from sweeps.runtime.run import DECISIONS, Run
 from sweeps.stages import safety
-from sweeps.stages.base import PlanInput, StageInfo, StagePrice, StageStatus, StatusRow
+from sweeps.stages.base import NOTES, PlanInput, StageInfo, StagePrice, StageStatus, StatusRow
 
 INFO = StageInfo("curate", verb="curate", doing="curation", unit="steps", cost="curate", required=True)
 SUMMARY = "curation.json"
@@ -102,20 +102,27 @@ def execute(run: Run, executor: Executor, observers: Sequence[Observer], tasks: 
         raise ValueError(f"{run.config.output}: no shard is sampled and labelled yet; run `scenesweep label` first")
     splits = [prompt["split"] for prompt in json.loads(store.get("prompts.json"))]
     prompts = store.samples()["prompt"].to_pylist()
-    record(run, curate(measured, prompts, splits, run.config.curation, choices), choices)
-    return Outcome({task.key: {} for task in tasks}, {}, {})
+    dropped = record(run, curate(measured, prompts, splits, run.config.curation, choices), choices)
+    samples, split = kept(run)
+    sizes = ", ".join(f"{len(part)} {name}" for name, part in split.parts)
+    notes = [
+        *(f"curate: {count} dropped ({reason})" for reason, count in dropped.items()),
+        f"curate: {len(samples)} samples in use ({sizes})",
+    ]
+    return Outcome({task.key: {NOTES: notes} for task in tasks}, {}, {})
 
 
-def record(run: Run, decisions: Sequence[Decision], choices: Mapping[int, Choice]) -> None:
-    """Write the decision over every sample, then the summary that marks the stage as done."""
+def record(run: Run, decisions: Sequence[Decision], choices: Mapping[int, Choice]) -> dict[str, int]:
+    """Write the decision over every sample, then the summary that marks the stage as done.
+
+    Returns the number of dropped samples by reason.
+    """
     run.store.write_curation(vars(decision) for decision in decisions)
+    dropped = dict(sorted(Counter(d.reason for d in decisions if not d.keep).items()))
     kept = sum(choice.keep for choice in choices.values())
-    note = {
-        "stage_hash": run.hashes.curate,
-        "by_hand": {"keep": kept, "drop": len(choices) - kept},
-        "dropped": dict(sorted(Counter(d.reason for d in decisions if not d.keep).items())),
-    }
+    note = {"stage_hash": run.hashes.curate, "by_hand": {"keep": kept, "drop": len(choices) - kept}, "dropped": dropped}
     run.store.put(SUMMARY, json.dumps(note, indent=1).encode())
+    return dropped
 
 
 def kept(run: Run) -> tuple[np.ndarray, Split]:
@@ -131,17 +138,6 @@ def kept(run: Run) -> tuple[np.ndarray, Split]:
     samples = np.array(sorted(part), dtype=np.int64)
     names = np.array([part[s] for s in samples.tolist()])
     return samples, Split(*(np.flatnonzero(names == name) for name in ("train", "val", "test")))
-
-
-def summary(run: Run, outcome: Outcome) -> list[str]:
-    """Return how many samples were dropped for each reason and how many are left."""
-    dropped = json.loads(run.store.get(SUMMARY)).get("dropped", {})
-    samples, split = kept(run)
-    sizes = ", ".join(f"{len(part)} {name}" for name, part in split.parts)
-    return [
-        *(f"curate: {count} dropped ({reason})" for reason, count in dropped.items()),
-        f"curate: {len(samples)} samples in use ({sizes})",
-    ]
 
 
 def status(run: Run, live: LiveStatus) -> StageStatus:

@@ -15,7 +15,7 @@ from sweeps.runtime import grid, side_store
 from sweeps.runtime.layout import TRAINED
 from sweeps.runtime.live_status import LiveStatus
 from sweeps.runtime.run import ModelInfo, Run
-from sweeps.stages.base import PlanInput, StageInfo, StagePrice, StageStatus, StatusRow, network_workers, noted_failures
+from sweeps.stages.base import PlanInput, StageInfo, StagePrice, StageStatus, network_workers, status_if_left
 
 INFO = StageInfo("decoded", verb="probe", doing="decoding clean estimates", unit="shards", cost="decoded")
 STAGE = INFO.name
@@ -42,7 +42,7 @@ def url(output: str) -> str:
 
 
 def record_stage(step: int) -> str:
-    """Return the stage of a step's completion records: each step has its own, so that steps can be added later."""
+    """Return the stage of a step's completion records."""
     return f"{PICTURE_SITE}.{step:02d}"
 
 
@@ -94,13 +94,9 @@ def missing(run: Run) -> list[DecodeTask]:
     if not probes:
         return []
     steps = sorted({probe.step for probe in probes - grid.finished(run.store, GRID, run.hashes.probe)})
-    store, stage_hash = side_store.open_if_present(url(run.config.output)), run.hashes.sample
-    done = {s: store.completed(record_stage(s), TRAINED, stage_hash=stage_hash) if store else set() for s in steps}
-    tasks = []
-    for shard in sorted(run.store.completed("sample", TRAINED)) if steps else ():
-        if left := tuple(step for step in steps if shard not in done[step]):
-            tasks.append(DecodeTask(shard, left))
-    return tasks
+    records = {step: record_stage(step) for step in steps}
+    missing = side_store.missing_steps(run, url(run.config.output), records)
+    return [DecodeTask(shard, steps) for shard, steps in missing]
 
 
 def execute(run: Run, executor: Executor, observers: Sequence[Observer], tasks: Sequence[DecodeTask]) -> Outcome:
@@ -110,17 +106,9 @@ def execute(run: Run, executor: Executor, observers: Sequence[Observer], tasks: 
     return executor.run(tasks, network_workers(run.config, factory, STAGE), observers)
 
 
-def summary(run: Run, outcome: Outcome) -> list[str]:
-    """Return how many shards were decoded."""
-    return [f"decoded: {len(outcome.done)} shards done, {len(outcome.failed)} failed"]
-
-
 def status(run: Run, live: LiveStatus) -> StageStatus:
     """Return a row only if shards are left."""
-    left = missing(run)
-    failed = noted_failures(run, STAGE, left)
-    rows = [StatusRow("decoding estimates", "shards", total=len(left), failed=len(failed))] if left else []
-    return StageStatus(rows, failed)
+    return status_if_left(run, INFO, missing(run))
 
 
 def prices(plan: PlanInput) -> list[StagePrice]:

@@ -178,11 +178,6 @@ def execute(run: Run, executor: Executor, observers: Sequence[Observer], tasks: 
     return outcome
 
 
-def summary(run: Run, outcome: Outcome) -> list[str]:
-    """Return how many images were edited."""
-    return [f"intervene: {len(outcome.done)} images, {len(outcome.failed)} failed"]
-
-
 def status(run: Run, live: LiveStatus) -> StageStatus:
     """Return one row; before curation the number of tasks is unknown."""
     if not curate.done(run):

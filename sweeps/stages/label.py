@@ -75,11 +75,6 @@ def execute(run: Run, executor: Executor, observers: Sequence[Observer], tasks: 
     return outcome
 
 
-def summary(run: Run, outcome: Outcome) -> list[str]:
-    """Return how many shards were labelled."""
-    return [f"label: {len(outcome.done)} shards done, {len(outcome.failed)} failed"]
-
-
 def status(run: Run, live: LiveStatus) -> StageStatus:
     """Return one row for all shards."""
     failed = {LabelTask(shard).key: reason for shard, reason in run.store.failures(STAGE, TRAINED).items()}

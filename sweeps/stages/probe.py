@@ -18,7 +18,7 @@ from sweeps.stages.base import PlanInput, StageInfo, StagePrice, StageStatus, St
 from sweeps.stages.experiments import registry
 from sweeps.stages.probe_trial import ProbeJob, fit_trial
 
-INFO = StageInfo("probe", verb="probe", doing="probing", unit="trials", cost="probe")
+INFO = StageInfo("probe", verb="probe", doing="probing", unit="trials", tasks="probes", cost="probe")
 STAGE = INFO.name
 
 
@@ -128,12 +128,6 @@ def fit_here(job: ProbeJob, trials: Sequence[Trial], observers: Sequence[Observe
             for observer in observers:
                 observer(Progress(number - len(errors), len(errors), 0, len(trials)))
     return errors
-
-
-def summary(run: Run, outcome: Outcome) -> list[str]:
-    """Return how many probes were fitted."""
-    total = len(outcome.done) + len(missing(run))
-    return [f"probe: {len(outcome.done)} of {total} probes fitted"]
 
 
 def status(run: Run, live: LiveStatus) -> StageStatus:

@@ -15,7 +15,7 @@ from sweeps.runtime import side_store
 from sweeps.runtime.layout import TRAINED
 from sweeps.runtime.live_status import LiveStatus
 from sweeps.runtime.run import ModelInfo, Run
-from sweeps.stages.base import PlanInput, StageInfo, StagePrice, StageStatus, StatusRow, network_workers, noted_failures
+from sweeps.stages.base import PlanInput, StageInfo, StagePrice, StageStatus, network_workers, status_if_left
 from sweeps.stages.experiments import registry
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def url(output: str) -> str:
 
 
 def record_stage(family: str, step: int) -> str:
-    """Return the stage of a step's completion records: each step has its own, so that steps can be added later."""
+    """Return the stage of a step's completion records."""
     return f"{family}.{step:02d}"
 
 
@@ -124,21 +124,12 @@ class FamilyWorker:
 
 def missing(run: Run) -> list[FamilyTask]:
     """Return sampled shards that lack steps at which probes are still to be fitted."""
-    probes = registry.missing(run)
-    steps = {family: sorted({p.step for p in probes if p.experiment == family}) for family in FAMILIES}
-    if not any(steps.values()):
-        return []
-    store, stage_hash = side_store.open_if_present(url(run.config.output)), run.hashes.sample
-    sampled = sorted(run.store.completed("sample", TRAINED))
-    tasks = []
+    probes, tasks = registry.missing(run), []
     for family in FAMILIES:
-        done = {
-            step: store.completed(record_stage(family, step), TRAINED, stage_hash=stage_hash) if store else set()
-            for step in steps[family]
-        }
-        for shard in sampled:
-            if left := tuple(step for step in steps[family] if shard not in done[step]):
-                tasks.append(FamilyTask(family, shard, left))
+        steps = sorted({probe.step for probe in probes if probe.experiment == family})
+        records = {step: record_stage(family, step) for step in steps}
+        missing = side_store.missing_steps(run, url(run.config.output), records)
+        tasks += [FamilyTask(family, shard, steps) for shard, steps in missing]
     return tasks
 
 
@@ -149,17 +140,9 @@ def execute(run: Run, executor: Executor, observers: Sequence[Observer], tasks: 
     return executor.run(tasks, network_workers(run.config, factory, STAGE), observers)
 
 
-def summary(run: Run, outcome: Outcome) -> list[str]:
-    """Return how many shards were read."""
-    return [f"families: {len(outcome.done)} shards done, {len(outcome.failed)} failed"]
-
-
 def status(run: Run, live: LiveStatus) -> StageStatus:
     """Return a row only if shards are left."""
-    left = missing(run)
-    failed = noted_failures(run, STAGE, left)
-    rows = [StatusRow("reading additional sites", "shards", total=len(left), failed=len(failed))] if left else []
-    return StageStatus(rows, failed)
+    return status_if_left(run, INFO, missing(run))
 
 
 def prices(plan: PlanInput) -> list[StagePrice]:

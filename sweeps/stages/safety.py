@@ -84,11 +84,6 @@ def execute(run: Run, executor: Executor, observers: Sequence[Observer], tasks: 
     return executor.run(tasks, spec, observers)
 
 
-def summary(run: Run, outcome: Outcome) -> list[str]:
-    """Return how many shards were checked."""
-    return [f"safety: {len(outcome.done)} shards done, {len(outcome.failed)} failed"]
-
-
 def status(run: Run, live: LiveStatus) -> StageStatus:
     """Return nothing: flags are part of curation, which has a row of its own."""
     return StageStatus()

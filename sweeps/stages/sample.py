@@ -142,11 +142,6 @@ def execute(run: Run, executor: Executor, observers: Sequence[Observer], tasks: 
     return outcome
 
 
-def summary(run: Run, outcome: Outcome) -> list[str]:
-    """Return how many shards were sampled."""
-    return [f"sample: {len(outcome.done)} shards done, {len(outcome.failed)} failed"]
-
-
 def failed(store: Store, variants: Sequence[str]) -> dict[str, str]:
     """Return task key to reason of the shards that failed for good."""
     return {

@@ -72,11 +72,6 @@ def execute(run: Run, executor: Executor, observers: Sequence[Observer], tasks: 
     return executor.run(tasks, spec, observers)
 
 
-def summary(run: Run, outcome: Outcome) -> list[str]:
-    """Return how many tasks were executed."""
-    return [f"experiments: {len(outcome.done)} tasks done, {len(outcome.failed)} failed"]
-
-
 def status(run: Run, live: LiveStatus) -> StageStatus:
     """Return one row for all experiments; before curation their number is unknown."""
     if not curate.done(run):
