@@ -95,8 +95,8 @@ def missing(run: Run) -> list[DecodeTask]:
         return []
     steps = sorted({probe.step for probe in probes - grid.finished(run.store, GRID, run.hashes.probe)})
     records = {step: record_stage(step) for step in steps}
-    missing = side_store.missing_steps(run, url(run.config.output), records)
-    return [DecodeTask(shard, steps) for shard, steps in missing]
+    left = side_store.missing_steps(run, url(run.config.output), records)
+    return [DecodeTask(shard, steps) for shard, steps in left]
 
 
 def execute(run: Run, executor: Executor, observers: Sequence[Observer], tasks: Sequence[DecodeTask]) -> Outcome:

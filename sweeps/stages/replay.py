@@ -128,8 +128,8 @@ def missing(run: Run) -> list[FamilyTask]:
     for family in FAMILIES:
         steps = sorted({probe.step for probe in probes if probe.experiment == family})
         records = {step: record_stage(family, step) for step in steps}
-        missing = side_store.missing_steps(run, url(run.config.output), records)
-        tasks += [FamilyTask(family, shard, steps) for shard, steps in missing]
+        left = side_store.missing_steps(run, url(run.config.output), records)
+        tasks += [FamilyTask(family, shard, steps) for shard, steps in left]
     return tasks
 
 
