@@ -17,6 +17,7 @@ from probing.dataset import prompts as prompt_files
 from probing.dataset.prompts import Prompt
 from probing.labelling import registry as labellers
 from storage import Store, budget
+from sweeps.config.load import to_dict
 from sweeps.config.schema import Config, previews
 from sweeps.planning import requirements, table
 from sweeps.runtime import failures, live_status, machines
@@ -178,7 +179,7 @@ def _report(run: Run, result: Result, force: bool) -> None:
     from sweeps.report import build
     from sweeps.tracking import mirror
 
-    settings, tracking = runs.plain(run), run.config.tracking
+    settings, tracking = to_dict(run.config), run.config.tracking
     with _timed(run, "report"):
         drawn = build.draw(result_tables.load(run.store, settings), run.store)
         build.write(run.store, drawn)

@@ -77,7 +77,7 @@ def play(config: Config, request: Request | Path, folder: Path) -> list[str]:
     """
     if isinstance(request, Path):  # before the model is loaded, which takes a while
         recipe = _read(request)
-    worker = intervener(job(run.reopen(config, run.model_info(config))))
+    worker = intervener(job(run.reopen(config)))
     if isinstance(request, Request):
         recipe = _recipe(request, config, worker)
     outcome = replay(recipe, worker)

@@ -39,7 +39,7 @@ def describe(output: str) -> tuple[str, dict[str, str]]:
 
 def _reopen(output: str) -> Run:
     config = run.stored_config(output)
-    return run.reopen(config, run.model_info(config))
+    return run.reopen(config)
 
 
 def _stages(current: Run, stages: Sequence[Stage[Any]], prefix: str) -> tuple[list[str], dict[str, str]]:

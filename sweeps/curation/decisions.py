@@ -54,12 +54,12 @@ def _apply(config: Config, decisions: str) -> str:
     path = Path(decisions).expanduser()
     if not path.is_file():
         raise ValueError(f"--decisions: no file {decisions}; save one from the page that `scenesweep curate` writes")
-    run = reopen(config, model_info(config))
+    run = reopen(config)
     with run.store.lease(f"scenesweep {config.name}"):
         return f"{curate.apply(run, path.read_bytes(), decisions)} manual decisions applied"
 
 
 def _write_page(config: Config) -> str:
-    run = reopen(config, model_info(config))
+    run = reopen(config)
     with run.store.lease(f"scenesweep {config.name}"):
         return page.write(run)

@@ -1,4 +1,4 @@
-"""One run: its configuration, its model's sites, its store and the hashes of its stages."""
+"""One run: its configuration, its model's metadata, its store and the hashes of its stages."""
 
 from __future__ import annotations
 
@@ -8,25 +8,24 @@ import json
 import platform
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import storage
 from probing.dataset.prompts import Prompt
 from probing.diffusion import metadata
-from probing.diffusion import sites as site_rules
 from probing.diffusion.metadata import ModelInfo
-from probing.diffusion.sites import SiteSpec
+from probing.diffusion.sites import SiteSpec, choose
 from storage import Layout, SiteShape, Store
 from sweeps.config.hashing import Hashes, chosen_by, hashes, science
-from sweeps.config.load import to_dict, to_yaml
+from sweeps.config.load import build, container, to_yaml
 from sweeps.config.schema import PREVIEW, STEPS, Config, previews
 
 DECISIONS = "curation/decisions.csv"
-"""the decisions by hand that were applied to a run"""
+"""the manual decisions that were applied to a run"""
 LIBRARIES = ("torch", "diffusers", "transformers", "ray", "zarr", "numcodecs", "wandb")
+"""libraries whose versions results may depend on"""
 
 
 @dataclass(frozen=True)
@@ -41,16 +40,16 @@ class Run:
     @cached_property
     def sites(self) -> tuple[SiteSpec, ...]:
         """The recorded sites in order of execution."""
-        return site_rules.choose(self.model_info.sites, self.config.sampling.sites)
+        return choose(self.model_info.sites, self.config.sampling.sites)
 
 
 def model_info(config: Config) -> ModelInfo:
-    """Reads the model's configuration files. Raises ValueError where there are none."""
+    """Return the metadata of the run's model. Raises ValueError if its configuration files cannot be read."""
     return metadata.read_model_info(config.model, metadata.config_folder(config.model))
 
 
 def local_model_info(config: Config) -> ModelInfo | None:
-    """The same where the files are on this machine and can be read, without asking a hub; else None."""
+    """Return the same if the files are on this machine, without contacting a hub; else None."""
     folder = metadata.local_config_folder(config.model)
     try:
         return None if folder is None else metadata.read_model_info(config.model, folder)
@@ -58,121 +57,110 @@ def local_model_info(config: Config) -> ModelInfo | None:
         return None
 
 
-def layout(config: Config, found: ModelInfo, samples: int) -> Layout:
-    """The arrays of a run; one that records no site (a preview) holds images and labels alone."""
-    sites = site_rules.choose(found.sites, config.sampling.sites)
-    records: dict[str, Any] = (
-        {"latent": found.latent} if sites else {"latent": (), "tasks": _preview_tasks(config.output)}
-    )
-    return Layout(
+def layout(config: Config, model_info: ModelInfo, samples: int) -> Layout:
+    """Return the arrays of a run; one that records no site (a preview) has only images and labels."""
+    sites = choose(model_info.sites, config.sampling.sites)
+    recorded = Layout(
         samples=samples,
         shard=config.sampling.shard,
         variants=tuple(config.sampling.variants),
         sites=tuple(SiteShape(site.name, site.tokens, site.channels) for site in sites),
         steps=STEPS,
-        image=found.image,
-        **records,
+        image=model_info.image,
+        latent=model_info.latent,
         codec=config.sampling.codec,
     )
+    if sites:
+        return recorded
+    tasks = {"saliency": "uint8", "depth": "float16"}
+    with suppress(ValueError):  # no output yet
+        tasks = storage.open(config.output).layout.tasks  # earlier previews may lack depth, and stay as they are
+    return replace(recorded, latent=(), tasks=tasks)
 
 
-def _preview_tasks(output: str) -> dict[str, str]:
-    """Labels of a preview: masks for the rules, and depth for the eye. One that was begun without depth stays so."""
-    with suppress(ValueError):  # nothing there yet
-        if "depth" not in (tasks := storage.open(output).layout.tasks):
-            return dict(tasks)
-    return {"saliency": "uint8", "depth": "float16"}
-
-
-def versions() -> dict[str, str]:
-    """Versions of the libraries that results depend on."""
-    found = {name: importlib.metadata.version(name) for name in LIBRARIES}
-    return found | {"python": platform.python_version()}
-
-
-def _manifest(config: Config, found: ModelInfo, stages: Hashes) -> dict[str, Any]:
-    return {
+def _manifest(config: Config, model_info: ModelInfo, stages: Hashes) -> dict[str, object]:
+    """Return the manifest as JSON holds it: lists in place of tuples."""
+    sampling = {part: science(config, part) for part in ("model", "prompts", "sampling")} | chosen_by(config)
+    if previewed := previewed_digest(config):
+        sampling["decisions"] = previewed
+    versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
+    manifest = {
         "format_version": storage.FORMAT_VERSION,
-        "model": {"name": config.model.name, "revision": found.revision},
-        "sampling": {part: science(config, part) for part in ("model", "prompts", "sampling")}
-        | chosen_by(config)
-        | ({"decisions": previewed} if (previewed := previewed_digest(config)) else {}),
+        "model": {"name": config.model.name, "revision": model_info.revision},
+        "sampling": sampling,
         "stages": vars(stages),
-        "versions": versions(),
+        "versions": versions | {"python": platform.python_version()},
     }
+    return json.loads(json.dumps(manifest))
 
 
-def differences(old: Any, new: Any, path: str = "") -> list[str]:
-    """Dotted keys whose values differ, as `key: old -> new`."""
+def differences(old: object, new: object, path: str = "") -> list[str]:
+    """Return the dotted keys whose values differ, as `key: old -> new`."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         keys = sorted({*old, *new})
         return [d for k in keys for d in differences(old.get(k), new.get(k), f"{path}.{k}".lstrip("."))]
     return [] if old == new else [f"{path}: {old} -> {new}"]
 
 
-def _refuse_other(store: Store, manifest: dict[str, Any], output: str) -> None:
-    """A store whose activations come from other settings is never mixed with new ones."""
-    if not store.exists("manifest.json"):
-        return
-    old = json.loads(store.get("manifest.json"))
-    changed = differences(
-        {k: old.get(k) for k in ("model", "sampling")}, {k: manifest[k] for k in ("model", "sampling")}
-    )
-    if changed:
-        raise ValueError(
-            f"output: {output} holds a run with other settings ({'; '.join(changed[:4])}); "
-            "give output=ANOTHER, or the settings it was made with"
-        )
-
-
-def check_other(config: Config, found: ModelInfo) -> None:
-    """Raises ValueError where the output holds a run with other sampling settings."""
+def check_other(config: Config, model_info: ModelInfo) -> None:
+    """Raise ValueError if the output holds a run with other sampling settings: they are never mixed."""
     try:
         store = storage.open(config.output)
     except ValueError:
         return
-    stages = hashes(config, found.revision, previewed=previewed_digest(config))
-    plain = json.loads(json.dumps(_manifest(config, found, stages)))
-    _refuse_other(store, plain, config.output)
+    if not store.exists(storage.keys.MANIFEST):
+        return
+    old = json.loads(store.get(storage.keys.MANIFEST))
+    stages = hashes(config, model_info.revision, previewed=previewed_digest(config))
+    new = _manifest(config, model_info, stages)
+    parts = ("model", "sampling")
+    changed = differences({part: old.get(part) for part in parts}, {part: new[part] for part in parts})
+    if changed:
+        raise ValueError(
+            f"output: {config.output} holds a run with other settings ({'; '.join(changed[:4])}); "
+            "give output=ANOTHER, or the settings it was made with"
+        )
 
 
-def begin(config: Config, found: ModelInfo, prompts: tuple[Prompt, ...]) -> Run:
-    """Creates the store of a run, or takes up the one that is there."""
-    store = Store.create(config.output, layout(config, found, len(prompts)))
-    decided = decisions_digest(store)
-    stages = hashes(config, found.revision, decided, previewed_digest(config))
-    manifest = json.loads(json.dumps(_manifest(config, found, stages) | {"decisions": decided}))
+def begin(config: Config, model_info: ModelInfo, prompts: tuple[Prompt, ...]) -> Run:
+    """Create the store of a run, or open the existing one, and write its documents."""
+    store = Store.create(config.output, layout(config, model_info, len(prompts)))
+    decisions = decisions_digest(store)
+    stages = hashes(config, model_info.revision, decisions, previewed_digest(config))
+    manifest = _manifest(config, model_info, stages) | {"decisions": decisions}
     if not store.exists(storage.keys.SAMPLES):
         store.write_samples(
             {"sample": i, "prompt": p.text, "seed": p.seed, "shard": i // config.sampling.shard}
             for i, p in enumerate(prompts)
         )
-    told = [{"split": p.split, "name": p.name} for p in prompts]
-    _put_if_new(store, "prompts.json", json.dumps(told).encode())
-    _put_if_new(store, "config.yaml", to_yaml(config).encode())
-    _put_if_new(store, "manifest.json", json.dumps(manifest, indent=1, sort_keys=True).encode())
-    return Run(config, found, store, stages)
+    documents = {
+        "prompts.json": json.dumps([{"split": p.split, "name": p.name} for p in prompts]),
+        "config.yaml": to_yaml(config),
+        storage.keys.MANIFEST: json.dumps(manifest, indent=1, sort_keys=True),
+    }
+    for path, text in documents.items():
+        if not store.exists(path) or store.get(path) != text.encode():
+            store.put(path, text.encode())
+    return Run(config, model_info, store, stages)
 
 
-def _put_if_new(store: Store, path: str, data: bytes) -> None:
-    if not store.exists(path) or store.get(path) != data:
-        store.put(path, data)
+def reopen(config: Config, info: ModelInfo | None = None) -> Run:
+    """Return the run of an existing output; its model's metadata is read unless given.
 
-
-def reopen(config: Config, found: ModelInfo) -> Run:
-    """The run of an existing output. Raises ValueError where there is none."""
-    store = storage.open(config.output)
-    stages = hashes(config, found.revision, decisions_digest(store), previewed_digest(config))
-    return Run(config, found, store, stages)
+    Raises ValueError if there is no run.
+    """
+    store, info = storage.open(config.output), info or model_info(config)
+    stages = hashes(config, info.revision, decisions_digest(store), previewed_digest(config))
+    return Run(config, info, store, stages)
 
 
 def decisions_digest(store: Store) -> str:
-    """Checksum of the decisions by hand that belong to a run; empty where there are none."""
+    """Return the checksum of the manual decisions that belong to a run; empty if there are none."""
     return hashlib.sha256(store.get(DECISIONS)).hexdigest()[:16] if store.exists(DECISIONS) else ""
 
 
 def previewed_digest(config: Config) -> str:
-    """Checksum of the decisions by hand over a run's preview; empty where there is none."""
+    """Return the checksum of the manual decisions over a run's preview; empty if there is no preview."""
     if not previews(config):
         return ""
     try:
@@ -182,25 +170,18 @@ def previewed_digest(config: Config) -> str:
 
 
 def stored_config(output: str) -> Config:
-    """The configuration that an output was made with."""
+    """Return the configuration that an output was made with. Raises ValueError if there is none."""
     from omegaconf import OmegaConf
-
-    from sweeps.config.load import build, container
 
     store = storage.open(output)
     if not store.exists("config.yaml"):
         raise ValueError(f"{output}: holds no config.yaml, so no run; give the output of a run")
-    read = OmegaConf.create(store.get("config.yaml").decode())
-    values = container(read, f"{output}/config.yaml", resolve=False)
+    settings = OmegaConf.create(store.get("config.yaml").decode())
+    values = container(settings, f"{output}/config.yaml", resolve=False)
     return build({**values, "output": output})
 
 
-def plain(run: Run) -> dict[str, Any]:
-    """The configuration as plain dictionaries, for report and tracking."""
-    return to_dict(run.config)
-
-
 def local_path(url: str) -> Path | None:
-    """The folder of a local output, None for an object store."""
+    """Return the folder of a local output, or None for an object store."""
     text = url.removeprefix("file://")
     return None if "://" in text else Path(text)

@@ -14,7 +14,7 @@ from sweeps.stages import intervene as intervene_stage
 def test_positions_are_those_of_the_prompts_own_test_list(finished: Path, tiny_pipeline: Path, tmp_path: Path) -> None:
     shutil.copytree(finished, tmp_path / "run")
     config = configured(tiny_pipeline, tmp_path / "run", "interventions.images=0", "interventions.move_rule=authors")
-    run = runs.reopen(config, runs.model_info(config))
+    run = runs.reopen(config)
     rows = run.store.curation().to_pylist()
     test = [row["sample"] for row in rows if row["split"] == "test"]
     plain = [(task.sample, task.position) for task in intervene_stage.tasks(run)]

@@ -46,7 +46,7 @@ def curation(words: list[str]) -> dict[int, tuple[bool, str, str]]:
 
 def hashes(words: list[str]) -> dict[str, str]:
     config = load(words[0], words[1:])
-    return vars(runs.reopen(config, runs.model_info(config)).hashes)
+    return vars(runs.reopen(config).hashes)
 
 
 def save_decisions(path: Path, words: list[str], rows: list[tuple[int, str, str]]) -> str:

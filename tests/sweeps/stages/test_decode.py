@@ -18,7 +18,7 @@ from support.tiny_runs import configured, copied, settings
 from sweeps import pipeline
 from sweeps.cli.main import main
 from sweeps.runtime import side_store
-from sweeps.runtime.run import model_info, reopen
+from sweeps.runtime.run import reopen
 from sweeps.stages import decode as decoded_stage
 
 MORE = ("sweep.controls=[none,surface_rgb]", "sweep.control_sites=[up.3.0,mid.0]", "interventions.tasks=[]")
@@ -34,7 +34,7 @@ def finished(finished: Path, tiny_pipeline: Path, tmp_path_factory: pytest.TempP
 
 def opened(pipe: Path, output: Path, *more: str):
     config = configured(pipe, output, *MORE, *more)
-    return reopen(config, model_info(config))
+    return reopen(config)
 
 
 def test_the_control_has_rows_at_the_chosen_sites(finished: Path) -> None:

@@ -116,7 +116,7 @@ def test_the_page_of_a_preview_shows_depth_and_its_rules_do_not_look_at_it(
     previewed, tiny_pipeline, captions, monkeypatch
 ):
     config = preview_stage.settings(configured(tiny_pipeline, previewed, *words(captions, 0)))
-    run = reopen(config, model_info(config))
+    run = reopen(config)
     depth = run.store.read_labels("depth", [0, 1])
     assert depth.dtype == np.float16
     shown = list(curation_page.shown_samples(run, curate_stage.measures(run)))
@@ -139,7 +139,7 @@ def test_a_preview_that_was_begun_without_depth_stays_so(tiny_pipeline, captions
     store = storage.open(str(tmp_path / "run" / "preview"))
     assert set(store.layout.tasks) == {"saliency"}
     own = preview_stage.settings(config)
-    run = reopen(own, model_info(own))
+    run = reopen(own)
     assert all(s.depth is None for s in curation_page.shown_samples(run, curate_stage.measures(run)))
 
 

@@ -25,7 +25,7 @@ from sweeps.config.experiments import NAMES
 from sweeps.config.load import load, presets
 from sweeps.runtime.grid import ProbeSpec, pack
 from sweeps.runtime.layout import trained_at
-from sweeps.runtime.run import model_info, reopen
+from sweeps.runtime.run import reopen
 from sweeps.stages import curate as curate_stage
 from sweeps.stages import probe as probe_stage
 from sweeps.stages import replay as families
@@ -59,7 +59,7 @@ def finished(finished: Path, tiny_pipeline: Path, tmp_path_factory: pytest.TempP
 
 
 def opened(config):
-    return reopen(config, model_info(config))
+    return reopen(config)
 
 
 def rows(output: Path, table: str, experiment: str) -> list[dict]:
