@@ -78,18 +78,24 @@ def layout(config: Config, model_info: ModelInfo, samples: int) -> Layout:
     return replace(recorded, latent=(), tasks=tasks)
 
 
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the libraries that results may depend on."""
+    found = {name: importlib.metadata.version(name) for name in LIBRARIES}
+    return found | {"python": platform.python_version()}
+
+
 def _manifest(config: Config, model_info: ModelInfo, stages: Hashes) -> dict[str, object]:
     """Return the manifest as JSON holds it: lists in place of tuples."""
-    sampling = {part: science(config, part) for part in ("model", "prompts", "sampling")} | chosen_by(config)
+    sampling: dict[str, object] = {part: science(config, part) for part in ("model", "prompts", "sampling")}
+    sampling |= chosen_by(config)
     if previewed := previewed_digest(config):
         sampling["decisions"] = previewed
-    versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
     manifest = {
         "format_version": storage.FORMAT_VERSION,
         "model": {"name": config.model.name, "revision": model_info.revision},
         "sampling": sampling,
         "stages": vars(stages),
-        "versions": versions | {"python": platform.python_version()},
+        "versions": versions(),
     }
     return json.loads(json.dumps(manifest))
 
