@@ -10,7 +10,7 @@ from sweeps import pipeline
 from sweeps.config.schema import Config, previews
 from sweeps.curation import page
 from sweeps.pipeline import Result
-from sweeps.runtime.run import model_info, reopen
+from sweeps.runtime.run import reopen
 from sweeps.stages import curate, preview
 
 

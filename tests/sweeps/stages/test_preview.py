@@ -20,7 +20,7 @@ from sweeps.config.load import load
 from sweeps.config.schema import previews
 from sweeps.curation import page as curation_page
 from sweeps.runtime import run as runs
-from sweeps.runtime.run import model_info, reopen
+from sweeps.runtime.run import reopen
 from sweeps.stages import curate as curate_stage
 from sweeps.stages import preview as preview_stage
 
