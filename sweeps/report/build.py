@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from storage import Store
 from sweeps.analysis import tables
 from sweeps.analysis.tables import RunData
-from sweeps.report import context as contexts
 from sweeps.report import page
-from sweeps.report.context import Context
+from sweeps.report.context import Context, build_context
 from sweeps.report.figures.base import Panel
 from sweeps.report.page import Section, TitledStrip
 from sweeps.report.sections import checks, controls, examples, experiments, interventions, provenance, results
@@ -39,7 +38,7 @@ class Drawn:
 
 def draw(run: RunData, store: Store) -> Drawn:
     """Draw the report of a run; `store` caches the predictions that are shown."""
-    return draw_context(contexts.build(run, store))
+    return draw_context(build_context(run, store))
 
 
 def draw_context(context: Context) -> Drawn:

@@ -122,7 +122,7 @@ class Context:
         return Interval(*(self.sigmas.get(int(end), np.nan) if np.isfinite(end) else np.nan for end in ends))
 
 
-def build(run: RunData, store: Store) -> Context:
+def build_context(run: RunData, store: Store) -> Context:
     """Scores and pictures of a run; `store` also caches the predictions that are shown."""
     scores = {t: s for t, s in collect(run).items() if "trained" in s.variants}
     context = Context(

@@ -14,7 +14,7 @@ from sweeps.analysis import scores as analysis
 from sweeps.analysis import summary as findings
 from sweeps.analysis import tables as report_data
 from sweeps.analysis.scores import Scores
-from sweeps.report import context as report_context
+from sweeps.report.context import build_context
 
 FEW = ("mid.0", "up.2.1", "up.3.0")
 Found = tuple[dict[str, Scores], dict[str, dict[str, Scores]]]
@@ -64,7 +64,7 @@ def test_the_report_names_the_rival_and_what_is_missing(tmp_path: Path) -> None:
     from sweeps.report import build as report
 
     store = make_store(tmp_path, Made(test=4, sites=FEW, extras=False, pictures=False))
-    html = report.draw_context(report_context.build(report_data.load(store, CONFIG), store)).html
+    html = report.draw_context(build_context(report_data.load(store, CONFIG), store)).html
     assert "the randomised network, by" in html
     assert "lacks the following baselines: the surface" in html
     assert "<code>scenesweep run scenes --all</code>" in html

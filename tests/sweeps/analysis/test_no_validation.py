@@ -21,7 +21,7 @@ from sweeps.analysis import tables as report_data
 from sweeps.analysis.claims import PARTLY, UNTESTED, ClaimInputs, judge
 from sweeps.cli import compare as compare_view
 from sweeps.report import build as report
-from sweeps.report import context as report_context
+from sweeps.report.context import build_context
 
 FEW = ("mid.0", "up.2.1", "up.3.0")
 
@@ -56,7 +56,7 @@ def test_with_validation_images_training_losses_choose_nothing(tmp_path: Path) -
 
 
 def test_the_report_keeps_its_core_and_says_how_sites_were_chosen(store: storage.Store) -> None:
-    context = report_context.build(report_data.load(store, CONFIG), store)
+    context = build_context(report_data.load(store, CONFIG), store)
     page = report.draw_context(context).html
     assert "is decoded best at" in page
     assert "best site up." in page

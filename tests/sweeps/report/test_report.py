@@ -35,8 +35,8 @@ from sweeps.analysis.converged import references
 from sweeps.analysis.scores import collect, cube
 from sweeps.analysis.tables import apply_probe, current
 from sweeps.report import build as report
-from sweeps.report import context as contexts
 from sweeps.report import page as pages
+from sweeps.report.context import build_context
 from sweeps.report.page import Paragraph, Section
 from sweeps.report.sections.results import gap_sentence
 from sweeps.report.tables import Table, interval, number
@@ -305,7 +305,7 @@ def test_emergence_is_the_first_step_with_95_percent_of_the_rise(store: storage.
 
 
 def test_emergence_is_told_against_the_noise_level_too(store: storage.Store, page: Page) -> None:
-    context = contexts.build(run_tables.load(store, CONFIG), store)
+    context = build_context(run_tables.load(store, CONFIG), store)
     assert list(context.sigmas) == list(range(1, 16))
     levels = np.array(list(context.sigmas.values()))
     assert (np.diff(levels) < 0).all()
@@ -392,7 +392,7 @@ def test_a_position_control_raises_the_floor_where_it_is_better(tmp_path: Path, 
     np.testing.assert_allclose(found.floor, expected)
     assert found.floor_word("up.2.1") == "position alone"
     assert found.floor_word("mid.0") in ("mean mask or all foreground", "mean depth map")
-    context = contexts.build(run, store)
+    context = build_context(run, store)
     assert context.floors[task]["position alone"][place] == expected[place]
     claim = next(c for c in context.claims if c.key == f"linear-{task}")
     best = found.sites[summary.best_site(found)].name

@@ -14,7 +14,7 @@ import storage
 from cluster import Session, TaskDone, TaskFailed, TaskStarted, facts
 from support.report_store import CONFIG, Made, make_store
 from sweeps.analysis import tables as report_data
-from sweeps.report import context as report_context
+from sweeps.report.context import build_context
 from sweeps.report.sections import provenance as report_facts
 from sweeps.report.tables import Table
 from sweeps.runtime import machines as cluster_facts
@@ -119,7 +119,7 @@ def test_mirror_and_report_tell_them(store: storage.Store) -> None:
     assert (numbers["cluster/nodes"], numbers["cluster/gpus"]) == (4, 5)
     assert numbers["cluster/gpu_models"] == "H100, A100"
     assert (numbers["cluster/workers/sample"], numbers["cluster/workers/probe"]) == (5, 7)
-    blocks = report_facts.costs(report_context.build(run, store)).blocks
+    blocks = report_facts.costs(build_context(run, store)).blocks
     machines = next(block for block in blocks if isinstance(block, Table) and block.columns[-1] == "Ray")
     assert {"H100 on 1, A100 on 2", "sample 5, probe 7"} <= set(machines.rows[0])
 
