@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import matplotlib
@@ -44,22 +45,7 @@ INKS = {
 }
 SITE_INKS = ("first", "second", "third")
 MARKERS = ("o", "s", "^")
-_RC: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "font.size": 9,
-    "axes.titlesize": 9.5,
-    "axes.titlelocation": "left",
-    "axes.titleweight": "bold",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.7,
-    "xtick.major.size": 3,
-    "ytick.major.size": 3,
-    "xtick.major.width": 0.7,
-    "ytick.major.width": 0.7,
-    "lines.linewidth": 1.6,
-    "lines.solid_capstyle": "round",
-}
+SETTINGS = matplotlib.rc_params_from_file(Path(__file__).with_name("report.mplstyle"), use_default_template=False)
 
 
 def ink(role: str) -> str:
@@ -145,7 +131,7 @@ def style(name: str) -> Iterator[None]:
         ("axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), ink("muted")
     )
     colours |= {"text.color": ink("ink"), "grid.color": ink("rule")}
-    with matplotlib.rc_context({**_RC, **colours, "svg.hashsalt": name}):
+    with matplotlib.rc_context({**SETTINGS, **colours, "svg.hashsalt": name}):
         yield
 
 

@@ -11,19 +11,8 @@ from sweeps.analysis import summary
 from sweeps.analysis.experiments import Emergence, SelectivityMap, Transfer
 from sweeps.analysis.scores import Scores
 from sweeps.analysis.vocabulary import TASK_TITLES, baseline_noun
-from sweeps.report.figures.base import (
-    BLOCKS,
-    Band,
-    Panel,
-    direction,
-    draw_bands,
-    dress,
-    figure,
-    heat,
-    ink,
-    site_step_axes,
-    style,
-)
+from sweeps.report.figures import base
+from sweeps.report.figures.base import BLOCKS, Band, Panel, ink, style
 from sweeps.report.figures.probes import y_limits
 
 CURVE_HEADER = ("task", "score", "line", "step", "mean", "low", "high")
@@ -67,17 +56,17 @@ def _curves(
     """Bands, each with its own steps, on the steps of `main`."""
     measure = main.measure
     with style(name):
-        fig, ax = figure(2.9, 2.1) if small else figure(4.1, 3.1)
+        fig, ax = base.figure(2.9, 2.1) if small else base.figure(4.1, 3.1)
         if small:
             ax.set_position((0.13, 0.21, 0.6, 0.65))
-        dress(ax, main.steps, "" if small else direction(measure))
+        base.dress(ax, main.steps, "" if small else base.direction(measure))
         ax.set_ylim(*y_limits(main))
-        draw_bands(ax, main.steps, [_on_steps(b, steps, main.steps) for b, steps in bands], levels)
+        base.draw_bands(ax, main.steps, [_on_steps(b, steps, main.steps) for b, steps in bands], levels)
         for band, steps in bands:
             if band.marker:
                 ax.plot(steps, band.mean, band.marker, ms=3.5, color=ink(band.role), zorder=4)
         ax.set_title(title)
-    text = f"{direction(measure)}, by denoising step, trained network. At the last step: "
+    text = f"{base.direction(measure)}, by denoising step, trained network. At the last step: "
     text += "; ".join(f"{b.label} {b.mean[-1]:.2f}" for b, _ in bands) + "."
     rows = [
         (measure.task, measure.score, band.key[0], step, *values)
@@ -103,12 +92,12 @@ def emergence_curves(found: Emergence) -> Panel:
     ]
     title = f"{TASK_TITLES[task]} – who sees it first"
     with style(name):
-        fig, ax = figure(4.1, 3.1)
+        fig, ax = base.figure(4.1, 3.1)
         ax.set_position((0.12, 0.15, 0.62, 0.75))
-        dress(ax, found.steps, direction(measure))
+        base.dress(ax, found.steps, base.direction(measure))
         worst = np.nanmax([*np.concatenate([a.high for a in found.curves]), found.floor])
         ax.set_ylim(0, 1.0 if measure.higher else float(worst) * 1.05)
-        draw_bands(ax, found.steps, bands, {"floor": found.floor})
+        base.draw_bands(ax, found.steps, bands, {"floor": found.floor})
         for band, arrival in zip(bands, found.curves, strict=True):
             step = arrival.step.estimate
             if np.isfinite(step):
@@ -139,7 +128,7 @@ def transfer_heatmap(found: Transfer) -> Panel:
     text = f"Matrix of {measure.label}: rows are the step a probe was trained at, columns the step it is applied at. "
     text += f"Mean on the diagonal {own:.2f}, off it {others:.2f}; the floor is {found.floor:.2f}."
     axes = ("applied at step", "trained at step")
-    fig = _step_matrix(name, title, found.steps, found.scores, limits, colours, direction(measure), axes)
+    fig = _step_matrix(name, title, found.steps, found.scores, limits, colours, base.direction(measure), axes)
     rows = _matrix_rows(task, measure.score, found, found.scores)
     return Panel(name, title, text, fig, ("task", "score", "site", "trained_at", "applied_at", "mean"), rows)
 
@@ -182,7 +171,7 @@ def _step_matrix(
     with style(name):
         fig = Figure(figsize=(4.1, 4.0))
         ax = fig.add_axes((0.15, 0.225, 0.76, 0.7))
-        heat(fig, ax, matrix, limits, colours, label)
+        base.heat(fig, ax, matrix, limits, colours, label)
         ticks, names = np.arange(len(steps)) + 0.5, [str(s) for s in steps]
         ax.set_xticks(ticks, names, fontsize=8)
         ax.set_yticks(ticks, names, fontsize=8)
@@ -201,8 +190,8 @@ def selectivity_heatmap(found: SelectivityMap) -> Panel:
     with style(name):
         fig = Figure(figsize=(4.1, 3.9))
         ax = fig.add_axes((0.15, 0.225, 0.82, 0.7))
-        heat(fig, ax, found.gain, (-reach, reach), "RdBu", f"gain in {measure.label} over the best baseline")
-        site_step_axes(ax, found.sites, found.steps)
+        base.heat(fig, ax, found.gain, (-reach, reach), "RdBu", f"gain in {measure.label} over the best baseline")
+        base.site_step_axes(ax, found.sites, found.steps)
         ax.set_title(title)
     place = np.unravel_index(int(np.nanargmax(found.gain)), found.gain.shape)
     baselines = ", ".join(map(baseline_noun, found.baselines))

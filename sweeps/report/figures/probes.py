@@ -14,23 +14,8 @@ from probing.statistics import Interval
 from sweeps.analysis import summary
 from sweeps.analysis.scores import Scores
 from sweeps.analysis.vocabulary import TASK_TITLES, variant_title
-from sweeps.report.figures.base import (
-    BLOCKS,
-    MARKERS,
-    SITE_INKS,
-    Band,
-    Panel,
-    direction,
-    draw_bands,
-    dress,
-    figure,
-    heat,
-    ink,
-    reach,
-    rules,
-    site_step_axes,
-    style,
-)
+from sweeps.report.figures import base
+from sweeps.report.figures.base import BLOCKS, Band, Panel, ink, style
 from sweeps.report.tables import grid_size
 
 CURVE_HEADER = ("task", "score", "line", "variant", "step", "mean", "low", "high")
@@ -51,12 +36,14 @@ def block_curves(scores: Scores) -> Panel:
         label = variant_title(variant).partition(",")[0]
         bands.append(_band(scores, variant, "all", label, "random", dashed=True))
     with style(f"curves-{task}"):
-        fig, ax = figure(4.1, 3.1)
+        fig, ax = base.figure(4.1, 3.1)
         _draw_curves(ax, scores, bands, "decoder")
         ax.set_title(f"{TASK_TITLES[task]} – block means")
     part, name = ("decoder", "Decoder mean") if scores.which("decoder") else ("all", "Mean over all sites")
     mean, _, _ = summary.curve(scores, "trained", part)
-    text = f"{direction(scores.measure)}, by denoising step, one line per block with 95 % intervals. {name} of the "
+    text = (
+        f"{base.direction(scores.measure)}, by denoising step, one line per block with 95 % intervals. {name} of the "
+    )
     text += f"trained network: {mean[0]:.2f} at step {scores.steps[0]}, {mean[-1]:.2f} at step {scores.steps[-1]}."
     for variant in summary.contrasts(scores):
         other, _, _ = summary.curve(scores, variant, part)
@@ -77,29 +64,29 @@ def _block_panel(scores: Scores, block: str) -> Panel:
     for variant in (*summary.randomised(scores)[:1], "trained"):
         for k, site in enumerate(sites):
             control = variant != "trained"
-            role = "random" if control else SITE_INKS[k % 3]
+            role = "random" if control else base.SITE_INKS[k % 3]
             label = "" if control else site.name
-            bands.append(_band(scores, variant, site.name, label, role, control, MARKERS[k % 3]))
+            bands.append(_band(scores, variant, site.name, label, role, control, base.MARKERS[k % 3]))
     name = f"sites-{task}-{block.replace('.', '-')}"
     with style(name):
-        fig, ax = figure(2.9, 2.2)
+        fig, ax = base.figure(2.9, 2.2)
         ax.set_position((0.13, 0.2, 0.65, 0.66))
         _draw_curves(ax, scores, bands, block)
         ax.set_ylabel("")
         ax.yaxis.set_major_locator(MaxNLocator(4))
         ax.set_title(f"{block}  ({grid_size(sites[0].grid)} patches)")
-    text = f"{direction(scores.measure)}, for each site of {block}, trained in colour, randomised in grey."
+    text = f"{base.direction(scores.measure)}, for each site of {block}, trained in colour, randomised in grey."
     title = f"{TASK_TITLES[task]}, sites of {block}"
     return Panel(name, title, text, fig, CURVE_HEADER, _band_rows(scores, bands))
 
 
 def _draw_curves(ax: Axes, scores: Scores, bands: Sequence[Band], part: str) -> None:
     """Draw bands with the mean floor and grid oracle of a part; of all sites if the part has none."""
-    dress(ax, scores.steps, direction(scores.measure))
+    base.dress(ax, scores.steps, base.direction(scores.measure))
     ax.set_ylim(*y_limits(scores))
     sites = scores.which(part) or scores.which("all")
     floor, oracle = (float(np.mean(values[sites])) for values in (scores.floor, scores.oracle_means))
-    draw_bands(ax, scores.steps, bands, {"floor": floor, "grid oracle": oracle})
+    base.draw_bands(ax, scores.steps, bands, {"floor": floor, "grid oracle": oracle})
 
 
 def _band(
@@ -128,11 +115,11 @@ def heatmap(scores: Scores, variant: str) -> Panel:
         fig = Figure(figsize=(4.1, 3.9))
         ax = fig.add_axes((0.15, 0.225, 0.82, 0.7))
         colours = "viridis" if measure.higher else "viridis_r"
-        bar = heat(fig, ax, values, y_limits(scores), colours, direction(measure))
+        bar = base.heat(fig, ax, values, y_limits(scores), colours, base.direction(measure))
         # Light dots with a dark edge are visible on bright and dark entries alike.
         rows, columns = np.nonzero(weak)
         ax.plot(columns + 0.5, rows + 0.5, "o", ms=2.6, mew=0.5, color=ink("paper"), mec=ink("ink"), ls="none")
-        site_step_axes(ax, scores.sites, scores.steps)
+        base.site_step_axes(ax, scores.sites, scores.steps)
         ax.set_title(f"{TASK_TITLES[task]} – {variant_title(variant)}")
         _mark_floor(bar, float(np.nanmean(scores.floor)))
     best = summary.best_site(scores, "all", variant)
@@ -171,11 +158,11 @@ def dumbbells(scores: Scores) -> Panel:
     with style(name):
         fig = Figure(figsize=(4.1, 3.8))
         ax = fig.add_axes((0.155, 0.155, 0.82, 0.77))
-        site_step_axes(ax, scores.sites)
+        base.site_step_axes(ax, scores.sites)
         _dumbbell_marks(ax, scores, found)
         ax.set_xlim(*y_limits(scores))
-        ax.set_xlabel(direction(measure))
-        rules(ax, "x")
+        ax.set_xlabel(base.direction(measure))
+        base.rules(ax, "x")
         ax.set_title(f"{TASK_TITLES[task]} – step {scores.steps[-1]}")
     rows = [
         (task, measure.score, v, site.name, e.estimate, e.low, e.high, scores.oracle_means[i], scores.floor[i])
@@ -183,7 +170,7 @@ def dumbbells(scores: Scores) -> Panel:
         for i, (site, e) in enumerate(zip(scores.sites, found[v], strict=True))
     ]
     header = ("task", "score", "variant", "site", "mean", "low", "high", "oracle", "floor")
-    text = f"{direction(measure)}, at the last step. For each site: {', '.join(map(variant_title, variants))}, "
+    text = f"{base.direction(measure)}, at the last step. For each site: {', '.join(map(variant_title, variants))}, "
     text += "the grid oracle and the floor; the table below has the numbers."
     return Panel(name, f"{TASK_TITLES[task]}: every site at the last step", text, fig, header, rows)
 
@@ -199,7 +186,7 @@ def _dumbbell_marks(ax: Axes, scores: Scores, found: Mapping[str, Sequence[Inter
         ax.errorbar(
             [e.estimate for e in estimates],
             y,
-            xerr=reach(estimates),
+            xerr=base.reach(estimates),
             fmt="o" if trained else "sD^"[(k - 1) % 3],
             ms=5,
             color=colour,
