@@ -1,4 +1,4 @@
-"""Figures: themed, self-describing, reproducible SVG and the numbers behind it."""
+"""Figures: SVG with theme colours and descriptions, reproducible, and the numbers behind it."""
 
 from __future__ import annotations
 
@@ -14,15 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.report_store import CONFIG, Made, make_store
-from sweeps.analysis import scores as analysis
-from sweeps.analysis import summary as findings
-from sweeps.analysis import tables as report_data
-from sweeps.analysis.scores import Scores
-from sweeps.analysis.tables import RunData
-from sweeps.report.figures import base as figures
-from sweeps.report.figures import interventions as figures_more
-from sweeps.report.figures import probes as figures_probes
-from sweeps.report.figures.base import INKS, Panel, spread
+from sweeps.analysis.scores import Scores, collect
+from sweeps.analysis.summary import interventions
+from sweeps.analysis.tables import RunData, load
+from sweeps.report.figures.base import INKS, Panel, ink, spread
+from sweeps.report.figures.interventions import edit_panels
+from sweeps.report.figures.probes import block_curves, dumbbells, heatmap, site_curves
 
 THEMED = {light for light, _ in INKS.values()}
 
@@ -30,24 +27,24 @@ THEMED = {light for light, _ in INKS.values()}
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> RunData:
     store = make_store(tmp_path_factory.mktemp("figures"), Made(pictures=False))
-    return report_data.load(store, CONFIG)
+    return load(store, CONFIG)
 
 
 @pytest.fixture(scope="module")
 def scores(run: RunData) -> dict[str, Scores]:
-    return analysis.collect(run)
+    return collect(run)
 
 
 @pytest.fixture(scope="module")
 def panels(run: RunData, scores: dict[str, Scores]) -> list[Panel]:
     saliency = scores["saliency"]
     return [
-        figures_probes.block_curves(saliency),
-        *figures_probes.site_curves(saliency),
-        figures_probes.heatmap(saliency, "trained"),
-        figures_probes.heatmap(scores["depth"], "random"),
-        figures_probes.dumbbells(scores["depth"]),
-        *figures_more.edit_panels(findings.interventions(run)),
+        block_curves(saliency),
+        *site_curves(saliency),
+        heatmap(saliency, "trained"),
+        heatmap(scores["depth"], "random"),
+        dumbbells(scores["depth"]),
+        *edit_panels(interventions(run)),
     ]
 
 
@@ -69,7 +66,7 @@ def test_references_inside_a_figure_resolve(panels: list[Panel]) -> None:
         assert set(used) <= ids, panel.name
 
 
-def test_inline_figures_take_the_readers_colours_and_describe_themselves(panels: list[Panel]) -> None:
+def test_inline_figures_use_theme_colours_and_have_descriptions(panels: list[Panel]) -> None:
     for panel in panels:
         inline = panel.inline()
         assert not [c for c in THEMED if c in inline], panel.name
@@ -78,7 +75,7 @@ def test_inline_figures_take_the_readers_colours_and_describe_themselves(panels:
         assert len(panel.text) > 30
 
 
-def test_files_keep_plain_colours_and_real_text(panels: list[Panel]) -> None:
+def test_files_have_fixed_colours_and_text_elements(panels: list[Panel]) -> None:
     svg = panels[0].svg
     assert "var(" not in svg
     assert ">denoising step</text>" in svg
@@ -86,13 +83,13 @@ def test_files_keep_plain_colours_and_real_text(panels: list[Panel]) -> None:
 
 
 def test_equal_numbers_give_equal_bytes(scores: dict[str, Scores]) -> None:
-    first, second = (figures_probes.block_curves(scores["depth"]).svg for _ in range(2))
+    first, second = (block_curves(scores["depth"]).svg for _ in range(2))
     assert first == second
 
 
 def test_curve_numbers_are_the_block_means(scores: dict[str, Scores]) -> None:
     saliency = scores["saliency"]
-    found = rows(figures_probes.block_curves(saliency))
+    found = rows(block_curves(saliency))
     line = [r for r in found if (r["line"], r["variant"]) == ("up.2", "trained")]
     expected = saliency.values[0, saliency.which("up.2")].mean((0, 2))
     np.testing.assert_allclose([float(r["mean"]) for r in line], expected, rtol=1e-5)
@@ -102,22 +99,22 @@ def test_curve_numbers_are_the_block_means(scores: dict[str, Scores]) -> None:
 
 def test_heatmap_numbers_are_the_site_means(scores: dict[str, Scores]) -> None:
     depth = scores["depth"]
-    found = [float(r["mean"]) for r in rows(figures_probes.heatmap(depth, "random"))]
+    found = [float(r["mean"]) for r in rows(heatmap(depth, "random"))]
     np.testing.assert_allclose(found, depth.values[1].mean(-1).ravel(), rtol=1e-5)
 
 
-def test_heatmap_with_missing_cells_leaves_them_empty(scores: dict[str, Scores]) -> None:
+def test_missing_entries_of_a_heatmap_are_empty(scores: dict[str, Scores]) -> None:
     values = scores["depth"].values.copy()
     values[0, 3, 4:] = np.nan
-    panel = figures_probes.heatmap(replace(scores["depth"], values=values), "trained")
-    whole = figures_probes.heatmap(scores["depth"], "trained")
+    panel = heatmap(replace(scores["depth"], values=values), "trained")
+    whole = heatmap(scores["depth"], "trained")
     empty = f"fill: none; stroke: {INKS['paper'][0]}"
     assert (whole.svg.count(empty), panel.svg.count(empty)) == (0, 11)
     assert rows(panel)[3 * 15 + 4]["mean"] == "nan"
 
 
 def test_edit_panels_hold_every_edit_and_control(run: RunData) -> None:
-    found = {p.name: p for p in figures_more.edit_panels(findings.interventions(run))}
+    found = {p.name: p for p in edit_panels(interventions(run))}
     counts = rows(found["edits-saliency-before-after"])
     assert sum(int(r["after"]) for r in counts) == 50
     controls = [r["control"] for r in rows(found["edits-depth-controls"])]
@@ -143,11 +140,11 @@ def test_spread_leaves_distant_labels_alone() -> None:
     np.testing.assert_array_equal(spread([0.0, 5.0, 2.0], 0.5, 0, 9), [0.0, 5.0, 2.0])
 
 
-def test_svg_of_a_file_is_written_whole(panels: list[Panel], tmp_path: Path) -> None:
+def test_svg_files_are_valid_xml(panels: list[Panel], tmp_path: Path) -> None:
     import xml.etree.ElementTree as tree
 
     for panel in panels:
         path = tmp_path / f"{panel.name}.svg"
         path.write_text(panel.svg)
         assert tree.parse(path).getroot().tag.endswith("svg")
-    assert figures.ink("ink") in panels[0].svg
+    assert ink("ink") in panels[0].svg

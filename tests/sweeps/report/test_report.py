@@ -49,7 +49,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
 class Page(HTMLParser):
-    """Tags with their attributes, and the text of the page."""
+    """Tags with their attributes, and the text of a page."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ def sections(page: Page) -> list[str]:
 # -- the page
 
 
-def test_page_holds_everything_it_shows(html: str, page: Page) -> None:
+def test_page_needs_no_other_files(html: str, page: Page) -> None:
     assert len(html) < 15e6
     assert all(a["src"].startswith("data:image/") for a in page.all("img"))
     assert not page.all("script")
@@ -184,7 +184,7 @@ def test_a_run_of_few_sites_and_steps_is_reported(tmp_path: Path) -> None:
     assert not re.search(r"\bnan\b", page.text)
 
 
-def test_a_run_without_probes_says_so(tmp_path: Path) -> None:
+def test_a_run_without_probes_has_a_page(tmp_path: Path) -> None:
     layout = storage.Layout(samples=2, shard=2, variants=("trained",), sites=(), image=(8, 8))
     empty = storage.Store.create(str(tmp_path), layout, durable=False)
     page = Page(Path(report.build(empty, {})).read_text())
@@ -192,7 +192,7 @@ def test_a_run_without_probes_says_so(tmp_path: Path) -> None:
     assert sections(page) == ["findings", "costs", "provenance"]
 
 
-def test_predictions_outlive_the_activations(tmp_path: Path) -> None:
+def test_predictions_survive_removal_of_the_activations(tmp_path: Path) -> None:
     store = make_store(tmp_path, Made(test=4, sites=FEW, extras=False))
     before = Path(report.build(store, CONFIG)).read_text()
     store.drop_activations()
@@ -201,7 +201,7 @@ def test_predictions_outlive_the_activations(tmp_path: Path) -> None:
     assert again == before
 
 
-def test_failed_probes_are_named_and_not_averaged(tmp_path: Path) -> None:
+def test_failed_probes_are_listed_and_not_averaged(tmp_path: Path) -> None:
     store = make_store(tmp_path, Made(test=4, sites=FEW, extras=False, pictures=False))
     good = run_tables.load(store, CONFIG).tables["probes"]
     bad = good.slice(0, 1).to_pylist()[0]
@@ -225,7 +225,7 @@ def test_headline_states_the_best_site_with_test_score_oracle_and_floor(store: s
     assert "mean mask or all foreground, scores 0.34; the best possible map on the site’s 16 × 16 grid" in text
 
 
-def test_average_precision_stands_beside_dice(store: storage.Store, page: Page) -> None:
+def test_average_precision_is_shown_beside_dice(store: storage.Store, page: Page) -> None:
     rows = store.table("images").to_pylist()
     mine = [r for r in rows if (r["experiment"], r["variant"], r["control"]) == ("grid", "trained", "none")]
     found = [r["ap"] for r in mine if (r["site"], r["step"], r["task"]) == ("up.3.0", 15, "saliency")]
@@ -236,7 +236,7 @@ def test_average_precision_stands_beside_dice(store: storage.Store, page: Page) 
     assert re.search(rf"up\.3\.0 \d\.\d\d \(\S+\) {score} \(", sites)
 
 
-def test_other_measures_are_told_site_by_site(store: storage.Store, page: Page) -> None:
+def test_other_measures_are_shown_for_every_site(store: storage.Store, page: Page) -> None:
     text = page.text[page.text.index("Other measures at the last step") :]
     assert "Site Average precision Dice Dice, threshold of train Cross-entropy" in text
     assert "Site RMSE Spearman" in text
@@ -246,11 +246,11 @@ def test_other_measures_are_told_site_by_site(store: storage.Store, page: Page) 
         if (r["experiment"], r["variant"], r["control"], r["site"], r["step"], r["task"])
         == ("grid", "trained", "none", "up.2.1", 15, "saliency")
     )  # fmt: skip
-    told = " ".join(f"{row[c]:.2f}" for c in ("ap", "dice", "dice_threshold", "crossentropy"))
-    assert f"up.2.1 {told}" in text
+    expected = " ".join(f"{row[c]:.2f}" for c in ("ap", "dice", "dice_threshold", "crossentropy"))
+    assert f"up.2.1 {expected}" in text
 
 
-def test_crossentropy_stands_beside_the_dice_of_shuffled_labels(page: Page) -> None:
+def test_crossentropy_of_shuffled_labels_is_shown_beside_their_dice(page: Page) -> None:
     text = page.text[page.text.index("Controls and selectivity", 3000) :]
     dice, loss = re.search(r"permuted over its patches (\d\.\d\d) \(\S+\) (\d\.\d\d)", text).groups()
     assert float(loss) == pytest.approx(0.7 - float(dice) / 2, abs=0.011)
@@ -280,7 +280,7 @@ def test_a_gap_is_positive_where_the_trained_network_is_better(store: storage.St
     assert 0 < gap.low < gap.estimate < gap.high
 
 
-def test_the_first_sentence_says_better_worse_or_unsure(store: storage.Store) -> None:
+def test_gap_sentence_distinguishes_better_worse_and_unclear(store: storage.Store) -> None:
     scores = collect(run_tables.load(store, CONFIG))
     gains = {"saliency": Interval(0.2, 0.1, 0.3), "depth": Interval(-0.06, -0.11, -0.01)}
     found = {
@@ -304,7 +304,7 @@ def test_emergence_is_the_first_step_with_95_percent_of_the_rise(store: storage.
     assert found.low <= found.estimate <= found.high
 
 
-def test_emergence_is_told_against_the_noise_level_too(store: storage.Store, page: Page) -> None:
+def test_emergence_is_also_shown_as_a_noise_level(store: storage.Store, page: Page) -> None:
     context = build_context(run_tables.load(store, CONFIG), store)
     assert list(context.sigmas) == list(range(1, 16))
     levels = np.array(list(context.sigmas.values()))
@@ -312,8 +312,8 @@ def test_emergence_is_told_against_the_noise_level_too(store: storage.Store, pag
     found = context.sigma(Interval(3.0, 2.0, 4.0))
     assert (found.estimate, found.low, found.high) == (levels[2], levels[3], levels[1])
     step = summary.emergence(context.scores["depth"], "trained", "decoder")
-    told = f"Decoder mean .*?{step.estimate:.0f} \\(\\d+–\\d+\\) {context.sigma(step).estimate:.2f} "
-    assert re.search(told, page.text[page.text.index("First step with 95 %") :])
+    expected = f"Decoder mean .*?{step.estimate:.0f} \\(\\d+–\\d+\\) {context.sigma(step).estimate:.2f} "
+    assert re.search(expected, page.text[page.text.index("First step with 95 %") :])
     assert "Step Sigma Score at step 1" in page.text
 
 
@@ -350,7 +350,7 @@ def test_a_converged_reference_is_compared_image_by_image(store: storage.Store, 
     assert "converged" in sections(page)
 
 
-def test_selectivity_is_taken_over_the_best_rival(page: Page) -> None:
+def test_selectivity_is_the_gain_over_the_best_baseline(page: Page) -> None:
     text = page.text[page.text.index("Controls and selectivity") :]
     numbers = [float(x) for x in re.findall(r"(\d\.\d\d)", text.partition("Depth, RMSE")[0])]
     task, position = numbers[0], float(re.search(r"no activations (\d\.\d\d)", text).group(1))
@@ -359,7 +359,7 @@ def test_selectivity_is_taken_over_the_best_rival(page: Page) -> None:
     assert chosen == pytest.approx(task - 0.34, abs=0.011)
 
 
-def test_the_papers_values_stand_under_the_papers_model_alone(page: Page) -> None:
+def test_the_papers_values_are_attributed_to_the_papers_model(page: Page) -> None:
     before, _, rest = page.text.partition("Beside the paper")
     mine = rest.partition("The sites")[0]
     assert "Stable Diffusion v1.4 (paper) scenes (this run)" in mine
@@ -368,7 +368,7 @@ def test_the_papers_values_stand_under_the_papers_model_alone(page: Page) -> Non
     assert "Stable Diffusion" not in before.partition("The paper Network")[2]
 
 
-def test_floors_and_oracle_stand_beside_every_score(page: Page) -> None:
+def test_floors_and_oracle_are_shown_beside_every_score(page: Page) -> None:
     heads = page.text[page.text.index("Where the information is, and when") :]
     assert "Grid oracle Mean mask All foreground Position alone" in heads
     assert "Grid oracle Mean depth map Position alone" in heads
@@ -399,13 +399,13 @@ def test_a_position_control_raises_the_floor_where_it_is_better(tmp_path: Path, 
     assert f"({found.floor_word(best)}) to" in claim.evidence
 
 
-def test_a_run_without_a_position_control_says_so(tmp_path: Path) -> None:
+def test_a_missing_position_control_is_mentioned(tmp_path: Path) -> None:
     store = make_store(tmp_path, Made(test=3, sites=FEW, extras=False, pictures=False))
     page = Page(Path(report.build(store, CONFIG)).read_text())
     assert "No probe of the position alone was fitted for the salient object and depth" in page.text
 
 
-def test_other_families_stand_beside_the_decoder(store: storage.Store, page: Page) -> None:
+def test_other_site_families_are_compared_with_the_decoder(store: storage.Store, page: Page) -> None:
     rows = store.table("images").to_pylist()
     vae = [r for r in rows if (r["experiment"], r["step"], r["task"]) == ("vae", 15, "depth")]
     rmse = np.mean([r["rmse"] for r in vae])
@@ -419,7 +419,7 @@ def test_other_families_stand_beside_the_decoder(store: storage.Store, page: Pag
     assert re.search(r"mid\.0 2 × 2 \d\.\d{3} \d\.\d{3} \S+ \([^)]*\) (< )?\d\.\d{3} (< )?\d\.\d{3}", smooth)
 
 
-def test_a_transferred_probe_stands_where_it_was_trained_and_applied(store: storage.Store) -> None:
+def test_transfer_matrix_is_indexed_by_training_and_application_step(store: storage.Store) -> None:
     drawn = report.draw(run_tables.load(store, CONFIG), store)
     panel = next(p for p in drawn.figures if p.name == "transfer-saliency-up-3-0")
     found = {(a, b): v for _, _, _, a, b, v in panel.rows}
@@ -493,7 +493,7 @@ def test_cube_is_the_mean_of_the_rows_that_name_a_place(rows: list[tuple[str, in
             np.testing.assert_allclose(found[i, j], expected, atol=1e-12)
 
 
-def test_a_stored_probe_reads_as_it_was_fitted() -> None:
+def test_a_stored_probe_predicts_as_it_was_fitted() -> None:
     rng = np.random.default_rng(0)
     acts = rng.normal(size=(2, 5, 3)).astype(np.float16)
     two, one = rng.normal(size=(2, 4)), rng.normal(size=(1, 3))
@@ -508,7 +508,7 @@ def test_a_stored_probe_reads_as_it_was_fitted() -> None:
     np.testing.assert_allclose(apply_probe(units, acts, "depth"), expected, atol=1e-4)
 
 
-def test_numbers_are_set_with_true_signs() -> None:
+def test_numbers_have_true_minus_signs() -> None:
     assert number(-0.126) == "−0.13"
     assert number(-0.001) == "0.00"
     assert number(float("nan")) == "—"
