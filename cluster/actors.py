@@ -1,4 +1,4 @@
-"""The Ray form of the executor: actors that build once, are watched, and are replaced when lost."""
+"""The executor on Ray: actors that build their worker once, are monitored, and are replaced when lost."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from cluster.session import is_embedded
 from cluster.workers import Report, Worker, WorkerSpec, assert_ours, attempt, one_line
 
 TICK_S = 1.0
-"""Longest wait before looking at the cluster again."""
+"""Longest wait before the cluster is checked again."""
 STRANDED_S = 60.0
-"""How long a run may stand still because no node is left that holds a worker."""
+"""How long a run may make no progress because no node is left that can hold a worker."""
 GROWING_S = 900.0
-"""The same on a cluster, which may make new nodes for the workers that wait."""
-NOT_TELLING = ("The actor died", "class_name:", "actor_id:", "pid:", "name:", "namespace:", "ip:")
-"""How those lines start that Ray writes of every dead actor."""
+"""The same on a cluster, whose autoscaler may add nodes for the pending workers."""
+BOILERPLATE = ("The actor died", "class_name:", "actor_id:", "pid:", "name:", "namespace:", "ip:")
+"""Starts of the lines that Ray writes about every dead actor."""
 
 logger = logging.getLogger(__name__)
 _names_used: Counter[str] = Counter()
@@ -35,20 +35,21 @@ _names_used: Counter[str] = Counter()
 
 @dataclass(frozen=True)
 class Built:
-    """What an actor tells once it has, or has not, built its worker."""
+    """An actor's report on building its worker."""
 
     node: str
     """Id of the node it runs on."""
     seconds: float
     error: str | None = None
     user_error: bool = False
+    """Whether the factory raised ValueError, which no retry can fix."""
 
 
 class Host:
-    """The actor: holds one worker and gives it one task at a time."""
+    """The actor: holds one worker and passes it one task at a time."""
 
     def __init__(self, name: str, threads: int) -> None:
-        # Before anything of the spec is unpickled: torch reads these when it is imported.
+        # Before the spec is unpickled, which may import torch: it reads these variables at import.
         pin_threads(threads)
         self.name, self.threads = name, threads
         self.worker: Worker | None = None
@@ -76,121 +77,129 @@ class Host:
 
 @dataclass
 class Slot:
-    """One place in the crew: an actor and what it is doing."""
+    """One position in the pool: an actor and its current work."""
 
     index: int
     name: str
-    actor: Any
+    actor: Any  # Ray's types do not know the methods of an actor handle
     ref: Any
-    """What is waited for: first the building, then each task; None while idle."""
+    """Pending result: first of building the worker, then of each task; None while idle."""
     node: str | None = None
-    """Id of its node, known once built."""
+    """Id of its node, known once the worker is built."""
     task: Task | None = None
     since: float = field(default_factory=time.perf_counter)
 
 
 @dataclass(frozen=True)
 class OnRay:
-    """Runs the tasks on Ray actors of the session that is connected.
+    """Runs the tasks on Ray actors of the connected session.
 
-    Each actor has at most one task. A dead actor or a lost node is replaced, its task tried again.
+    Each actor has at most one task. A dead actor, or one on a lost node, is replaced and its task retried.
     """
 
     retries: int = 2
     patience_s: float | None = None
-    """Seconds to wait where no node holds a worker. None: not at all in an embedded Ray, where a
-    worker too large is a ValueError at once; GROWING_S on a cluster, whose autoscaler sees what
-    waits."""
+    """Seconds to wait while no node can hold a worker. None: 0 in an embedded Ray, where a worker that
+    is too large raises ValueError at once; GROWING_S on a cluster, whose autoscaler sees pending workers."""
 
     def run(self, tasks: Sequence[Task], worker: WorkerSpec, observers: Iterable[Observer] = ()) -> Outcome:
         assert ray.is_initialized(), "OnRay runs inside cluster.session.connect()"
         ledger = Ledger(tasks, self.retries, observers)
         if not ledger.open:
             return ledger.outcome()
-        crew = WorkerPool(worker, ledger, self.retries, self._patience_s())
-        crew.check_room()
+        default_patience_s = 0.0 if is_embedded() else GROWING_S
+        patience_s = default_patience_s if self.patience_s is None else self.patience_s
+        pool = WorkerPool(worker, ledger, self.retries, patience_s)
+        pool.check_room()
         try:
-            crew.work()
+            pool.work()
         finally:
-            crew.dismiss()
+            pool.shut_down()
         return ledger.outcome()
-
-    def _patience_s(self) -> float:
-        if self.patience_s is None:
-            return 0.0 if is_embedded() else GROWING_S
-        return self.patience_s
 
 
 class WorkerPool:
-    """The actors of one run and the loop that feeds, watches and replaces them."""
+    """The actors of one run and the loop that feeds, monitors and replaces them."""
 
     def __init__(self, spec: WorkerSpec, ledger: Ledger, retries: int, patience_s: float) -> None:
         self.spec, self.ledger = spec, ledger
         self.retries, self.patience_s = retries, patience_s
         self.slots: list[Slot] = []
         self.deaths_in_a_row = 0
-        self.moved = time.monotonic()
+        self.last_change = time.monotonic()
+
+    def check_room(self) -> None:
+        """Raise ValueError, or emit Waiting if the cluster may grow, if no node can hold a worker now."""
+        try:
+            resources.check_fits(self.spec)
+        except ValueError as error:
+            if not self.patience_s:
+                raise
+            self.ledger.emit(Waiting(str(error)))
 
     def work(self) -> None:
-        """Until every task is done or given up."""
+        """Run until every task is done or given up."""
         count = self.spec.count or resources.room(self.spec)
         for index in range(min(count, self.ledger.open)):
-            self.slots.append(self.hire(index))
+            self.slots.append(self.spawn(index))
         while self.ledger.open:
-            self.hand_out()
+            self.assign()
             slot = self.wait()
             if slot is None:
                 self.check_stranded()
                 continue
-            self.moved = time.monotonic()
+            self.last_change = time.monotonic()
             if slot.task is None:
                 self.built(slot)
             else:
                 self.finished(slot, slot.task)
 
-    def hire(self, index: int) -> Slot:
-        """A new actor that starts building at once."""
-        name = _unused_name(f"{self.spec.name}.{index}")
-        options = {
-            "name": name,
-            "num_cpus": self.spec.num_cpus,
-            "num_gpus": self.spec.num_gpus,
-            "max_restarts": 0,  # restarting here instead: the crew must know which task died
-            "max_task_retries": 0,
-        }
-        actor: Any = ray.remote(Host).options(**options).remote(name, self.spec.threads)
+    def spawn(self, index: int) -> Slot:
+        """Create an actor, which starts building its worker at once."""
+        name = f"{self.spec.name}.{index}"
+        _names_used[name] += 1
+        if _names_used[name] > 1:  # dead actors release their name a little late
+            name = f"{name}+{_names_used[name] - 1}"
+        actor: Any = (
+            ray.remote(Host)
+            .options(
+                name=name,
+                num_cpus=self.spec.num_cpus,
+                num_gpus=self.spec.num_gpus,
+                max_restarts=0,  # the pool replaces dead actors itself, because it must know which task died
+                max_task_retries=0,
+            )
+            .remote(name, self.spec.threads)
+        )
         built = actor.build.options(name=f"{name} build").remote(self.spec, self.retries)
         return Slot(index, name, actor, built)
 
-    def hand_out(self) -> None:
-        """Tasks to idle actors; actors that no task is left for are let go."""
+    def assign(self) -> None:
+        """Give tasks to idle actors and remove actors that no task is left for."""
         if not self.ledger.queue:
             for slot in [slot for slot in self.slots if slot.task is None and slot.ref is not None]:
-                self.dismiss_slot(slot)  # nothing is left for those that still wait for room
-        leaving = resources.draining_nodes()
+                self.remove(slot)  # still waits for room or builds
+        draining = resources.draining_nodes()
         for slot in [slot for slot in self.slots if slot.ref is None]:
             if not self.ledger.queue:
-                self.dismiss_slot(slot)
-            elif slot.node in leaving:
+                self.remove(slot)
+            elif slot.node in draining:
                 self.replace(slot, "its node is being drained")
             else:
-                self.start(slot)
-
-    def start(self, slot: Slot) -> None:
-        slot.task = self.ledger.take(slot.name)
-        slot.since = time.perf_counter()
-        named = slot.actor.attempt.options(name=f"{self.spec.name} {slot.task.key}")
-        slot.ref = named.remote(slot.task)
+                slot.task = self.ledger.take(slot.name)
+                slot.since = time.perf_counter()
+                named = slot.actor.attempt.options(name=f"{self.spec.name} {slot.task.key}")
+                slot.ref = named.remote(slot.task)
 
     def wait(self) -> Slot | None:
-        """The first slot with news, or None after a while without any."""
+        """The first slot whose pending result is ready, or None after TICK_S."""
         waiting = {slot.ref: slot for slot in self.slots if slot.ref is not None}
         assert waiting, "tasks are left and nobody works on them"
         ready, _ = ray.wait(list(waiting), num_returns=1, timeout=TICK_S)
         return waiting[ready[0]] if ready else None
 
     def built(self, slot: Slot) -> None:
-        """Book the end of a slot's building."""
+        """Record that a slot's worker was, or was not, built."""
         try:
             built: Built = ray.get(slot.ref)
         except RayTaskError as error:
@@ -216,7 +225,7 @@ class WorkerPool:
         self.replace(slot, reason)
 
     def finished(self, slot: Slot, task: Task) -> None:
-        """Book the end of a slot's task, however it ended."""
+        """Record the end of a slot's task, however it ended."""
         try:
             report: Report = ray.get(slot.ref)
         except RayTaskError as error:
@@ -235,38 +244,29 @@ class WorkerPool:
             self.replace(slot, reason)
         else:
             self.ledger.emit(WorkerLost(slot.name, reason))
-            self.dismiss_slot(slot)
+            self.remove(slot)
 
     def replace(self, slot: Slot, reason: str) -> None:
-        """Kill what is left of a slot's actor and hire another."""
+        """Kill a slot's actor, if it still lives, and spawn another in its place."""
         self.ledger.emit(WorkerLost(slot.name, reason))
         _kill(slot.actor)
-        self.slots[self.slots.index(slot)] = self.hire(slot.index)
-
-    def check_room(self) -> None:
-        """Before the work: raise ValueError, or tell observers, where no node holds a worker."""
-        try:
-            resources.check_fits(self.spec)
-        except ValueError as error:
-            if not self.patience_s:
-                raise
-            self.ledger.emit(Waiting(str(error)))
+        self.slots[self.slots.index(slot)] = self.spawn(slot.index)
 
     def check_stranded(self) -> None:
-        """During it: raise WorkerFailed where waiting has no end, as no node holds a worker."""
-        still = time.monotonic() - self.moved
-        if still < max(self.patience_s, STRANDED_S) or any(slot.node for slot in self.slots):
+        """Raise WorkerFailed if the run has waited too long while no node can hold a worker."""
+        waited_s = time.monotonic() - self.last_change
+        if waited_s < max(self.patience_s, STRANDED_S) or any(slot.node for slot in self.slots):
             return
         try:
             resources.check_fits(self.spec)
         except ValueError as error:
-            raise WorkerFailed(f"{error} (waited {still:.0f} s)") from error
+            raise WorkerFailed(f"{error} (waited {waited_s:.0f} s)") from error
 
-    def dismiss_slot(self, slot: Slot) -> None:
+    def remove(self, slot: Slot) -> None:
         _kill(slot.actor)
         self.slots.remove(slot)
 
-    def dismiss(self) -> None:
+    def shut_down(self) -> None:
         """Kill every actor that is left, whatever it is doing."""
         for slot in self.slots:
             _kill(slot.actor)
@@ -274,10 +274,10 @@ class WorkerPool:
 
 
 def death_reason(error: RayError) -> str:
-    """One line on how an actor died, from the many that Ray writes."""
+    """One line on how an actor died, extracted from Ray's long message."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    telling = [line for line in lines if not line.startswith(NOT_TELLING)]
-    text = " ".join(telling or lines).partition(" Some common causes")[0]
+    informative = [line for line in lines if not line.startswith(BOILERPLATE)]
+    text = " ".join(informative or lines).partition(" Some common causes")[0]
     text = text.rpartition("Worker exit detail: ")[2]
     if text.startswith("Worker unexpectedly exits with a connection error"):
         text = "its process ended without a word (crashed, killed, or out of memory)"
@@ -285,21 +285,14 @@ def death_reason(error: RayError) -> str:
 
 
 def node_lost(error: RayError, node: str | None) -> bool:
-    """Whether a worker went because its whole node did."""
+    """Whether a worker died because its whole node did."""
     if isinstance(error, RayActorError) and error.preempted:
         return True
     return "node has died" in str(error) or (node is not None and not resources.is_alive(node))
-
-
-def _unused_name(name: str) -> str:
-    """The name, with a count where it was used before: dead actors free theirs a little late."""
-    _names_used[name] += 1
-    times = _names_used[name]
-    return name if times == 1 else f"{name}+{times - 1}"
 
 
 def _kill(actor: Any) -> None:
     try:
         ray.kill(actor, no_restart=True)
     except RayError as error:
-        logger.debug("killing an actor that is gone already: %s", one_line(error))
+        logger.debug("the actor to kill is already gone: %s", one_line(error))

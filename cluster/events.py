@@ -1,4 +1,4 @@
-"""Events of a run and the observers that hear them; nothing here logs or prints."""
+"""Events of a run and the observers that receive them; nothing here logs or prints."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True)
 class WorkerReady:
-    """A worker has built what it works with (its model) and takes tasks from now on."""
+    """A worker has built what it needs, such as its model, and now takes tasks."""
 
     worker: str
     """Readable name: stage and index, as in Ray's dashboard."""
     seconds: float
-    """Time the factory took."""
+    """Duration of the factory's call."""
 
 
 @dataclass(frozen=True)
 class WorkerLost:
-    """A worker's process or its node has gone; another takes its place."""
+    """A worker's process or node is gone; another worker takes its place."""
 
     worker: str
     reason: str
@@ -26,7 +26,7 @@ class WorkerLost:
 
 @dataclass(frozen=True)
 class Waiting:
-    """No node of the cluster holds a worker yet; the run waits for one to join."""
+    """No node of the cluster can hold a worker yet; the run waits for one to join."""
 
     reason: str
 
@@ -37,7 +37,7 @@ class TaskStarted:
 
     key: str
     attempt: int
-    """1 for the first start of this task; every start counts, whatever ended the one before."""
+    """Number of this start of the task, from 1; every start counts, however the previous one ended."""
     worker: str
 
 
@@ -50,7 +50,7 @@ class TaskDone:
     seconds: float
     """Time inside the worker."""
     result: dict[str, Any] = field(hash=False)
-    """What the worker returned; small, see `cluster.workers.RESULT_BYTES`."""
+    """What the worker returned, at most `cluster.workers.RESULT_BYTES`."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,9 @@ class TaskFailed:
     error: str
     """One line: type and message, or how the worker died."""
     trace: str = ""
-    """The worker's traceback, where there is one."""
+    """The worker's traceback, if there is one."""
     final: bool = False
-    """True when the task will not be tried again in this run."""
+    """Whether the task is given up in this run."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,6 @@ Event = WorkerReady | WorkerLost | Waiting | TaskStarted | TaskDone | TaskFailed
 
 
 class Observer(Protocol):
-    """Anything callable with an event. What it raises ends the run and reaches the caller."""
+    """A callable that takes an event. An exception that it raises ends the run and reaches the caller."""
 
     def __call__(self, event: Event, /) -> None: ...

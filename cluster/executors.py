@@ -1,4 +1,4 @@
-"""One interface for running tasks on workers, and its simplest form, in this process."""
+"""The interface for running tasks on workers, and its simplest implementation, in this process."""
 
 from __future__ import annotations
 
@@ -14,27 +14,28 @@ from cluster.workers import Worker, WorkerSpec, assert_ours, attempt, one_line
 
 
 class Executor(Protocol):
-    """Runs tasks on workers; the forms differ in where, not in what comes out."""
+    """Runs tasks on workers. Implementations differ in where the tasks run, not in their results."""
 
     @property
     def retries(self) -> int:
-        """Further attempts at a task after its first failure."""
+        """Number of further attempts at a task after its first failure."""
         ...
 
     def run(self, tasks: Sequence[Task], worker: WorkerSpec, observers: Iterable[Observer] = ()) -> Outcome:
         """Run every task to success or to its last failure.
 
-        Raises what the factory raises (a ValueError at once, anything else after `retries` further
-        tries in a row), what an observer raises, and KeyboardInterrupt; workers are gone by then.
+        Raises ValueError if the factory does, WorkerFailed if it raises anything else `retries` + 1
+        times in a row, and passes on what an observer raises and KeyboardInterrupt. The workers
+        have ended by then.
         """
         ...
 
 
 @dataclass(frozen=True)
 class InProcess:
-    """Runs the tasks one after another here: the reference that the Ray form is tested against.
+    """Runs the tasks one after another in this process: the reference for tests of the executor on Ray.
 
-    It makes one worker whatever `WorkerSpec.count` says, and cannot survive a task that kills its
+    It makes one worker whatever `WorkerSpec.count` is, and does not survive a task that kills its
     process.
     """
 
@@ -46,22 +47,21 @@ class InProcess:
             return ledger.outcome()
         with pinned_threads(worker.threads):
             name = f"{worker.name}.0"
-            work = self._build(worker, name, ledger)
+            assert_ours()
+            start = time.perf_counter()
+            work = build_with_retries(worker, self.retries)
+            ledger.emit(WorkerReady(name, time.perf_counter() - start))
             while ledger.queue:
                 task = ledger.take(name)
                 ledger.settle(task, attempt(work, task))
         return ledger.outcome()
 
-    def _build(self, worker: WorkerSpec, name: str, ledger: Ledger) -> Worker:
-        assert_ours()
-        start = time.perf_counter()
-        work = build_with_retries(worker, self.retries)
-        ledger.emit(WorkerReady(name, time.perf_counter() - start))
-        return work
-
 
 def build_with_retries(worker: WorkerSpec, retries: int) -> Worker:
-    """Call the factory; a ValueError is the user's to mend, anything else may pass on a retry."""
+    """Call the factory, again if it raises anything but ValueError, which the user has to fix.
+
+    Raises WorkerFailed after `retries` + 1 failures.
+    """
     for tries_left in range(retries, -1, -1):
         try:
             return worker.factory()
@@ -74,4 +74,4 @@ def build_with_retries(worker: WorkerSpec, retries: int) -> Worker:
 
 
 class WorkerFailed(RuntimeError):
-    """Workers could not be made, or not be kept alive long enough to take a task."""
+    """Workers could not be built, or died before they took a task."""

@@ -1,4 +1,4 @@
-"""What a cluster consists of, without names or addresses of its machines: for the records of a run."""
+"""Hardware and versions of a cluster, without names or addresses of its machines, for the records of a run."""
 
 from __future__ import annotations
 
@@ -10,37 +10,39 @@ from typing import Any
 from cluster.session import Session
 
 ACCELERATOR = "accelerator_type:"
-"""how Ray's resource starts that names a node's GPU model"""
+"""Start of the Ray resource that names a node's GPU model."""
 LABEL = "ray.io/accelerator-type"
-"""the node label that says the same"""
+"""Node label with the same name."""
 
 
 def of(session: Session) -> dict[str, Any]:
-    """Versions, kind of address and the nodes that are alive now; plain values."""
+    """Versions, kind of address and the live nodes, as plain values."""
     return {**session.versions, "address": kind(session), **present()}
 
 
 def present() -> dict[str, Any]:
-    """Number, CPUs and GPUs of the live nodes, and how many there are of each kind."""
+    """`summary` of the live nodes."""
     from cluster import resources
 
     return summary(resources.nodes())
 
 
 def summary(nodes: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """The same of nodes as `ray.nodes()` describes them."""
-    counted = Counter((*_amounts(node), gpu_model(node)) for node in nodes)
-    kinds: list[dict[str, Any]] = [
-        {"nodes": count, "cpus": cpus, "gpus": gpus, "gpu": model}
-        for (cpus, gpus, model), count in sorted(counted.items())
-    ]
-    total = {name: sum(one["nodes"] * one[name] for one in kinds) for name in ("cpus", "gpus")}
-    return {"nodes": counted.total(), **total, "kinds": kinds}
-
-
-def _amounts(node: Mapping[str, Any]) -> tuple[float, float]:
-    held = node.get("Resources", {})
-    return _whole(held.get("CPU", 0)), _whole(held.get("GPU", 0))
+    """Number, CPUs and GPUs of nodes as `ray.nodes()` describes them, and the number of each kind."""
+    described = []
+    for node in nodes:
+        resources = node.get("Resources", {})
+        described.append((_whole(resources.get("CPU", 0)), _whole(resources.get("GPU", 0)), gpu_model(node)))
+    counted = Counter(described)
+    return {
+        "nodes": len(described),
+        "cpus": sum(cpus for cpus, _, _ in described),
+        "gpus": sum(gpus for _, gpus, _ in described),
+        "kinds": [
+            {"nodes": count, "cpus": cpus, "gpus": gpus, "gpu": model}
+            for (cpus, gpus, model), count in sorted(counted.items())
+        ],
+    }
 
 
 def _whole(number: float) -> float:
@@ -48,16 +50,16 @@ def _whole(number: float) -> float:
 
 
 def gpu_model(node: Mapping[str, Any]) -> str:
-    """Name of a node's GPUs; empty where it has none, or Ray does not know it."""
-    held = node.get("Resources", {})
-    if not held.get("GPU"):
+    """Model of a node's GPUs; empty if it has none or Ray does not know the model."""
+    resources = node.get("Resources", {})
+    if not resources.get("GPU"):
         return ""
-    named = [name.removeprefix(ACCELERATOR) for name in held if name.startswith(ACCELERATOR)]
-    return min(named, default=str((node.get("Labels") or {}).get(LABEL, "")))
+    models = [name.removeprefix(ACCELERATOR) for name in resources if name.startswith(ACCELERATOR)]
+    return min(models, default=str((node.get("Labels") or {}).get(LABEL, "")))
 
 
 def kind(session: Session) -> str:
-    """How the cluster is reached, in words, never where it is."""
+    """How the cluster is reached, in words that do not reveal its address."""
     if session.embedded:
         return "private Ray of this machine"
     host = session.address.rpartition(":")[0].strip("[]")

@@ -1,4 +1,4 @@
-"""The books of one run: which task is tried when, how often, and how each of them ended."""
+"""The state of one run: the queue of tasks, the attempts at each, and how each ended."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from cluster.events import Event, Observer, Progress, TaskDone, TaskFailed, Task
 from cluster.workers import Report
 
 FREE_LOSSES = 8
-"""How often a task may go down with its node before that counts against the task itself."""
+"""How often a task may be lost with its node before a loss counts as its own failure."""
 
 
 class Task(Protocol):
-    """A unit of work: frozen, hashable, picklable, named by its key."""
+    """A unit of work: immutable, hashable, picklable, identified by its key."""
 
     @property
     def key(self) -> str: ...
@@ -26,11 +26,11 @@ class Outcome:
     """How a run ended, by task key."""
 
     done: dict[str, dict[str, Any]]
-    """The dict each finished task returned."""
+    """The dict that each finished task returned."""
     failed: dict[str, str]
-    """The last error, one line, of each task that was given up."""
+    """The last error, on one line, of each task that was given up."""
     attempts: dict[str, int]
-    """How often each task was started."""
+    """Number of starts of each task."""
 
     @property
     def ok(self) -> bool:
@@ -43,11 +43,11 @@ class Outcome:
 
 @dataclass
 class Ledger:
-    """Queue and counts of one run; both executors keep their books here.
+    """Queue and counts of one run, for both executors.
 
-    A task that fails goes to the end of the queue, so that it does not hold up the others, and is
-    given up after `retries` further attempts. Losing the node it ran on is not its own fault and
-    is forgiven `FREE_LOSSES` times.
+    A failed task goes to the end of the queue, so that it does not hold up the others, and is given
+    up after `retries` further attempts. The loss of its node is not the task's fault, so
+    `FREE_LOSSES` of them do not count.
     """
 
     tasks: Sequence[Task]
@@ -56,26 +56,28 @@ class Ledger:
     queue: deque[Task] = field(init=False)
     running: set[str] = field(init=False, default_factory=set)
     attempts: dict[str, int] = field(init=False, default_factory=dict)
-    charged: dict[str, int] = field(init=False, default_factory=dict)
+    failures: dict[str, int] = field(init=False, default_factory=dict)
+    """Failed attempts that count, by task."""
     losses: dict[str, int] = field(init=False, default_factory=dict)
+    """Attempts lost with their node, by task."""
     done: dict[str, dict[str, Any]] = field(init=False, default_factory=dict)
     failed: dict[str, str] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.retries < 0:
-            raise ValueError(f"retries: {self.retries} is below 0; 0 means one attempt, no more")
+            raise ValueError(f"retries: {self.retries} is below 0; 0 means a single attempt")
         keys = [task.key for task in self.tasks]
-        assert len(set(keys)) == len(keys), "two tasks with one key"
+        assert len(set(keys)) == len(keys), "two tasks have the same key"
         self.observers = tuple(self.observers)
         self.queue = deque(self.tasks)
 
     @property
     def open(self) -> int:
-        """Number of tasks that are neither done nor failed."""
+        """Number of tasks that are neither done nor given up."""
         return len(self.queue) + len(self.running)
 
     def take(self, worker: str) -> Task:
-        """The next task, counted as started by `worker`."""
+        """Remove the next task from the queue and record that `worker` started it."""
         task = self.queue.popleft()
         self.attempts[task.key] = self.attempts.get(task.key, 0) + 1
         self.running.add(task.key)
@@ -83,7 +85,7 @@ class Ledger:
         return task
 
     def settle(self, task: Task, report: Report) -> None:
-        """Book what a worker reported of a task."""
+        """Record a worker's report on a task."""
         if report.error is None:
             assert report.result is not None
             self.running.remove(task.key)
@@ -91,24 +93,24 @@ class Ledger:
             self.emit(TaskDone(task.key, self.attempts[task.key], report.seconds, report.result))
             self._progress()
         else:
-            self._fault(task, report.error, report.seconds, report.trace, charge=True)
+            self._record_failure(task, report.error, report.seconds, report.trace, counts=True)
 
     def lost(self, task: Task, reason: str, *, node: bool, seconds: float = 0.0) -> None:
-        """Book a task whose worker died; `node`: with the whole node, which is not its fault."""
+        """Record that a task's worker died; `node`: together with its node, which is not the task's fault."""
         losses = self.losses[task.key] = self.losses.get(task.key, 0) + int(node)
-        self._fault(task, reason, seconds, "", charge=not node or losses > FREE_LOSSES)
+        self._record_failure(task, reason, seconds, "", counts=not node or losses > FREE_LOSSES)
 
     def emit(self, event: Event) -> None:
         for observer in self.observers:
             observer(event)
 
     def outcome(self) -> Outcome:
-        assert not self.open, "asked for the outcome of a run that goes on"
+        assert not self.open, "the run has not ended"
         return Outcome(dict(self.done), dict(self.failed), dict(self.attempts))
 
-    def _fault(self, task: Task, error: str, seconds: float, trace: str, *, charge: bool) -> None:
-        charged = self.charged[task.key] = self.charged.get(task.key, 0) + int(charge)
-        final = charged > self.retries
+    def _record_failure(self, task: Task, error: str, seconds: float, trace: str, *, counts: bool) -> None:
+        failures = self.failures[task.key] = self.failures.get(task.key, 0) + int(counts)
+        final = failures > self.retries
         self.running.remove(task.key)
         if final:
             self.failed[task.key] = error

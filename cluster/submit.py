@@ -1,4 +1,4 @@
-"""A run as a job of a Ray cluster, through Ray's Jobs API: submit, watch, stop, resume."""
+"""Runs as jobs of a Ray cluster, through Ray's Jobs API: submit, follow, stop, resume."""
 
 from __future__ import annotations
 
@@ -20,16 +20,19 @@ from cluster.versions import SUBMITTED_FROM, check_versions, versions
 from cluster.workers import OURS
 
 if TYPE_CHECKING:
-    from ray.job_submission import JobSubmissionClient
+    from ray.job_submission import JobDetails, JobSubmissionClient
+
+PROJECT = "scenesweep"
+"""Marks the jobs of this project in their metadata."""
 
 PACKAGE_BYTES = 400 * 2**20
-"""Most that the code of a job may weigh; Ray's own limit is 512 MiB."""
+"""Maximum size of a job's code; Ray's own limit is 512 MiB."""
 
 AGENT_S = 180.0
-"""How long a cluster may take until its job agent is up."""
+"""Seconds to wait for the job agent of a cluster that has just started."""
 
 NO_AGENT = "No available agent"
-"""What Ray says before that."""
+"""Start of Ray's message while the agent is not ready."""
 
 EXCLUDES = ["**/__pycache__", "**/*.pyc", "**/*.partial"]
 
@@ -46,13 +49,13 @@ class Job:
     status: str
     """PENDING, RUNNING, STOPPED, SUCCEEDED or FAILED."""
     message: str
-    """What Ray says of the status."""
+    """Ray's explanation of the status."""
     arguments: tuple[str, ...]
-    """Of `scenesweep run`."""
+    """Arguments of `scenesweep run`."""
     output: str
-    """URL of the output, as told at submission."""
+    """URL of the output, as given at submission."""
     dashboard: str
-    """Where a browser finds it."""
+    """URL of the job's page."""
 
     @property
     def ended(self) -> bool:
@@ -60,47 +63,42 @@ class Job:
 
 
 def submit(address: str, arguments: Sequence[str], *, output: str = "", home: Path | None = None) -> Job:
-    """Submit `python -m sweeps run ARGUMENTS` and return without waiting for it.
+    """Submit `python -m sweeps run ARGUMENTS` and return without waiting for its end.
 
     The five packages travel as `py_modules`; everything else comes from the cluster's image.
     Submitting the same run again resumes it.
 
     Args:
-        address: of the cluster's dashboard, http://HOST:8265.
+        address: URL of the cluster's dashboard, http://HOST:8265.
         arguments: preset or file on the cluster, and key=value settings.
-        output: URL of the output, kept with the job so that it can be found by it.
-        home: the folder that holds the packages; None: where this one lies.
+        output: URL of the output, stored with the job so that `find` can look it up.
+        home: the folder that holds the packages; None: the one this module was imported from.
 
-    Raises:
-        ValueError: nothing answers, another Ray version, a secret among the arguments, too much
-            to upload.
+    Raises ValueError if no dashboard answers, the Ray version differs, an argument looks like a
+    secret, or the packages are too large to upload.
     """
     check_no_secrets([*arguments, output])
     packages = [(home or Path(__file__).resolve().parent.parent) / name for name in OURS]
     check_packages(packages)
-    request = {
+    request: dict[str, Any] = {
         "entrypoint": entry_point(arguments),
         "runtime_env": {
             "py_modules": [str(package) for package in packages],
             "excludes": EXCLUDES,
-            # A copy of the packages in the head's working directory must not win over these.
+            # PYTHONSAFEPATH: a copy of the packages in the head's working directory must not take precedence.
             "env_vars": {SUBMITTED_FROM: json.dumps(versions()), "PYTHONSAFEPATH": "1"},
         },
-        "metadata": {"project": "scenesweep", "arguments": json.dumps(list(arguments)), "output": output},
+        "metadata": {"project": PROJECT, "arguments": json.dumps(list(arguments)), "output": output},
     }
-    return _sent(address, request)
-
-
-def _sent(address: str, request: dict[str, Any]) -> Job:
-    """Send a job; a cluster that has just started is given time until its job agent answers."""
-    patience = time.monotonic() + AGENT_S
+    deadline = time.monotonic() + AGENT_S
     while True:
         try:
             with _client(address) as client:
-                job = client.submit_job(submission_id=_new_id(), **request)
-                return _job(address, client.get_job_info(job))
+                job_id = f"sweep-{datetime.datetime.now(datetime.UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+                client.submit_job(submission_id=job_id, **request)
+                return _job(address, client.get_job_info(job_id))
         except ValueError as error:
-            if NO_AGENT not in str(error) or time.monotonic() > patience:
+            if NO_AGENT not in str(error) or time.monotonic() > deadline:
                 raise
         time.sleep(1)
 
@@ -111,38 +109,41 @@ def entry_point(arguments: Sequence[str]) -> str:
 
 
 def status(address: str, job: str) -> Job:
-    """The present state of a job; ValueError if the cluster does not know it."""
+    """The current state of a job. Raises ValueError if the cluster does not know it."""
     with _client(address) as client:
         return _job(address, client.get_job_info(job))
 
 
 def jobs(address: str, output: str | None = None) -> list[Job]:
-    """Our jobs on a cluster, newest first; only those of one output where it is given."""
+    """The jobs of this project on a cluster, newest first; only those of `output` if it is given."""
     with _client(address) as client:
-        known = [info for info in client.list_jobs() if _is_ours(info)]
-    known.sort(key=lambda info: info.start_time or 0, reverse=True)
-    found = [_job(address, info) for info in known]
-    return [job for job in found if output is None or job.output == output]
+        # Jobs that were not submitted through the Jobs API have no id.
+        infos = [
+            info for info in client.list_jobs() if info.submission_id and _metadata(info).get("project") == PROJECT
+        ]
+    infos.sort(key=lambda info: info.start_time or 0, reverse=True)
+    listed = [_job(address, info) for info in infos]
+    return [job for job in listed if output is None or job.output == output]
 
 
 def find(address: str, target: str) -> Job:
-    """A job by its id, or the newest of an output by its URL; ValueError if there is none."""
+    """A job by its id, or the newest job of an output by its URL. Raises ValueError if there is none."""
     known = jobs(address)
     for job in known:
         if target in (job.id, job.output):
             return job
-    ids = ", ".join(job.id for job in known[:5]) or "it has none"
-    raise ValueError(f"{target}: neither a job nor an output of one at {address}; its newest: {ids}")
+    ids = ", ".join(job.id for job in known[:5]) or "none"
+    raise ValueError(f"{target}: neither a job nor the output of a job at {address}; newest jobs: {ids}")
 
 
 def logs(address: str, job: str) -> str:
-    """What a job has written so far."""
+    """The log of a job so far."""
     with _client(address) as client:
         return client.get_job_logs(job)
 
 
-def follow(address: str, job: str, write: Callable[[str], Any]) -> Job:
-    """Pass on what a job writes until it ends, and return how it ended."""
+def follow(address: str, job: str, write: Callable[[str], object]) -> Job:
+    """Pass a job's log to `write` as it grows until the job ends, and return its final state."""
 
     async def tail(client: JobSubmissionClient) -> None:
         async for lines in client.tail_job_logs(job):
@@ -154,24 +155,25 @@ def follow(address: str, job: str, write: Callable[[str], Any]) -> Job:
 
 
 def stop(address: str, job: str) -> bool:
-    """Ask a job to end (SIGTERM, later SIGKILL); False if it had ended already."""
+    """Stop a job (SIGTERM, later SIGKILL); return False if it had already ended."""
     with _client(address) as client:
         return client.stop_job(job)
 
 
 def resume(address: str, job: str, *, home: Path | None = None) -> Job:
-    """Submit a job's run again; ValueError while it is still running."""
+    """Submit a job's run again. Raises ValueError if the job has not ended."""
     before = status(address, job)
     if not before.ended:
-        raise ValueError(f"job {job} is {before.status}: stop it first, or let it go on")
+        raise ValueError(f"job {job} is {before.status}: stop it first, or let it finish")
     return submit(address, before.arguments, output=before.output, home=home)
 
 
 def check_no_secrets(arguments: Sequence[str]) -> None:
-    """Raise ValueError where an argument looks like, or contains, a secret.
+    """Raise ValueError if an argument looks like a secret or contains one from the environment.
 
-    Arguments show in the dashboard and in logs. The message names the setting, never its value.
+    Arguments are visible in the dashboard and in logs. The message names the setting, never its value.
     """
+    # Values shorter than 8 characters, such as "on", occur in harmless arguments.
     values = [value for name, value in os.environ.items() if SECRET_VARIABLES.search(name) and len(value) >= 8]
     for argument in arguments:
         name, equals, value = argument.partition("=")
@@ -181,15 +183,15 @@ def check_no_secrets(arguments: Sequence[str]) -> None:
             or any(value in argument for value in values)
         )
         if secret:
-            told = name if equals else "an argument"
+            setting = name if equals else "an argument"
             raise ValueError(
-                f"{told}: secrets do not belong into a job's arguments, which the dashboard shows; "
-                "give them to the cluster's nodes as environment variables"
+                f"{setting}: secrets do not belong in a job's arguments, which the dashboard shows; "
+                "pass them to the cluster's nodes as environment variables"
             )
 
 
 def check_packages(packages: Sequence[Path]) -> None:
-    """Raise ValueError where a package is missing or the code weighs too much to be uploaded."""
+    """Raise ValueError if a package is missing or the code is too large to be uploaded."""
     for package in packages:
         if not package.is_dir():
             raise ValueError(f"package {package.name} is not at {package}; submit from a full copy")
@@ -203,52 +205,43 @@ def check_packages(packages: Sequence[Path]) -> None:
     if total > PACKAGE_BYTES:
         largest = max(sizes, key=lambda path: sizes[path])
         raise ValueError(
-            f"the packages weigh {total / 2**20:.0f} MiB, at most {PACKAGE_BYTES / 2**20:.0f} can "
-            f"be submitted; the largest file is {largest}: data belong into the output"
+            f"the packages have {total / 2**20:.0f} MiB, at most {PACKAGE_BYTES / 2**20:.0f} can "
+            f"be submitted; the largest file is {largest}: data belong in the output"
         )
 
 
 @contextmanager
 def _client(address: str) -> Iterator[JobSubmissionClient]:
-    """A client whose every complaint is a ValueError of one line."""
+    """A client of the Jobs API, whose errors become ValueErrors of one line."""
     from ray.job_submission import JobSubmissionClient
 
     if not address.startswith(("http://", "https://")):
-        raise ValueError(f"address: {address} is not a dashboard's; give http://HOST:8265")
+        raise ValueError(f"address: {address} is not the URL of a dashboard; give http://HOST:8265")
     try:
         client = JobSubmissionClient(address)
-        _check_ray(client, address)
+        reply = client._do_request("GET", "/api/version")  # no public method returns Ray's version
+        check_versions({"ray": reply.json()["ray_version"]}, address)
         yield client
     except ConnectionError as error:
         raise ValueError(f"no Ray dashboard answers at {address}: {_first_line(error)}") from error
     except RuntimeError as error:
-        raise ValueError(f"the cluster at {address} says: {_first_line(error)}") from error
+        raise ValueError(f"the cluster at {address} refuses: {_first_line(error)}") from error
 
 
-def _check_ray(client: JobSubmissionClient, address: str) -> None:
-    answer = client._do_request("GET", "/api/version")  # no public call tells Ray's version
-    check_versions({"ray": answer.json()["ray_version"]}, address)
+def _metadata(info: JobDetails) -> dict[str, str]:
+    return info.metadata or {}
 
 
-def _job(address: str, info: Any) -> Job:
-    metadata = info.metadata or {}
+def _job(address: str, info: JobDetails) -> Job:
+    metadata = _metadata(info)
     return Job(
-        id=info.submission_id,
-        status=str(getattr(info.status, "value", info.status)),
+        id=info.submission_id or "",
+        status=info.status.value,
         message=info.message or "",
         arguments=tuple(json.loads(metadata.get("arguments", "[]"))),
         output=metadata.get("output", ""),
         dashboard=f"{address.rstrip('/')}/#/jobs/{info.submission_id}",
     )
-
-
-def _is_ours(info: Any) -> bool:
-    return bool(info.submission_id) and (info.metadata or {}).get("project") == "scenesweep"
-
-
-def _new_id() -> str:
-    now = datetime.datetime.now(datetime.UTC)
-    return f"sweep-{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 
 
 def _first_line(error: BaseException) -> str:

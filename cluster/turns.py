@@ -1,11 +1,10 @@
-"""A store's lease for runs on a cluster: a run waits for one that died elsewhere, never for a living one."""
+"""A store's lease for runs on a cluster, which wait for the lease of a dead run, never for that of a living one."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
 
 from storage import Store
 from storage.errors import LeaseHeld
@@ -13,40 +12,38 @@ from storage.keys import LEASE
 from storage.lease import BEATS, EXPIRY
 
 LOOK_S = 1.5 * EXPIRY / BEATS
-"""Between two looks at a lease, a holder that lives has given a sign of life."""
+"""Seconds between two looks at a lease; a living holder renews it in between."""
 
 
 @contextmanager
 def lease(
-    store: Store, owner: str, *, wait: bool, sleep: Callable[[float], None] = time.sleep, **options: Any
+    store: Store,
+    owner: str,
+    *,
+    wait: bool,
+    sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.time,
 ) -> Iterator[None]:
     """Hold the store's lease inside the block.
 
-    A driver that was killed with its machine leaves its lease behind, and the retry comes sooner than
-    the lease expires. With `wait` it is waited for, as long as its holder shows no sign of life.
-    `options` are those of `Store.lease`.
+    A driver that was killed together with its machine leaves its lease behind, and the retry
+    arrives before the lease expires. With `wait`, wait for the expiry unless the holder renews the lease.
 
-    Raises:
-        LeaseHeld: by a living holder; without `wait` by any that is not known to be dead.
+    Raises LeaseHeld if the holder is alive; without `wait`, also if it is not known to be dead.
     """
     with ExitStack() as stack:
         seen = None
         while True:
             try:
-                stack.enter_context(store.lease(owner, **options))
+                stack.enter_context(store.lease(owner, clock=clock))
                 break
             except LeaseHeld:
-                now = _document(store)
-                if not wait or seen not in (None, now):
+                try:
+                    document = store.get(LEASE)
+                except FileNotFoundError:
+                    document = b""  # the holder has just left
+                if not wait or seen not in (None, document):
                     raise
-                seen = now
+                seen = document
             sleep(LOOK_S)
         yield
-
-
-def _document(store: Store) -> bytes:
-    """What the holder has written last; nothing where it has just left."""
-    try:
-        return store.get(LEASE)
-    except FileNotFoundError:
-        return b""

@@ -1,4 +1,4 @@
-"""What happens inside a worker, the same in every executor: build once, attempt, report."""
+"""What workers are and what happens inside them, the same in every executor: build once, attempt, report."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ from typing import Any
 from storage.errors import LeaseHeld
 
 OURS = ("storage", "probing", "interventions", "cluster", "sweeps")
-"""The top-level packages of this project; the names are common ones."""
+"""The top-level packages of this project, whose names are common ones."""
 
 RESULT_BYTES = 1_000_000
-"""Largest pickled result of a task: facts about the work, never the work itself."""
+"""Largest pickled result of a task. Results describe the work; the data go to the store."""
 
 Worker = Callable[[Any], dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class WorkerSpec:
-    """How to make the workers of one stage and what each of them needs."""
+    """How to build the workers of one stage and which resources each needs."""
 
     factory: Callable[[], Worker]
-    """Picklable; called once in the worker's own process, returns a callable: task -> small dict.
-    A task's work must be complete, on disk, when that call returns: workers are killed, not
-    closed. Runs again in a new process after a crash, so writes must be idempotent."""
+    """Picklable; called once in the worker's own process; returns a callable: task -> small dict.
+    A task's data must be on disk when that call returns, because workers are killed, not closed.
+    After a crash the task runs again in a new process, so writes must be idempotent."""
     num_cpus: float = 1
     """CPUs reserved for each worker."""
     num_gpus: float = 0
-    """GPUs, or a fraction of one, reserved for each worker. Choosing the device is the factory's
-    business; memory is not divided by Ray."""
+    """GPUs, or a fraction of one, reserved for each worker. The factory chooses the device; Ray does
+    not divide its memory."""
     threads: int = 1
-    """Threads of one worker's numerics, pinned so that results do not depend on the machine."""
+    """Threads of a worker's numerical libraries, pinned so that results do not depend on the machine."""
     count: int | None = 1
-    """Number of workers; None: as many as the cluster's resources hold at the start."""
+    """Number of workers; None: as many as fit on the cluster at the start."""
     name: str = "worker"
-    """The stage; workers are called NAME.0, NAME.1 and so on."""
+    """The stage; its workers are called NAME.0, NAME.1 and so on."""
 
     def __post_init__(self) -> None:
         where = f"workers of {self.name}"
@@ -56,7 +56,7 @@ class WorkerSpec:
 
 @dataclass(frozen=True)
 class Report:
-    """What one attempt at a task came to. Errors travel as text: not every exception pickles."""
+    """Result of one attempt at a task. Errors are passed as text, because not every exception can be pickled."""
 
     seconds: float
     result: dict[str, Any] | None = None
@@ -96,20 +96,20 @@ def one_line(error: BaseException) -> str:
 
 
 def assert_ours() -> None:
-    """Assert that no foreign package answers to one of our names.
+    """Assert that no foreign package is imported under one of our names; `sweeps` is also a package of W&B's.
 
-    `sweeps` is also a package of W&B's. Ours lie beside each other; a job's uploaded packages each
-    in a folder of its own, all in one folder of Ray's.
+    Our packages lie side by side. The packages uploaded with a job each have a folder of their own
+    inside one folder of Ray's.
     """
     home = Path(__file__).resolve().parent.parent
     for name in OURS:
         spec = importlib.util.find_spec(name)
         if spec is None:
             continue
-        places = list(spec.submodule_search_locations or [])
-        assert places, f"{name} is a single module ({spec.origin}), ours is a package"
-        found = Path(places[0]).resolve().parent
-        uploaded = home.name.startswith("_ray_pkg_") and found.parent == home.parent
-        assert found == home or uploaded, (
-            f"the package {name} comes from {found}, ours from {home}; install us apart from it"
+        locations = list(spec.submodule_search_locations or [])
+        assert locations, f"{name} is a single module ({spec.origin}), ours is a package"
+        folder = Path(locations[0]).resolve().parent
+        uploaded = home.name.startswith("_ray_pkg_") and folder.parent == home.parent
+        assert folder == home or uploaded, (
+            f"the package {name} comes from {folder}, ours from {home}; use a virtual environment of its own"
         )

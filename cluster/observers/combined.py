@@ -1,4 +1,4 @@
-"""An executor whose runs are also measured and logged: metrics for Prometheus, records for logs."""
+"""An executor whose runs are also observed: metrics for Prometheus, records for the logs."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from cluster.workers import WorkerSpec
 
 
 def watchers(run: str, stage: str) -> list[Observer]:
-    """What hears every event of a stage on Ray, besides the user's progress."""
+    """The observers of every stage on Ray, in addition to the user's progress display."""
     return [Metrics(run, stage), Logged(run, stage)]
 
 
 @dataclass(frozen=True)
 class Observed:
-    """Passes tasks on to another executor and adds observers of its own."""
+    """Passes tasks to another executor and adds observers."""
 
     executor: Executor
     name: str
-    """of the run"""
+    """Name of the run."""
     further: Callable[[str], Sequence[Observer]] | None = None
-    """stage -> observers of the caller's own"""
+    """Stage -> additional observers."""
 
     @property
     def retries(self) -> int:

@@ -1,7 +1,7 @@
-"""Structured logs: each event of a run as a record with the fields run, stage and shard, cell or edit.
+"""Structured logs: each event of a run is a record with the fields run, stage and shard, cell or edit.
 
-On a cluster Ray writes records as JSON lines (`logging`, with job, node, actor and task added), in
-the job's log those of the driver, in the nodes' logs those of the workers.
+On a cluster Ray writes the records of `logging` as JSON lines, with job, node, actor and task added:
+those of the driver in the job's log, those of the workers in the logs of their nodes.
 """
 
 from __future__ import annotations
@@ -9,14 +9,18 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cluster.events import Event, Progress, TaskFailed, TaskStarted, Waiting, WorkerLost
 
+if TYPE_CHECKING:
+    import ray
+
 UNIT = {"sample": "shard", "label": "shard", "probe": "cell", "intervene": "edit"}
-"""Stage -> what one of its tasks is; other stages' are called task."""
+"""Stage -> field that holds the key of its tasks; for other stages the field is `task`."""
 WARNINGS = (TaskFailed, WorkerLost, Waiting)
 HIDDEN = ("result", "key", "trace")
 
@@ -25,7 +29,7 @@ logger = logging.getLogger("scenesweep")
 
 @dataclass(frozen=True)
 class Logged:
-    """Logs what it hears of one stage of a run."""
+    """Logs the events of one stage of a run."""
 
     run: str
     stage: str
@@ -36,10 +40,11 @@ class Logged:
         level = logging.WARNING if isinstance(event, WARNINGS) else logging.INFO
         if isinstance(event, TaskStarted):
             level = logging.DEBUG
-        logger.log(level, _words(type(event).__name__), extra=self.fields(event))
+        words = re.sub(r"(?<!^)(?=[A-Z])", " ", type(event).__name__).lower()  # TaskDone -> task done
+        logger.log(level, words, extra=self.fields(event))
 
     def fields(self, event: Event) -> dict[str, Any]:
-        """What the record of an event holds beside its message."""
+        """The fields of an event's record, besides its message."""
         own = {f.name: getattr(event, f.name) for f in dataclasses.fields(event) if f.name not in HIDDEN}
         if hasattr(event, "key"):
             own[UNIT.get(self.stage, "task")] = event.key.removeprefix(f"{self.stage}/")
@@ -48,28 +53,23 @@ class Logged:
         return {"run": self.run, "stage": self.stage, **own, **numbers}
 
 
-def config() -> Any:
-    """How Ray is to log on a cluster: JSON lines, of the driver and of all workers."""
+def config() -> ray.LoggingConfig:
+    """Ray's logging on a cluster: JSON lines, for the driver and all workers."""
     import ray
 
     return ray.LoggingConfig(encoding="JSON", log_level="INFO", additional_log_standard_attrs=["name"])
 
 
 def readable(lines: Iterable[str]) -> Iterable[str]:
-    """The lines of a job's log that are not JSON records."""
+    """The lines of a job's log that are not records."""
     return (line for line in lines if not is_record(line))
 
 
 def is_record(line: str) -> bool:
-    """Whether a line of a job's log is one of these records."""
+    """Whether a line of a job's log is a JSON record."""
     if not line.startswith("{"):
         return False
     try:
         return "levelname" in json.loads(line)
     except ValueError:
         return False
-
-
-def _words(name: str) -> str:
-    """TaskDone -> task done."""
-    return "".join(f" {letter.lower()}" if letter.isupper() else letter for letter in name).strip()

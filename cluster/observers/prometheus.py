@@ -1,7 +1,7 @@
-"""Prometheus metrics of a run, through Ray's own metrics API: an observer of the executor's events.
+"""Prometheus metrics of a run, through Ray's metrics API: an observer of the executor's events.
 
-Ray exports them on every node's metrics port with `ray_` in front; rates are the dashboard's
-business (`cluster/deploy/grafana.json`). Labels: `sweep` (name of the run) and `stage`.
+Ray exports them on every node's metrics port with the prefix `ray_`; the dashboard
+(`cluster/deploy/grafana.json`) derives rates. Labels: `sweep` (name of the run) and `stage`.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from cluster.events import Event, Progress, TaskDone, TaskFailed, WorkerLost, Wo
 
 LABELS = ("sweep", "stage")
 COUNTERS = {
-    "scenesweep_samples": "Samples that finished shards hold",
-    "scenesweep_bytes": "Bytes of chunks that finished shards wrote into the store",
-    "scenesweep_cells": "Probes that were fitted",
-    "scenesweep_tasks": "Tasks (shards, trials, edits) that were finished",
-    "scenesweep_failures": "Attempts that failed, whatever came of the next",
-    "scenesweep_workers_lost": "Workers whose process or node has gone",
-    "scenesweep_workers_ready": "Workers that were built",
+    "scenesweep_samples": "Samples in finished shards",
+    "scenesweep_bytes": "Bytes of chunks that finished shards wrote to the store",
+    "scenesweep_cells": "Probes fitted",
+    "scenesweep_tasks": "Tasks (shards, trials, edits) finished",
+    "scenesweep_failures": "Failed attempts, whether or not a later one succeeded",
+    "scenesweep_workers_lost": "Workers whose process or node was lost",
+    "scenesweep_workers_ready": "Workers built",
 }
 GAUGES = {
-    "scenesweep_queue": "Tasks that wait for a worker",
-    "scenesweep_running": "Tasks that a worker is at",
-    "scenesweep_given_up": "Tasks that failed for good",
+    "scenesweep_queue": "Tasks waiting for a worker",
+    "scenesweep_running": "Tasks running on a worker",
+    "scenesweep_given_up": "Tasks given up",
 }
 SECONDS = "scenesweep_task_seconds"
 BOUNDARIES_S = [0.5, 1, 2, 5, 10, 20, 60, 120, 300, 900]
 FROM_RESULTS = {"samples": "scenesweep_samples", "bytes": "scenesweep_bytes", "cells": "scenesweep_cells"}
-"""Key of a task's result -> counter that it adds to."""
+"""Key of a task's result -> counter that its value is added to."""
 FROM_EVENTS = {
     TaskDone: "scenesweep_tasks",
     TaskFailed: "scenesweep_failures",
@@ -40,7 +40,7 @@ FROM_EVENTS = {
 
 
 def names() -> set[str]:
-    """All metrics as Prometheus knows them."""
+    """Names of all metrics in Prometheus."""
     counted = {f"ray_{name}_total" for name in COUNTERS}
     parts = {f"ray_{SECONDS}_{part}" for part in ("bucket", "sum", "count")}
     return counted | {f"ray_{name}" for name in GAUGES} | parts
@@ -48,7 +48,7 @@ def names() -> set[str]:
 
 @dataclass(frozen=True)
 class Metrics:
-    """Counts what it hears of one stage of a run. Ray must be connected."""
+    """Counts the events of one stage of a run. Ray must be connected."""
 
     sweep: str
     stage: str
@@ -62,8 +62,7 @@ class Metrics:
                 self._count(name, event.result.get(key, 0))
         elif isinstance(event, Progress):
             waiting = event.total - event.done - event.failed - event.running
-            found = (waiting, event.running, event.failed)
-            for name, value in zip(GAUGES, found, strict=True):
+            for name, value in zip(GAUGES, (waiting, event.running, event.failed), strict=True):
                 _metric(name).set(value, self._tags())
 
     def _count(self, name: str, value: float) -> None:
@@ -76,12 +75,12 @@ class Metrics:
 
 @lru_cache
 def _metric(name: str) -> Any:
-    """One object per process and name, as Ray wants it."""
+    """The metric with this name; Ray requires that a process creates each only once."""
     from ray.util.metrics import Counter, Gauge, Histogram
 
     if name in COUNTERS:
         return Counter(name, description=COUNTERS[name], tag_keys=LABELS)
     if name in GAUGES:
         return Gauge(name, description=GAUGES[name], tag_keys=LABELS)
-    text = "Seconds of a finished task inside its worker"
-    return Histogram(name, description=text, boundaries=BOUNDARIES_S, tag_keys=LABELS)
+    description = "Seconds of a finished task inside its worker"
+    return Histogram(name, description=description, boundaries=BOUNDARIES_S, tag_keys=LABELS)

@@ -135,7 +135,7 @@ def test_a_running_job_is_stopped_cleanly(address: str, home: Path) -> None:
 def test_other_versions_and_unknown_jobs_are_refused(address: str, monkeypatch: Any) -> None:
     import ray
 
-    with pytest.raises(ValueError, match=f"the cluster at {address} says: .*sweep-nothing"):
+    with pytest.raises(ValueError, match=f"{address}.*sweep-nothing"):
         submit.status(address, "sweep-nothing")
     cluster_version = ray.__version__
     monkeypatch.setattr(ray, "__version__", "2.99.0")
@@ -146,7 +146,7 @@ def test_other_versions_and_unknown_jobs_are_refused(address: str, monkeypatch: 
 def test_nobody_at_the_address() -> None:
     with pytest.raises(ValueError, match="no Ray dashboard answers at http://127.0.0.1:9"):
         submit.jobs("http://127.0.0.1:9")
-    with pytest.raises(ValueError, match="127.0.0.1:6379 is not a dashboard's"):
+    with pytest.raises(ValueError, match="127.0.0.1:6379"):
         submit.jobs("127.0.0.1:6379")
 
 
