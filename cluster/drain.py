@@ -16,7 +16,8 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
-from typing import Any
+
+from cluster.session import Node
 
 NOTICE_S = 120.0
 """Time from the announcement of a spot machine's end on AWS to that end."""
@@ -39,7 +40,7 @@ def announce(address: str, node_id: str, seconds: float, reason: str = "preempte
         raise RuntimeError(f"node {node_id}: the cluster does not drain it: {reply}")
 
 
-def this_node(nodes: Sequence[dict[str, Any]], addresses: set[str]) -> str:
+def this_node(nodes: Sequence[Node], addresses: set[str]) -> str:
     """Id of the live node at one of this machine's addresses. Raises ValueError if there is none."""
     here = [node for node in nodes if node["Alive"] and node["NodeManagerAddress"] in addresses]
     if not here:

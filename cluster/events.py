@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+Result = dict[str, Any]
+"""What a task returns: plain values by name, at most `cluster.workers.RESULT_BYTES` when pickled."""
+
 
 @dataclass(frozen=True)
 class WorkerReady:
@@ -49,8 +52,7 @@ class TaskDone:
     attempt: int
     seconds: float
     """Time inside the worker."""
-    result: dict[str, Any] = field(hash=False)
-    """What the worker returned, at most `cluster.workers.RESULT_BYTES`."""
+    result: Result = field(hash=False)
 
 
 @dataclass(frozen=True)

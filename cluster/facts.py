@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import ipaddress
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
-from cluster.session import Session
+from cluster.session import Node, Session, nodes
+
+Facts = dict[str, Any]
+"""Plain values for a JSON file."""
 
 ACCELERATOR = "accelerator_type:"
 """Start of the Ray resource that names a node's GPU model."""
@@ -15,19 +18,17 @@ LABEL = "ray.io/accelerator-type"
 """Node label with the same name."""
 
 
-def of(session: Session) -> dict[str, Any]:
+def of(session: Session) -> Facts:
     """Versions, kind of address and the live nodes, as plain values."""
     return {**session.versions, "address": kind(session), **present()}
 
 
-def present() -> dict[str, Any]:
+def present() -> Facts:
     """`summary` of the live nodes."""
-    from cluster import resources
-
-    return summary(resources.nodes())
+    return summary(nodes())
 
 
-def summary(nodes: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+def summary(nodes: Iterable[Node]) -> Facts:
     """Number, CPUs and GPUs of nodes as `ray.nodes()` describes them, and the number of each kind."""
     described = []
     for node in nodes:
@@ -49,7 +50,7 @@ def _whole(number: float) -> float:
     return int(number) if number == int(number) else number
 
 
-def gpu_model(node: Mapping[str, Any]) -> str:
+def gpu_model(node: Node) -> str:
     """Model of a node's GPUs; empty if it has none or Ray does not know the model."""
     resources = node.get("Resources", {})
     if not resources.get("GPU"):

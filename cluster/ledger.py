@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
-from cluster.events import Event, Observer, Progress, TaskDone, TaskFailed, TaskStarted
+from cluster.events import Event, Observer, Progress, Result, TaskDone, TaskFailed, TaskStarted
 from cluster.workers import Report
 
 FREE_LOSSES = 8
@@ -25,7 +25,7 @@ class Task(Protocol):
 class Outcome:
     """How a run ended, by task key."""
 
-    done: dict[str, dict[str, Any]]
+    done: dict[str, Result]
     """The dict that each finished task returned."""
     failed: dict[str, str]
     """The last error, on one line, of each task that was given up."""
@@ -60,7 +60,7 @@ class Ledger:
     """Failed attempts that count, by task."""
     losses: dict[str, int] = field(init=False, default_factory=dict)
     """Attempts lost with their node, by task."""
-    done: dict[str, dict[str, Any]] = field(init=False, default_factory=dict)
+    done: dict[str, Result] = field(init=False, default_factory=dict)
     failed: dict[str, str] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -6,11 +6,10 @@ import math
 import socket
 import uuid
 from collections.abc import Mapping
-from typing import Any
 
 import ray
 
-from cluster.session import is_embedded
+from cluster.session import Node, is_embedded, nodes
 from cluster.workers import WorkerSpec, one_line
 from storage.backends.objects import open_files
 from storage.keys import PARTIAL
@@ -22,11 +21,6 @@ GROWN_WORKERS = 64
 """Workers that a stage requests on a cluster that may grow, if their number is not configured."""
 
 
-def nodes() -> list[dict[str, Any]]:
-    """The live nodes, as `ray.nodes()` describes them."""
-    return [node for node in ray.nodes() if node["Alive"]]
-
-
 def is_alive(node_id: str) -> bool:
     """Whether a node is listed as alive and accepts connections.
 
@@ -35,7 +29,7 @@ def is_alive(node_id: str) -> bool:
     return any(_accepts_connections(node) for node in nodes() if node["NodeID"] == node_id)
 
 
-def _accepts_connections(node: Mapping[str, Any]) -> bool:
+def _accepts_connections(node: Node) -> bool:
     address = (node["NodeManagerAddress"], node["NodeManagerPort"])
     try:
         with socket.create_connection(address, timeout=ANSWER_S):

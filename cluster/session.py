@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib import import_module
+from typing import TypedDict
 
 from cluster.observers import logs
 from cluster.process import sigterm_restored, temporary_environment
@@ -56,6 +57,24 @@ LEAN: dict[str, object] = {
 }
 """Even without a dashboard ray.init starts its server, an autoscaler and a reader of logs and waits for them:
 three Python processes, 300 MB and half of the time to start."""
+
+
+class Node(TypedDict):
+    """One node as `ray.nodes()` describes it: the entries in use here."""
+
+    NodeID: str
+    Alive: bool
+    NodeManagerAddress: str
+    NodeManagerPort: int
+    Resources: dict[str, float]
+    Labels: dict[str, str]
+
+
+def nodes() -> list[Node]:
+    """The live nodes of the connected cluster."""
+    import ray
+
+    return [node for node in ray.nodes() if node["Alive"]]
 
 
 @dataclass(frozen=True)
@@ -186,7 +205,7 @@ def _session(*, embedded: bool) -> Session:
     return Session(
         address=ray.get_runtime_context().gcs_address,
         embedded=embedded,
-        nodes=sum(node["Alive"] for node in ray.nodes()),
+        nodes=len(nodes()),
         cpus=resources.get("CPU", 0),
         gpus=resources.get("GPU", 0),
         versions=versions(),

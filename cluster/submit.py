@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cluster.versions import SUBMITTED_FROM, check_versions, versions
 from cluster.workers import OURS
@@ -80,22 +80,21 @@ def submit(address: str, arguments: Sequence[str], *, output: str = "", home: Pa
     check_no_secrets([*arguments, output])
     packages = [(home or Path(__file__).resolve().parent.parent) / name for name in OURS]
     check_packages(packages)
-    request: dict[str, Any] = {
-        "entrypoint": entry_point(arguments),
-        "runtime_env": {
-            "py_modules": [str(package) for package in packages],
-            "excludes": EXCLUDES,
-            # PYTHONSAFEPATH: a copy of the packages in the head's working directory must not take precedence.
-            "env_vars": {SUBMITTED_FROM: json.dumps(versions()), "PYTHONSAFEPATH": "1"},
-        },
-        "metadata": {"project": PROJECT, "arguments": json.dumps(list(arguments)), "output": output},
+    metadata = {"project": PROJECT, "arguments": json.dumps(list(arguments)), "output": output}
+    runtime_env = {
+        "py_modules": [str(package) for package in packages],
+        "excludes": EXCLUDES,
+        # PYTHONSAFEPATH: a copy of the packages in the head's working directory must not take precedence.
+        "env_vars": {SUBMITTED_FROM: json.dumps(versions()), "PYTHONSAFEPATH": "1"},
     }
     deadline = time.monotonic() + AGENT_S
     while True:
         try:
             with _client(address) as client:
                 job_id = f"sweep-{datetime.datetime.now(datetime.UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-                client.submit_job(submission_id=job_id, **request)
+                client.submit_job(
+                    entrypoint=entry_point(arguments), submission_id=job_id, runtime_env=runtime_env, metadata=metadata
+                )
                 return _job(address, client.get_job_info(job_id))
         except ValueError as error:
             if NO_AGENT not in str(error) or time.monotonic() > deadline:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cluster.events import Result
 from storage.errors import LeaseHeld
 
 OURS = ("storage", "probing", "interventions", "cluster", "sweeps")
@@ -19,7 +20,7 @@ OURS = ("storage", "probing", "interventions", "cluster", "sweeps")
 RESULT_BYTES = 1_000_000
 """Largest pickled result of a task. Results describe the work; the data go to the store."""
 
-Worker = Callable[[Any], dict[str, Any]]
+Worker = Callable[[Any], Result]
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Report:
     """Result of one attempt at a task. Errors are passed as text, because not every exception can be pickled."""
 
     seconds: float
-    result: dict[str, Any] | None = None
+    result: Result | None = None
     error: str | None = None
     trace: str = ""
 
@@ -81,7 +82,7 @@ def attempt(worker: Worker, task: Any) -> Report:
     return Report(time.perf_counter() - start, result)
 
 
-def check_result(result: Any) -> None:
+def check_result(result: object) -> None:
     """Assert that a result is a dict of at most RESULT_BYTES when pickled."""
     assert isinstance(result, dict), f"a worker returned {type(result).__name__}, not a dict"
     size = len(pickle.dumps(result, protocol=pickle.HIGHEST_PROTOCOL))
