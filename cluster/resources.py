@@ -11,7 +11,7 @@ import ray
 
 from cluster.session import Node, is_embedded, nodes
 from cluster.workers import WorkerSpec, one_line
-from storage.backends.objects import open_files
+from storage.backends import open_files
 from storage.keys import PARTIAL
 
 ANSWER_S = 2.0

@@ -1,11 +1,13 @@
-"""What is on disk: the format, arrays, completion records, tables, audit and budget of a sweep.
+"""A sweep on disk: format, arrays, completion records, tables, audit and size estimates.
 
     import storage
     store = storage.open("OUT")                     # a path, s3://, gs://, az://, file://, memory://
     acts = store.read_activations("trained", "mid.0", step=3)       # float16 (n, T, C)
     rows = store.table("probes").to_pylist()
 
-The normative text is FORMAT.md beside this file.
+The names below are the entrance, together with the schemas in `tables` and the names of files in
+`keys`. Every other package may import this one, which imports none of them. FORMAT.md beside this
+file is the normative text.
 """
 
 from storage import audit, budget

@@ -1,7 +1,7 @@
-"""Comparing a store with its records and its format: every disagreement, and how to repair it."""
+"""Compare a store with its records and its format: every disagreement, and how to repair it."""
 
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -22,14 +22,14 @@ ShardName = tuple[str, str, int]
 """(stage, variant, shard)."""
 
 SHARD_KINDS = ("bad_record", "missing", "size", "checksum", "nonfinite", "incomplete", "recomputed")
-"""Kinds that are cured by redoing the shard; `recomputed`, from a caller with the model: other values came out."""
+"""Kinds repaired by redoing the shard. `recomputed` comes from a caller with the model: it computed other values."""
 FILE_KINDS = ("partial", "surplus", "table")
-"""Kinds that are cured by removing the file."""
+"""Kinds repaired by removing the file."""
 
 
 @dataclass(frozen=True, order=True)
 class Disagreement:
-    """One thing about a store that is not as its format or its records say."""
+    """One difference between a store and its format or its records."""
 
     kind: str
     """One of SHARD_KINDS, FILE_KINDS, `metadata`, `samples` or, from a caller, `rounding`."""
@@ -37,7 +37,7 @@ class Disagreement:
     stage: str = ""
     variant: str = ""
     shard: int = -1
-    """-1 where no shard is meant."""
+    """-1 if it concerns no shard."""
     detail: str = ""
 
     def __str__(self) -> str:
@@ -47,75 +47,65 @@ class Disagreement:
 
 @dataclass(frozen=True)
 class _View:
-    """What the checks look at: one listing, the readable records, the chunks of the layout."""
+    """The input of all checks: the chunks of the layout, one listing, the valid records."""
 
     store: Store
-    records: list[Record]
+    by_path: dict[str, ChunkKey]
     listed: dict[str, int]
     """Path -> size of every file inside a Zarr array or group."""
-    by_path: dict[str, ChunkKey]
+    records: list[Record]
 
 
 def verify(store: Store, deep: bool = True, progress: Progress | None = None) -> list[Disagreement]:
-    """Every disagreement, sorted. `deep` rereads and checksums every recorded chunk.
+    """Return every disagreement, sorted. With `deep`, reread and checksum every recorded chunk.
 
     Chunks of shards without a completion record are unfinished work, not disagreements.
     """
     by_path = {key.path: key for spec in store.layout.arrays.values() for key in spec.keys()}
-    records, found = _records(store, by_path)
-    listed = {p: size for p, size in store.files.list().items() if p.split("/")[0].endswith(".zarr")}
-    view = _View(store, records, listed, by_path)
-    for check in (_metadata, _incomplete, _sizes, _surplus, _partial, _tables):
+    listed = {path: size for path, size in store.files.list().items() if path.split("/")[0].endswith(".zarr")}
+    view = _View(store, by_path, listed, [])
+    found = list(_records(view))
+    for check in (_metadata, _incomplete, _sizes, _surplus, _tables):
         found += check(view)
+    found += (
+        Disagreement("partial", path, detail="half-written by a process that was killed")
+        for path in store.files.partials()
+    )
     if deep:
-        bad = {disagreement.path for disagreement in found}
-        items = [(r, path) for r in records for path in r.chunks if path in listed.keys() - bad]
-        found += _contents(view, items, progress)
+        wrong = {disagreement.path for disagreement in found}
+        recorded = ((path, record) for record in view.records for path in record.chunks)
+        chunks = [(path, record) for path, record in recorded if path in listed and path not in wrong]
+        found += _contents(view, sorted(chunks, key=lambda chunk: chunk[0]), progress)
     return sorted(found)
 
 
-def _records(store: Store, by_path: dict[str, ChunkKey]) -> tuple[list[Record], list[Disagreement]]:
-    """The completion records that can be read, and a disagreement for each that can't."""
-    good, bad = [], []
-    for path, record in store.records.read("shards/").items():
-        reason = _record_fault(store, by_path, record)
-        if reason is None:
-            assert isinstance(record, Record)
-            good.append(record)
+def _records(view: _View) -> Iterator[Disagreement]:
+    """Add the valid completion records to the view; yield the others."""
+    layout = view.store.layout
+    for path, record in view.store.records.read("shards/").items():
+        if not isinstance(record, Record):
+            reason = str(record)
+        elif not 0 <= record.shard < layout.shards:
+            reason = "the layout has no such shard"
+        elif unknown := record.chunks.keys() - view.by_path.keys():
+            reason = f"lists {min(unknown)}, which is not in the layout"
         else:
-            bad.append(Disagreement("bad_record", path, *_named(store, path), reason))
-    return good, bad
-
-
-def _record_fault(store: Store, by_path: dict[str, ChunkKey],
-                  record: Record | ValueError) -> str | None:  # fmt: skip
-    if not isinstance(record, Record):
-        return str(record)
-    if not 0 <= record.shard < store.layout.shards:
-        return "the layout has no such shard"
-    strange = [chunk for chunk in record.chunks if chunk not in by_path]
-    return f"lists {strange[0]}, which the layout has not" if strange else None
-
-
-def _named(store: Store, path: str) -> ShardName:
-    """The shard whose record has this path."""
-    stage = path.split("/")[1]
-    for variant in store.layout.variants:
-        for shard in range(store.layout.shards):
-            if keys.record_path(stage, variant, shard) == path:
-                return stage, variant, shard
-    return stage, "", -1
+            view.records.append(record)
+            continue
+        # An invalid record may name another shard, so the shard comes from the path, which is built, not parsed.
+        stage = path.split("/")[1]
+        shards = [(variant, shard) for variant in layout.variants for shard in range(layout.shards)]
+        named = [(v, s) for v, s in shards if keys.record_path(stage, v, s) == path] or [("", -1)]
+        yield Disagreement("bad_record", path, stage, *named[0], reason)
 
 
 def _metadata(view: _View) -> Iterator[Disagreement]:
     for path, data in view.store.layout.documents().items():
         try:
-            if view.store.get(path) == data:
-                continue
-            detail = "differs from what the layout demands"
+            if view.store.get(path) != data:
+                yield Disagreement("metadata", path, detail="differs from the layout")
         except FileNotFoundError:
-            detail = "is not there"
-        yield Disagreement("metadata", path, detail=detail)
+            yield Disagreement("metadata", path, detail="is missing")
 
 
 def _about(record: Record, kind: str, path: str, detail: str) -> Disagreement:
@@ -129,51 +119,44 @@ def _sizes(view: _View) -> Iterator[Disagreement]:
                 if not (view.store.cleaned and path.startswith("activations.zarr/")):
                     yield _about(record, "missing", path, "recorded, but there is no such chunk")
             elif view.listed[path] != size:
-                detail = f"{view.listed[path]} bytes, recorded are {size}"
-                yield _about(record, "size", path, detail)
+                yield _about(record, "size", path, f"{view.listed[path]} bytes, recorded are {size}")
 
 
 def _incomplete(view: _View) -> Iterator[Disagreement]:
-    """Records that list fewer chunks than their siblings of the same stage and variant do."""
+    """Records that list fewer chunks than others of the same stage and variant do."""
     groups: dict[tuple, set[tuple[str, int | None]]] = {}
     for record in view.records:
         group = groups.setdefault((record.stage, record.variant, record.stage_hash), set())
         group |= {(view.by_path[path].array, view.by_path[path].step) for path in record.chunks}
     arrays = view.store.layout.arrays
     for record in view.records:
-        due = {
-            arrays[array].key(record.shard, step).path
-            for array, step in groups[record.stage, record.variant, record.stage_hash]
-            if record.shard < arrays[array].shards
-        }
-        if lacking := sorted(due - set(record.chunks)):
+        group = groups[record.stage, record.variant, record.stage_hash]
+        expected = {arrays[array].key(record.shard, step).path for array, step in group}
+        if lacking := sorted(expected - record.chunks.keys()):
             detail = f"lists {len(lacking)} chunks fewer than other shards do, such as {lacking[0]}"
             yield _about(record, "incomplete", record.path, detail)
 
 
-def _contents(view: _View, items: Collection[tuple[Record, str]],
-              progress: Progress | None) -> Iterator[Disagreement]:  # fmt: skip
-    """Reread recorded chunks: checksum against file and record, then finite values."""
+def _contents(view: _View, chunks: list[tuple[str, Record]], progress: Progress | None) -> Iterator[Disagreement]:
+    """Reread recorded chunks in threads: checksum against file and record, then finite values."""
     scratch = threading.local()
 
-    def look(item: tuple[Record, str]) -> Disagreement | None:
-        record, path = item
+    def check(chunk: tuple[str, Record]) -> Disagreement | None:
+        path, record = chunk
         spec = view.store.layout.arrays[view.by_path[path].array]
         if getattr(scratch, "array", None) != spec.path:
             scratch.array, scratch.block = spec.path, np.empty(spec.chunk_shape, spec.dtype)
         return _content(view.store, record, spec, view.by_path[path], scratch.block)
 
-    ordered = sorted(items, key=lambda item: item[1])
     with ThreadPoolExecutor(view.store.files.threads) as pool:
-        for count, disagreement in enumerate(pool.map(look, ordered), 1):
+        for count, disagreement in enumerate(pool.map(check, chunks), 1):
             if disagreement:
                 yield disagreement
             if progress:
-                progress(count, len(ordered))
+                progress(count, len(chunks))
 
 
-def _content(store: Store, record: Record, spec: ArraySpec, key: ChunkKey,
-             block: np.ndarray) -> Disagreement | None:  # fmt: skip
+def _content(store: Store, record: Record, spec: ArraySpec, key: ChunkKey, block: np.ndarray) -> Disagreement | None:
     recorded = record.chunks[key.path][1]
     try:
         crc = store.chunks.read(spec, key, block)
@@ -182,8 +165,7 @@ def _content(store: Store, record: Record, spec: ArraySpec, key: ChunkKey,
     except CorruptChunk as error:
         return _about(record, "checksum", key.path, str(error).removeprefix(f"{key.path}: "))
     if crc != recorded:
-        detail = f"crc32c is {crc:08x}, recorded is {recorded:08x}"
-        return _about(record, "checksum", key.path, detail)
+        return _about(record, "checksum", key.path, f"crc32c is {crc:08x}, recorded is {recorded:08x}")
     if not all_finite(block[: len(spec.rows(key.shard))]):
         return _about(record, "nonfinite", key.path, "NaN or infinity among the values")
     return None
@@ -191,25 +173,20 @@ def _content(store: Store, record: Record, spec: ArraySpec, key: ChunkKey,
 
 def _surplus(view: _View) -> Iterator[Disagreement]:
     """Files outside the layout, and chunks of a finished shard that its record does not list."""
+
+    def work(path: str) -> tuple[str, int]:
+        """Identifies the chunks that one stage writes together: (`activations.zarr/trained`, shard)."""
+        key = view.by_path[path]
+        return "/".join(key.array.split("/")[:2]), key.shard
+
     recorded = {path for record in view.records for path in record.chunks}
-    finished = {_work(view.by_path[path]) for path in recorded}
-    documents = view.store.layout.documents()
-    for path in sorted(view.listed.keys() - recorded - documents.keys()):
+    finished = {work(path) for path in recorded}
+    for path in sorted(view.listed.keys() - recorded - view.store.layout.documents().keys()):
         if path not in view.by_path:
-            if not path.endswith(".partial"):
+            if not path.endswith(keys.PARTIAL):
                 yield Disagreement("surplus", path, detail="the layout has no such file")
-        elif _work(view.by_path[path]) in finished:
+        elif work(path) in finished:
             yield Disagreement("surplus", path, detail="its shard is complete without it")
-
-
-def _work(key: ChunkKey) -> tuple[str, int]:
-    """Chunks that one stage writes together: (`activations.zarr/trained`, shard)."""
-    return "/".join(key.array.split("/")[:2]), key.shard
-
-
-def _partial(view: _View) -> Iterator[Disagreement]:
-    for path in view.store.files.partials():
-        yield Disagreement("partial", path, detail="half-written by a process that was killed")
 
 
 def _tables(view: _View) -> Iterator[Disagreement]:
@@ -223,31 +200,26 @@ def _tables(view: _View) -> Iterator[Disagreement]:
             yield Disagreement(kind, path, detail=str(error).removeprefix(f"{path}: "))
             continue
         if path == keys.SAMPLES and rows != store.layout.samples:
-            detail = f"{rows} rows where the layout has {store.layout.samples} samples"
+            detail = f"{rows} rows, but the layout has {store.layout.samples} samples"
             yield Disagreement(kind, path, detail=detail)
 
 
 def repair(store: Store, found: Iterable[Disagreement]) -> list[ShardName]:
-    """Undo what `verify` found, so that the next run redoes it; the shards that it will redo.
+    """Undo what `verify` found, so that the next run redoes it; return the shards that it will redo.
 
-    Damaged chunks and their completion records, surplus and partial files and unreadable tables
-    are removed, metadata are written again. `samples` can't be repaired: the prompts are lost.
+    Removes damaged chunks and their completion records, surplus and partial files and unreadable
+    tables, and rewrites metadata. Can't repair `samples`, because the prompts are lost.
     """
     documents = store.layout.documents()
     redo: set[ShardName] = set()
-    for disagreement in found:
-        if disagreement.kind == "metadata":
-            store.put(disagreement.path, documents[disagreement.path])
-        elif disagreement.kind in FILE_KINDS:
-            store.delete(disagreement.path)
-        elif disagreement.kind in SHARD_KINDS:
-            redo.add(_unrecord(store, disagreement))
+    for item in found:
+        if item.kind == "metadata":
+            store.put(item.path, documents[item.path])
+        elif item.kind in FILE_KINDS:
+            store.delete(item.path)
+        elif item.kind in SHARD_KINDS:
+            if item.shard >= 0:  # the record first: without it the shard counts as unfinished
+                store.delete(keys.record_path(item.stage, item.variant, item.shard))
+            store.delete(item.path)
+            redo.add((item.stage, item.variant, item.shard))
     return sorted(redo)
-
-
-def _unrecord(store: Store, found: Disagreement) -> ShardName:
-    """Remove the completion record first, then the damaged chunk."""
-    if found.shard >= 0:
-        store.delete(keys.record_path(found.stage, found.variant, found.shard))
-    store.delete(found.path)
-    return found.stage, found.variant, found.shard

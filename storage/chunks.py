@@ -1,4 +1,4 @@
-"""Moving whole chunks between numpy arrays and files: checked, padded, checksummed, in threads."""
+"""Read and write whole chunks: checked, padded, checksummed, in threads."""
 
 import threading
 from collections.abc import Iterator, Sequence
@@ -18,24 +18,23 @@ REDO = "redo its shard (scenesweep verify --repair, then run again)"
 
 @dataclass(frozen=True)
 class _Job:
-    """One chunk to read, and where its samples go."""
+    """One chunk to read and the destination of its samples."""
 
     key: ChunkKey
     out: np.ndarray
-    """(n, *inner): the requested step's part of the answer."""
+    """(n, *inner): the result for one step."""
     positions: np.ndarray
-    """Where in `out` the samples go."""
+    """Positions of the samples in `out`."""
     rows: np.ndarray
-    """Which samples of the chunk they are."""
+    """Positions of the same samples in the chunk."""
 
     def direct(self, size: int) -> np.ndarray | None:
-        """The part of `out` that is exactly the whole chunk, if there is one."""
-        start = self.positions[0]
-        whole = len(self.rows) == size and np.array_equal(self.rows, np.arange(size))
-        if whole and np.array_equal(self.positions, np.arange(start, start + size)):
-            part = self.out[start : start + size]
-            return part if part.flags.c_contiguous else None
-        return None
+        """The part of `out` that equals the whole chunk of `size` samples, so that no copy is needed, or None."""
+        chunk = np.arange(size)
+        if not (np.array_equal(self.rows, chunk) and np.array_equal(self.positions, self.positions[0] + chunk)):
+            return None
+        part = self.out[self.positions[0] : self.positions[0] + size]
+        return part if part.flags.c_contiguous else None
 
 
 class Chunks:
@@ -45,49 +44,44 @@ class Chunks:
         self._files = files
 
     def write(self, spec: ArraySpec, key: ChunkKey, values: np.ndarray) -> tuple[int, int]:
-        """Write one chunk from (n, *inner) values, n the samples of this shard.
+        """Write one chunk from (n, *inner) values, where n is the number of samples of this shard.
 
-        Returns the file's size and crc32c. ValueError for another shape or a type that does not
-        convert safely; NonFinite for NaN or infinity (also from overflow in the conversion).
+        Returns the file's size and crc32c. Raises ValueError for another shape or a type that does
+        not convert safely, NonFinite for NaN or infinity (also from overflow in the conversion).
         """
-        parts, size, crc = self._encoded(spec, key, self._converted(spec, key, values))
-        self._files.put(key.path, parts)
-        return size, crc
-
-    def _encoded(self, spec: ArraySpec, key: ChunkKey,
-                 values: np.ndarray) -> tuple[list[Part], int, int]:  # fmt: skip
-        codec = codec_for(spec.codec, spec.dtype)
-        try:
-            if len(values) == spec.chunk[0]:
-                return codec.encode_finite(values)
-            refuse_nonfinite(values)
-            return codec.encode(self._padded(spec, values))
-        except NonFinite as error:
-            raise NonFinite(f"{key.path}: {error}") from None
-
-    def _converted(self, spec: ArraySpec, key: ChunkKey, values: np.ndarray) -> np.ndarray:
         values = np.asarray(values)
-        expected = (len(spec.rows(key.shard)), *spec.inner)
+        rows = spec.rows(key.shard)
+        expected = (len(rows), *spec.inner)
         if values.shape != expected:
             raise ValueError(
-                f"{key.path}: shape {values.shape} where {expected} is due: write the whole shard "
-                f"(samples {spec.rows(key.shard)}) at once"
+                f"{key.path}: expected shape {expected}, got {values.shape}: write the whole shard "
+                f"(samples {rows}) at once"
             )
         if not np.can_cast(values.dtype, spec.dtype, "same_kind"):
             raise ValueError(f"{key.path}: {values.dtype} can't be stored as {spec.dtype}")
         with np.errstate(over="ignore"):
-            return np.ascontiguousarray(values, dtype=np.dtype(spec.dtype).newbyteorder("<"))
+            values = np.ascontiguousarray(values, dtype=np.dtype(spec.dtype).newbyteorder("<"))
+        parts, size, crc = self._encoded(spec, key, values)
+        self._files.put(key.path, parts)
+        return size, crc
 
-    def _padded(self, spec: ArraySpec, values: np.ndarray) -> np.ndarray:
+    def _encoded(self, spec: ArraySpec, key: ChunkKey, values: np.ndarray) -> tuple[list[Part], int, int]:
+        codec = codec_for(spec.codec, spec.dtype)
+        try:
+            if len(values) == spec.chunk[0]:
+                return codec.encode_finite(values)
+            refuse_nonfinite(values)  # before padding with NaN
+        except NonFinite as error:
+            raise NonFinite(f"{key.path}: {error}") from None
         block = np.full(spec.chunk_shape, spec.fill, spec.dtype)
         block[: len(values)] = values
-        return block
+        return codec.encode(block)
 
     def read(self, spec: ArraySpec, key: ChunkKey, out: np.ndarray) -> int:
-        """Fill `out` (C-contiguous, whole chunk) and return the crc32c, which was checked.
+        """Fill `out` (C-contiguous, whole chunk) and return the verified crc32c.
 
-        MissingChunk if there is no such file. CorruptChunk if its size or checksum is wrong, read
-        twice: network file systems are known to serve passing errors.
+        Raises MissingChunk if there is no such file, CorruptChunk if its size or checksum is wrong
+        twice: network file systems are known to return transient errors.
         """
         try:
             try:
@@ -102,7 +96,8 @@ class Chunks:
         if codec.decompress is None:
             body, tail = as_bytes(out), np.empty(CRC_BYTES, np.uint8)
             size, crc = self._files.read_chunk(key.path, body, tail)
-            self._check_size(key, size, body.nbytes + CRC_BYTES)
+            if size != body.nbytes + CRC_BYTES:
+                raise CorruptChunk(f"{key.path}: expected {body.nbytes + CRC_BYTES} bytes, got {size}: {REDO}")
             return self._checked(key, crc, tail)
         data = np.frombuffer(self._files.get(key.path), np.uint8)
         body, tail = data[:-CRC_BYTES], data[-CRC_BYTES:]
@@ -113,17 +108,14 @@ class Chunks:
             raise CorruptChunk(f"{key.path}: {spec.codec}: {error}: {REDO}") from None
         return crc
 
-    def _check_size(self, key: ChunkKey, size: int, due: int) -> None:
-        if size != due:
-            raise CorruptChunk(f"{key.path}: {size} bytes where {due} are due: {REDO}")
-
     def _checked(self, key: ChunkKey, crc: int, tail: np.ndarray) -> int:
         if tail.tobytes() != crc.to_bytes(CRC_BYTES, "little"):
             raise CorruptChunk(f"{key.path}: crc32c is {crc:08x}, stored is {tail[::-1].tobytes().hex()}: {REDO}")
         return crc
 
-    def read_rows(self, spec: ArraySpec, steps: Sequence[int | None], samples: np.ndarray,
-                  out: np.ndarray, threads: int) -> None:  # fmt: skip
+    def read_rows(
+        self, spec: ArraySpec, steps: Sequence[int | None], samples: np.ndarray, out: np.ndarray, threads: int
+    ) -> None:
         """Fill `out` (len(steps), n, *inner) with the samples, chunk by chunk in threads."""
         jobs = list(_jobs(spec, steps, samples, out))
         scratch = threading.local()
@@ -143,12 +135,10 @@ class Chunks:
                 run(job)
             return
         with ThreadPoolExecutor(threads) as pool:
-            for _ in pool.map(run, jobs):
-                pass
+            list(pool.map(run, jobs))  # raises what a job raised
 
 
-def _jobs(spec: ArraySpec, steps: Sequence[int | None], samples: np.ndarray,
-          out: np.ndarray) -> Iterator[_Job]:  # fmt: skip
+def _jobs(spec: ArraySpec, steps: Sequence[int | None], samples: np.ndarray, out: np.ndarray) -> Iterator[_Job]:
     size = spec.chunk[0]
     shards = samples // size
     for shard in np.unique(shards).tolist():

@@ -1,4 +1,4 @@
-"""Chunks as bytes: an optional compressor, then crc32c, the same bytes that zarr-python makes."""
+"""Chunks as bytes: an optional compressor, then crc32c, the same bytes that zarr-python writes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,16 +11,18 @@ import numpy as np
 from storage.errors import NonFinite
 
 Part = Any
-"""Contiguous bytes behind the buffer protocol: bytes, memoryview or a numpy array."""
+"""Contiguous bytes: bytes, memoryview or a numpy array. Python 3.11 has no type for buffers."""
 
 CODECS = ("none", "zstd", "blosc-lz4", "blosc-zstd", "pcodec")
 CRC_BYTES = 4
+Document = dict[str, object]
+CHECKSUM: Document = {"name": "crc32c"}
 _FINITE_BLOCK = 1 << 20
-"""Values looked at together: few enough for the cache, enough to seldom hand the GIL over."""
+"""Values per block: few enough for the cache, enough to release the GIL rarely."""
 
 
 def crc32c(data: Part, before: int = 0) -> int:
-    """Checksum (Castagnoli) of a contiguous buffer, or of `before`'s bytes and then these.
+    """CRC-32C (Castagnoli) of contiguous bytes, appended to bytes whose checksum is `before`.
 
     It holds the GIL, but at 15 GB/s and more a second thread hardly notices.
     """
@@ -29,9 +31,9 @@ def crc32c(data: Part, before: int = 0) -> int:
 
 @dataclass(frozen=True)
 class Codec:
-    """How arrays of one dtype become chunk files: (array) -> body, then crc32c little-endian."""
+    """How arrays of one dtype become chunk files: a body, then its crc32c, little-endian."""
 
-    documents: list[dict] = field(hash=False)
+    documents: list[Document] = field(hash=False)
     """The `codecs` list of zarr.json."""
     compress: Callable[[np.ndarray], bytes] | None
     """None: the body is the array's own bytes."""
@@ -44,7 +46,7 @@ class Codec:
         return self._with_crc(body, crc32c(body))
 
     def encode_finite(self, values: np.ndarray) -> tuple[list[Part], int, int]:
-        """The same; NonFinite if a float is NaN or infinite."""
+        """The same. Raises NonFinite if a float is NaN or infinite."""
         if self.compress is None:
             return self._with_crc(as_bytes(values), _scanned(values))
         refuse_nonfinite(values)
@@ -61,7 +63,7 @@ def refuse_nonfinite(values: np.ndarray) -> None:
 
 
 def _scanned(values: np.ndarray) -> int:
-    """crc32c of the values, looked at for non-finite ones while they are in the cache."""
+    """crc32c of the values; each block is checked for non-finite values while it is in the cache."""
     flat = values.reshape(-1)
     crc = 0
     for start in range(0, flat.size, _FINITE_BLOCK):
@@ -76,56 +78,49 @@ def as_bytes(values: np.ndarray) -> np.ndarray:
     return values.reshape(-1).view(np.uint8)
 
 
-def codec_for(name: str, dtype: str) -> Codec:
-    """The codec called `name` for arrays of `dtype`; pcodec leaves bytes to zstd."""
-    if name == "pcodec" and np.dtype(dtype).itemsize == 1:
-        name = "zstd"
-    return _codec(name, np.dtype(dtype).itemsize)
-
-
 @cache
-def _codec(name: str, itemsize: int) -> Codec:
-    plain: dict[str, Any] = {"name": "bytes"}
+def codec_for(name: str, dtype: str) -> Codec:
+    """The codec `name` for arrays of `dtype`; pcodec uses zstd for bytes."""
+    itemsize = np.dtype(dtype).itemsize
+    plain: Document = {"name": "bytes"}
     if itemsize > 1:
         plain["configuration"] = {"endian": "little"}
-    check = {"name": "crc32c"}
     if name == "none":
-        return Codec([plain, check], None, None)
-    if name == "zstd":
-        return _zstd(plain, check)
+        return Codec([plain, CHECKSUM], None, None)
     if name in ("blosc-lz4", "blosc-zstd"):
-        return _blosc(name.removeprefix("blosc-"), itemsize, plain, check)
-    assert name == "pcodec", name
-    return _pcodec(check)
-
-
-def _zstd(plain: dict, check: dict) -> Codec:
+        return _blosc(name.removeprefix("blosc-"), itemsize, plain)
+    if name == "pcodec" and itemsize > 1:
+        return _pcodec()
+    assert name in ("zstd", "pcodec"), name
     from numcodecs.zstd import Zstd
 
     coder = Zstd(level=1)
-    document = {"name": "zstd", "configuration": {"level": 1, "checksum": False}}
-    return Codec([plain, document, check], coder.encode, _into(coder.decode))
+    document: Document = {"name": "zstd", "configuration": {"level": 1, "checksum": False}}
+    return Codec([plain, document, CHECKSUM], coder.encode, coder.decode)
 
 
-def _blosc(cname: str, itemsize: int, plain: dict, check: dict) -> Codec:
+def _blosc(cname: str, itemsize: int, plain: Document) -> Codec:
     from numcodecs import blosc
 
-    blosc.use_threads = False  # our own threads work chunk by chunk
+    blosc.use_threads = False  # chunks are already encoded in parallel
     shuffle = blosc.SHUFFLE if itemsize > 1 else blosc.BITSHUFFLE
     coder = blosc.Blosc(cname=cname, clevel=1, shuffle=shuffle, typesize=itemsize)
-    configuration = {
+    configuration: dict[str, object] = {
         "typesize": itemsize,
         "cname": cname,
         "clevel": 1,
         "shuffle": "shuffle" if itemsize > 1 else "bitshuffle",
         "blocksize": 0,
     }
-    document = {"name": "blosc", "configuration": configuration}
-    # zarr-python hands blosc flat bytes, whose item size is 1 unless `typesize` says otherwise
-    return Codec([plain, document, check], lambda v: coder.encode(as_bytes(v)), _into(coder.decode))
+    # zarr-python passes flat bytes to blosc, which takes their item size from `typesize`.
+    return Codec(
+        [plain, {"name": "blosc", "configuration": configuration}, CHECKSUM],
+        lambda values: coder.encode(as_bytes(values)),
+        coder.decode,
+    )
 
 
-def _pcodec(check: dict) -> Codec:
+def _pcodec() -> Codec:
     try:
         from numcodecs.pcodec import PCodec
     except ImportError:
@@ -135,22 +130,14 @@ def _pcodec(check: dict) -> Codec:
         ) from None
     coder = PCodec(level=4)
     configuration = {k: v for k, v in coder.get_config().items() if k != "id"}
-    document = {"name": "numcodecs.pcodec", "configuration": configuration}
-    return Codec([document, check], coder.encode, _into(coder.decode))
-
-
-def _into(decode: Callable) -> Callable[[np.ndarray, np.ndarray], None]:
-    def decompress(body: np.ndarray, out: np.ndarray) -> None:
-        decode(body, out)
-
-    return decompress
+    return Codec([{"name": "numcodecs.pcodec", "configuration": configuration}, CHECKSUM], coder.encode, coder.decode)
 
 
 def all_finite(values: np.ndarray) -> bool:
     """Whether a float array has neither NaN nor infinity.
 
     Reads the bits as integers: as int and as uint, every non-finite value exceeds every finite
-    one of its sign, so two maxima without temporaries decide. Several times faster than isfinite.
+    one of its sign, so two maxima without temporaries suffice. Several times faster than isfinite.
     """
     if values.dtype.kind != "f":
         return True

@@ -1,21 +1,21 @@
-"""Errors that a reader or writer of a store can meet; all are ValueErrors with one clear line."""
+"""Errors of reading and writing a store; all are ValueErrors with a message of one line."""
 
 
 class StoreError(ValueError):
-    """Something about a store or its use is wrong; the message names what, where and the cure."""
+    """A store or its use is wrong; the message names what, where and the fix."""
 
 
 class MissingChunk(StoreError):
-    """A chunk that was asked for is not in the store (never answered with the fill value)."""
+    """A requested chunk is not in the store. Readers never return the fill value instead."""
 
 
 class CorruptChunk(StoreError):
-    """A chunk's size or crc32c checksum is not what the format demands."""
+    """A chunk's size or crc32c checksum is wrong."""
 
 
 class NonFinite(StoreError):
-    """An array holds NaN or infinity where the format allows only finite values."""
+    """An array to be stored holds NaN or infinity; the format allows only finite values."""
 
 
 class LeaseHeld(StoreError):
-    """Another planner holds the lease of this store."""
+    """Another planner holds the lease of this store, or has taken it over."""

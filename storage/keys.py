@@ -1,4 +1,4 @@
-"""Where things are: frozen keys and the paths they stand for; no path is ever parsed back."""
+"""Names of files and keys of chunks. Paths are only built from keys, never parsed back."""
 
 import re
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@\-]*")
 
 
 def checked_name(kind: str, name: str) -> str:
-    """Return `name`, or raise ValueError if it can't stand as one part of a path."""
+    """Return `name`. Raises ValueError if it can't be one part of a path."""
     if not _NAME.fullmatch(name):
         raise ValueError(f"{kind} {name!r}: use letters, digits and '_', after the first also '-', '.' and '@'")
     return name
@@ -23,7 +23,7 @@ def checked_name(kind: str, name: str) -> str:
 
 @dataclass(frozen=True, order=True)
 class ChunkKey:
-    """One chunk of one array: `shard` along the samples and, for stepped arrays, one step."""
+    """One chunk of one array: index `shard` along the samples and, in stepped arrays, one step."""
 
     array: str
     """Path of the array, such as `activations.zarr/trained/down.0.0`."""
@@ -31,17 +31,17 @@ class ChunkKey:
     step: int | None
     """1, 2, ... as in the paper; None for arrays without a step axis."""
     inner: int
-    """Number of further axes, each held whole in the chunk."""
+    """Number of further axes, each of which lies whole in the chunk."""
 
     @property
     def path(self) -> str:
-        """Path of the chunk's file: Zarr v3's default chunk key, `ARRAY/c/SHARD[/STEP-1]/0/0`."""
+        """Path of the chunk's file, with Zarr v3's default chunk key: `ARRAY/c/SHARD[/STEP-1]/0/0`."""
         index = [self.shard] if self.step is None else [self.shard, self.step - 1]
         return "/".join([self.array, "c", *map(str, index + [0] * self.inner)])
 
 
 def record_prefix(stage: str, variant: str) -> str:
-    """Folder of the completion records of one stage and variant, with its closing slash."""
+    """Folder of the completion records of one stage and variant, with a final slash."""
     return f"shards/{checked_name('stage', stage)}/{checked_name('variant', variant)}/"
 
 
@@ -51,7 +51,7 @@ def record_path(stage: str, variant: str, shard: int) -> str:
 
 
 def failure_path(stage: str, variant: str, shard: int) -> str:
-    """Path of the note that says why a shard failed."""
+    """Path of the note on why a shard failed."""
     return f"{record_prefix(stage, variant)}{shard:05d}.failed.json"
 
 
@@ -61,5 +61,5 @@ def probe_path(variant: str, site: str, step: int, task: str, control: str, seed
 
 
 def part_prefix(table: str) -> str:
-    """Folder of the Parquet parts of one results table, with its closing slash."""
+    """Folder of the Parquet parts of one results table, with a final slash."""
     return f"results/{checked_name('table', table)}/"

@@ -1,4 +1,4 @@
-"""Completion records: facts written last, that say which chunks a stage wrote for a shard."""
+"""Completion records: written last, they list the chunks that a stage wrote for a shard."""
 
 import json
 import threading
@@ -13,19 +13,19 @@ from storage.keys import failure_path, record_path, record_prefix
 
 @dataclass(frozen=True)
 class Record:
-    """What one stage wrote for one shard. No time, no host: equal runs, equal bytes."""
+    """What one stage wrote for one shard, without time or host, so that equal runs give equal bytes."""
 
     stage: str
     variant: str
     shard: int
     chunks: dict[str, tuple[int, int]] = field(hash=False)
-    """Path -> (size of the file in bytes, crc32c of its body, which is also its last 4 bytes)."""
+    """Path -> (size of the file in bytes, crc32c of its body, which the last 4 bytes repeat)."""
     stage_hash: str | None = None
-    """Hash of the stage's scientific settings, where the caller gave one."""
+    """Hash of the stage's scientific settings; None if the caller gave none."""
 
     @property
     def path(self) -> str:
-        """Where the record lies."""
+        """Path of the record."""
         return record_path(self.stage, self.variant, self.shard)
 
     def to_json(self) -> bytes:
@@ -43,34 +43,33 @@ class Record:
 
     @classmethod
     def from_json(cls, data: bytes) -> "Record":
-        """Read a record; ValueError if anything about it is not as written."""
+        """Read a record. Raises ValueError if it is damaged or has another format version."""
         try:
-            found = json.loads(data)
-            if found["format"] != FORMAT_VERSION:
-                raise ValueError(f"format version {found['format']}")
-            chunks = {p: (int(size), int(crc, 16)) for p, (size, crc) in found["chunks"].items()}
-            return cls(found["stage"], found["variant"], int(found["shard"]), chunks,
-                       found["stage_hash"])  # fmt: skip
+            document = json.loads(data)
+            if document["format"] != FORMAT_VERSION:
+                raise ValueError(f"format version {document['format']}")
+            chunks = {path: (int(size), int(crc, 16)) for path, (size, crc) in document["chunks"].items()}
+            return cls(document["stage"], document["variant"], int(document["shard"]), chunks, document["stage_hash"])
         except (KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:
             raise ValueError(f"not a completion record ({error!r})") from None
 
 
 class Written:
-    """Thread-safe memory of the chunks that this process wrote and has not yet recorded."""
+    """Thread-safe register of the chunks that were written but not yet recorded."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._chunks: dict[tuple[str, int], dict[str, tuple[int, int]]] = {}
 
-    def add(self, variant: str, shard: int, path: str, size: int, crc: int) -> None:
-        """Remember one chunk."""
+    def add(self, owner: str, shard: int, path: str, size: int, crc: int) -> None:
+        """Add one chunk."""
         with self._lock:
-            self._chunks.setdefault((variant, shard), {})[path] = (size, crc)
+            self._chunks.setdefault((owner, shard), {})[path] = (size, crc)
 
-    def take(self, variant: str, shard: int) -> dict[str, tuple[int, int]]:
-        """Forget and return the chunks of one variant and shard."""
+    def take(self, owner: str, shard: int) -> dict[str, tuple[int, int]]:
+        """Remove and return the chunks of one owner and shard."""
         with self._lock:
-            return self._chunks.pop((variant, shard), {})
+            return self._chunks.pop((owner, shard), {})
 
 
 class Records:
@@ -80,7 +79,7 @@ class Records:
         self._files = files
 
     def write(self, record: Record, *, sync: bool) -> None:
-        """Sync the record's chunks, write the record, then drop an older failure note."""
+        """Sync the record's chunks, write the record, then remove an older failure note."""
         if sync:
             self._files.sync(list(record.chunks))
         self._files.put(record.path, [record.to_json()], sync=sync)
@@ -92,17 +91,16 @@ class Records:
         self._files.put(failure_path(stage, variant, shard), [data])
 
     def failures(self, stage: str, variant: str) -> dict[int, str]:
-        """Shard -> reason of every failed shard that has no completion record."""
-        names = self._files.list(record_prefix(stage, variant))
-        notes = [json.loads(self._files.get(p)) for p in names if p.endswith(".failed.json")]
-        return {
-            note["shard"]: note["reason"] for note in notes if record_path(stage, variant, note["shard"]) not in names
-        }
+        """Shard -> reason, for every failed shard without a completion record."""
+        paths = self._files.list(record_prefix(stage, variant))
+        notes = [json.loads(self._files.get(path)) for path in paths if path.endswith(".failed.json")]
+        reasons = {note["shard"]: note["reason"] for note in notes}
+        return {shard: reason for shard, reason in reasons.items() if record_path(stage, variant, shard) not in paths}
 
     def read(self, prefix: str) -> dict[str, Record | ValueError]:
-        """Every completion record under a prefix, or the reason why it is none."""
-        paths = [p for p in self._files.list(prefix)
-                 if p.endswith(".json") and not p.endswith(".failed.json")]  # fmt: skip
+        """Path -> completion record for each one under a prefix, or the error if it is not valid."""
+        listed = self._files.list(prefix)
+        paths = [path for path in listed if path.endswith(".json") and not path.endswith(".failed.json")]
         with ThreadPoolExecutor(self._files.threads) as pool:
             return dict(zip(paths, pool.map(self._read, paths), strict=True))
 
@@ -112,20 +110,23 @@ class Records:
         except ValueError as error:
             return error
         if record.path != path:
-            return ValueError(f"the record says that it is {record.path}")
+            return ValueError(f"the record names itself {record.path}")
         return record
 
-    def valid(self, stage: str, variant: str, stage_hash: str | None,
-              ignore: Iterable[str] = ()) -> dict[int, Record]:  # fmt: skip
-        """Shard -> record, where the record parses and its chunks exist with the right sizes.
+    def valid(self, stage: str, variant: str, stage_hash: str | None, removed: Iterable[str] = ()) -> dict[int, Record]:
+        """Shard -> record, for records that parse and whose chunks exist with the recorded sizes.
 
-        `ignore`: prefixes of chunks that were removed on purpose.
+        Chunks under the prefixes in `removed` were deleted on purpose and may be absent.
         """
-        found = self.read(record_prefix(stage, variant)).values()
-        records = [r for r in found if isinstance(r, Record) and stage_hash in (None, r.stage_hash)]
-        skip = tuple(ignore)
-        wanted = {path: size for record in records for path, (size, _) in record.chunks.items()
-                  if not path.startswith(skip)}  # fmt: skip
-        sizes = self._files.sizes(wanted)
-        bad = {path for path, size in wanted.items() if sizes.get(path) != size}
-        return {r.shard: r for r in records if bad.isdisjoint(r.chunks)}
+        read = self.read(record_prefix(stage, variant)).values()
+        records = [r for r in read if isinstance(r, Record) and stage_hash in (None, r.stage_hash)]
+        prefixes = tuple(removed)
+        recorded = {
+            path: size
+            for record in records
+            for path, (size, _) in record.chunks.items()
+            if not path.startswith(prefixes)
+        }
+        sizes = self._files.sizes(recorded)
+        damaged = {path for path, size in recorded.items() if sizes.get(path) != size}
+        return {record.shard: record for record in records if damaged.isdisjoint(record.chunks)}

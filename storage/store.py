@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from storage import keys
+from storage.backends import open_files
 from storage.backends.files import Files
-from storage.backends.objects import open_files
 from storage.chunks import Chunks
 from storage.errors import MissingChunk
 from storage.format import KINDS, ArraySpec, Layout, encode_json
@@ -304,7 +304,7 @@ class Store:
         return self._tables.read_file(path)
 
     def write_samples(self, rows: Iterable[dict]) -> None:
-        """Write `samples.parquet` once; later calls may only append rows."""
+        """Write `samples.parquet`. Raises ValueError if it holds other samples already."""
         self._check_lease()
         self._tables.write_samples(rows, self.layout, sync=self.durable)
 

@@ -1,4 +1,4 @@
-"""Results as append-only Parquet parts: schemas, keys; of several attempts the latest wins."""
+"""Results as append-only Parquet parts: schemas and keys. The latest of several attempts counts."""
 
 import difflib
 import io
@@ -17,7 +17,7 @@ from storage.format import Layout
 
 
 def _schema(text: str, **types: pa.DataType) -> pa.Schema:
-    """Columns named in `text`; float64 unless a type is given by name."""
+    """Columns named in `text`, float64 unless `types` gives another type."""
     return pa.schema([(name, types.get(name, pa.float64())) for name in text.split()])
 
 
@@ -56,25 +56,23 @@ INTERVENTIONS = _schema(
     experiment=_TEXT, sample=_INT, trial=_INT, task=_TEXT, control=_TEXT, sites=_TEXT, steps=_TEXT,
     iterations=_INT, status=_TEXT, error=_TEXT, attempt=_INT, stage_hash=_TEXT,
 )  # fmt: skip
-SAMPLES = _schema("sample prompt seed shard", sample=_INT, prompt=_TEXT, seed=_INT,
-                         shard=_INT)  # fmt: skip
-CURATION = _schema("sample keep reason split", sample=_INT, keep=pa.bool_(), reason=_TEXT,
-                          split=_TEXT)  # fmt: skip
+SAMPLES = _schema("sample prompt seed shard", sample=_INT, prompt=_TEXT, seed=_INT, shard=_INT)
+CURATION = _schema("sample keep reason split", sample=_INT, keep=pa.bool_(), reason=_TEXT, split=_TEXT)
 
 SCHEMAS = {"probes": PROBES, "images": IMAGES, "epochs": EPOCHS, "interventions": INTERVENTIONS}
-_CELL = ("experiment", "variant", "site", "step", "task", "control", "seed")
+_PROBE = ("experiment", "variant", "site", "step", "task", "control", "seed")
 KEYS = {
-    "probes": (*_CELL, "stage_hash"),
-    "images": (*_CELL, "sample", "stage_hash"),
-    "epochs": (*_CELL, "epoch", "stage_hash"),
+    "probes": (*_PROBE, "stage_hash"),
+    "images": (*_PROBE, "sample", "stage_hash"),
+    "epochs": (*_PROBE, "epoch", "stage_hash"),
     "interventions": ("experiment", "sample", "trial", "task", "control", "sites", "steps",
                       "iterations", "lr", "guidance", "stage_hash"),
 }  # fmt: skip
-"""Columns that name a row: of rows that agree in them, only the latest attempt counts."""
+"""Columns that identify a row: among rows that agree in them, only the latest attempt counts."""
 
 
 def rows_to_table(name: str, rows: Iterable[dict], schema: pa.Schema) -> pa.Table:
-    """Rows as a table of the schema; absent columns become null. ValueError for unknown ones."""
+    """Rows as a table of the schema; absent columns become null. Raises ValueError for unknown columns."""
     rows = list(rows)
     for unknown in {column for row in rows for column in row} - set(schema.names):
         near = difflib.get_close_matches(unknown, schema.names, 1)
@@ -87,14 +85,14 @@ def rows_to_table(name: str, rows: Iterable[dict], schema: pa.Schema) -> pa.Tabl
 
 
 def to_parquet(table: pa.Table) -> bytes:
-    """Parquet bytes; equal tables give equal bytes."""
+    """The table as a Parquet file; equal tables give equal bytes."""
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd")
     return sink.getvalue()
 
 
 def latest(table: pa.Table, columns: Collection[str]) -> pa.Table:
-    """Of rows equal in the columns (null equals null) the one of the highest attempt, then the last."""
+    """Among rows equal in `columns` (null equals null), keep the one with the highest attempt, then the last."""
     if not table.num_rows:
         return table
     order = pc.sort_indices(pc.fill_null(table["attempt"], 0))
@@ -111,10 +109,10 @@ class Tables:
     def __init__(self, files: Files) -> None:
         self._files = files
         self._parts: dict[str, pa.Table] = {}
-        """Parts read so far; they never change once written."""
+        """Parts read so far; parts never change once written."""
 
     def append(self, name: str, rows: Iterable[dict], *, sync: bool) -> str:
-        """Write the rows as one new part; its path. Its name sorts after all earlier ones."""
+        """Write the rows as one new part and return its path, which sorts after all earlier ones."""
         table = rows_to_table(name, rows, self._schema(name))
         if table.num_rows == 0:
             raise ValueError(f"table {name}: no rows to append")
@@ -129,12 +127,12 @@ class Tables:
 
     def read(self, name: str, stage_hash: str | Collection[str] | None,
              current: bool) -> pa.Table:  # fmt: skip
-        """All parts in order of writing, filtered."""
+        """All rows, in the order of writing, filtered as in `Store.table`."""
         schema = self._schema(name)
         table = pa.concat_tables([schema.empty_table(), *self._read_parts(name, schema)])
         if stage_hash is not None:
-            wanted = [stage_hash] if isinstance(stage_hash, str) else list(stage_hash)
-            table = table.filter(pc.is_in(table["stage_hash"], pa.array(wanted, pa.string())))
+            hashes = [stage_hash] if isinstance(stage_hash, str) else list(stage_hash)
+            table = table.filter(pc.is_in(table["stage_hash"], pa.array(hashes, pa.string())))
         return latest(table, KEYS[name]) if current else table
 
     def _read_parts(self, name: str, schema: pa.Schema) -> list[pa.Table]:
@@ -146,7 +144,7 @@ class Tables:
         return [self._parts[path] for path in paths]
 
     def read_file(self, path: str) -> pa.Table:
-        """One Parquet file; ValueError if unreadable, FileNotFoundError if absent."""
+        """One Parquet file. Raises ValueError if it is unreadable, FileNotFoundError if it is absent."""
         data = self._files.get(path)
         try:
             return pq.read_table(pa.BufferReader(data))
@@ -154,28 +152,23 @@ class Tables:
             raise ValueError(f"{path}: not a readable Parquet file: {error}") from None
 
     def write_samples(self, rows: Iterable[dict], layout: Layout, *, sync: bool) -> None:
-        """Write the samples, ascending; ValueError if finished ones would change."""
+        """Write the samples, ascending. Raises ValueError if other samples are stored already."""
         table = rows_to_table("samples", rows, SAMPLES).sort_by("sample")
-        expected = [(s, s // layout.shard) for s in range(layout.samples)]
-        found = list(zip(table["sample"].to_pylist(), table["shard"].to_pylist(), strict=True))
-        if found != expected:
+        expected = [(sample, sample // layout.shard) for sample in range(layout.samples)]
+        if list(zip(table["sample"].to_pylist(), table["shard"].to_pylist(), strict=True)) != expected:
             raise ValueError(
                 f"{keys.SAMPLES}: samples must be 0..{layout.samples - 1}, each once, "
                 f"sample i in shard i // {layout.shard}"
             )
-        try:
-            old = self.read_file(keys.SAMPLES)
-        except FileNotFoundError:
-            old = SAMPLES.empty_table()
-        if not table.slice(0, old.num_rows).equals(old):
+        if not self._files.sizes([keys.SAMPLES]):
+            self._files.put(keys.SAMPLES, [to_parquet(table)], sync=sync)
+        elif not table.equals(self.read_file(keys.SAMPLES)):
             raise ValueError(
                 f"{keys.SAMPLES}: prompts or seeds differ from those already sampled: choose another output folder"
             )
-        if table.num_rows != old.num_rows:
-            self._files.put(keys.SAMPLES, [to_parquet(table)], sync=sync)
 
     def write_curation(self, rows: Iterable[dict], *, sync: bool) -> None:
-        """Write or replace the curation, ascending by sample."""
+        """Write or replace the curation, sorted by sample."""
         table = rows_to_table("curation", rows, CURATION).sort_by("sample")
         samples = table["sample"].to_pylist()
         if len(set(samples)) < len(samples):
@@ -184,10 +177,8 @@ class Tables:
 
 
 def _fitted(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """A part of another minor version: missing columns become null, unknown ones are dropped."""
-    columns = [
-        table[f.name].cast(f.type) if f.name in table.column_names
-        else pa.nulls(table.num_rows, f.type)
-        for f in schema
-    ]  # fmt: skip
-    return pa.Table.from_arrays(columns, schema=schema)
+    """A part with exactly the columns of the schema: those it lacks become null, unknown ones are dropped."""
+    missing = [field for field in schema if field.name not in table.column_names]
+    for field in missing:
+        table = table.append_column(field, pa.nulls(table.num_rows, field.type))
+    return table.select(schema.names).cast(schema)

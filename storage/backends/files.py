@@ -1,4 +1,4 @@
-"""Named bytes with atomic replacement: the interface, and its form on a local or shared disk."""
+"""Named bytes with atomic replacement: the interface, and files on a local or shared disk."""
 
 import contextlib
 import ctypes
@@ -9,27 +9,33 @@ import shutil
 import stat
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from storage.codec import Part, crc32c
 from storage.keys import PARTIAL
 
+if TYPE_CHECKING:
+    import zarr.abc.store
+    import zarr.storage
+
 SYNC_EACH = 1
-"""Up to so many files are synced one by one, more by one syncfs of their file system."""
+"""Up to this number, files are synced one by one; more by one syncfs of their file system."""
 RESERVE = 1 << 20
-"""From so many bytes on, a file's space is reserved before it is written."""
+"""The space of a file of at least this many bytes is reserved before it is written."""
 _BLOCK = 1 << 20
 _KEEP_SIZE = 1  # FALLOC_FL_KEEP_SIZE
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 
 def checked_path(path: str) -> str:
-    """Return a path relative to the store; ValueError if it is absolute or climbs out."""
+    """Return `path`. Raises ValueError if it is absolute or leaves the store."""
     if not path or path.startswith("/") or ".." in path.split("/"):
-        raise ValueError(f"path {path!r} must be relative to the store and must not climb out")
+        raise ValueError(f"path {path!r} must be relative to the store and must not leave it")
     return path
 
 
@@ -38,30 +44,30 @@ class Files(ABC):
 
     url: str
     threads: int
-    """How many reads or writes in flight serve this place well."""
+    """Number of parallel reads or writes that suits this kind of storage."""
 
     @abstractmethod
     def put(self, path: str, parts: Sequence[Part], *, sync: bool = False) -> None:
-        """Write the parts one after another as one file, replacing what was there."""
+        """Write the parts, concatenated, as one file, replacing an existing one."""
 
     @abstractmethod
     def get(self, path: str) -> bytes:
-        """The whole file; FileNotFoundError if there is none."""
+        """The whole file. Raises FileNotFoundError if there is none."""
 
     @abstractmethod
     def read_chunk(self, path: str, body: np.ndarray, tail: np.ndarray) -> tuple[int, int]:
-        """Fill two flat uint8 arrays from a file of just their size: (true size, crc32c of body).
+        """Fill two flat uint8 arrays from a file of their total size; return (size of the file, crc32c of body).
 
-        If the size differs, nothing is filled. FileNotFoundError if there is no such file.
+        Fills nothing if the size differs. Raises FileNotFoundError if there is no such file.
         """
 
     @abstractmethod
     def create(self, path: str, data: bytes) -> bool:
-        """Write the file if there is none; whether it was written."""
+        """Write the file if it is absent; return whether it was written."""
 
     @abstractmethod
     def swap(self, path: str, old: bytes, new: bytes) -> bool:
-        """Replace the file if it holds `old`; whether it was replaced."""
+        """Replace the file if it holds `old`; return whether it was replaced."""
 
     @abstractmethod
     def sizes(self, paths: Collection[str]) -> dict[str, int]:
@@ -69,33 +75,33 @@ class Files(ABC):
 
     @abstractmethod
     def list(self, prefix: str = "") -> dict[str, int]:
-        """Path -> size of every file whose path starts with `prefix`, sorted, no partial ones."""
+        """Path -> size of every file whose path starts with `prefix`, sorted, without those in `.partial/`."""
 
     @abstractmethod
     def delete(self, paths: Iterable[str]) -> None:
-        """Remove files; those that do not exist are skipped."""
+        """Remove files, skipping absent ones."""
 
     @abstractmethod
     def sync(self, paths: Collection[str]) -> None:
-        """Return when the files, and their names, would survive a power cut."""
+        """Return when the files and their names would survive a power failure."""
 
     @abstractmethod
     def partials(self) -> Sequence[str]:
         """Half-written files that a killed process left behind."""
 
     def remove_partial_files(self) -> Sequence[str]:
-        """Remove half-written files; their paths. Only the holder of the lease may call it."""
-        found = self.partials()
-        self.delete(found)
-        return found
+        """Remove half-written files and return their paths. Only for the holder of the lease."""
+        paths = self.partials()
+        self.delete(paths)
+        return paths
 
     @abstractmethod
-    def zarr_store(self):  # noqa: ANN201 - zarr's type; zarr is imported only on demand
+    def zarr_store(self) -> "zarr.abc.store.Store":
         """A read-only zarr-python store over the same files."""
 
 
 class LocalFiles(Files):
-    """Files in a folder: temporary name in `.partial/`, then rename; sync on request."""
+    """Files in a folder, written under a temporary name in `.partial/` and renamed; synced on request."""
 
     threads = 2
 
@@ -108,10 +114,14 @@ class LocalFiles(Files):
 
     @contextlib.contextmanager
     def _written(self, parts: Sequence[Part], sync: bool) -> Iterator[str]:
-        """A temporary file that holds the parts; gone afterwards unless renamed."""
+        """Path of a temporary file that holds the parts; removed if the block fails."""
         temporary = f"{self.root}/{PARTIAL}/{uuid.uuid4().hex}"
         try:
-            fd = _open_new(temporary)
+            try:
+                fd = os.open(temporary, _NEW, 0o666)
+            except FileNotFoundError:
+                os.makedirs(os.path.dirname(temporary), exist_ok=True)
+                fd = os.open(temporary, _NEW, 0o666)
             try:
                 _reserve(fd, sum(memoryview(part).nbytes for part in parts))
                 _write_all(fd, parts)
@@ -150,7 +160,7 @@ class LocalFiles(Files):
             if size != body.nbytes + tail.nbytes:
                 return size, 0
             crc = 0
-            for start in range(0, body.nbytes, _BLOCK):  # checksum while it is in the cache
+            for start in range(0, body.nbytes, _BLOCK):  # checksum each block while it is in the cache
                 block = body[start : start + _BLOCK]
                 _read_all(fd, block)
                 crc = crc32c(block, crc)
@@ -192,33 +202,30 @@ class LocalFiles(Files):
             os.close(fd)
 
     def sizes(self, paths: Collection[str]) -> dict[str, int]:
-        found = {}
+        sizes = {}
         for path in paths:
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 status = os.stat(self._at(path))
                 if stat.S_ISREG(status.st_mode):
-                    found[path] = status.st_size
-        return found
+                    sizes[path] = status.st_size
+        return sizes
 
     def list(self, prefix: str = "") -> dict[str, int]:
         folder = prefix.rpartition("/")[0]
         start = self.root / folder if folder else self.root
-        found = dict(_walk(str(start), folder))
-        return {path: found[path] for path in sorted(found) if path.startswith(prefix)}
+        sizes = dict(_walk(str(start), folder))
+        return {path: sizes[path] for path in sorted(sizes) if path.startswith(prefix)}
 
     def delete(self, paths: Iterable[str]) -> None:
         for path in paths:
             target = self._at(path)
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(target)
-            self._prune(os.path.dirname(target))
-
-    def _prune(self, folder: str) -> None:
-        """Remove the folders that a deletion emptied, up to the root."""
-        with contextlib.suppress(OSError):
-            while folder != str(self.root) and os.path.basename(folder) != PARTIAL:
-                os.rmdir(folder)
-                folder = os.path.dirname(folder)
+            folder = os.path.dirname(target)
+            with contextlib.suppress(OSError):  # until a folder is not empty
+                while folder != str(self.root) and os.path.basename(folder) != PARTIAL:
+                    os.rmdir(folder)
+                    folder = os.path.dirname(folder)
 
     def sync(self, paths: Collection[str]) -> None:
         if len(paths) > SYNC_EACH and _syncfs(str(self.root)):
@@ -233,30 +240,21 @@ class LocalFiles(Files):
         own = [f"{PARTIAL}/{name}" for name in names if not name.endswith(".lock")]
         return sorted(own + [path for path in self.list() if path.endswith(".partial")])
 
-    def zarr_store(self):  # noqa: ANN201
+    def zarr_store(self) -> "zarr.storage.LocalStore":
         from zarr.storage import LocalStore
 
         return LocalStore(self.root, read_only=True)
 
     def free(self) -> int:
         """Free bytes on the disk that holds (or would hold) this folder."""
-        place = self.root
-        while not place.exists():
-            place = place.parent
-        return shutil.disk_usage(place).free
-
-
-def _open_new(path: str) -> int:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    try:
-        return os.open(path, flags, 0o666)
-    except FileNotFoundError:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        return os.open(path, flags, 0o666)
+        folder = self.root
+        while not folder.exists():
+            folder = folder.parent
+        return shutil.disk_usage(folder).free
 
 
 def _reserve(fd: int, size: int) -> None:
-    """Reserve a large file's space: writing then costs less, and a full disk shows at once."""
+    """Reserve a large file's space, which makes writing cheaper and reports a full disk at once."""
     fallocate = _libc("fallocate")
     if size >= RESERVE and fallocate is not None:
         length = ctypes.c_int64(size)
@@ -279,7 +277,7 @@ def _read_all(fd: int, out: Part) -> None:
     while view.nbytes:
         done = os.readv(fd, [view])
         if not done:
-            raise OSError("a file became shorter while it was read")
+            raise OSError("the file became shorter while it was read")
         view = view[done:]
 
 
@@ -319,12 +317,13 @@ def _fsync_folders(root: Path, paths: Iterable[str]) -> None:
 
 
 @cache
-def _libc(name: str):  # noqa: ANN202 - a ctypes function, or None where there is none
+def _libc(name: str) -> Callable | None:
+    """A function of the C library, or None if this platform has none."""
     return getattr(ctypes.CDLL(None, use_errno=True), name, None)
 
 
 def _syncfs(path: str) -> bool:
-    """Sync the whole file system of `path` in one call; False where that is not supported."""
+    """Sync the whole file system of `path` in one call; return False if that is not supported."""
     syncfs = _libc("syncfs")
     if syncfs is None:
         return False

@@ -1,53 +1,58 @@
-"""The same named bytes in an object store (S3, GCS, Azure) or in memory, through obstore."""
+"""Files in an object store (S3, GCS, Azure) or in memory, through obstore."""
 
 from collections.abc import Collection, Iterable, Sequence
-from typing import Any
+from contextlib import suppress
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import obstore
+from obstore.exceptions import AlreadyExistsError, NotFoundError, PreconditionError
+from obstore.store import MemoryStore, ObjectStore, from_url
 
-from storage.backends.files import Files, LocalFiles, checked_path
+from storage.backends.files import Files, checked_path
 from storage.codec import Part, crc32c
 
-SCHEMES = ("s3", "gs", "az", "memory")
-_memories: dict[str, Any] = {}
+if TYPE_CHECKING:
+    import zarr.storage
+
+MOST_DELETIONS = 1000
+"""Most files per request for deletion; S3 allows no more."""
+
+_memories: dict[str, MemoryStore] = {}
 
 
 class ObjectFiles(Files):
-    """Files in an object store. One PUT per file: it appears whole or not at all."""
+    """Files in an object store. Each is written by one PUT, so it appears whole or not at all."""
 
     threads = 8
 
-    def __init__(self, url: str, store: Any = None) -> None:
+    def __init__(self, url: str, store: ObjectStore | None = None) -> None:
         self.url = url
-        self._store = _open_store(url) if store is None else store
+        if store is None and url.startswith("memory://"):
+            store = _memories.setdefault(url, MemoryStore())
+        if store is None:
+            # Retries for three minutes what may succeed on a retry (500, 503, timeouts).
+            store = from_url(url, retry_config={"max_retries": 20, "retry_timeout": timedelta(minutes=3)})
+        self._store = store
 
     def __reduce__(self) -> tuple:
         return ObjectFiles, (self.url,)
 
     def put(self, path: str, parts: Sequence[Part], *, sync: bool = False) -> None:
-        import obstore
-
         obstore.put(self._store, checked_path(path), b"".join(parts), use_multipart=False)
 
     def get(self, path: str) -> bytes:
-        return self._get(path).bytes().to_bytes()
-
-    def _get(self, path: str) -> Any:
-        import obstore
-
-        return obstore.get(self._store, checked_path(path))
+        return obstore.get(self._store, checked_path(path)).bytes().to_bytes()
 
     def read_chunk(self, path: str, body: np.ndarray, tail: np.ndarray) -> tuple[int, int]:
-        data = np.frombuffer(self._get(path).bytes(), np.uint8)
+        data = np.frombuffer(memoryview(obstore.get(self._store, checked_path(path)).bytes()), np.uint8)
         if data.nbytes != body.nbytes + tail.nbytes:
             return data.nbytes, 0
         body[:], tail[:] = data[: body.nbytes], data[body.nbytes :]
         return data.nbytes, crc32c(body)
 
     def create(self, path: str, data: bytes) -> bool:
-        import obstore
-        from obstore.exceptions import AlreadyExistsError
-
         try:
             obstore.put(self._store, checked_path(path), data, mode="create", use_multipart=False)
         except AlreadyExistsError:
@@ -55,14 +60,12 @@ class ObjectFiles(Files):
         return True
 
     def swap(self, path: str, old: bytes, new: bytes) -> bool:
-        import obstore
-        from obstore.exceptions import NotFoundError, PreconditionError
-
         try:
-            found = self._get(path)
-            if found.bytes().to_bytes() != old:
+            current = obstore.get(self._store, checked_path(path))
+            if current.bytes().to_bytes() != old:
                 return False
-            version: Any = {k: found.meta[k] for k in ("e_tag", "version") if found.meta[k] is not None}
+            # The service refuses the PUT if the entity tag or version has changed since.
+            version: Any = {key: current.meta[key] for key in ("e_tag", "version") if current.meta[key] is not None}
             obstore.put(self._store, path, new, mode=version, use_multipart=False)
         except (FileNotFoundError, NotFoundError, PreconditionError):
             return False
@@ -70,80 +73,38 @@ class ObjectFiles(Files):
 
     def sizes(self, paths: Collection[str]) -> dict[str, int]:
         """One listing per array rather than one request per file."""
-        wanted = set(paths)
-        folders = {path.partition("/c/")[0] for path in wanted}
-        found: dict[str, int] = {}
-        for folder in folders:
+        requested = set(paths)
+        sizes: dict[str, int] = {}
+        for folder in {path.partition("/c/")[0] for path in requested}:
             listed = self.list(f"{folder}/") or self.list(folder)
-            found.update((path, size) for path, size in listed.items() if path in wanted)
-        return found
+            sizes.update((path, size) for path, size in listed.items() if path in requested)
+        return sizes
 
     def list(self, prefix: str = "") -> dict[str, int]:
-        import obstore
-
-        # obstore lists whole path segments, so the last, perhaps unfinished, one is matched here
-        folder = prefix.rpartition("/")[0]
-        found: dict[str, int] = {}
-        for batch in obstore.list(self._store, folder or None):
-            found.update((entry["path"], entry["size"]) for entry in batch)
-        return {path: found[path] for path in sorted(found) if path.startswith(prefix)}
+        # obstore lists whole path segments, so the last one, which may be incomplete, is matched here.
+        sizes: dict[str, int] = {}
+        for batch in obstore.list(self._store, prefix.rpartition("/")[0] or None):
+            sizes.update((entry["path"], entry["size"]) for entry in batch)
+        return {path: sizes[path] for path in sorted(sizes) if path.startswith(prefix)}
 
     def delete(self, paths: Iterable[str]) -> None:
-        import obstore
-
-        todo = [checked_path(path) for path in paths]
-        for start in range(0, len(todo), 1000):
+        pending = [checked_path(path) for path in paths]
+        for start in range(0, len(pending), MOST_DELETIONS):
+            batch = pending[start : start + MOST_DELETIONS]
             try:
-                obstore.delete(self._store, todo[start : start + 1000])
-            except FileNotFoundError:
-                self._delete_each(todo[start : start + 1000])
-
-    def _delete_each(self, paths: Sequence[str]) -> None:
-        import obstore
-
-        for path in paths:
-            try:
-                obstore.delete(self._store, path)
-            except FileNotFoundError:
-                continue
+                obstore.delete(self._store, batch)
+            except FileNotFoundError:  # some services refuse the whole batch because of one absent file
+                for path in batch:
+                    with suppress(FileNotFoundError):
+                        obstore.delete(self._store, path)
 
     def sync(self, paths: Collection[str]) -> None:
-        """Nothing to do: a PUT that returned is durable."""
+        """Does nothing: a PUT that returned is durable."""
 
     def partials(self) -> Sequence[str]:
         return [path for path in self.list() if path.endswith(".partial")]
 
-    def zarr_store(self):  # noqa: ANN201
-        from zarr.storage import ObjectStore
+    def zarr_store(self) -> "zarr.storage.ObjectStore":
+        import zarr.storage
 
-        return ObjectStore(self._store, read_only=True)
-
-
-def _open_store(url: str) -> Any:
-    try:
-        from obstore.store import MemoryStore, from_url
-    except ImportError:
-        raise ValueError(f"{url}: object stores need a package: pip install obstore") from None
-    if url.startswith("memory://"):
-        return _memories.setdefault(url, MemoryStore())
-    return from_url(url, **_options(url))
-
-
-def _options(url: str) -> dict[str, Any]:
-    """Retry for three minutes what is worth retrying (500, 503, timeouts)."""
-    from datetime import timedelta
-
-    return {"retry_config": {"max_retries": 20, "retry_timeout": timedelta(minutes=3)}}
-
-
-def open_files(url: str) -> Files:
-    """Files at a path or URL: `/path`, `file://`, `s3://`, `gs://`, `az://`, `memory://`."""
-    scheme, separator, rest = str(url).partition("://")
-    if not separator:
-        return LocalFiles(url)
-    if scheme == "file":
-        return LocalFiles("/" + rest.lstrip("/"))
-    if scheme not in SCHEMES:
-        schemes = ", ".join(f"{s}://" for s in SCHEMES)
-        raise ValueError(f"{url}: scheme {scheme!r} is not known: use a path or {schemes}")
-    return ObjectFiles(url.rstrip("/"))
+        return zarr.storage.ObjectStore(self._store, read_only=True)

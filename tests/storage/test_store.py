@@ -162,9 +162,9 @@ def test_flipped_and_missing_bytes_are_named(url: str, codec: str):
 def test_wrong_values_are_refused_before_anything_is_written(store: Store):
     good = np.zeros((4, 16, 8), np.float16)
     before = store.list()
-    with pytest.raises(ValueError, match=r"shape \(3, 16, 8\) where \(4, 16, 8\) is due"):
+    with pytest.raises(ValueError, match=r"expected shape \(4, 16, 8\), got \(3, 16, 8\)"):
         store.write_activation("trained", "down.0.0", 1, 0, good[:3])
-    with pytest.raises(ValueError, match=r"where \(2, 16, 8\) is due"):
+    with pytest.raises(ValueError, match=r"expected shape \(2, 16, 8\)"):
         store.write_activation("trained", "down.0.0", 1, 2, good)
     with pytest.raises(ValueError, match="float32 can't be stored as uint8"):
         store.write_labels("saliency", 0, np.zeros((4, 8, 6), np.float32))

@@ -15,8 +15,8 @@ import pytest
 
 import storage
 from storage import Store
+from storage.backends import open_files
 from storage.backends.files import Files, LocalFiles
-from storage.backends.objects import open_files
 from support.storage_fakes import contents, fill, tiny_layout
 
 HERE = Path(__file__).resolve().parents[2]
