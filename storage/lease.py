@@ -8,7 +8,7 @@ import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypedDict
+from typing import Any
 
 from storage.backends.files import Files
 from storage.errors import LeaseHeld
@@ -21,16 +21,9 @@ BEATS = 6
 """Heartbeats per expiry."""
 
 
-class Holder(TypedDict):
-    """Content of `lease.json`, section 7 of FORMAT.md."""
-
-    owner: str
-    token: str
-    host: str
-    boot: str
-    pid: int
-    started: str
-    beat: float
+Holder = dict[str, Any]
+"""Content of `lease.json`, section 7 of FORMAT.md."""
+_UNKNOWN: Holder = {"owner": "unknown", "host": "", "pid": 0, "boot": "", "started": "", "beat": 0.0}
 
 
 class Lease:
@@ -40,12 +33,13 @@ class Lease:
     """
 
     def __init__(self, files: Files, owner: str, *, expiry: float = EXPIRY, clock: Callable[[], float] = time.time):
+        self.url = files.url
         self._files = files
         self._expiry = expiry
         self._clock = clock
         self._pid = os.getpid()
-        self._owner = owner
-        self._token = uuid.uuid4().hex
+        process = {"host": socket.gethostname(), "pid": self._pid, "boot": _boot(), "started": _started(self._pid)}
+        self._holder = process | {"owner": owner, "token": uuid.uuid4().hex}
         self._held = b""
         """The document that this lease wrote last."""
         self._confirmed = 0.0
@@ -71,10 +65,10 @@ class Lease:
         self._held = b""
 
     def check(self) -> None:
-        """Raise LeaseHeld if another planner took the lease over, which it can after a pause of this process.
+        """Raise LeaseHeld if another planner took the lease over, as it may after a pause of this process.
 
-        Reads the store only if no heartbeat succeeded lately. Passes before the lease is taken, after
-        it was given back, and in forked children, which are workers.
+        Reads the store only if no heartbeat succeeded lately. Passes if the lease is not held, and in
+        forked children, which are workers.
         """
         if os.getpid() != self._pid:
             return
@@ -85,7 +79,7 @@ class Lease:
                 self._confirm()
         if self.lost:
             raise LeaseHeld(
-                f"{self._files.url}: another run took this store over while this one was paused or out of reach; "
+                f"{self.url}: another run took this store over while this one was paused or out of reach; "
                 "this one stops and writes nothing more: let the other finish, or stop it and run again"
             )
 
@@ -107,11 +101,6 @@ class Lease:
         stored = self._stored()
         return stored is not None and stored != self._held and not self._over(_parsed(stored))
 
-    def guards(self, url: str) -> bool:
-        """Whether this process holds this lease, and the store at `url` is the leased one or lies inside it."""
-        own = self._files.url
-        return os.getpid() == self._pid and (url == own or url.startswith(f"{own}/"))
-
     def _confirm(self) -> None:
         if self._stored() == self._held:
             self._confirmed = self._clock()
@@ -119,16 +108,7 @@ class Lease:
             self.lost = True
 
     def _document(self) -> bytes:
-        holder = Holder(
-            owner=self._owner,
-            token=self._token,
-            host=socket.gethostname(),
-            boot=_boot(),
-            pid=self._pid,
-            started=_started(self._pid),
-            beat=self._clock(),
-        )
-        return encode_json(holder)
+        return encode_json(self._holder | {"beat": self._clock()})
 
     def _stored(self) -> bytes | None:
         try:
@@ -138,26 +118,21 @@ class Lease:
 
     def _take(self) -> None:
         document = self._document()
-        taken = self._files.create(LEASE, document)
-        if not taken:
+        if not self._files.create(LEASE, document):
             old = self._stored()
-            if old is None:
-                taken = self._files.create(LEASE, document)
-            else:
-                self._refuse_living(old)
-                taken = self._files.swap(LEASE, old, document)
-        if not taken:
-            raise LeaseHeld(f"{self._files.url}: another run took the store just now")
+            if old is not None:
+                self._refuse_living(_parsed(old))
+            # None: the holder has just left.
+            if not (self._files.create(LEASE, document) if old is None else self._files.swap(LEASE, old, document)):
+                raise LeaseHeld(f"{self.url}: another run took the store just now")
         self._held, self._confirmed = document, self._clock()
 
-    def _refuse_living(self, stored: bytes) -> None:
-        """Raise LeaseHeld unless the holder has been silent for too long, or is dead on this machine."""
-        holder = _parsed(stored)
+    def _refuse_living(self, holder: Holder) -> None:
         if self._over(holder):
             return
         age = self._clock() - holder["beat"]
         raise LeaseHeld(
-            f"{self._files.url}: in use by {holder['owner']} (process {holder['pid']} on "
+            f"{self.url}: in use by {holder['owner']} (process {holder['pid']} on "
             f"{holder['host']}, last heartbeat {max(age, 0):.0f} s ago): wait or stop it; "
             f"the lease of a dead run ends after {self._expiry:.0f} s"
         )
@@ -180,9 +155,10 @@ _held_here: list[Lease] = []
 def lease_guarding(url: str) -> Lease | None:
     """The lease by which this process holds the store at `url`, or the store around it; None if there is none.
 
-    A worker in a process of its own has none, and works on.
+    A worker in another process has none and works on.
     """
-    return next((lease for lease in reversed(_held_here) if lease.guards(url)), None)
+    held = (lease for lease in reversed(_held_here) if f"{url}/".startswith(f"{lease.url}/"))
+    return next(held, None)
 
 
 def _boot() -> str:
@@ -202,8 +178,7 @@ def _started(pid: int) -> str:
 
 def _parsed(stored: bytes) -> Holder:
     """The lease document; one that can't be read counts as long expired."""
-    unknown = Holder(owner="unknown", token="", host="", boot="", pid=0, started="", beat=0.0)
     try:
-        return unknown | json.loads(stored)
+        return _UNKNOWN | json.loads(stored)
     except (ValueError, TypeError):
-        return unknown
+        return _UNKNOWN

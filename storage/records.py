@@ -1,7 +1,6 @@
 """Completion records: written last, they list the chunks that a stage wrote for a shard."""
 
 import json
-import threading
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -52,24 +51,6 @@ class Record:
             return cls(document["stage"], document["variant"], int(document["shard"]), chunks, document["stage_hash"])
         except (KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:
             raise ValueError(f"not a completion record ({error!r})") from None
-
-
-class Written:
-    """Thread-safe register of the chunks that were written but not yet recorded."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._chunks: dict[tuple[str, int], dict[str, tuple[int, int]]] = {}
-
-    def add(self, owner: str, shard: int, path: str, size: int, crc: int) -> None:
-        """Add one chunk."""
-        with self._lock:
-            self._chunks.setdefault((owner, shard), {})[path] = (size, crc)
-
-    def take(self, owner: str, shard: int) -> dict[str, tuple[int, int]]:
-        """Remove and return the chunks of one owner and shard."""
-        with self._lock:
-            return self._chunks.pop((owner, shard), {})
 
 
 class Records:

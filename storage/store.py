@@ -3,6 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,12 +15,11 @@ from storage.chunks import Chunks
 from storage.errors import MissingChunk
 from storage.format import KINDS, ArraySpec, Layout, encode_json
 from storage.lease import EXPIRY, Lease, lease_guarding
-from storage.records import Record, Records, Written
+from storage.records import Record, Records
 from storage.tables import Tables
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    import zarr
 
 Samples = Sequence[int] | np.ndarray | None
 """Sample numbers in any order; None for all of them."""
@@ -43,14 +43,16 @@ class Store:
         self.chunks = Chunks(files)
         self.records = Records(files)
         self._tables = Tables(files)
-        self._written = Written()
+        self._written: dict[tuple[str, int], dict[str, tuple[int, int]]] = {}
+        """(owner, shard) -> chunks written but not yet recorded, as in `Record.chunks`. Used by several threads, which
+        needs no lock, because each operation on it is atomic and each chunk is written by one thread."""
         self._unsynced: deque[str] = deque()
         """Small files written since the last commit; the next one syncs them first."""
         self._cleaned = False
         self._lease: Lease | None = None
 
     def __reduce__(self) -> tuple:
-        return _reopened, (self.files, self.layout, self.durable)
+        return partial(Store, durable=self.durable), (self.files, self.layout)
 
     def __repr__(self) -> str:
         return f"Store({self.url!r}, {self.layout.samples} samples)"
@@ -105,7 +107,7 @@ class Store:
         spec = self.array(path)
         key = spec.key(shard, step)
         size, crc = self.chunks.write(spec, key, values)
-        self._written.add(owner, shard, key.path, size, crc)
+        self._written.setdefault((owner, shard), {})[key.path] = (size, crc)
 
     def _read(self, path: str, step: int | None, samples: Samples) -> np.ndarray:
         spec = self.array(path)
@@ -174,13 +176,6 @@ class Store:
         """(n, H, W) of the task's dtype."""
         return self._read(f"labels.zarr/{task}", None, samples)
 
-    def zarr(self) -> "_ZarrArrays":
-        """The same arrays through zarr-python, read-only: `store.zarr()["images.zarr/trained"]`.
-
-        Zarr reads a missing chunk as the fill value; the read methods above raise instead.
-        """
-        return _ZarrArrays(self.files)
-
     # -- completion
 
     def complete(self, stage: str, variant: str, shard: int, *, stage_hash: str | None = None) -> Record:
@@ -190,7 +185,7 @@ class Store:
         Raises ValueError if this object wrote nothing for the shard.
         """
         self._check_lease()
-        chunks = self._written.take(_owner(stage, variant), shard)
+        chunks = self._written.pop((_owner(stage, variant), shard), None)
         if not chunks:
             raise ValueError(
                 f"{keys.record_path(stage, variant, shard)}: this process wrote no chunk of it: "
@@ -217,7 +212,7 @@ class Store:
     def fail(self, stage: str, variant: str, shard: int, reason: str) -> None:
         """Note that a shard failed and why; forget what was written for it."""
         self._check_lease()
-        self._written.take(_owner(stage, variant), shard)
+        self._written.pop((_owner(stage, variant), shard), None)
         self.records.fail(stage, variant, shard, reason)
 
     def failures(self, stage: str, variant: str) -> dict[int, str]:
@@ -269,7 +264,9 @@ class Store:
     def remove_partial_files(self) -> Sequence[str]:
         """Remove the half-written files of killed processes; return their paths. Only for the lease holder."""
         self._check_lease()
-        return self.files.remove_partial_files()
+        paths = self.files.partials()
+        self.files.delete(paths)
+        return paths
 
     # -- lease
 
@@ -320,23 +317,6 @@ class Store:
     def curation(self) -> "pa.Table":
         """Table with the columns sample, keep, reason, split."""
         return self._tables.read_file(keys.CURATION)
-
-
-class _ZarrArrays:
-    """`[path]` opens one array with zarr-python."""
-
-    def __init__(self, files: Files) -> None:
-        self._store = files.zarr_store()
-
-    def __getitem__(self, path: str) -> "zarr.Array | zarr.Group":
-        import zarr
-
-        return zarr.open(self._store, path=path, mode="r")
-
-
-def _reopened(files: Files, layout: Layout, durable: bool) -> Store:
-    """Unpickle a store; a plain function because `__reduce__` can't pass keyword arguments."""
-    return Store(files, layout, durable=durable)
 
 
 def _owner(stage: str, variant: str) -> str:

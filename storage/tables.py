@@ -140,7 +140,10 @@ class Tables:
         fresh = [path for path in paths if path not in self._parts]
         with ThreadPoolExecutor(self._files.threads) as pool:
             for path, table in zip(fresh, pool.map(self.read_file, fresh), strict=True):
-                self._parts[path] = _fitted(table, schema)
+                for field in schema:  # parts of earlier versions lack columns, those of later ones have more
+                    if field.name not in table.column_names:
+                        table = table.append_column(field, pa.nulls(table.num_rows, field.type))
+                self._parts[path] = table.select(schema.names).cast(schema)
         return [self._parts[path] for path in paths]
 
     def read_file(self, path: str) -> pa.Table:
@@ -174,11 +177,3 @@ class Tables:
         if len(set(samples)) < len(samples):
             raise ValueError(f"{keys.CURATION}: a sample has more than one row")
         self._files.put(keys.CURATION, [to_parquet(table)], sync=sync)
-
-
-def _fitted(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """A part with exactly the columns of the schema: those it lacks become null, unknown ones are dropped."""
-    missing = [field for field in schema if field.name not in table.column_names]
-    for field in missing:
-        table = table.append_column(field, pa.nulls(table.num_rows, field.type))
-    return table.select(schema.names).cast(schema)

@@ -12,16 +12,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from storage.codec import Part, crc32c
 from storage.keys import PARTIAL
-
-if TYPE_CHECKING:
-    import zarr.abc.store
-    import zarr.storage
 
 SYNC_EACH = 1
 """Up to this number, files are synced one by one; more by one syncfs of their file system."""
@@ -88,16 +83,6 @@ class Files(ABC):
     @abstractmethod
     def partials(self) -> Sequence[str]:
         """Half-written files that a killed process left behind."""
-
-    def remove_partial_files(self) -> Sequence[str]:
-        """Remove half-written files and return their paths. Only for the holder of the lease."""
-        paths = self.partials()
-        self.delete(paths)
-        return paths
-
-    @abstractmethod
-    def zarr_store(self) -> "zarr.abc.store.Store":
-        """A read-only zarr-python store over the same files."""
 
 
 class LocalFiles(Files):
@@ -182,22 +167,19 @@ class LocalFiles(Files):
         return True
 
     def swap(self, path: str, old: bytes, new: bytes) -> bool:
-        with self._locked(f"{PARTIAL}/{os.path.basename(path)}.lock"):
+        os.makedirs(self.root / PARTIAL, exist_ok=True)
+        fd = os.open(
+            self.root / PARTIAL / f"{os.path.basename(path)}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666
+        )
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
             try:
                 if self.get(path) != old:
                     return False
             except FileNotFoundError:
                 return False
             self.put(path, [new], sync=True)
-        return True
-
-    @contextlib.contextmanager
-    def _locked(self, path: str) -> Iterator[None]:
-        os.makedirs(self.root / PARTIAL, exist_ok=True)
-        fd = os.open(self._at(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            yield
+            return True
         finally:
             os.close(fd)
 
@@ -239,11 +221,6 @@ class LocalFiles(Files):
         names = os.listdir(folder) if folder.is_dir() else []
         own = [f"{PARTIAL}/{name}" for name in names if not name.endswith(".lock")]
         return sorted(own + [path for path in self.list() if path.endswith(".partial")])
-
-    def zarr_store(self) -> "zarr.storage.LocalStore":
-        from zarr.storage import LocalStore
-
-        return LocalStore(self.root, read_only=True)
 
     def free(self) -> int:
         """Free bytes on the disk that holds (or would hold) this folder."""

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import obstore
@@ -12,9 +12,6 @@ from obstore.store import MemoryStore, ObjectStore, from_url
 
 from storage.backends.files import Files, checked_path
 from storage.codec import Part, crc32c
-
-if TYPE_CHECKING:
-    import zarr.storage
 
 MOST_DELETIONS = 1000
 """Most files per request for deletion; S3 allows no more."""
@@ -34,19 +31,19 @@ class ObjectFiles(Files):
         if store is None:
             # Retries for three minutes what may succeed on a retry (500, 503, timeouts).
             store = from_url(url, retry_config={"max_retries": 20, "retry_timeout": timedelta(minutes=3)})
-        self._store = store
+        self.store = store
 
     def __reduce__(self) -> tuple:
         return ObjectFiles, (self.url,)
 
     def put(self, path: str, parts: Sequence[Part], *, sync: bool = False) -> None:
-        obstore.put(self._store, checked_path(path), b"".join(parts), use_multipart=False)
+        obstore.put(self.store, checked_path(path), b"".join(parts), use_multipart=False)
 
     def get(self, path: str) -> bytes:
-        return obstore.get(self._store, checked_path(path)).bytes().to_bytes()
+        return obstore.get(self.store, checked_path(path)).bytes().to_bytes()
 
     def read_chunk(self, path: str, body: np.ndarray, tail: np.ndarray) -> tuple[int, int]:
-        data = np.frombuffer(memoryview(obstore.get(self._store, checked_path(path)).bytes()), np.uint8)
+        data = np.frombuffer(memoryview(obstore.get(self.store, checked_path(path)).bytes()), np.uint8)
         if data.nbytes != body.nbytes + tail.nbytes:
             return data.nbytes, 0
         body[:], tail[:] = data[: body.nbytes], data[body.nbytes :]
@@ -54,19 +51,19 @@ class ObjectFiles(Files):
 
     def create(self, path: str, data: bytes) -> bool:
         try:
-            obstore.put(self._store, checked_path(path), data, mode="create", use_multipart=False)
+            obstore.put(self.store, checked_path(path), data, mode="create", use_multipart=False)
         except AlreadyExistsError:
             return False
         return True
 
     def swap(self, path: str, old: bytes, new: bytes) -> bool:
         try:
-            current = obstore.get(self._store, checked_path(path))
+            current = obstore.get(self.store, checked_path(path))
             if current.bytes().to_bytes() != old:
                 return False
             # The service refuses the PUT if the entity tag or version has changed since.
             version: Any = {key: current.meta[key] for key in ("e_tag", "version") if current.meta[key] is not None}
-            obstore.put(self._store, path, new, mode=version, use_multipart=False)
+            obstore.put(self.store, path, new, mode=version, use_multipart=False)
         except (FileNotFoundError, NotFoundError, PreconditionError):
             return False
         return True
@@ -83,7 +80,7 @@ class ObjectFiles(Files):
     def list(self, prefix: str = "") -> dict[str, int]:
         # obstore lists whole path segments, so the last one, which may be incomplete, is matched here.
         sizes: dict[str, int] = {}
-        for batch in obstore.list(self._store, prefix.rpartition("/")[0] or None):
+        for batch in obstore.list(self.store, prefix.rpartition("/")[0] or None):
             sizes.update((entry["path"], entry["size"]) for entry in batch)
         return {path: sizes[path] for path in sorted(sizes) if path.startswith(prefix)}
 
@@ -92,19 +89,14 @@ class ObjectFiles(Files):
         for start in range(0, len(pending), MOST_DELETIONS):
             batch = pending[start : start + MOST_DELETIONS]
             try:
-                obstore.delete(self._store, batch)
+                obstore.delete(self.store, batch)
             except FileNotFoundError:  # some services refuse the whole batch because of one absent file
                 for path in batch:
                     with suppress(FileNotFoundError):
-                        obstore.delete(self._store, path)
+                        obstore.delete(self.store, path)
 
     def sync(self, paths: Collection[str]) -> None:
         """Does nothing: a PUT that returned is durable."""
 
     def partials(self) -> Sequence[str]:
         return [path for path in self.list() if path.endswith(".partial")]
-
-    def zarr_store(self) -> "zarr.storage.ObjectStore":
-        import zarr.storage
-
-        return zarr.storage.ObjectStore(self._store, read_only=True)

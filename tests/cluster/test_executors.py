@@ -137,7 +137,7 @@ def test_events_tell_the_story_in_order(make: Make, tmp_path: Path) -> None:
 
 
 def test_two_tasks_with_one_key_are_our_own_mistake(make: Make, tmp_path: Path) -> None:
-    with pytest.raises(AssertionError, match="one key"):
+    with pytest.raises(AssertionError, match="same key"):
         make(0).run([Scripted("a"), Scripted("a")], spec(tmp_path))
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import cluster
+import storage
 from cluster import submit
 from support import cluster_fakes as fakes
 from support import cluster_nodes as nodes
@@ -60,14 +61,16 @@ if __name__ == "__main__":
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the project with the real `cluster` and a small `sweeps`."""
-    place = tmp_path_factory.mktemp("home")
-    for name in ("storage", "probing", "interventions", "sweeps"):
-        (place / name).mkdir()
-        (place / name / "__init__.py").write_text('"""A stand-in."""\n')
-    (place / "sweeps" / "__main__.py").write_text(FAKE_SWEEPS)
-    shutil.copytree(Path(cluster.__file__).parent, place / "cluster", ignore=shutil.ignore_patterns("__pycache__"))
-    return place
+    """A copy of the project with the real `storage` and `cluster` and a small `sweeps`."""
+    folder = tmp_path_factory.mktemp("home")
+    for name in ("probing", "interventions", "sweeps"):
+        (folder / name).mkdir()
+        (folder / name / "__init__.py").write_text('"""A stand-in."""\n')
+    (folder / "sweeps" / "__main__.py").write_text(FAKE_SWEEPS)
+    for package in (storage, cluster):
+        source = Path(package.__file__).parent
+        shutil.copytree(source, folder / source.name, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
 
 
 @pytest.fixture(scope="module")

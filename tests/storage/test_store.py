@@ -13,7 +13,7 @@ import zarr
 import storage
 from storage import CorruptChunk, MissingChunk, NonFinite, Store
 from storage.codec import CODECS
-from support.storage_fakes import SITES, activation, contents, fill, fill_shard, label_shard, noise
+from support.storage_fakes import SITES, activation, contents, fill, fill_shard, label_shard, noise, zarr_store
 from support.storage_fakes import tiny_layout as tiny
 
 A = "activations.zarr/trained/down.0.0"
@@ -110,8 +110,8 @@ def test_zarr_python_reads_and_writes_the_same_bytes(tmp_path: Path, codec: str)
 def test_plain_zarr_reads_an_object_store(store: Store):
     fill(store, ["trained"])
     expected = store.read_activations("trained", "down.0.0", 3)
-    np.testing.assert_array_equal(store.zarr()[A][:, 2], expected)
-    group = zarr.open_group(store.files.zarr_store(), path="activations.zarr", mode="r")
+    np.testing.assert_array_equal(zarr.open(zarr_store(store), path=A, mode="r")[:, 2], expected)
+    group = zarr.open_group(zarr_store(store), path="activations.zarr", mode="r")
     np.testing.assert_array_equal(group["trained/down.0.0"][:, 2], expected)
     assert group["trained/down.0.0"].metadata.dimension_names == (
         "sample", "step", "token", "channel",

@@ -3,8 +3,11 @@
 from collections.abc import Iterable
 
 import numpy as np
+import zarr.storage
 
 from storage import Layout, SiteShape, Store
+from storage.backends.files import LocalFiles
+from storage.backends.objects import ObjectFiles
 
 SITES = (SiteShape("down.0.0", 16, 8), SiteShape("mid.0", 4, 12))
 
@@ -64,3 +67,11 @@ def label_shard(store: Store, shard: int) -> None:
 def contents(store: Store) -> dict[str, bytes]:
     """Every file of a store, by path."""
     return {path: store.get(path) for path in store.list()}
+
+
+def zarr_store(store: Store) -> zarr.storage.LocalStore | zarr.storage.ObjectStore:
+    """The store for zarr-python, which reads it without our code."""
+    if isinstance(store.files, LocalFiles):
+        return zarr.storage.LocalStore(store.files.root, read_only=True)
+    assert isinstance(store.files, ObjectFiles)
+    return zarr.storage.ObjectStore(store.files.store, read_only=True)
