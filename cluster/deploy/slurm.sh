@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# A run on machines that Slurm hands out; the same command resumes it, also after preemption.
+# A run on machines allocated by Slurm; the same command resumes it, also after preemption.
 #
-#   ray get-auth-token --generate      # once; ~/.ray/auth_token in a home that the machines share
+#   ray get-auth-token --generate      # once; writes ~/.ray/auth_token in the shared home
 #   sbatch --nodes=4 cluster/deploy/slurm.sh paper output=/shared/RUN
 #
-# To fill in: VENV, a folder that all machines share, holding scenesweep. The output must be a
-# folder that they share, or a URL. All nodes are alike, so the head's GPUs work as well. Its shell
-# syntax and the arguments of Ray 2.60's symmetric-run are checked by a test; not run under Slurm.
+# Fill in: VENV, a virtual environment with scenesweep in a folder that all machines share. The output
+# must be a shared folder or a URL. All nodes are alike, so the head's GPUs are used as well. A test
+# checks the shell syntax and the arguments of Ray 2.60's symmetric-run; not run under Slurm.
 #SBATCH --job-name=scenesweep
 #SBATCH --ntasks-per-node=1
 #SBATCH --cpus-per-task=8
