@@ -1,4 +1,4 @@
-"""The deployment files say what their schemas allow, agree with each other, and hold no secret."""
+"""The deployment files meet their schemas, agree with each other, and hold no secret."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def ray_schema() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", LAUNCHER)
-def test_ray_up_files_meet_rays_own_schema(name: str) -> None:
+def test_ray_up_files_meet_the_schema_of_ray(name: str) -> None:
     jsonschema = pytest.importorskip("jsonschema")
     jsonschema.validate(load(name), ray_schema())
     broken = load(name) | {"max_wrokers": 3}
@@ -65,7 +65,7 @@ def test_pods_meet_the_schema_of_kubernetes(name: str) -> None:
 
 @pytest.mark.parametrize("name", KUBERAY)
 def test_spot_workers_announce_their_end_in_time(name: str) -> None:
-    """The hook's time is shorter than what Kubernetes leaves a pod."""
+    """The hook's time is shorter than the time that Kubernetes leaves a pod."""
     from cluster import drain
 
     head, worker = pods(name)
@@ -124,7 +124,7 @@ def test_kuberay_files_authenticate_and_reserve_what_they_use(name: str) -> None
         assert "env" not in container
 
 
-def test_the_slurm_script_starts_ray_with_what_it_knows() -> None:
+def test_the_slurm_script_uses_options_that_ray_has() -> None:
     from ray.scripts.scripts import start
     from ray.scripts.symmetric_run import symmetric_run
 

@@ -1,4 +1,4 @@
-"""A node announces its end: by itself, or when a cloud tells it; a shard it holds is given back."""
+"""A node announces its end, by itself or after a notice of the cloud, and then gets no more work."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from support import cluster_nodes as nodes
 
 @pytest.fixture
 def cloud() -> Iterator[tuple[str, dict[str, Any]]]:
-    """What a machine of AWS sees of its cloud: a token first, then a notice or none."""
-    state: dict[str, Any] = {"notice": False, "asked": []}
+    """The metadata service of AWS: it issues a token, and a notice if `state` has one."""
+    state: dict[str, Any] = {"notice": False, "tokens": []}
 
     class Answer(http.server.BaseHTTPRequestHandler):
         def do_PUT(self) -> None:
-            self._say(200, "token-of-the-day" if self.path == "/latest/api/token" else "")
+            self._reply(200, "token-of-the-day" if self.path == "/latest/api/token" else "")
 
         def do_GET(self) -> None:
-            state["asked"].append(self.headers.get("X-aws-ec2-metadata-token"))
+            state["tokens"].append(self.headers.get("X-aws-ec2-metadata-token"))
             known = self.path == "/latest/meta-data/spot/instance-action" and state["notice"]
-            self._say(200 if known else 404, '{"action": "terminate"}')
+            self._reply(200 if known else 404, '{"action": "terminate"}')
 
-        def _say(self, code: int, text: str) -> None:
+        def _reply(self, code: int, text: str) -> None:
             self.send_response(code)
             self.end_headers()
             self.wfile.write(text.encode())
 
         def log_message(self, *words: Any) -> None:
-            """Keeps quiet."""
+            """Logs nothing."""
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -43,16 +43,16 @@ def cloud() -> Iterator[tuple[str, dict[str, Any]]]:
     server.server_close()
 
 
-def test_a_spot_notice_is_seen_when_it_is_there(cloud: tuple[str, dict[str, Any]]) -> None:
+def test_a_spot_notice_is_detected(cloud: tuple[str, dict[str, Any]]) -> None:
     base, state = cloud
     assert not drain.spot_notice(base)
     state["notice"] = True
     assert drain.spot_notice(base)
-    assert state["asked"] == ["token-of-the-day"] * 2
+    assert state["tokens"] == ["token-of-the-day"] * 2
     assert not drain.spot_notice("http://127.0.0.1:9")
 
 
-def test_watching_acts_once_and_only_then() -> None:
+def test_watching_acts_once_after_the_notice() -> None:
     seen = iter([False, False, True])
     acted: list[int] = []
     drain.watch(lambda: next(seen), lambda: acted.append(1), look_s=0)
@@ -61,7 +61,7 @@ def test_watching_acts_once_and_only_then() -> None:
         next(seen)
 
 
-def test_waiting_ends_with_the_work_or_with_the_time() -> None:
+def test_waiting_ends_with_the_work_or_the_time() -> None:
     seen = iter([False, True])
     assert drain.wait_idle(lambda: next(seen), 60, look_s=0)
     assert not drain.wait_idle(lambda: False, 0.05, look_s=0.01)
@@ -71,15 +71,15 @@ def test_this_node_is_the_live_one_at_our_address() -> None:
     nodes = [
         {"NodeID": "old", "NodeManagerAddress": "10.0.0.1", "Alive": False},
         {"NodeID": "head", "NodeManagerAddress": "10.0.0.9", "Alive": True},
-        {"NodeID": "mine", "NodeManagerAddress": "10.0.0.1", "Alive": True},
+        {"NodeID": "here", "NodeManagerAddress": "10.0.0.1", "Alive": True},
     ]
-    assert drain.this_node(nodes, {"10.0.0.1", "127.0.0.1"}) == "mine"
+    assert drain.this_node(nodes, {"10.0.0.1", "127.0.0.1"}) == "here"
     with pytest.raises(ValueError, match="no live node of the cluster is at 10.0.0.7"):
         drain.this_node(nodes, {"10.0.0.7"})
 
 
 @pytest.mark.slow
-def test_a_node_that_leaves_takes_no_part_any_more(tmp_path: Path) -> None:
+def test_a_drained_node_leaves_the_cluster(tmp_path: Path) -> None:
     why = nodes.no_namespaces()
     if why:
         pytest.skip(why)

@@ -36,7 +36,7 @@ Make = Callable[[int], Executor]
 
 @pytest.fixture(params=["in_process", "ray"])
 def make(request: pytest.FixtureRequest) -> Make:
-    """Makes an executor of either form with a number of retries."""
+    """Makes either executor with a number of retries."""
     if request.param == "in_process":
         return InProcess
     return request.getfixturevalue("make_ray")
@@ -108,7 +108,7 @@ def test_no_retries_means_one_attempt(make: Make, tmp_path: Path) -> None:
     assert fakes.marks(tmp_path, "run") == {"a": 1, "b": 1}
 
 
-def test_events_tell_the_story_in_order(make: Make, tmp_path: Path) -> None:
+def test_events_come_in_order(make: Make, tmp_path: Path) -> None:
     events: list[Any] = []
     make(1).run([Scripted("a", ("raise", "raise")), Scripted("b")], spec(tmp_path), [events.append])
     story = [
@@ -136,7 +136,7 @@ def test_events_tell_the_story_in_order(make: Make, tmp_path: Path) -> None:
     assert all(event.seconds >= 0 for event in events if isinstance(event, TaskDone | TaskFailed))
 
 
-def test_two_tasks_with_one_key_are_our_own_mistake(make: Make, tmp_path: Path) -> None:
+def test_two_tasks_with_the_same_key_are_a_programming_error(make: Make, tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="same key"):
         make(0).run([Scripted("a"), Scripted("a")], spec(tmp_path))
 
@@ -164,7 +164,7 @@ def test_a_factory_that_never_succeeds_ends_the_run(make: Make, tmp_path: Path) 
     assert fakes.marks(tmp_path, "factory") == {"x": 2}
 
 
-def test_an_observer_that_raises_ends_the_run_loudly(make: Make, tmp_path: Path) -> None:
+def test_an_exception_of_an_observer_ends_the_run(make: Make, tmp_path: Path) -> None:
     def fussy(event: Any) -> None:
         if isinstance(event, TaskDone):
             raise OSError("no space for the log")
@@ -175,7 +175,7 @@ def test_an_observer_that_raises_ends_the_run_loudly(make: Make, tmp_path: Path)
     assert gone(fakes.processes(tmp_path) - {os.getpid()})
 
 
-def test_random_scripts_come_out_the_same_in_both(make_ray: Make, tmp_path: Path) -> None:
+def test_random_scripts_have_the_same_outcome_in_both(make_ray: Make, tmp_path: Path) -> None:
     rng = random.Random(5)
     tasks = [
         Scripted(f"t{i}", tuple(rng.choices(["ok", "raise", "exit"], [1, 3, 3], k=rng.randint(0, 4))))
@@ -192,7 +192,7 @@ def test_random_scripts_come_out_the_same_in_both(make_ray: Make, tmp_path: Path
     assert outcomes[0][1]
 
 
-def test_threads_are_pinned_alike_and_given_back(make: Make) -> None:
+def test_threads_are_pinned_alike_and_restored(make: Make) -> None:
     import torch
 
     before = torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS")
@@ -283,13 +283,13 @@ def test_interrupting_kills_the_actors_and_their_work(make_ray: Make, tmp_path: 
     assert time.monotonic() - start < 15
 
 
-def test_interrupting_stops_the_twin_too(tmp_path: Path) -> None:
+def test_interrupting_stops_the_run_in_process_too(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         InProcess(2).run([Scripted("a", ("interrupt",)), Scripted("b")], spec(tmp_path))
     assert fakes.marks(tmp_path, "run") == {"a": 1}
 
 
-def test_a_worker_that_no_node_holds_is_refused_before_work(make_ray: Make, tmp_path: Path) -> None:
+def test_a_worker_that_fits_on_no_node_is_refused_before_work(make_ray: Make, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="num_gpus=1; the largest node has 2 CPUs, 0 GPUs"):
         make_ray(0).run([Scripted("a")], spec(tmp_path, num_gpus=1))
     assert not list(tmp_path.iterdir())
@@ -306,7 +306,7 @@ def test_as_many_workers_as_fit(make_ray: Make, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="reads Linux's /proc")
-def test_a_workers_process_shows_what_it_is_at(ray_local: Any) -> None:
+def test_a_workers_process_shows_its_current_work(ray_local: Any) -> None:
     import ray
 
     def shown() -> list[str]:

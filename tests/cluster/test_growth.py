@@ -1,4 +1,4 @@
-"""Workers that wait for room are demand that Ray sees; when no task is left for them they are withdrawn."""
+"""Pending workers are visible to Ray as demand and are withdrawn when no task is left for them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def build() -> Any:
 
 
 def waiting() -> int:
-    """Actors of ours that Ray holds in its queue for lack of room."""
+    """Number of actors of this test that are pending because there is no room."""
     from ray._private.state import state
 
     rows = state.actor_table(None, None, "PENDING_CREATION").values()
@@ -42,8 +42,8 @@ def test_demand_is_visible_while_tasks_wait_and_gone_after(ray_local: Session, m
 
     outcome = OnRay(0).run([Nap(f"n{i}") for i in range(6)], WorkerSpec(build, count=None, name="grow"), [look])
     assert len(outcome.done) == 6
-    assert seen[0] >= 3, "six workers are asked for, two have room"
+    assert seen[0] >= 3, "six workers are requested, two fit"
     end = time.monotonic() + 60
     while waiting():
-        assert time.monotonic() < end, "workers wait though nothing is left to do"
+        assert time.monotonic() < end, "workers are pending though no task is left"
         time.sleep(0.1)

@@ -1,4 +1,4 @@
-"""SIGTERM stops a block by an exception, once, and is given back."""
+"""SIGTERM stops a block by an exception, once, and the former handler is restored."""
 
 from __future__ import annotations
 

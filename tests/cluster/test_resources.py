@@ -1,4 +1,4 @@
-"""Room for workers, sight of the output, and whose packages are imported."""
+"""Room for workers, the check for a shared output, and the origin of imported packages."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_how_many_workers_a_node_holds(worker: WorkerSpec, node: dict[str, float
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "fragment"),
     [
         ({"count": 0}, "workers of stage: count 0"),
         ({"threads": 0}, "workers of stage: threads 0"),
@@ -42,19 +42,21 @@ def test_how_many_workers_a_node_holds(worker: WorkerSpec, node: dict[str, float
         ({"num_gpus": 1.5}, "workers of stage: num_gpus 1.5"),
     ],
 )
-def test_workers_that_make_no_sense_are_refused(settings: dict[str, Any], told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_invalid_workers_are_refused(settings: dict[str, Any], fragment: str) -> None:
+    with pytest.raises(ValueError, match=fragment):
         spec(**settings)
 
 
-@pytest.mark.parametrize(("held", "embedded", "asked"), [(3, True, 3), (3, False, 64), (100, False, 100)])
-def test_a_cluster_that_may_grow_is_asked_for_more(held: int, embedded: bool, asked: int, monkeypatch: Any) -> None:
+@pytest.mark.parametrize(("held", "embedded", "requested"), [(3, True, 3), (3, False, 64), (100, False, 100)])
+def test_more_workers_are_requested_on_a_cluster_that_may_grow(
+    held: int, embedded: bool, requested: int, monkeypatch: Any
+) -> None:
     monkeypatch.setattr(resources, "nodes", lambda: [{"Resources": {"CPU": held}}])
     monkeypatch.setattr(resources, "is_embedded", lambda: embedded)
-    assert resources.room(spec()) == asked
+    assert resources.room(spec()) == requested
 
 
-def test_a_node_that_does_not_answer_is_not_alive(ray_local: Session, monkeypatch: Any) -> None:
+def test_an_unreachable_node_is_not_alive(ray_local: Session, monkeypatch: Any) -> None:
     (node,) = resources.nodes()
     assert resources.is_alive(node["NodeID"])
     assert not resources.is_alive("another")
@@ -62,21 +64,21 @@ def test_a_node_that_does_not_answer_is_not_alive(ray_local: Session, monkeypatc
     assert not resources.is_alive(node["NodeID"])
 
 
-def test_an_output_that_all_nodes_see_is_fine(ray_local: Session, tmp_path: Path, monkeypatch: Any) -> None:
+def test_an_output_that_all_nodes_share_is_accepted(ray_local: Session, tmp_path: Path, monkeypatch: Any) -> None:
     seen = resources.nodes()
     monkeypatch.setattr(resources, "nodes", lambda: seen * 2)
     resources.check_shared_output(str(tmp_path))
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-def test_an_output_that_a_node_does_not_see_is_refused(ray_local: Session, tmp_path: Path, monkeypatch: Any) -> None:
+def test_an_output_that_a_node_cannot_read_is_refused(ray_local: Session, tmp_path: Path, monkeypatch: Any) -> None:
     seen = resources.nodes()
     monkeypatch.setattr(resources, "nodes", lambda: seen * 2)
     handle = os.open(tmp_path, os.O_RDONLY)
-    mine_alone = f"/proc/self/fd/{handle}"  # another folder, or none, in any other process
+    private = f"/proc/self/fd/{handle}"  # another folder, or none, in any other process
     try:
-        with pytest.raises(ValueError, match=f"output {mine_alone}: not every node .*127.0.0.1: "):
-            resources.check_shared_output(mine_alone)
+        with pytest.raises(ValueError, match=f"output {private}: not every node .*127.0.0.1: "):
+            resources.check_shared_output(private)
     finally:
         os.close(handle)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]

@@ -1,4 +1,4 @@
-"""The embedded Ray keeps to this machine, is quiet, leaves nothing; joining checks first."""
+"""The embedded Ray stays on this machine, is quiet and leaves nothing behind; joining a cluster checks it first."""
 
 from __future__ import annotations
 
@@ -133,12 +133,12 @@ def test_another_version_is_refused_in_one_line_naming_both(ray_local: Session) 
 
 
 @pytest.mark.parametrize(
-    ("address", "told"), [("ray://head:10001", "submit the run as a job"), ("http://head:8265", "submit the run")]
+    ("address", "fragment"), [("ray://head:10001", "submit the run as a job"), ("http://head:8265", "submit the run")]
 )
-def test_addresses_of_other_kinds_are_refused(address: str, told: str) -> None:
+def test_addresses_of_other_kinds_are_refused(address: str, fragment: str) -> None:
     done = fakes.run_apart(JOIN, address)
     assert done.stdout.startswith(f"refused: ray.address: {address} cannot be joined")
-    assert told in done.stdout
+    assert fragment in done.stdout
 
 
 def test_no_cluster_at_the_address(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A run submitted to a real cluster over HTTP: its code travels, it can be watched and stopped."""
+"""A run submitted to a real cluster over HTTP: its code is uploaded, and it can be followed and stopped."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     """A cluster with a dashboard, in processes of its own."""
-    # The agent that takes jobs listens on one fixed port unless told; another Ray here would hold it.
+    # By default the job agent listens on one fixed port, which another Ray here may hold.
     port, agent = nodes.free_port(), nodes.free_port()
     first = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # a job runs `python`
     how = fakes.apart(HEAD, str(port), str(agent), PATH=first, RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0")
@@ -100,7 +100,7 @@ def until(true: Callable[[], Any], seconds: float = 60) -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:ssl=None:DeprecationWarning")  # in Ray's own client
-def test_a_run_travels_is_followed_found_and_resumed(address: str, home: Path) -> None:
+def test_a_run_is_uploaded_followed_found_and_resumed(address: str, home: Path) -> None:
     arguments = ["paper", "name=two words", "sweep.seeds=[0,1]"]
     job = submit.submit(address, arguments, output="/shared/run", home=home)
     assert job.id in job.dashboard
@@ -146,7 +146,7 @@ def test_other_versions_and_unknown_jobs_are_refused(address: str, monkeypatch: 
         submit.jobs(address)
 
 
-def test_nobody_at_the_address() -> None:
+def test_no_dashboard_at_the_address() -> None:
     with pytest.raises(ValueError, match="no Ray dashboard answers at http://127.0.0.1:9"):
         submit.jobs("http://127.0.0.1:9")
     with pytest.raises(ValueError, match="127.0.0.1:6379"):
@@ -160,7 +160,7 @@ def test_arguments_survive_the_shell() -> None:
 
 
 @pytest.mark.parametrize(
-    ("argument", "told"),
+    ("argument", "setting"),
     [
         ("tracking.api_key=abcdef", "tracking.api_key: "),
         ("hub.token=abcdef", "hub.token: "),
@@ -169,11 +169,11 @@ def test_arguments_survive_the_shell() -> None:
         ("planted-0123456789", "an argument: "),
     ],
 )
-def test_secrets_are_refused_and_not_repeated(argument: str, told: str, monkeypatch: Any, home: Path) -> None:
+def test_secrets_are_refused_and_not_repeated(argument: str, setting: str, monkeypatch: Any, home: Path) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "planted-0123456789")
     with pytest.raises(ValueError, match="secrets do not belong") as caught:
         submit.submit("http://127.0.0.1:9", [argument], home=home)
-    assert str(caught.value).startswith(told)
+    assert str(caught.value).startswith(setting)
     assert "planted" not in str(caught.value)
     assert "pass@" not in str(caught.value)
 
@@ -184,7 +184,7 @@ def test_harmless_arguments_pass(monkeypatch: Any) -> None:
     submit.check_no_secrets(["paper", "output=s3://bucket/run", "model.tokens=77", "ray.actors=on"])
 
 
-def test_packages_are_whole_and_light(home: Path, tmp_path: Path, monkeypatch: Any) -> None:
+def test_packages_must_exist_and_be_small(home: Path, tmp_path: Path, monkeypatch: Any) -> None:
     packages = [home / "storage", home / "sweeps"]
     submit.check_packages(packages)
     with pytest.raises(ValueError, match="package probing is not at"):

@@ -1,4 +1,4 @@
-"""A run on a cluster waits for the lease of a dead one and refuses a living one's."""
+"""A run on a cluster waits for the lease of a dead run, but not for that of a living one."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ START = 1_000_000
 
 
 class Elsewhere:
-    """A run on another machine that holds the lease; while it lives it gives a sign every 20 s."""
+    """A run on another machine that holds the lease; while it lives it renews the lease every 20 s."""
 
     def __init__(self, store: Store, lives_s: float) -> None:
         self.store, self.lives_s, self.now = store, lives_s, START
-        self.sign()
+        self.renew()
 
-    def sign(self) -> None:
-        holder = {"owner": "theirs", "token": "t", "host": "elsewhere", "pid": 1, "boot": "b", "started": "1"}
-        self.store.put(LEASE, json.dumps({**holder, "beat": self.now}).encode())
+    def renew(self) -> None:
+        document = {"owner": "holder", "token": "t", "host": "elsewhere", "pid": 1, "boot": "b", "started": "1"}
+        self.store.put(LEASE, json.dumps({**document, "beat": self.now}).encode())
 
     def clock(self) -> float:
         return self.now
@@ -44,7 +44,7 @@ class Elsewhere:
         for _ in range(int(seconds)):
             self.now += 1
             if self.now - START <= self.lives_s and (self.now - START) % 20 == 0:
-                self.sign()
+                self.renew()
 
     def wait(self, wait: bool = True) -> Any:
         return turns.lease(self.store, "ours", wait=wait, sleep=self.sleep, clock=self.clock)
@@ -52,32 +52,32 @@ class Elsewhere:
 
 @pytest.mark.parametrize("lives_s", [0, 25])
 def test_a_dead_runs_lease_is_waited_for(store: Store, lives_s: float) -> None:
-    theirs = Elsewhere(store, lives_s=lives_s)
+    holder = Elsewhere(store, lives_s=lives_s)
     if lives_s:
-        with pytest.raises(LeaseHeld), theirs.wait():
+        with pytest.raises(LeaseHeld), holder.wait():
             pass
-    with theirs.wait():
+    with holder.wait():
         assert json.loads(store.get(LEASE))["owner"] == "ours"
-    assert EXPIRY <= theirs.now - START - (20 if lives_s else 0) <= EXPIRY + turns.LOOK_S
+    assert EXPIRY <= holder.now - START - (20 if lives_s else 0) <= EXPIRY + turns.LOOK_S
     assert not store.exists(LEASE)
 
 
 def test_a_living_runs_lease_is_refused_soon(store: Store) -> None:
-    theirs = Elsewhere(store, lives_s=math.inf)
-    with pytest.raises(LeaseHeld, match="in use by theirs"), theirs.wait():
+    holder = Elsewhere(store, lives_s=math.inf)
+    with pytest.raises(LeaseHeld, match="in use by holder"), holder.wait():
         pass
-    assert theirs.now - START <= 2 * turns.LOOK_S
-    assert json.loads(store.get(LEASE))["owner"] == "theirs"
+    assert holder.now - START <= 2 * turns.LOOK_S
+    assert json.loads(store.get(LEASE))["owner"] == "holder"
 
 
-def test_away_from_a_cluster_nobody_waits(store: Store) -> None:
-    theirs = Elsewhere(store, lives_s=0)
-    with pytest.raises(LeaseHeld), theirs.wait(wait=False):
+def test_without_a_cluster_a_run_does_not_wait(store: Store) -> None:
+    holder = Elsewhere(store, lives_s=0)
+    with pytest.raises(LeaseHeld), holder.wait(wait=False):
         pass
-    assert theirs.now == START
+    assert holder.now == START
 
 
-def test_what_the_block_raises_passes_and_the_lease_is_given_back(store: Store) -> None:
+def test_an_exception_in_the_block_passes_and_the_lease_is_released(store: Store) -> None:
     with pytest.raises(KeyError), turns.lease(store, "ours", wait=True):
         raise KeyError("x")
     with turns.lease(store, "ours", wait=False):

@@ -1,4 +1,4 @@
-"""The price of a plan, against protocol numbers and against files on disk; and the bench."""
+"""The cost of a layout, compared with the paper's numbers and with files on disk; and the bench of the store."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ PAPER_SITES = tuple(
 )  # fmt: skip
 
 
-def test_the_paper_costs_what_the_protocol_says():
+def test_the_cost_of_the_papers_experiment():
     """428 GB of activations, 18.5 thousand UNet calls, 23.1 MB for each image and step."""
     layout = Layout(617, 8, ("trained", "random"), PAPER_SITES)
     price = budget.price(layout)
@@ -36,7 +36,7 @@ def test_the_paper_costs_what_the_protocol_says():
     assert price.slice_bytes == 617 * 4096 * 320 * 2
 
 
-def test_the_price_is_what_a_full_store_weighs(tmp_path: Path):
+def test_the_cost_equals_the_size_of_a_full_store(tmp_path: Path):
     layout = tiny_layout()
     store = fill(Store.create(str(tmp_path), layout, durable=False))
     for shard in range(layout.shards):
@@ -95,6 +95,6 @@ def test_codecs_are_compared_on_given_arrays():
 
 @pytest.mark.slow
 def test_the_store_runs_at_the_speed_of_plain_files():
-    """The bar on an idle machine is 0.7 (`bench store`); a third of it here, as others may run."""
+    """The target on an idle machine is 0.7 (`bench store`); a third of it here, because the machine may be busy."""
     for row in bench_store(bytes=100 << 20, pairs=5):
         assert row["ratio"] > 0.23, row

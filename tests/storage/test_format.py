@@ -69,7 +69,7 @@ def test_another_format_version_is_refused():
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b'{"format": 1}', b"\xff\xfe"])
-def test_damaged_layout_is_named(data: bytes):
+def test_a_damaged_layout_is_refused(data: bytes):
     with pytest.raises(ValueError, match=r"here: layout\.json can't be read"):
         Layout.from_json(data, "here")
 
@@ -115,8 +115,8 @@ def test_differences_name_what_changed():
 @pytest.mark.filterwarnings("ignore:Numcodecs codecs are not in the Zarr version 3")
 @pytest.mark.parametrize("codec", CODECS)
 @pytest.mark.parametrize("dtype", ["uint8", "float16", "float32"])
-def test_metadata_mean_to_zarr_what_zarr_would_write(codec: str, dtype: str):
-    """zarr-python, asked for the same array, writes the same document."""
+def test_metadata_equal_those_that_zarr_writes(codec: str, dtype: str):
+    """zarr-python writes the same document for the same array."""
     if codec == "pcodec":
         pytest.importorskip("pcodec")
     layout = tiny_layout(codec=codec, tasks={"depth": dtype})
@@ -126,8 +126,8 @@ def test_metadata_mean_to_zarr_what_zarr_would_write(codec: str, dtype: str):
         memory, shape=spec.shape, chunks=spec.chunk, dtype=dtype, fill_value=spec.fill,
         dimension_names=spec.dims, **_zarr_codecs(codec, dtype),
     )  # fmt: skip
-    theirs = json.loads(memory._store_dict["zarr.json"].to_bytes())
-    assert json.loads(spec.document()) == theirs
+    expected = json.loads(memory._store_dict["zarr.json"].to_bytes())
+    assert json.loads(spec.document()) == expected
 
 
 def _zarr_codecs(codec: str, dtype: str) -> dict:

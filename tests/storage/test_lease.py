@@ -55,7 +55,7 @@ def test_the_lease_ends_with_an_error_inside(store: Store):
     assert not store.exists(LEASE)
 
 
-def test_a_silent_holder_is_replaced_and_notices(store: Store):
+def test_a_silent_holder_is_replaced_and_learns_of_it(store: Store):
     clock = Clock()
     first = store.lease("first", clock=clock)
     first.__enter__()
@@ -89,7 +89,7 @@ WRITES: dict[str, Callable[[Store], object]] = {
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES.keys())
 @pytest.mark.parametrize("opened_by", ["planner", "worker"])
 def test_a_planner_that_lost_its_lease_writes_nothing(store: Store, write: Callable[[Store], object], opened_by: str):
-    """Nor does a worker in its process, which opened the store itself. No heartbeat tells them of the loss."""
+    """Nor does a worker in its process, which opened the store itself. Both notice the loss without a heartbeat."""
     clock = Clock()
     lease = store.lease("first", clock=clock)
     lease.__enter__()
@@ -171,8 +171,8 @@ def test_heartbeats_come_by_themselves(store: Store):
     assert not store.exists(LEASE)
 
 
-def test_the_dead_of_this_machine_hold_nothing(store: Store):
-    """A killed run can be started again at once; one elsewhere must fall silent first."""
+def test_a_dead_holder_on_this_machine_is_replaced_at_once(store: Store):
+    """On another machine its lease has to expire first."""
     clock = Clock()
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
@@ -186,7 +186,7 @@ def test_the_dead_of_this_machine_hold_nothing(store: Store):
         assert json.loads(store.get(LEASE))["owner"] == "second"
 
 
-def test_a_number_used_again_by_another_process_is_not_the_holder(store: Store):
+def test_another_process_with_the_same_id_is_not_the_holder(store: Store):
     clock = Clock()
     with store.lease("first", clock=clock):
         holder = json.loads(store.get(LEASE))
@@ -201,7 +201,7 @@ def test_an_unreadable_lease_does_not_block_for_ever(store: Store):
         assert json.loads(store.get(LEASE))["owner"] == "first"
 
 
-def test_an_unreachable_place_is_not_a_lost_lease(store: Store, monkeypatch: pytest.MonkeyPatch):
+def test_an_unreachable_store_does_not_lose_the_lease(store: Store, monkeypatch: pytest.MonkeyPatch):
     with store.lease("first") as lease:
 
         def down(*_: object) -> bool:

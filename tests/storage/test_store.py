@@ -1,4 +1,4 @@
-"""The store: round trips, bytes shared with zarr-python, padding, refusals, completion, resume."""
+"""The store: round trips, bytes equal to zarr-python's, padding, invalid input, completion, resume."""
 
 import pickle
 import threading
@@ -21,7 +21,7 @@ A = "activations.zarr/trained/down.0.0"
 
 @pytest.fixture(params=["local", "memory"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """An empty place of each kind: the same code path must serve both."""
+    """Location of an empty store, on disk and in memory."""
     return str(tmp_path / "out") if request.param == "local" else f"memory://{uuid.uuid4().hex}"
 
 
@@ -31,7 +31,7 @@ def store(url: str) -> Store:
     return Store.create(url, tiny(), durable=False)
 
 
-def test_everything_comes_back(store: Store):
+def test_every_array_is_read_as_written(store: Store):
     fill(store)
     again = storage.open(store.url)
     assert again.layout == store.layout
@@ -84,26 +84,26 @@ def test_reading_into_a_strided_array(store: Store):
 @pytest.mark.filterwarnings("ignore:Numcodecs codecs are not in the Zarr version 3")
 @pytest.mark.parametrize("codec", CODECS)
 def test_zarr_python_reads_and_writes_the_same_bytes(tmp_path: Path, codec: str):
-    """Our chunks equal those that zarr-python writes for the same array, also the padded one."""
+    """Our chunks equal those that zarr-python writes for the same array, also the padded first."""
     if codec == "pcodec":
         pytest.importorskip("pcodec")
-    store = fill(Store.create(str(tmp_path / "ours"), tiny(codec=codec), durable=False))
+    store = fill(Store.create(str(tmp_path / "stored"), tiny(codec=codec), durable=False))
     for shard in range(3):
         label_shard(store, shard)
-    theirs = zarr.storage.LocalStore(tmp_path / "theirs")
+    by_zarr = zarr.storage.LocalStore(tmp_path / "by_zarr")
     for path in (A, "images.zarr/random", "labels.zarr/depth", "latents.zarr/trained/xt"):
-        ours = zarr.open_array(tmp_path / "ours" / path, mode="r")
-        copy = zarr.create_array(theirs, name=path, shape=ours.shape, chunks=ours.chunks,
-                                 dtype=ours.dtype, fill_value=ours.fill_value,
-                                 serializer=ours.serializer, compressors=ours.compressors,
+        stored = zarr.open_array(tmp_path / "stored" / path, mode="r")
+        copy = zarr.create_array(by_zarr, name=path, shape=stored.shape, chunks=stored.chunks,
+                                 dtype=stored.dtype, fill_value=stored.fill_value,
+                                 serializer=stored.serializer, compressors=stored.compressors,
                                  config={"write_empty_chunks": True})  # fmt: skip
-        values = ours[:]
+        values = stored[:]
         assert np.isfinite(values).all()
         copy[:] = values
         for key in store.array(path).keys():
-            assert (tmp_path / "theirs" / key.path).read_bytes() == store.get(key.path)
-            store.files.put(key.path, [(tmp_path / "theirs" / key.path).read_bytes()])
-    expected = zarr.open_array(tmp_path / "theirs" / A, mode="r")[:, 1]
+            assert (tmp_path / "by_zarr" / key.path).read_bytes() == store.get(key.path)
+            store.files.put(key.path, [(tmp_path / "by_zarr" / key.path).read_bytes()])
+    expected = zarr.open_array(tmp_path / "by_zarr" / A, mode="r")[:, 1]
     np.testing.assert_array_equal(store.read_activations("trained", "down.0.0", 2), expected)
 
 
@@ -134,7 +134,7 @@ def test_black_images_and_empty_masks_are_written(tmp_path: Path, codec: str):
     assert not store.read_labels("saliency", [0, 1, 2, 3]).any()
 
 
-def test_a_missing_chunk_is_never_a_fill_value(store: Store):
+def test_a_missing_chunk_is_never_read_as_the_fill_value(store: Store):
     fill(store, ["trained"])
     store.delete(f"{A}/c/1/1/0/0")
     assert store.read_activations("trained", "down.0.0", 2, [0, 9]).shape == (2, 16, 8)
@@ -143,13 +143,13 @@ def test_a_missing_chunk_is_never_a_fill_value(store: Store):
 
 
 @pytest.mark.parametrize("codec", ["none", "zstd"])
-def test_flipped_and_missing_bytes_are_named(url: str, codec: str):
+def test_flipped_and_missing_bytes_are_detected(url: str, codec: str):
     store = fill(Store.create(url, tiny(codec=codec), durable=False), ["trained"])
     path = f"{A}/c/0/0/0/0"
     good = store.get(path)
-    for place in (0, len(good) // 2, len(good) - 1):
+    for position in (0, len(good) // 2, len(good) - 1):
         bad = bytearray(good)
-        bad[place] ^= 16
+        bad[position] ^= 16
         store.put(path, bytes(bad))
         with pytest.raises(CorruptChunk, match=f"{path}: crc32c is"):
             store.read_activations("trained", "down.0.0", 1)
@@ -183,7 +183,7 @@ def test_wrong_values_are_refused_before_anything_is_written(store: Store):
 @pytest.mark.parametrize("codec", ["none", "zstd"])
 @pytest.mark.parametrize("shard", [0, 2])
 def test_nonfinite_values_are_refused(tmp_path: Path, bad: float, codec: str, shard: int):
-    """1e6 is finite in float32 but overflows float16; the last shard is the padded one."""
+    """1e6 is finite in float32 but overflows float16; the last shard is the padded first."""
     store = Store.create(str(tmp_path), tiny(codec=codec), durable=False)
     values = np.ones((len(store.layout.shard_samples(shard)), 16, 8), np.float32)
     values[-1, -1, -1] = bad
@@ -202,18 +202,18 @@ def test_create_reopens_only_an_equal_layout(store: Store):
     assert contents(store) == before
 
 
-def test_open_refuses_what_is_no_store(url: str):
+def test_open_refuses_a_folder_without_a_store(url: str):
     with pytest.raises(ValueError, match=r"not a store \(there is no layout\.json"):
         storage.open(url)
 
 
 def test_an_interrupted_creation_is_finished(tmp_path: Path):
-    whole = Store.create(str(tmp_path / "a"), tiny(), durable=False)
+    complete = Store.create(str(tmp_path / "a"), tiny(), durable=False)
     part = Store.create(str(tmp_path / "b"), tiny(), durable=False)
     for path in part.list()[::2]:
         part.delete(path)
     part.delete("layout.json")
-    assert contents(Store.create(part.url, tiny(), durable=False)) == contents(whole)
+    assert contents(Store.create(part.url, tiny(), durable=False)) == contents(complete)
 
 
 def test_records_are_written_last_and_name_every_chunk(store: Store):
@@ -231,13 +231,13 @@ def test_records_are_written_last_and_name_every_chunk(store: Store):
 
 def test_equal_runs_give_equal_bytes(tmp_path: Path):
     """Also with another order of shards and variants, and after a retried shard."""
-    one = fill(Store.create(str(tmp_path / "one"), tiny(), durable=True))
-    two = Store.create(str(tmp_path / "two"), tiny(), durable=False)
-    fill_shard(two, "random", 2)
-    two.write_images("trained", 0, np.full((4, 8, 6, 3), 7, np.uint8))
-    two.fail("sample", "trained", 0, "first attempt")
-    fill(two, ["random", "trained"])
-    assert contents(one) == contents(two)
+    first = fill(Store.create(str(tmp_path / "first"), tiny(), durable=True))
+    second = Store.create(str(tmp_path / "second"), tiny(), durable=False)
+    fill_shard(second, "random", 2)
+    second.write_images("trained", 0, np.full((4, 8, 6, 3), 7, np.uint8))
+    second.fail("sample", "trained", 0, "first attempt")
+    fill(second, ["random", "trained"])
+    assert contents(first) == contents(second)
 
 
 @pytest.mark.parametrize("harm", ["truncate", "lengthen", "delete", "record", "misplaced"])
@@ -258,7 +258,7 @@ def test_a_damaged_shard_is_not_complete(store: Store, harm: str):
 
 
 def test_data_are_synced_before_the_record_and_the_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """What a record or a row rests on must outlive a power cut before it does."""
+    """The data of a record or row must survive a power failure that the record or row survives."""
     store = Store.create(str(tmp_path), tiny())
     log: list[str] = []
     sync, put = store.files.sync, store.files.put
@@ -294,7 +294,7 @@ def test_completion_filters_by_stage_hash(store: Store):
 
 
 def test_stages_record_only_their_own_arrays(store: Store):
-    """Labels written meanwhile belong to the label stage, other variants' chunks to theirs."""
+    """Labels belong to the label stage, and chunks of another variant to the record of that variant."""
     store.write_labels("saliency", 0, noise(0, (4, 8, 6), "uint8"))
     store.write_images("random", 0, noise(0, (4, 8, 6, 3), "uint8"))
     fill_shard(store, "trained", 0)
@@ -319,14 +319,14 @@ def test_failures_hold_until_the_shard_is_done(store: Store):
     assert not [path for path in store.list() if "failed" in path]
 
 
-def test_a_store_travels_by_pickle(tmp_path: Path):
+def test_a_store_can_be_pickled(tmp_path: Path):
     store = fill(Store.create(str(tmp_path), tiny(), durable=False), ["trained"])
     again = pickle.loads(pickle.dumps(store))
     assert (again.url, again.layout, again.durable) == (store.url, store.layout, False)
     assert again.completed("sample", "trained") == {0, 1, 2}
 
 
-def test_threads_may_write_one_store(store: Store):
+def test_several_threads_write_one_store(store: Store):
     def work(shard: int) -> None:
         fill_shard(store, "trained", shard)
 

@@ -27,7 +27,7 @@ def row(**values: object) -> dict:
     return cell | {"status": "done", "attempt": 1} | values
 
 
-def test_parts_add_up_in_order_of_writing(store: Store):
+def test_parts_are_read_in_order_of_writing(store: Store):
     paths = [store.append("probes", [row(step=n), row(step=n + 10)]) for n in (3, 1, 2)]
     assert paths == sorted(paths)
     assert len(set(paths)) == 3
@@ -35,7 +35,7 @@ def test_parts_add_up_in_order_of_writing(store: Store):
     assert storage.open(store.url).table("probes").schema == SCHEMAS["probes"]
 
 
-def test_the_latest_attempt_wins_whatever_the_order(store: Store):
+def test_the_latest_attempt_counts_in_any_order(store: Store):
     store.append("probes", [row(attempt=2, dice=0.2), row(step=4, dice=0.4)])
     store.append("probes", [row(attempt=1, dice=0.1)])
     assert store.table("probes")["dice"].to_pylist() == [0.2, 0.4]
@@ -44,7 +44,7 @@ def test_the_latest_attempt_wins_whatever_the_order(store: Store):
     assert store.table("probes", current=False)["dice"].to_pylist() == [0.2, 0.4, 0.1, 0.3]
 
 
-def test_stage_hashes_coexist_and_can_be_chosen(store: Store):
+def test_stage_hashes_coexist_and_can_be_selected(store: Store):
     store.append("probes", [row(stage_hash="a"), row(stage_hash="b"), row(stage_hash=None)])
     assert store.table("probes").num_rows == 3
     assert store.table("probes", "b")["stage_hash"].to_pylist() == ["b"]
@@ -55,18 +55,18 @@ def test_stage_hashes_coexist_and_can_be_chosen(store: Store):
 @given(st.lists(st.tuples(st.integers(0, 2), st.sampled_from(["x", None]),
                           st.integers(1, 3) | st.none()), max_size=12))  # fmt: skip
 @settings(max_examples=60, deadline=None)
-def test_latest_equals_an_obvious_reference(rows: list[tuple]):
+def test_latest_equals_a_simple_reference(rows: list[tuple]):
     table = pa.table({
         "step": pa.array([r[0] for r in rows], pa.int64()),
         "task": pa.array([r[1] for r in rows], pa.string()),
         "attempt": pa.array([r[2] for r in rows], pa.int64()),
-        "place": pa.array(range(len(rows)), pa.int64()),
+        "position": pa.array(range(len(rows)), pa.int64()),
     })  # fmt: skip
     best: dict[tuple, tuple[int, int]] = {}
-    for place, (step, task, attempt) in enumerate(rows):
-        best[step, task] = max(best.get((step, task), (-1, -1)), (attempt or 0, place))
-    expected = sorted(place for _, place in best.values())
-    assert latest(table, ["step", "task"])["place"].to_pylist() == expected
+    for position, (step, task, attempt) in enumerate(rows):
+        best[step, task] = max(best.get((step, task), (-1, -1)), (attempt or 0, position))
+    expected = sorted(position for _, position in best.values())
+    assert latest(table, ["step", "task"])["position"].to_pylist() == expected
 
 
 def test_keys_are_columns():
@@ -99,7 +99,7 @@ def test_absent_columns_are_null_and_unknown_ones_in_a_part_ignored(store: Store
     assert table["step"].to_pylist() == [3, None]
 
 
-def test_an_unreadable_part_is_named(store: Store):
+def test_an_unreadable_part_is_reported(store: Store):
     path = store.append("epochs", [{"epoch": 1, "attempt": 1}])
     store.put(path, b"not parquet")
     with pytest.raises(ValueError, match=f"{path}: not a readable Parquet file"):

@@ -1,4 +1,4 @@
-"""Metrics count what happened, logs name where, and the dashboard draws what is exported."""
+"""Metrics count events, log records name run and task, and the dashboard shows exported metrics only."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ OF_RAY = {"ray_node_gpus_utilization", "ray_cluster_active_nodes", "ray_cluster_
 
 
 class Recorder:
-    """Stands for a metric of Ray's and keeps what it is told."""
+    """Stands for a metric of Ray and keeps its calls."""
 
     def __init__(self) -> None:
-        self.told: list[tuple[float, dict[str, str]]] = []
+        self.calls: list[tuple[float, dict[str, str]]] = []
 
     def inc(self, value: float, tags: dict[str, str]) -> None:
-        self.told.append((value, tags))
+        self.calls.append((value, tags))
 
     set = observe = inc
 
@@ -41,7 +41,7 @@ def recorded(monkeypatch: Any) -> dict[str, Recorder]:
 
 
 def total(recorder: Recorder) -> float:
-    return sum(value for value, _ in recorder.told)
+    return sum(value for value, _ in recorder.calls)
 
 
 class Task:
@@ -71,22 +71,22 @@ def test_a_run_is_counted(recorded: dict[str, Recorder]) -> None:
         "scenesweep_failures": 2,
         "scenesweep_workers_ready": 1,
     }
-    last = {name: recorded[name].told[-1][0] for name in metrics.GAUGES}
+    last = {name: recorded[name].calls[-1][0] for name in metrics.GAUGES}
     assert last == {"scenesweep_queue": 0, "scenesweep_running": 0, "scenesweep_given_up": 1}
-    assert len(recorded[metrics.SECONDS].told) == 2
+    assert len(recorded[metrics.SECONDS].calls) == 2
     for recorder in recorded.values():
-        assert {tuple(tags.items()) for _, tags in recorder.told} == {(("sweep", "mine"), ("stage", "sample"))}
+        assert {tuple(tags.items()) for _, tags in recorder.calls} == {(("sweep", "mine"), ("stage", "sample"))}
 
 
 def test_cells_and_lost_workers_are_counted(recorded: dict[str, Recorder]) -> None:
-    heard = metrics.Metrics("mine", "probe")
-    heard(events.TaskDone("trained", 1, 2.5, {"cells": 30}))
-    heard(events.WorkerLost("probe.0", "gone"))
-    heard(events.Progress(done=1, failed=2, running=3, total=10))
+    received = metrics.Metrics("mine", "probe")
+    received(events.TaskDone("trained", 1, 2.5, {"cells": 30}))
+    received(events.WorkerLost("probe.0", "gone"))
+    received(events.Progress(done=1, failed=2, running=3, total=10))
     assert total(recorded["scenesweep_cells"]) == 30
     assert total(recorded["scenesweep_workers_lost"]) == 1
-    assert recorded["scenesweep_queue"].told == [(4, {"sweep": "mine", "stage": "probe"})]
-    assert recorded[metrics.SECONDS].told[0][0] == 2.5
+    assert recorded["scenesweep_queue"].calls == [(4, {"sweep": "mine", "stage": "probe"})]
+    assert recorded[metrics.SECONDS].calls[0][0] == 2.5
 
 
 def drawn() -> str:
@@ -94,7 +94,7 @@ def drawn() -> str:
     return " ".join(target["expr"] for panel in panels for target in panel["targets"])
 
 
-def test_the_dashboard_draws_what_is_exported() -> None:
+def test_the_dashboard_shows_exported_metrics() -> None:
     names = set(re.findall(r"\bray_\w+", drawn()))
     assert names - OF_RAY <= metrics.names()
     for what in ("samples_total", "bytes_total", "cells_total", "failures_total", "queue"):
@@ -104,7 +104,7 @@ def test_the_dashboard_draws_what_is_exported() -> None:
     assert {label.strip() for group in labels for label in group.split(",")} <= known
 
 
-def test_panels_do_not_lie_on_each_other() -> None:
+def test_panels_do_not_overlap() -> None:
     panels = json.loads(DASHBOARD.read_text())["panels"]
     taken: set[tuple[int, int]] = set()
     for panel in panels:
@@ -117,7 +117,7 @@ def test_panels_do_not_lie_on_each_other() -> None:
 
 
 @pytest.mark.parametrize(
-    ("stage", "key", "unit", "place"),
+    ("stage", "key", "unit", "value"),
     [
         ("sample", "sample/trained/00003", "shard", "trained/00003"),
         ("label", "label/00003", "shard", "00003"),
@@ -125,32 +125,32 @@ def test_panels_do_not_lie_on_each_other() -> None:
         ("intervene", "depth-7", "edit", "depth-7"),
     ],
 )
-def test_records_name_run_and_place(stage: str, key: str, unit: str, place: str, caplog: Any) -> None:
+def test_records_name_run_and_task(stage: str, key: str, unit: str, value: str, caplog: Any) -> None:
     caplog.set_level(logging.INFO, "scenesweep")
-    heard = logs.Logged("mine", stage)
-    heard(events.TaskDone(key, 2, 1.5, {"samples": 4, "note": "text"}))
-    heard(events.TaskFailed(key, 3, 0.1, "no such thing", "a trace", final=True))
-    heard(events.Progress(1, 1, 0, 2))
+    received = logs.Logged("mine", stage)
+    received(events.TaskDone(key, 2, 1.5, {"samples": 4, "note": "text"}))
+    received(events.TaskFailed(key, 3, 0.1, "no such thing", "a trace", final=True))
+    received(events.Progress(1, 1, 0, 2))
     done, failed = caplog.records
     assert (done.getMessage(), failed.getMessage()) == ("task done", "task failed")
     assert (done.levelname, failed.levelname) == ("INFO", "WARNING")
     for record in (done, failed):
-        assert (record.run, record.stage, getattr(record, unit)) == ("mine", stage, place)
+        assert (record.run, record.stage, getattr(record, unit)) == ("mine", stage, value)
     assert (done.attempt, done.seconds, done.samples) == (2, 1.5, 4)
     assert (failed.error, failed.final) == ("no such thing", True)
     assert not hasattr(failed, "trace")
 
 
 def test_every_event_fits_into_a_record() -> None:
-    """No field of an event has a name that the logging module keeps for itself."""
-    heard = logs.Logged("mine", "sample")
-    ledger = Ledger([Task("a")], 0, [heard])
+    """No field of an event has a name that the logging module reserves."""
+    received = logs.Logged("mine", "sample")
+    ledger = Ledger([Task("a")], 0, [received])
     ledger.take("sample.0")
     for event in (events.WorkerReady("w", 1.0), events.WorkerLost("w", "gone"), events.Waiting("no room")):
-        heard(event)
+        received(event)
 
 
-def test_ray_writes_records_as_json_and_people_need_not_read_them(caplog: Any) -> None:
+def test_ray_writes_records_as_json_and_readable_omits_them(caplog: Any) -> None:
     from ray._common.formatters import JSONFormatter
 
     caplog.set_level(logging.INFO, "scenesweep")
@@ -162,14 +162,14 @@ def test_ray_writes_records_as_json_and_people_need_not_read_them(caplog: Any) -
     assert list(logs.readable(text)) == [text[0], *text[2:]]
 
 
-def test_watchers_travel_to_the_callbacks_of_tune() -> None:
+def test_observers_can_be_pickled_for_tune() -> None:
     import ray.cloudpickle as pickle
 
     assert pickle.loads(pickle.dumps(watchers("mine", "probe"))) == watchers("mine", "probe")
 
 
 class Trial:
-    """What Tune tells of a trial."""
+    """The attributes of a trial of Tune."""
 
     def __init__(self, name: str) -> None:
         self.config: dict[str, Any] = {"trial": name}
@@ -179,27 +179,29 @@ class Trial:
         return self.config["trial"]
 
 
-def test_trials_of_tune_are_told_like_tasks() -> None:
+def test_trials_of_tune_emit_events_like_tasks() -> None:
     from sweeps.runtime import grid
     from sweeps.stages.probe_tune import TrialEvents
 
-    heard: list[events.Event] = []
+    received: list[events.Event] = []
     trials = [grid.Trial(name, (grid.ProbeSpec(name, "mid.0", 1, "depth"),)) for name in ("trained", "random")]
-    counter = TrialEvents(trials, [heard.append])
+    counter = TrialEvents(trials, [received.append])
     first, second = (Trial(trial.name) for trial in trials)
-    told: dict[str, Any] = {"iteration": 1, "trials": [first, second]}
+    callback_arguments: dict[str, Any] = {"iteration": 1, "trials": [first, second]}
     for trial in (first, second):
-        counter.on_trial_start(trial=trial, **told)
-    counter.on_trial_recover(trial=first, **told)
+        counter.on_trial_start(trial=trial, **callback_arguments)
+    counter.on_trial_recover(trial=first, **callback_arguments)
     assert first.config["again"] == 1
-    counter.on_trial_start(trial=first, **told)
-    counter.on_trial_complete(trial=first, **told)
-    counter.on_trial_error(trial=second, **told)
-    ended = [(e.done, e.failed, e.total) for e in heard if isinstance(e, events.Progress)]
+    counter.on_trial_start(trial=first, **callback_arguments)
+    counter.on_trial_complete(trial=first, **callback_arguments)
+    counter.on_trial_error(trial=second, **callback_arguments)
+    ended = [(e.done, e.failed, e.total) for e in received if isinstance(e, events.Progress)]
     assert ended[-1] == (1, 1, 2)
-    assert [e for e in heard if isinstance(e, events.TaskDone)] == [events.TaskDone("trained", 2, 2.0, {"cells": 30})]
-    failures = [(e.key, e.attempt, e.final) for e in heard if isinstance(e, events.TaskFailed)]
+    assert [e for e in received if isinstance(e, events.TaskDone)] == [
+        events.TaskDone("trained", 2, 2.0, {"cells": 30})
+    ]
+    failures = [(e.key, e.attempt, e.final) for e in received if isinstance(e, events.TaskFailed)]
     assert failures == [("trained", 1, False), ("random", 1, True)]
-    assert heard[-1] == events.Progress(done=1, failed=1, running=0, total=2)
-    starts = [(e.attempt, e.worker) for e in heard if isinstance(e, events.TaskStarted) and e.key == "trained"]
+    assert received[-1] == events.Progress(done=1, failed=1, running=0, total=2)
+    starts = [(e.attempt, e.worker) for e in received if isinstance(e, events.TaskStarted) and e.key == "trained"]
     assert starts == [(number, "probe-trained-mid.0-depth-step01") for number in (1, 2)]

@@ -1,4 +1,4 @@
-"""Atomic files: kills, full and read-only disks, temporary files, compare-and-set, real S3."""
+"""Atomic files: kills, full and read-only disks, temporary files, compare-and-set, S3."""
 
 import os
 import signal
@@ -25,7 +25,7 @@ HERE = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(params=["local", "memory"])
 def files(request: pytest.FixtureRequest, tmp_path: Path) -> Files:
-    """An empty place of each kind."""
+    """Empty files on disk and in memory."""
     local = request.param == "local"
     return open_files(str(tmp_path / "x") if local else f"memory://{uuid.uuid4().hex}")
 
@@ -55,7 +55,7 @@ def test_put_get_list_delete(files: Files):
         files.get("a/b/c")
 
 
-def test_create_and_swap_let_one_win(files: Files):
+def test_create_and_swap_succeed_only_once(files: Files):
     assert not files.swap("x", b"", b"1")
     assert files.create("x", b"1")
     assert not files.create("x", b"2")
@@ -64,7 +64,7 @@ def test_create_and_swap_let_one_win(files: Files):
     assert files.get("x") == b"3"
 
 
-def test_of_many_contenders_one_creates_and_one_swaps(files: Files):
+def test_only_one_of_many_threads_creates_and_one_swaps(files: Files):
     files.create("swapped", b"0")
     wins: list[str] = []
 
@@ -83,7 +83,7 @@ def test_of_many_contenders_one_creates_and_one_swaps(files: Files):
 
 
 @pytest.mark.parametrize("path", ["/etc/x", "../x", "a/../../x", ""])
-def test_paths_can_not_leave_the_store(files: Files, path: str):
+def test_paths_cannot_leave_the_store(files: Files, path: str):
     with pytest.raises(ValueError, match="must be relative to the store"):
         files.put(path, [b""])
 
@@ -109,7 +109,7 @@ def test_deleting_removes_empty_folders_but_not_the_store(tmp_path: Path):
 
 
 def test_large_parts_are_written_and_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """The system may take or give fewer bytes than asked for at a time."""
+    """The system may write or read fewer bytes than requested in one call."""
     writev, readv = os.writev, os.readv
     monkeypatch.setattr(os, "writev", lambda fd, v: writev(fd, [bytes(v[0])[:1000]]))
     monkeypatch.setattr(os, "readv", lambda fd, v: readv(fd, [v[0][:777]]))
@@ -137,7 +137,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_temporary_one(tmp_path: Path,
     assert files.partials() == []
 
 
-def test_the_janitor_removes_only_half_written_files(tmp_path: Path):
+def test_only_half_written_files_are_removed(tmp_path: Path):
     store = Store.create(str(tmp_path), tiny_layout(), durable=False)
     before = contents(store)
     (tmp_path / ".partial").mkdir(exist_ok=True)
@@ -181,8 +181,8 @@ for variant in store.layout.variants:
 """
 
 
-def test_kills_leave_whole_chunks_and_rerunning_ends_in_the_same_bytes(tmp_path: Path):
-    """SIGKILL at three seeded moments; each rerun redoes only what has no record."""
+def test_kills_leave_complete_chunks_and_a_rerun_gives_the_same_bytes(tmp_path: Path):
+    """SIGKILL at three seeded moments; each rerun redoes only shards without a record."""
     delays = np.random.default_rng(3).uniform(0.0, 0.05, 3)
     store, killed = None, 0
     for delay in delays:
@@ -205,8 +205,8 @@ def test_kills_leave_whole_chunks_and_rerunning_ends_in_the_same_bytes(tmp_path:
     process = child(FILL, store.url)
     assert process.communicate()[1] == ""
     store.remove_partial_files()
-    whole = Store.create(str(tmp_path / "whole"), tiny_layout(samples=40), durable=False)
-    assert contents(store) == contents(fill(whole))
+    undisturbed = Store.create(str(tmp_path / "undisturbed"), tiny_layout(samples=40), durable=False)
+    assert contents(store) == contents(fill(undisturbed))
     assert all(os.stat(f"{store.url}/{path}").st_mtime_ns == t for path, t in done.items())
 
 
@@ -224,7 +224,7 @@ except OSError as error:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
-def test_a_full_disk_is_an_error_and_what_is_complete_stays_so(tmp_path: Path):
+def test_a_full_disk_is_an_error_and_complete_shards_stay_complete(tmp_path: Path):
     mount = f'mount -t tmpfs -o size=600k none {tmp_path} && exec "$@"'
     path = os.pathsep.join([str(HERE.parent), str(HERE)])
     done = subprocess.run(
