@@ -84,7 +84,7 @@ def test_reading_into_a_strided_array(store: Store):
 @pytest.mark.filterwarnings("ignore:Numcodecs codecs are not in the Zarr version 3")
 @pytest.mark.parametrize("codec", CODECS)
 def test_zarr_python_reads_and_writes_the_same_bytes(tmp_path: Path, codec: str):
-    """Our chunks equal those that zarr-python writes for the same array, also the padded first."""
+    """Our chunks equal those that zarr-python writes for the same array, also the padded one."""
     if codec == "pcodec":
         pytest.importorskip("pcodec")
     store = fill(Store.create(str(tmp_path / "stored"), tiny(codec=codec), durable=False))
@@ -183,7 +183,7 @@ def test_wrong_values_are_refused_before_anything_is_written(store: Store):
 @pytest.mark.parametrize("codec", ["none", "zstd"])
 @pytest.mark.parametrize("shard", [0, 2])
 def test_nonfinite_values_are_refused(tmp_path: Path, bad: float, codec: str, shard: int):
-    """1e6 is finite in float32 but overflows float16; the last shard is the padded first."""
+    """1e6 is finite in float32 but overflows float16; the last shard is the padded one."""
     store = Store.create(str(tmp_path), tiny(codec=codec), durable=False)
     values = np.ones((len(store.layout.shard_samples(shard)), 16, 8), np.float32)
     values[-1, -1, -1] = bad
