@@ -15,19 +15,19 @@ from functools import partial
 from cluster import Executor, InProcess, Observer, turns
 from probing.dataset import prompts as prompt_files
 from probing.dataset.prompts import Prompt
-from probing.labelling import registry as labellers
+from probing.labelling import registry
 from storage import Store, budget
 from sweeps.config.load import to_dict
 from sweeps.config.schema import Config, previews
 from sweeps.planning import requirements, table
-from sweeps.runtime import failures, live_status, machines
+from sweeps.runtime import experiments, failures, live_status, machines
 from sweeps.runtime import run as runs
 from sweeps.runtime.progress import Meter, StageObserver
 from sweeps.runtime.run import ModelInfo, Run
 from sweeps.stages import label, preview
 from sweeps.stages.all import STAGES
 from sweeps.stages.base import NOTES, Stage
-from sweeps.stages.experiments import registry, renders
+from sweeps.stages.experiments import renders
 
 VERBS = (*dict.fromkeys(stage.INFO.verb for stage in STAGES), "report")
 """verbs that run stages, in order; `run` runs all of them"""
@@ -80,7 +80,7 @@ def _check_labellers(config: Config, model_info: ModelInfo) -> None:
     with suppress(ValueError):  # no output yet
         if label.complete(runs.reopen(config, model_info)):
             return
-    labellers.check(config.labels)
+    registry.check(config.labels)
 
 
 def _check_writable(config: Config) -> None:
@@ -171,8 +171,8 @@ def run_preview(config: Config, result: Result) -> None:
 def _report(run: Run, result: Result, force: bool) -> None:
     """Build the report and mirror the run to W&B, unless both show the current results already."""
     tables = [path for path in run.store.list("results/") if path.endswith(".parquet")]
-    experiments = {name: registry.stage_hash(run, name) for name in run.config.experiments.names}
-    inputs = hashlib.sha256(json.dumps([vars(run.hashes), experiments, tables]).encode()).hexdigest()
+    hashes = {name: experiments.stage_hash(run, name) for name in run.config.experiments.names}
+    inputs = hashlib.sha256(json.dumps([vars(run.hashes), hashes, tables]).encode()).hexdigest()
     if not force and run.store.exists(BUILT) and json.loads(run.store.get(BUILT)).get("inputs") == inputs:
         return
     from sweeps.analysis import tables as result_tables
@@ -209,7 +209,7 @@ def execute(config: Config, verbs: Sequence[str] = VERBS) -> Result:
     stages = [stage for stage in STAGES if stage.INFO.verb in verbs]
     with turns.lease(run.store, f"scenesweep {config.name}", wait=config.ray.address not in ("local", "none")):
         run.store.remove_partial_files()
-        registry.write_hashes(run)
+        experiments.write_hashes(run)
         if any(stage.missing(run) for stage in stages):
             with executor(config, run.store) as engine:
                 for stage in stages:

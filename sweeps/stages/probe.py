@@ -10,12 +10,12 @@ import numpy as np
 
 from cluster import Executor, Observer, Outcome, Progress
 from sweeps.config.schema import GRID
+from sweeps.runtime import experiments
 from sweeps.runtime.grid import ProbeSpec, Trial, finished, pack, probe_specs
 from sweeps.runtime.live_status import LiveStatus
 from sweeps.runtime.run import Run
 from sweeps.stages import curate, decode, replay
 from sweeps.stages.base import PlanInput, StageInfo, StagePrice, StageStatus, StatusRow, next_attempt
-from sweeps.stages.experiments import registry
 from sweeps.stages.probe_trial import ProbeJob, fit_trial
 
 INFO = StageInfo("probe", verb="probe", doing="probing", unit="trials", tasks="probes", cost="probe")
@@ -24,14 +24,14 @@ STAGE = INFO.name
 
 def _requested(run: Run) -> list[ProbeSpec]:
     grid = probe_specs(run.config.sweep, run.config.sampling.variants, run.sites)
-    return [*grid, *registry.probe_specs(run.config, run.model_info)]
+    return [*grid, *experiments.probe_specs(run.config, run.model_info)]
 
 
 def missing(run: Run) -> list[ProbeSpec]:
     """Return the probes of the grid and of the experiments without a finished row of the current settings."""
     done = finished(run.store, GRID, run.hashes.probe)
     grid = probe_specs(run.config.sweep, run.config.sampling.variants, run.sites)
-    return [*(probe for probe in grid if probe not in done), *registry.missing(run)]
+    return [*(probe for probe in grid if probe not in done), *experiments.missing(run)]
 
 
 def standardisation(run: Run, samples: np.ndarray, train: np.ndarray) -> tuple[float, float]:
@@ -72,8 +72,8 @@ def experiment_job(run: Run, main: ProbeJob, name: str) -> ProbeJob:
     return replace(
         main,
         experiment=name,
-        stage_hash=registry.stage_hash(run, name),
-        probe=registry.probe_config(run, name),
+        stage_hash=experiments.stage_hash(run, name),
+        probe=experiments.probe_config(run, name),
         sites=family or run.sites,
         activations=replay.url(run.config.output) if family else "",
         folder=f"experiments/{name}/",
@@ -104,8 +104,8 @@ def execute(run: Run, executor: Executor, observers: Sequence[Observer], tasks: 
 
 def failed_rows(run: Run) -> dict[str, str]:
     """Return the reasons of probes whose row of the current settings has status `failed`."""
-    names = [name for name in registry.PROBED if registry.requested(run.config, name)]
-    hashes = {GRID: run.hashes.probe} | {name: registry.stage_hash(run, name) for name in names}
+    names = [name for name in experiments.PROBED if experiments.requested(run.config, name)]
+    hashes = {GRID: run.hashes.probe} | {name: experiments.stage_hash(run, name) for name in names}
     rows = run.store.table("probes", list(hashes.values())).to_pylist()
     return {
         f"{row['experiment']}/{row['variant']}/{row['site']}/{row['step']}/{row['task']}": row["error"]
@@ -153,8 +153,8 @@ def prices(plan: PlanInput) -> list[StagePrice]:
     """Return the number of probes of the grid and of each experiment that consists of probes."""
     config, sites = plan.config, plan.sites
     grid = len(probe_specs(config.sweep, config.sampling.variants, sites))
-    experiments = Counter(probe.experiment for probe in registry.probe_specs(config, plan.model_info))
+    counts = Counter(probe.experiment for probe in experiments.probe_specs(config, plan.model_info))
     return [
         StagePrice("probing", f"{grid} probes"),
-        *(StagePrice(f"probing: {name}", f"{count} probes") for name, count in experiments.items()),
+        *(StagePrice(f"probing: {name}", f"{count} probes") for name, count in counts.items()),
     ]

@@ -11,12 +11,11 @@ import storage
 from cluster import Executor, Observer, Outcome
 from storage import Layout, SiteShape, Store
 from sweeps.config.schema import STEPS, Config
-from sweeps.runtime import side_store
+from sweeps.runtime import experiments, side_store
 from sweeps.runtime.layout import TRAINED
 from sweeps.runtime.live_status import LiveStatus
 from sweeps.runtime.run import ModelInfo, Run
 from sweeps.stages.base import PlanInput, StageInfo, StagePrice, StageStatus, network_workers, status_if_left
-from sweeps.stages.experiments import registry
 
 if TYPE_CHECKING:
     import numpy as np
@@ -124,7 +123,7 @@ class FamilyWorker:
 
 def missing(run: Run) -> list[FamilyTask]:
     """Return sampled shards that lack steps at which probes are still to be fitted."""
-    probes, tasks = registry.missing(run), []
+    probes, tasks = experiments.missing(run), []
     for family in FAMILIES:
         steps = sorted({probe.step for probe in probes if probe.experiment == family})
         records = {step: record_stage(family, step) for step in steps}

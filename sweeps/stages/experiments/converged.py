@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from functools import partial
 
 import storage
+from sweeps.runtime import experiments
 from sweeps.runtime.grid import ProbeSpec, finished
 from sweeps.runtime.layout import TRAINED
 from sweeps.runtime.run import Run
 from sweeps.stages import probe
 from sweeps.stages.base import PlanInput, StagePrice
-from sweeps.stages.experiments import registry
 from sweeps.stages.probe_trial import ProbeJob, site_targets, write_results
 
 NAME = "converged"
@@ -60,16 +60,16 @@ class ConvergedWorker:
 
 def tasks(run: Run) -> list[ConvergedTask]:
     """Return all tasks of the configuration."""
-    if not registry.requested(run.config, NAME):
+    if not experiments.requested(run.config, NAME):
         return []
-    sites, steps = registry.sites(run.config, run.model_info, NAME), registry.steps(run.config, NAME)
+    sites, steps = experiments.sites(run.config, run.model_info, NAME), experiments.steps(run.config, NAME)
     return [ConvergedTask(site.name, step) for site in sites for step in steps]
 
 
 def missing(run: Run) -> list[ConvergedTask]:
     """Return sites and steps without a row of every task."""
     requested = tasks(run)
-    done = finished(run.store, NAME, registry.stage_hash(run, NAME)) if requested else set()
+    done = finished(run.store, NAME, experiments.stage_hash(run, NAME)) if requested else set()
     names = run.config.sweep.tasks
     return [
         task

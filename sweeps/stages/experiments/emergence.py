@@ -10,11 +10,11 @@ import numpy as np
 
 import storage
 from sweeps.config.schema import Config
+from sweeps.runtime import experiments
 from sweeps.runtime.layout import EMERGENCE, EMERGENCE_FOLDER, LATENT_KINDS, TRAINED
 from sweeps.runtime.run import Run
 from sweeps.stages import curate, probe
 from sweeps.stages.base import PlanInput, StagePrice, next_attempt
-from sweeps.stages.experiments import registry
 
 NAME = EMERGENCE
 TASKS = ("saliency", "depth")
@@ -61,13 +61,13 @@ class EmergenceWorker:
 
     def __init__(self, job: EmergenceJob) -> None:
         from probing.diffusion import model
-        from probing.labelling import registry as labellers
+        from probing.labelling import registry
 
         self.job, config = job, job.config
         self.store = storage.open(config.output)
         self.model = model.load(config.model)
         self.labellers = {
-            task: labellers.build(
+            task: registry.build(
                 task, getattr(config.labels, task), getattr(config.labels, f"{task}_weights"), self.model.device
             )
             for task in TASKS
@@ -142,16 +142,16 @@ def samples(run: Run) -> list[int]:
 
 def tasks(run: Run) -> list[EmergenceTask]:
     """Return all tasks of the configuration. Raises ValueError if the samples are not curated yet."""
-    return [EmergenceTask(i) for i in samples(run)] if registry.requested(run.config, NAME) else []
+    return [EmergenceTask(i) for i in samples(run)] if experiments.requested(run.config, NAME) else []
 
 
 def missing(run: Run) -> list[EmergenceTask]:
     """Return test images without rows of the current settings; an image's rows are written together."""
-    if not registry.requested(run.config, NAME) or not curate.done(run):
+    if not experiments.requested(run.config, NAME) or not curate.done(run):
         return []
-    table = run.store.table("images", registry.stage_hash(run, NAME))
+    table = run.store.table("images", experiments.stage_hash(run, NAME))
     done = set(zip(table["sample"].to_pylist(), table["step"].to_pylist(), strict=True))
-    steps = registry.steps(run.config, NAME)
+    steps = experiments.steps(run.config, NAME)
     return [task for task in tasks(run) if any((task.sample, step) not in done for step in steps)]
 
 
@@ -161,11 +161,11 @@ def worker(run: Run) -> Callable[[], EmergenceWorker]:
     mean, std = probe.standardisation(run, kept, split.train)
     job = EmergenceJob(
         run.config,
-        registry.stage_hash(run, NAME),
+        experiments.stage_hash(run, NAME),
         mean,
         std,
         tuple(samples(run)[: run.config.experiments.emergence_shown]),
-        tuple(registry.steps(run.config, NAME)),
+        tuple(experiments.steps(run.config, NAME)),
         next_attempt(run.store, "images"),
     )
     return partial(EmergenceWorker, job)
@@ -173,8 +173,8 @@ def worker(run: Run) -> Callable[[], EmergenceWorker]:
 
 def prices(plan: PlanInput) -> list[StagePrice]:
     """Return the number of images that are decoded and labelled."""
-    if not registry.requested(plan.config, NAME):
+    if not experiments.requested(plan.config, NAME):
         return []
     images = min(plan.config.experiments.emergence_images or plan.test, plan.test)
-    count = images * len(registry.steps(plan.config, NAME)) * len(LATENT_KINDS)
+    count = images * len(experiments.steps(plan.config, NAME)) * len(LATENT_KINDS)
     return [StagePrice("emergence", f"{count} images decoded and labelled")]

@@ -13,12 +13,12 @@ from probing.dataset.split import Split
 from probing.diffusion.sites import SiteSpec
 from probing.scenes.world import TRUTH_SEED
 from sweeps.config.schema import STEPS, Config
+from sweeps.runtime import experiments
 from sweeps.runtime.grid import ProbeSpec, finished
 from sweeps.runtime.layout import TRAINED
 from sweeps.runtime.run import Run
 from sweeps.stages import probe
 from sweeps.stages.base import PlanInput, StagePrice, next_attempt
-from sweeps.stages.experiments import registry
 from sweeps.stages.probe_trial import ProbeJob, write_results
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class TruthWorker:
 
 def check(config: Config) -> None:
     """Raise ValueError if the model under study does not paint the world that can be rendered."""
-    if registry.requested(config, NAME) and config.prompts.source != "scenes":
+    if experiments.requested(config, NAME) and config.prompts.source != "scenes":
         raise ValueError(
             "experiments.names=truth: true depth is known only for renders of the scenes world; "
             "use a scenes preset, or leave truth out"
@@ -116,9 +116,9 @@ def check(config: Config) -> None:
 
 def tasks(run: Run) -> list[TruthTask]:
     """Return all tasks of the configuration."""
-    if not registry.requested(run.config, NAME):
+    if not experiments.requested(run.config, NAME):
         return []
-    return [TruthTask(step) for step in registry.steps(run.config, NAME)]
+    return [TruthTask(step) for step in experiments.steps(run.config, NAME)]
 
 
 def missing(run: Run) -> list[TruthTask]:
@@ -126,8 +126,8 @@ def missing(run: Run) -> list[TruthTask]:
     requested = tasks(run)
     if not requested:
         return []
-    done = finished(run.store, NAME, registry.stage_hash(run, NAME))
-    sites = registry.sites(run.config, run.model_info, NAME)
+    done = finished(run.store, NAME, experiments.stage_hash(run, NAME))
+    sites = experiments.sites(run.config, run.model_info, NAME)
     probes = [(site.name, task) for site in sites for task in run.config.sweep.tasks]
 
     def complete(step: int) -> bool:
@@ -149,7 +149,7 @@ def worker(run: Run) -> Callable[[], TruthWorker]:
     count = sum(len(part) for _, part in split.parts)
     job = replace(
         job,
-        sites=registry.sites(run.config, run.model_info, NAME),
+        sites=experiments.sites(run.config, run.model_info, NAME),
         samples=tuple(range(TRUTH_SEED, TRUTH_SEED + count)),
         split=split,
         attempt=next_attempt(run.store, "probes"),
@@ -159,7 +159,7 @@ def worker(run: Run) -> Callable[[], TruthWorker]:
 
 def prices(plan: PlanInput) -> list[StagePrice]:
     """Return UNet calls of the renders, at most as many as there are samples."""
-    if not registry.requested(plan.config, NAME):
+    if not experiments.requested(plan.config, NAME):
         return []
-    steps = len(registry.steps(plan.config, NAME))
+    steps = len(experiments.steps(plan.config, NAME))
     return [StagePrice("truth", f"up to {plan.samples} renders x {steps} steps", 0.5 * plan.samples * steps)]

@@ -12,12 +12,12 @@ from safetensors.numpy import load
 import storage
 from probing.diffusion.sites import SiteSpec
 from sweeps.config.schema import Config
+from sweeps.runtime import experiments
 from sweeps.runtime.grid import ProbeSpec, finished
 from sweeps.runtime.layout import TRAINED, transfer_control
 from sweeps.runtime.run import Run
 from sweeps.stages import probe
 from sweeps.stages.base import PlanInput, StagePrice
-from sweeps.stages.experiments import registry
 from sweeps.stages.probe_trial import ProbeJob, site_targets
 
 NAME = "transfer"
@@ -85,16 +85,16 @@ def _has_probes(config: Config) -> bool:
 
 def tasks(run: Run) -> list[TransferTask]:
     """Return all tasks of the configuration."""
-    if not registry.requested(run.config, NAME) or not _has_probes(run.config):
+    if not experiments.requested(run.config, NAME) or not _has_probes(run.config):
         return []
-    sites = registry.sites(run.config, run.model_info, NAME)
+    sites = experiments.sites(run.config, run.model_info, NAME)
     return [TransferTask(site.name, task) for site in sites for task in run.config.sweep.tasks]
 
 
 def missing(run: Run) -> list[TransferTask]:
     """Return sites and tasks whose matrix is not complete."""
     requested = tasks(run)
-    done = finished(run.store, NAME, registry.stage_hash(run, NAME)) if requested else set()
+    done = finished(run.store, NAME, experiments.stage_hash(run, NAME)) if requested else set()
     steps = sorted(set(run.config.sweep.steps))
 
     def complete(task: TransferTask) -> bool:
@@ -116,8 +116,8 @@ def worker(run: Run) -> Callable[[], TransferWorker]:
 def prices(plan: PlanInput) -> list[StagePrice]:
     """Return the number of scores of probes at other steps."""
     sweep = plan.config.sweep
-    if not registry.requested(plan.config, NAME) or not _has_probes(plan.config):
+    if not experiments.requested(plan.config, NAME) or not _has_probes(plan.config):
         return []
-    sites, steps = registry.sites(plan.config, plan.model_info, NAME), len(set(sweep.steps))
+    sites, steps = experiments.sites(plan.config, plan.model_info, NAME), len(set(sweep.steps))
     scores = len(sites) * len(sweep.tasks) * steps**2
     return [StagePrice("transfer", f"{scores} scores of probes at other steps")]

@@ -23,6 +23,7 @@ from sweeps import pipeline
 from sweeps.cli.main import main
 from sweeps.config.experiments import NAMES
 from sweeps.config.load import load, presets
+from sweeps.runtime import experiments
 from sweeps.runtime.grid import ProbeSpec, pack
 from sweeps.runtime.layout import trained_at
 from sweeps.runtime.run import reopen
@@ -31,7 +32,6 @@ from sweeps.stages import probe as probe_stage
 from sweeps.stages import replay as families
 from sweeps.stages.experiments import converged as converged_stage
 from sweeps.stages.experiments import emergence as emergence_stage
-from sweeps.stages.experiments import registry as experiments
 from sweeps.stages.experiments import renders as truth_stage
 from sweeps.stages.experiments import stage as experiments_stage
 from sweeps.stages.probe_trial import site_targets
