@@ -1,4 +1,7 @@
-"""The verbs for runs on a Ray cluster, from a machine outside it: submit, logs, stop, resume."""
+"""The verbs for runs on a Ray cluster, from a machine outside it: submit, logs, stop, resume.
+
+Each imports what it needs, as in `commands`.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,6 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import cluster.submit
-from cluster.observers.logs import is_record, readable
 from sweeps.cli.verbs import address, argument, follow, job, settings, verb
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 @verb("scenesweep submit --address http://HEAD:8265 paper output=s3://bucket/run", settings, address, follow)
 def submit(parsed: argparse.Namespace) -> int:
     """Submit the run as a job of a Ray cluster; the same command resumes it."""
+    import cluster.submit
     from sweeps.config.load import load
 
     config = load(parsed.preset, parsed.overrides)
@@ -44,6 +46,9 @@ def submit(parsed: argparse.Namespace) -> int:
 )
 def logs(parsed: argparse.Namespace) -> int:
     """Print the log of a job."""
+    import cluster.submit
+    from cluster.observers.logs import is_record, readable
+
     known = cluster.submit.find(parsed.address, parsed.output)
     if parsed.follow:
         return _follow(parsed.address, known)
@@ -56,6 +61,8 @@ def logs(parsed: argparse.Namespace) -> int:
 @verb("scenesweep stop --address http://HEAD:8265 s3://bucket/run", job, address)
 def stop(parsed: argparse.Namespace) -> int:
     """End a job; what is finished is kept."""
+    import cluster.submit
+
     known = cluster.submit.find(parsed.address, parsed.output)
     stopping = cluster.submit.stop(parsed.address, known.id)
     print(f"job {known.id} {'is stopping' if stopping else f'has ended already: {known.status}'}")
@@ -65,6 +72,8 @@ def stop(parsed: argparse.Namespace) -> int:
 @verb("scenesweep resume --address http://HEAD:8265 s3://bucket/run", job, address, follow)
 def resume(parsed: argparse.Namespace) -> int:
     """Submit the run of an ended job again."""
+    import cluster.submit
+
     ended = cluster.submit.find(parsed.address, parsed.output)
     submitted = cluster.submit.resume(parsed.address, ended.id)
     _show(submitted)
@@ -73,6 +82,8 @@ def resume(parsed: argparse.Namespace) -> int:
 
 def show_status(address: str, target: str) -> int:
     """Prints the status of a job, found by its id or its output; returns 1 if it failed."""
+    import cluster.submit
+
     known = cluster.submit.find(address, target)
     print(f"job {known.id} {known.status}: {known.message}\ndashboard {known.dashboard}\noutput {known.output}")
     return 1 if known.status == "FAILED" else 0
@@ -84,6 +95,7 @@ def check(config: Config, address: str) -> None:
     Checks nothing if the model's configuration is not on this machine, or if an earlier job of the same output may
     have fitted the probes, where this machine may not see them. The job itself checks again.
     """
+    import cluster.submit
     from sweeps.planning import requirements
     from sweeps.runtime import run
 
@@ -138,6 +150,8 @@ def _show(submitted: Job) -> None:
 
 def _follow(address: str, running: Job) -> int:
     """Prints the log's lines for people until the job ends; returns 1 if it does not succeed."""
+    import cluster.submit
+    from cluster.observers.logs import readable
 
     def write(text: str) -> None:
         for line in readable(text.splitlines()):
