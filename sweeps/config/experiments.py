@@ -1,4 +1,4 @@
-"""Settings of the experiments beside the main grid."""
+"""Settings of the experiments besides the main grid."""
 
 from __future__ import annotations
 
@@ -8,18 +8,17 @@ from interventions.config import STEPS
 
 NAMES = ("vae", "conv", "smoothness", "emergence", "transfer", "converged", "truth")
 """VAE self-attention (section 4.2), convolutional sites (appendix A), smoothness loss (appendix F), emergence
-(figures 4 and 10), probes of one step applied at the others, references without an optimiser, and probes on
-renders whose depth is known"""
+(figures 4 and 10), transfer between steps, converged references, and probes on renders with known geometry"""
 
 
 @dataclass(frozen=True)
 class ExperimentConfig:
-    """What the report shows beside the main grid, and how much of it."""
+    """Which experiments run besides the main grid, and at which sites, steps and images."""
 
     names: list[str] = field(default_factory=lambda: [name for name in NAMES if name != "truth"])
-    """vae (section 4.2), conv (appendix A), smoothness (appendix F), emergence (figure 4), transfer (probes of
-    one step applied at the others), converged (ridge and logistic references), truth
-    (scenes alone: noised renders against the renderer's depth and masks; not by default); empty runs none"""
+    """vae (section 4.2), conv (appendix A), smoothness (appendix F), emergence (figure 4), transfer (probes of one step
+    applied at the other steps), converged (ridge and logistic references), truth (scenes model only: probes on noised
+    renders, scored with the renderer's depth and masks; not by default); empty runs none"""
     vae_steps: list[int] = field(default_factory=list)
     """steps at which the VAE's self-attention is probed; empty means those of the grid"""
     conv_steps: list[int] = field(default_factory=list)
@@ -29,21 +28,21 @@ class ExperimentConfig:
     smoothness_steps: list[int] = field(default_factory=lambda: [15])
     """steps at which depth probes are fitted with it; empty means those of the grid"""
     emergence_images: int = 16
-    """test images that are decoded and labelled after each step; 0 means all"""
+    """test images whose latents are decoded and labelled after each step; 0 means all"""
     emergence_steps: list[int] = field(default_factory=list)
-    """steps after which they are; empty means those of the grid"""
+    """steps after which they are decoded; empty means those of the grid"""
     emergence_shown: int = 4
-    """how many of them keep their pictures for the report"""
+    """number of them whose pictures are kept for the report"""
     transfer_sites: list[str] = field(default_factory=lambda: ["blocks"])
-    """sites whose probes are carried to other steps: names, `blocks` (the last of each block) or `all`"""
+    """sites whose probes are applied at other steps: names, `blocks` (the last of each block) or `all`"""
     converged_sites: list[str] = field(default_factory=lambda: ["blocks"])
     """sites whose probes are compared with closed-form ridge (depth) and converged logistic regression (saliency)"""
     converged_steps: list[int] = field(default_factory=lambda: [15])
-    """steps at which they are; empty means those of the grid"""
+    """steps at which they are compared; empty means those of the grid"""
     truth_sites: list[str] = field(default_factory=lambda: ["blocks"])
-    """sites that are probed on noised renders, for the renderer's own depth and masks"""
+    """sites that are probed on noised renders for the renderer's depth and masks"""
     truth_steps: list[int] = field(default_factory=lambda: [1, 5, 15])
-    """steps whose noise the renders get; empty means those of the grid"""
+    """steps whose noise level is added to the renders; empty means those of the grid"""
 
     def __post_init__(self) -> None:
         for name in self.names:

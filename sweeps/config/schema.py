@@ -30,12 +30,12 @@ class SamplingConfig:
     """How samples are made and what is recorded of them."""
 
     guidance: float = 7.5
-    """classifier-free guidance scale; 1 or less runs the conditional half alone"""
+    """classifier-free guidance scale; 1 or less runs only the conditional half"""
     shard: int = 8
-    """samples that go through the UNet together: unit of work, of writing and of retry"""
+    """samples that go through the UNet together; also the unit of work, writing and retry"""
     variants: list[str] = field(default_factory=lambda: ["trained", "random"])
-    """copies of the network: trained, random (permuted weights), reinit, random_forced; random@101 beside random is
-    the same with another seed; same_prompt_other_seed: the trained network from other noise (what the text gives)"""
+    """copies of the network: trained, random (permuted weights), reinit, random_forced; random@101 besides random is
+    the same with another seed; same_prompt_other_seed: the trained network from other noise (a text-only baseline)"""
     sites: list[str] = field(default_factory=lambda: ["all"])
     """names of the sites to record, or all"""
     threads: int = 1
@@ -43,9 +43,9 @@ class SamplingConfig:
     codec: str = "none"
     """compressor of the activations"""
     retries: int = 2
-    """how often a failed shard is tried again"""
+    """how often a failed shard is retried"""
     preview: bool = False
-    """raw prompts: images first, without recording; only samples that curation keeps are recorded"""
+    """for raw prompts: sample images without recording first, then record only the samples that curation keeps"""
 
     def __post_init__(self) -> None:
         if self.shard < 1:
@@ -55,7 +55,7 @@ class SamplingConfig:
         for name in self.variants:
             _check_variant(name, self.variants)
         if "trained" not in self.variants:
-            raise ValueError("sampling.variants: `trained` is needed, its images give the labels")
+            raise ValueError("sampling.variants: add trained, whose images are labelled")
         _one_of("sampling.codec", self.codec, tuple(CODECS))
 
 
@@ -66,16 +66,16 @@ class SweepConfig:
     steps: list[int] = field(default_factory=lambda: list(range(1, STEPS + 1)))
     """denoising steps, 1 to 15"""
     tasks: list[str] = field(default_factory=lambda: ["saliency", "depth"])
-    """what the probes read"""
+    """what the probes predict"""
     controls: list[str] = field(default_factory=lambda: ["none"])
     """probe controls: none, shuffled, other_image, position, position_activation, surface_point, surface,
     surface_rgb (patches of the decoded clean estimate)"""
     control_sites: list[str] = field(default_factory=list)
-    """sites that the controls other than none are fitted at; empty means all"""
+    """sites at which controls other than none are fitted; empty means all"""
     surface_rgb_steps: list[int] = field(default_factory=list)
-    """steps that surface_rgb is fitted at; empty means all. Decoding is most of its cost"""
+    """steps at which surface_rgb is fitted; empty means all. Decoding is most of its cost"""
     seeds: list[int] = field(default_factory=lambda: [0])
-    """seeds of start and order; the report shows the lowest, 0 is the protocol's, and the spread over all"""
+    """seeds of initial weights and sample order; the report shows the lowest seed and the spread over all"""
     trial_axes: list[str] = field(default_factory=lambda: ["variant", "block"])
     """axes that get a trial of their own: [variant, block] makes 14 trials, all four 960"""
 
@@ -90,7 +90,7 @@ class SweepConfig:
             _one_of("sweep.tasks", task, tuple(TASKS))
         for control in self.controls:
             if control == OTHER_SEED:
-                raise ValueError(f"sweep.controls={control!r}: it is sampled; add it to sampling.variants")
+                raise ValueError(f"sweep.controls={control!r}: not a probe control; add it to sampling.variants")
             _one_of("sweep.controls", control, CONTROLS)
         for name in ("steps", "tasks", "controls", "seeds"):
             if not getattr(self, name):
@@ -104,7 +104,7 @@ class RayConfig:
     address: str = "local"
     """local (a private Ray), auto or HOST:PORT (a cluster), none (this process, without Ray)"""
     num_cpus: int = 0
-    """CPUs of the private Ray; 0 means the machine's"""
+    """CPUs of the private Ray; 0 means all of the machine"""
     sampling_actors: int = 0
     """sampling workers; 0 means as many as fit, on a cluster also those that wait for it to grow"""
     sampling_gpus: float = 0.0
@@ -135,7 +135,7 @@ class TrackingConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that a run needs to know."""
+    """All settings of a run."""
 
     name: str = "scenes"
     """name of the sweep; W&B's group"""
@@ -167,7 +167,7 @@ def _check_variant(name: str, listed: Sequence[str]) -> None:
     except ValueError as error:
         raise ValueError(f"sampling.variants={error}") from None
     if kind(name) not in listed:
-        raise ValueError(f"sampling.variants={name!r}: add {kind(name)}, which the report leads with, beside it")
+        raise ValueError(f"sampling.variants={name!r}: add {kind(name)}, the report's main baseline")
 
 
 def _one_of(key: str, value: str, allowed: Sequence[str]) -> None:
