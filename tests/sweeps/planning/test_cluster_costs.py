@@ -69,7 +69,9 @@ def test_neither_workers_nor_storage_are_outrun(
 
 
 def test_fractions_of_a_gpu_make_more_workers() -> None:
-    assert [GpuStage("probing", 1, 1, 1, part).workers(8) for part in (0.25, 0.5, 1, 2)] == [32, 16, 8, 4]
+    # 32 tasks of a second on 8 GPUs: as many rounds as it takes with 32, 16, 8 and 4 workers
+    rounds = [GpuStage("probing", 32, 1, 0, part).wall_seconds(8, 1, 0) for part in (0.25, 0.5, 1, 2)]
+    assert rounds == [1, 2, 4, 8]
     assert GpuStage("probing", 0, 1, 1, 1).wall_seconds(8, 1, 60) == 0
     assert GpuStage("editing", 3, 1, 0, 1).gpu_limit(1e9) == math.inf
 
@@ -95,7 +97,7 @@ def test_where_the_storage_becomes_the_limit(paper: list[str]) -> None:
     told = plan_view.on_gpus(load(paper[0], paper[1:]), 64, Rates(sampling=0.5, storage=2))
     row, limits = told.splitlines()[3:5]
     assert "*" in row.split()[1]
-    limit = float(limits.partition("sampling from ")[2].split()[0])
+    limit = float(limits.partition("sampling above ")[2].split()[0])
     # bytes of one sample, all sites and steps, fp16, and its share of latents and images
     sample = 2 * 15 * 11_550_720
     assert limit == pytest.approx(2e9 / (0.5 * sample), rel=0.05)
