@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 
@@ -72,42 +72,42 @@ class ProbeJob:
 _open = lru_cache(maxsize=4)(storage.open)
 
 
+class _LabelKey(NamedTuple):
+    """What pooled labels depend on, beside the grid."""
+
+    output: str
+    curate_hash: str
+    samples: tuple[int, ...]
+    depth_mean: float
+    depth_std: float
+    threshold: int
+
+
 @lru_cache(maxsize=1)
-def _labels(
-    output: str, curate_hash: str, samples: tuple[int, ...], mean: float, std: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _labels(key: _LabelKey) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return masks, standardised depth and its ranks."""
     from probing.scoring.targets import pixel_ranks
 
-    store = _open(output)
-    masks = store.read_labels("saliency", list(samples))
-    depth = ((store.read_labels("depth", list(samples)) - mean) / std).astype(np.float32)
-    return masks, depth, pixel_ranks(depth)
+    store, samples = _open(key.output), list(key.samples)
+    depth = ((store.read_labels("depth", samples) - key.depth_mean) / key.depth_std).astype(np.float32)
+    return store.read_labels("saliency", samples), depth, pixel_ranks(depth)
 
 
 @lru_cache(maxsize=8)
-def _targets(
-    output: str,
-    curate_hash: str,
-    samples: tuple[int, ...],
-    mean: float,
-    std: float,
-    threshold: int,
-    grid: tuple[int, int],
-) -> dict[str, Targets]:
+def _targets(key: _LabelKey, grid: tuple[int, int]) -> dict[str, Targets]:
     from probing.scoring.targets import pool_depth, pool_saliency
 
-    masks, depth, ranks = _labels(output, curate_hash, samples, mean, std)
+    masks, depth, ranks = _labels(key)
     return {
-        "saliency": pool_saliency(masks, grid, threshold),
-        "depth": pool_depth(depth, grid, ranks, masks > threshold),
+        "saliency": pool_saliency(masks, grid, key.threshold),
+        "depth": pool_depth(depth, grid, ranks, masks > key.threshold),
     }
 
 
 def site_targets(job: ProbeJob, site: SiteSpec) -> dict[str, Targets]:
     """Return the labels of a job's samples pooled to a site's grid, by task."""
-    grid = (site.height, site.width)
-    return _targets(job.output, job.curate_hash, job.samples, job.depth_mean, job.depth_std, job.threshold, grid)
+    key = _LabelKey(job.output, job.curate_hash, job.samples, job.depth_mean, job.depth_std, job.threshold)
+    return _targets(key, (site.height, site.width))
 
 
 def fit_trial(job: ProbeJob, trial: Trial) -> dict[str, float]:

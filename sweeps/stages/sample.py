@@ -15,15 +15,7 @@ from storage import Store
 from sweeps.config.schema import STEPS, Config
 from sweeps.runtime.live_status import LiveStatus
 from sweeps.runtime.run import Run
-from sweeps.stages.base import (
-    PlanInput,
-    StageInfo,
-    StagePrice,
-    StageStatus,
-    StatusRow,
-    network_workers,
-    record_failures,
-)
+from sweeps.stages import base
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,7 +24,7 @@ if TYPE_CHECKING:
     from probing.diffusion.capture import WriteActivation, WriteLatents
     from probing.diffusion.model import LatentDiffusion
 
-INFO = StageInfo("sample", verb="sample", doing="sampling", unit="shards", cost="sample", required=True)
+INFO = base.StageInfo("sample", verb="sample", doing="sampling", unit="shards", cost="sample", required=True)
 STAGE = INFO.name
 
 
@@ -133,12 +125,12 @@ def missing(run: Run) -> list[SampleTask]:
 
 def execute(run: Run, executor: Executor, observers: Sequence[Observer], tasks: Sequence[SampleTask]) -> Outcome:
     """Sample the given shards and record those that failed."""
-    spec = network_workers(run.config, partial(SampleWorker, run.config, run.hashes.sample), STAGE)
+    spec = base.network_workers(run.config, partial(SampleWorker, run.config, run.hashes.sample), STAGE)
     outcome = executor.run([task for task in tasks if not forced(task.variant)], spec, observers)
     # Forced variants read the latents of the trained one, so they wait until it is complete.
     if outcome.ok and (later := [task for task in tasks if forced(task.variant)]):
         outcome = outcome.merged(executor.run(later, spec, observers))
-    record_failures(run, STAGE, outcome, {task.key: (task.variant, task.shard) for task in tasks})
+    base.record_failures(run, STAGE, outcome, {task.key: (task.variant, task.shard) for task in tasks})
     return outcome
 
 
@@ -151,13 +143,13 @@ def failed(store: Store, variants: Sequence[str]) -> dict[str, str]:
     }
 
 
-def status(run: Run, live: LiveStatus) -> StageStatus:
+def status(run: Run, live: LiveStatus) -> base.StageStatus:
     """Return one row per variant."""
     rows = []
     for variant in run.config.sampling.variants:
         running = live.count(f"{STAGE}/{variant}/")
         rows.append(
-            StatusRow(
+            base.StatusRow(
                 f"sampling {variant}",
                 "shards",
                 done=len(run.store.completed(STAGE, variant)),
@@ -167,10 +159,10 @@ def status(run: Run, live: LiveStatus) -> StageStatus:
                 pace=live.pace(STAGE) if running else "",
             )
         )
-    return StageStatus(rows, failed(run.store, run.config.sampling.variants))
+    return base.StageStatus(rows, failed(run.store, run.config.sampling.variants))
 
 
-def prices(plan: PlanInput) -> list[StagePrice]:
+def prices(plan: base.PlanInput) -> list[base.StagePrice]:
     """Return UNet calls of all samples and variants."""
     variants = len(plan.config.sampling.variants)
-    return [StagePrice("sampling", f"{plan.samples} samples x {variants} variants", plan.budget.unet_calls)]
+    return [base.StagePrice("sampling", f"{plan.samples} samples x {variants} variants", plan.budget.unet_calls)]
