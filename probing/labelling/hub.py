@@ -29,14 +29,6 @@ def names_model(weights: str) -> bool:
     return path.is_dir() or (is_id and path.suffix not in (".pt", ".pth", ".safetensors"))
 
 
-def split_revision(path: str) -> tuple[str, str | None]:
-    """A directory and None, or a hub id and the revision after its @ (None if it has none)."""
-    if Path(path).expanduser().is_dir():
-        return str(Path(path).expanduser()), None
-    name, _, revision = path.partition("@")
-    return name, revision or None
-
-
 def load(kind: type[PreTrainedModel], source: Source, config: PreTrainedConfig | None = None) -> tuple[Any, str]:
     """A model of class `kind` in float32, ready to run, and a text that identifies its weights.
 
@@ -44,15 +36,17 @@ def load(kind: type[PreTrainedModel], source: Source, config: PreTrainedConfig |
     shape (an epsilon) are taken from here. Pickled weights are read with `weights_only`.
     Raises ValueError if anything is missing, damaged or unsafe, or if it is another model.
     """
-    name, revision = split_revision(source.path)
+    folder = Path(source.path).expanduser()
+    is_folder = folder.is_dir()
+    name, _, revision = (str(folder), "", "") if is_folder else source.path.partition("@")
     loader: Any = kind  # the annotated return type of `from_pretrained` omits the report
     try:
         with quiet_libraries():
-            _check_shape(kind, name, revision, config, source)
+            _check_shape(kind, name, revision or None, config, source)
             model, report = loader.from_pretrained(
                 name,
                 config=config,
-                revision=revision,
+                revision=revision or None,
                 dtype=torch.float32,
                 weights_only=True,
                 output_loading_info=True,
@@ -61,13 +55,16 @@ def load(kind: type[PreTrainedModel], source: Source, config: PreTrainedConfig |
     except _Refused as error:
         raise source.error(str(error)) from error
     except Exception as error:  # transformers raises many types, and the user can fix the cause of each
-        raise source.error(_failure_reason(error, name, source)) from error
+        if not is_folder:
+            reason = f"no such directory, and not available from the hub ({type(error).__name__}); see {source.origin}"
+        elif _weight_files(folder):
+            reason = checkpoints.unreadable(error, source.origin)
+        else:
+            reason = f"not a model directory: no model.safetensors or pytorch_model.bin; see {source.origin}"
+        raise source.error(reason) from error
     mismatched = {name for name, *_ in report["mismatched_keys"]}
     checkpoints.refuse({"missing": report["missing_keys"], "of another shape": mismatched}, source)
-    if Path(name).is_dir():
-        identity = checkpoints.digest(_weight_files(Path(name)))
-    else:
-        identity = f"{name}@{model.config._commit_hash}"
+    identity = checkpoints.digest(_weight_files(folder)) if is_folder else f"{name}@{model.config._commit_hash}"
     return model.eval().requires_grad_(False), identity
 
 
@@ -84,15 +81,6 @@ def _check_shape(
         value, required = getattr(actual, setting, None), getattr(expected, setting, None)
         if required is not None and value != required:
             raise _Refused(f"is another model: expected {setting} {required}, got {value}; see {source.origin}")
-
-
-def _failure_reason(error: Exception, name: str, source: Source) -> str:
-    folder = Path(name)
-    if not folder.is_dir():
-        return f"no such directory, and not available from the hub ({type(error).__name__}); see {source.origin}"
-    if _weight_files(folder):
-        return checkpoints.unreadable(error, source.origin)
-    return f"not a model directory: no model.safetensors or pytorch_model.bin; see {source.origin}"
 
 
 def _weight_files(folder: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Loading pipelines: three families by one rule, strictness, and one clear line for whatever is amiss."""
+"""Loading pipelines: three families by one rule, strictness, one-line errors, metadata and memory."""
 
 from __future__ import annotations
 
@@ -41,24 +41,25 @@ def load(folder: Path) -> LatentDiffusion:
 
 
 @pytest.mark.parametrize("family", ["2.x", "2.x epsilon", "XL", "XL empty"])
-def test_sampling_is_the_pipelines_own(folders, family):
+def test_sampling_equals_diffusers(folders, family):
     from diffusers import DiffusionPipeline
 
     model = load(folders[family])
     pipeline = DiffusionPipeline.from_pretrained(folders[family])
     pipeline.set_progress_bar_config(disable=True)
-    theirs = pipeline(
+    expected = pipeline(
         PROMPTS, num_inference_steps=4, guidance_scale=2.5, output_type="latent", latents=initial_noise(model, SEEDS)
     ).images  # fmt: skip
-    ours = sample(model, PROMPTS, SEEDS, steps=4, guidance=2.5)
-    assert theirs.std() > 0.1
-    torch.testing.assert_close(ours.latents, theirs, atol=2e-4, rtol=1e-4)
-    assert ours.images.shape == (2, 128, 128, 3) if family.startswith("2") else (2, 64, 64, 3)
+    samples = sample(model, PROMPTS, SEEDS, steps=4, guidance=2.5)
+    assert expected.std() > 0.1
+    torch.testing.assert_close(samples.latents, expected, atol=2e-4, rtol=1e-4)
+    side = 128 if family.startswith("2") else 64
+    assert samples.images.shape == (2, side, side, 3)
 
 
 @pytest.mark.parametrize(("family", "count"), [("2.x", 16), ("XL", 2 * 2 + 2 * 3 + 3 + 3 * 3 + 3 * 2)])
 @pytest.mark.parametrize("kind", ["attention", "conv"])
-def test_the_rule_finds_what_the_network_runs(folders, family, count, kind):
+def test_sites_are_modules_that_the_network_runs(folders, family, count, kind):
     model = load(folders[family])
     sites = model.sites(kind)
     assert len(sites) == count or kind == "conv"
@@ -113,13 +114,13 @@ def weights(folder: Path, part: str) -> Path:
 
 
 @pytest.mark.parametrize("part", ["unet", "vae", "text_encoder", "text_encoder_2"])
-def test_weights_that_are_missing_cut_short_or_incomplete(broken, part):
+def test_missing_truncated_or_incomplete_weights_are_refused(broken, part):
     path = weights(broken, part)
     tensors = {name: value.clone() for name, value in load_file(path).items()}
-    whole = path.read_bytes()
-    for length in (len(whole) // 2, 5):
+    data = path.read_bytes()
+    for length in (len(data) // 2, 5):
         path.unlink()  # the old file may still be mapped
-        path.write_bytes(whole[:length])
+        path.write_bytes(data[:length])
         assert "truncated" in refusal(broken)
     name = sorted(n for n in tensors if n.endswith("weight"))[0]
     path.unlink()
@@ -144,7 +145,7 @@ def test_another_pipeline_is_refused(broken):
     assert str(broken) in refusal(broken)
 
 
-def test_too_little_memory_is_told_before_loading(folders, monkeypatch):
+def test_too_little_memory_is_refused_before_loading(folders, monkeypatch):
     sizes = metadata.weight_bytes(folders["XL"], "float32")
     model = load(folders["XL"])
     assert sizes["unet"] == 4 * sum(p.numel() for p in model.unet.parameters())
@@ -156,7 +157,7 @@ def test_too_little_memory_is_told_before_loading(folders, monkeypatch):
     models.load(config, variants=2)
     monkeypatch.setattr(devices, "free_memory", lambda device: need - 1)
     models.load(config, variants=1)
-    with pytest.raises(ValueError, match=r"needs 0.0 GB of cpu memory.*model.dtype=float16"):
+    with pytest.raises(ValueError, match=r"model.name: .* cpu memory.*model.dtype=float16"):
         models.load(config, variants=2)
 
 
@@ -181,20 +182,20 @@ def hub_error(name: str) -> Exception:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "fix"),
     [
-        ("GatedRepoError", "needs a token; accept its terms at https://huggingface.co/o/m"),
-        ("RepositoryNotFoundError", "no such model, or it needs a token"),
-        ("RevisionNotFoundError", "no such model.revision"),
-        ("LocalEntryNotFoundError", "the hub can't be reached"),
+        ("GatedRepoError", "https://huggingface.co/o/m"),
+        ("RepositoryNotFoundError", "HF_TOKEN"),
+        ("RevisionNotFoundError", "model.revision"),
+        ("LocalEntryNotFoundError", "local directory"),
     ],
 )
-def test_the_hubs_refusals_name_the_cure(name, said):
+def test_errors_of_the_hub_name_the_fix(name, fix):
     wrapped = OSError("We couldn't connect\nto the hub\nfor reasons")
     wrapped.__cause__ = hub_error(name)
     with pytest.raises(ValueError, match="model.name: o/m: ") as caught, loading_errors("o/m"):
         raise wrapped
-    assert said in str(caught.value)
+    assert fix in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -223,20 +224,20 @@ def test_sites_of_full_configurations_without_weights(tmp_path, capsys, unet, co
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "fix"),
     [
         ("nowhere", "give 'scenes', a pipeline's directory or OWNER/NAME"),
         ("owner/name", "pin the commit"),
         (".", "model_index.json"),
     ],
 )
-def test_unknown_models_are_one_line_and_code_2(tmp_path, monkeypatch, capsys, name, said):
+def test_unknown_models_are_one_line_and_code_2(tmp_path, monkeypatch, capsys, name, fix):
     monkeypatch.chdir(tmp_path)
     for verb in ("sites", "run"):
         words = [verb, name] if verb == "sites" else [verb, "scenes", f"model.name={name}", "ray.address=none"]
         assert main(words) == 2
         error = capsys.readouterr().err
-        assert said in error
+        assert fix in error
         assert error.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
@@ -253,7 +254,7 @@ def test_a_model_without_sites_is_refused(tmp_path, capsys):
 
 
 def test_unknown_dtypes_are_refused():
-    with pytest.raises(ValueError, match="model.dtype='int8': use float32, float16, bfloat16"):
+    with pytest.raises(ValueError, match="model.dtype='int8'"):
         ModelConfig(dtype="int8")
     assert ModelConfig(autocast="").autocast == ""
 
@@ -278,7 +279,7 @@ def test_shard_advice_follows_free_memory(monkeypatch):
     assert "lower sampling.shard" in devices.shard_advice(11, int(3e9), sample, "cpu")
 
 
-def test_the_plan_tells_what_a_shard_takes(capsys):
+def test_the_plan_shows_the_memory_of_a_shard(capsys):
     assert main(["plan", "scenes"]) == 0
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("shard of 16"))
     assert "of weights" in line

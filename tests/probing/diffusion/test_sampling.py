@@ -1,4 +1,4 @@
-"""Sampling with capture: what is recorded, in which half, how often, and what goes wrong."""
+"""Sampling with capture: what is recorded, in which half, how often, and errors."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_every_site_is_recorded_once_a_step(model):
 
 
 def test_the_recorded_half_is_the_conditional_one(model):
-    """In the first step both runs see the same latents, so the conditional halves must agree."""
+    """Both runs start from the same latents, so the conditional halves of the first step must agree."""
     guided, _ = captured(model, guidance=3.0, steps=2)
     alone, _ = captured(model, guidance=1.0, steps=2)
     empty, _ = captured(model, prompts=["", ""], guidance=1.0, steps=2)
@@ -76,7 +76,7 @@ def test_the_recorded_half_is_the_conditional_one(model):
     assert np.abs(a - c).max() > 2e-3
 
 
-def test_samples_do_not_depend_on_their_shard_mates_much(model):
+def test_samples_hardly_depend_on_the_rest_of_their_shard(model):
     together, _ = captured(model, steps=2)
     alone, _ = captured(model, PROMPTS[1:], SEEDS[1:], steps=2)
     a, b = together.arrays["up.3.2", 2][1], alone.arrays["up.3.2", 2][0]
@@ -95,7 +95,7 @@ def test_capture_changes_no_image(model):
     assert torch.equal(with_capture.images, plain.images)
 
 
-def test_it_is_the_pipelines_own_sampling(model):
+def test_sampling_equals_diffusers(model):
     """The same latents as diffusers' StableDiffusionPipeline."""
     pipeline = StableDiffusionPipeline(
         vae=model.vae, text_encoder=model.text_encoder, tokenizer=model.tokenizer, unet=model.unet,
@@ -103,15 +103,15 @@ def test_it_is_the_pipelines_own_sampling(model):
         requires_safety_checker=False,
     )  # fmt: skip
     pipeline.set_progress_bar_config(disable=True)
-    theirs = pipeline(
+    expected = pipeline(
         PROMPTS, num_inference_steps=5, guidance_scale=2.5, output_type="latent",
         latents=initial_noise(model, SEEDS),
     ).images  # fmt: skip
-    ours = sample(model, PROMPTS, SEEDS, steps=5, guidance=2.5, decode=False).latents
-    torch.testing.assert_close(ours, theirs, atol=2e-4, rtol=1e-4)
+    latents = sample(model, PROMPTS, SEEDS, steps=5, guidance=2.5, decode=False).latents
+    torch.testing.assert_close(latents, expected, atol=2e-4, rtol=1e-4)
 
 
-def test_forced_latents_are_what_the_network_sees(model):
+def test_forced_latents_enter_the_network(model):
     own, _ = captured(model, steps=3)
     start = initial_noise(model, SEEDS) * diffusion_sigma(model)
     forced = [start, *(torch.from_numpy(own.latents[step][0]) for step in (1, 2))]
@@ -149,7 +149,7 @@ def test_non_finite_activations_are_named(model):
     assert not written
 
 
-def test_what_a_write_raises_reaches_the_caller(model):
+def test_an_error_of_a_write_reaches_the_caller(model):
     def broken(site, step, values):
         raise OSError("disk full")
 

@@ -1,4 +1,4 @@
-"""Sites are found by rule, hooks fire where and as often as they should, and leave nothing behind."""
+"""Sites follow from the configuration; hooks run once per call and are removed afterwards."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_an_edit_reaches_the_conditional_half_alone(unet, sites):
     assert (edited[2:] - plain[2:]).abs().max() > 1e-4
 
 
-def test_later_sites_see_the_edit(unet, sites):
+def test_later_sites_are_computed_from_the_edit(unet, sites):
     seen = {}
 
     def edit(site, x):
