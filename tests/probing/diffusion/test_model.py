@@ -53,8 +53,7 @@ def test_sampling_equals_diffusers(folders, family):
     samples = sample(model, PROMPTS, SEEDS, steps=4, guidance=2.5)
     assert expected.std() > 0.1
     torch.testing.assert_close(samples.latents, expected, atol=2e-4, rtol=1e-4)
-    side = 128 if family.startswith("2") else 64
-    assert samples.images.shape == (2, side, side, 3)
+    assert samples.images.shape == (2, 128, 128, 3)
 
 
 @pytest.mark.parametrize(("family", "count"), [("2.x", 16), ("XL", 2 * 2 + 2 * 3 + 3 + 3 * 3 + 3 * 2)])
