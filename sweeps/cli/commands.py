@@ -176,10 +176,10 @@ def status(parsed: argparse.Namespace) -> int:
         from sweeps.cli import jobs
 
         return jobs.show_status(parsed.address, parsed.output)
-    from sweeps.cli import status as status_view
+    from sweeps.cli.status import describe, grouped
 
-    text, failed = status_view.describe(parsed.output)
-    return _finish([text], status_view.grouped(failed))
+    text, failed = describe(parsed.output)
+    return _finish([text], grouped(failed))
 
 
 @verb(
@@ -240,10 +240,10 @@ def clean(parsed: argparse.Namespace) -> int:
 )
 def compare(parsed: argparse.Namespace) -> int:
     """Show the main results of two runs side by side."""
-    from sweeps.cli import compare as compare_view
+    from sweeps.cli.compare import describe
     from sweeps.runtime.run import stored_config
 
-    print(compare_view.describe(stored_config(parsed.output), stored_config(parsed.other)))
+    print(describe(stored_config(parsed.output), stored_config(parsed.other)))
     return 0
 
 
