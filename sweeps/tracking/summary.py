@@ -1,14 +1,15 @@
-"""Contents of a sweep's W&B summary run: tables, the report's figures and pictures, a reference to the store."""
+"""Contents of a sweep's W&B summary run: tables, the report's figures and images, a reference to the store."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
+from storage import Store
 from sweeps.analysis import summary
 from sweeps.analysis.scores import Scores
 from sweeps.analysis.tables import RunData
@@ -18,11 +19,14 @@ from sweeps.report.context import Context
 from sweeps.report.gallery.probes import Example
 from sweeps.report.page import TitledStrip
 
+if TYPE_CHECKING:
+    import wandb
 
-def fill(run: Any, drawn: Drawn, store: Any) -> None:
+
+def fill(run: wandb.Run, drawn: Drawn, store: Store) -> None:
     """Log everything to an open W&B run."""
     context, data = drawn.context, drawn.context.run
-    logged: dict[str, Any] = figures(drawn) | pictures(drawn)
+    logged: dict[str, object] = {**figures(drawn), **pictures(drawn)}
     for name in ("probes", "interventions"):
         table = data.table(name)
         if table is not None:
@@ -36,45 +40,45 @@ def fill(run: Any, drawn: Drawn, store: Any) -> None:
     run.log_artifact(reference(data, store.url))
 
 
-def figures(drawn: Drawn) -> dict[str, Any]:
+def figures(drawn: Drawn) -> dict[str, wandb.Image]:
     """Every figure of the report under its name, with its title."""
     import wandb
 
     return {f"figures/{p.name}": wandb.Image(p.png(), caption=p.title) for p in drawn.figures}
 
 
-def pictures(drawn: Drawn) -> dict[str, Any]:
-    """By section, the report's strips of pictures, each as one image with its title and captions."""
+def pictures(drawn: Drawn) -> dict[str, list[wandb.Image]]:
+    """The report's strips of images by section, each strip as one image with its title and captions."""
     import wandb
 
-    found: dict[str, list[TitledStrip]] = {}
+    by_section: dict[str, list[TitledStrip]] = {}
     for strip in drawn.strips:
-        found.setdefault(f"pictures/{strip.section}", []).append(strip)
+        by_section.setdefault(f"pictures/{strip.section}", []).append(strip)
     return {
         name: [
             wandb.Image(sheet, caption=strip.words)
             for sheet, strip in zip(thumbnails.sheets([s.pictures for s in strips]), strips, strict=True)
         ]
-        for name, strips in found.items()
+        for name, strips in by_section.items()
     }
 
 
-def results_table(table: pa.Table) -> Any:
+def results_table(table: pa.Table) -> wandb.Table:
     """A W&B table with the columns of a results table.
 
-    Types come from the schema and rows go straight into `data`: W&B's own check of every cell
-    takes seconds for a grid.
+    Types come from the schema and rows go straight into `data`, because W&B's own check of every cell takes seconds
+    for a grid.
     """
     import wandb
 
-    kinds = [str if pa.types.is_string(f.type) else float for f in table.schema]
-    found = wandb.Table(columns=table.column_names, dtype=kinds, optional=True)
+    types = [str if pa.types.is_string(f.type) else float for f in table.schema]
+    result = wandb.Table(columns=table.column_names, dtype=types, optional=True)
     rows = table.slice(0, wandb.Table.MAX_ROWS).to_pylist()
-    found.data.extend(list(row.values()) for row in rows)
-    return found
+    result.data.extend(list(row.values()) for row in rows)
+    return result
 
 
-def claim_table(context: Context) -> Any:
+def claim_table(context: Context) -> wandb.Table:
     """The paper's five claims with rule, verdict and evidence."""
     import wandb
 
@@ -82,30 +86,19 @@ def claim_table(context: Context) -> Any:
     return wandb.Table(columns=[*names], data=[[getattr(c, n) for n in names] for c in context.claims])
 
 
-def headline_numbers(context: Context) -> dict[str, Any]:
+def headline_numbers(context: Context) -> dict[str, float | str]:
     """The report's headline as summary values."""
-    found: dict[str, Any] = {}
+    values: dict[str, float | str] = {}
     for task, scores in context.scores.items():
-        found |= {f"{task}/{k}": v for k, v in _headline(scores) if v is not None}
-    for task, one in context.headlines.items():
-        found |= {f"{task}/best_rival": one.baseline.name, f"{task}/gain_over_best_rival": one.gain.estimate}
-    return found
+        values |= {f"{task}/{name}": value for name, value in _task_numbers(scores)}
+    for task, headline in context.headlines.items():
+        values[f"{task}/best_rival"] = headline.baseline.name
+        values[f"{task}/gain_over_best_rival"] = headline.gain.estimate
+    return values
 
 
-def cluster_numbers(data: RunData) -> dict[str, Any]:
-    """The machines of the last session with Ray as summary values; empty where there was none."""
-    if not data.cluster:
-        return {}
-    *_, last = data.cluster
-    found = {name: last[name] for name in ("ray", "address", "nodes", "cpus", "gpus") if name in last}
-    models = ", ".join(dict.fromkeys(one["gpu"] for one in last.get("kinds", ()) if one["gpu"]))
-    workers = {f"workers/{stage}": most for stage, most in last["workers"].items()}
-    return {f"cluster/{name}": value for name, value in (found | {"gpu_models": models} | workers).items()}
-
-
-def _headline(scores: Scores) -> Iterator[tuple[str, Any]]:
-    label = scores.measure.score
-    best = summary.best_site(scores)
+def _task_numbers(scores: Scores) -> Iterator[tuple[str, float | str]]:
+    label, best = scores.measure.score, summary.best_site(scores)
     if best is not None:
         yield "best_site", scores.sites[best].name
         yield f"best_{label}", summary.final(scores, "trained", scores.sites[best].name).estimate
@@ -113,40 +106,53 @@ def _headline(scores: Scores) -> Iterator[tuple[str, Any]]:
         return
     yield f"decoder_{label}", summary.final(scores, "trained", "decoder").estimate
     for other in summary.contrasts(scores):
-        gap = summary.gap(scores, "decoder", other)
-        yield f"gap_{other}", gap.estimate
-        yield f"gap_{other}_low", gap.low
-        yield f"gap_{other}_high", gap.high
+        gain = summary.gap(scores, "decoder", other)
+        yield f"gap_{other}", gain.estimate
+        yield f"gap_{other}_low", gain.low
+        yield f"gap_{other}_high", gain.high
     emergence = summary.emergence(scores, "trained", "decoder").estimate
-    yield "emergence_step", emergence if np.isfinite(emergence) else None
+    if np.isfinite(emergence):
+        yield "emergence_step", emergence
 
 
-def example_table(examples: list[Example]) -> Any:
+def cluster_numbers(run: RunData) -> dict[str, int | str]:
+    """The machines of the last session with Ray as summary values; empty if there was none."""
+    if not run.cluster:
+        return {}
+    session = run.cluster[-1]
+    values: dict[str, int | str] = {
+        name: session[name] for name in ("ray", "address", "nodes", "cpus", "gpus") if name in session
+    }
+    values["gpu_models"] = ", ".join(dict.fromkeys(node["gpu"] for node in session.get("kinds", ()) if node["gpu"]))
+    values |= {f"workers/{stage}": most for stage, most in session["workers"].items()}
+    return {f"cluster/{name}": value for name, value in values.items()}
+
+
+def example_table(examples: Sequence[Example]) -> wandb.Table:
     """Test images with label and prediction maps, one row each."""
     import wandb
 
-    rows = [dict(_example_cells(example)) for example in examples]
+    rows = []
+    for example in examples:
+        row: dict[str, int | str | wandb.Image] = {
+            "sample": example.sample,
+            "caption": example.caption,
+            "image": wandb.Image(example.image),
+        }
+        for r in example.readings:
+            maps = {"label": r.label, **{f"step {step}": map_ for step, map_ in r.predictions.items()}}
+            for name, values in maps.items():
+                row[f"{r.task} {name}"] = wandb.Image(thumbnails.colour_map(values, r.task, *r.limits))
+        rows.append(row)
     names = list(rows[0])
     return wandb.Table(columns=[*names], data=[[row[name] for name in names] for row in rows])
 
 
-def _example_cells(example: Example) -> Iterator[tuple[str, Any]]:
-    import wandb
-
-    yield "sample", example.sample
-    yield "caption", example.caption
-    yield "image", wandb.Image(example.image)
-    for r in example.readings:
-        maps = {"label": r.label, **{f"step {s}": p for s, p in r.predictions.items()}}
-        for name, values in maps.items():
-            yield (f"{r.task} {name}", wandb.Image(thumbnails.colour_map(values, r.task, *r.limits)))
-
-
-def reference(data: RunData, url: str) -> Any:
+def reference(run: RunData, url: str) -> wandb.Artifact:
     """An artifact that points at the store without reading it."""
     import wandb
 
     address = url if "://" in url else Path(url).resolve().as_uri()
-    artifact = wandb.Artifact(f"{data.name}-store", type="store", metadata=data.manifest)
+    artifact = wandb.Artifact(f"{run.name}-store", type="store", metadata=run.manifest)
     artifact.add_reference(address, name="store", checksum=False)
     return artifact
