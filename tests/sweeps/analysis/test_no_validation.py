@@ -13,12 +13,10 @@ import storage
 from support.report_store import CONFIG, Made, make_store
 from support.tiny_runs import configured
 from sweeps import pipeline
-from sweeps.analysis import claims
-from sweeps.analysis import experiments as findings_more
-from sweeps.analysis import scores as analysis
-from sweeps.analysis import summary as findings
-from sweeps.analysis import tables as report_data
+from sweeps.analysis import claims, summary, tables
 from sweeps.analysis.claims import PARTLY, UNTESTED, ClaimInputs, judge
+from sweeps.analysis.experiments import emergence, families
+from sweeps.analysis.scores import Scores, collect
 from sweeps.cli import compare as compare_view
 from sweeps.report import build as report
 from sweeps.report.context import build_context
@@ -32,31 +30,31 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> storage.Store:
 
 
 @pytest.fixture(scope="module")
-def scores(store: storage.Store) -> dict[str, analysis.Scores]:
-    return analysis.collect(report_data.load(store, CONFIG))
+def scores(store: storage.Store) -> dict[str, Scores]:
+    return collect(tables.load(store, CONFIG))
 
 
 def test_the_site_of_the_lowest_training_loss_is_chosen_whatever_the_test_scores_are(scores) -> None:
     for found in scores.values():
         assert not found.validated
         low = int(np.argmin(found.train_loss[found.at("trained"), :, -1]))
-        assert findings.best_site(found) == low
+        assert summary.best_site(found) == low
         turned = replace(found, values=-found.values)
-        assert findings.best_site(turned) == low
+        assert summary.best_site(turned) == low
         other = replace(found, train_loss=-found.train_loss)
-        assert findings.best_site(other) != low
+        assert summary.best_site(other) != low
 
 
 def test_with_validation_images_training_losses_choose_nothing(tmp_path: Path) -> None:
-    for found in analysis.collect(report_data.load(make_store(tmp_path, Made(sites=FEW)), CONFIG)).values():
+    for found in collect(tables.load(make_store(tmp_path, Made(sites=FEW)), CONFIG)).values():
         assert found.validated
-        best = findings.best_site(found)
-        assert findings.best_site(replace(found, train_loss=-found.train_loss)) == best
-        assert findings.best_site(replace(found, val=-found.val)) != best
+        best = summary.best_site(found)
+        assert summary.best_site(replace(found, train_loss=-found.train_loss)) == best
+        assert summary.best_site(replace(found, val=-found.val)) != best
 
 
 def test_the_report_keeps_its_core_and_says_how_sites_were_chosen(store: storage.Store) -> None:
-    context = build_context(report_data.load(store, CONFIG), store)
+    context = build_context(tables.load(store, CONFIG), store)
     page = report.draw_context(context).html
     assert "is decoded best at" in page
     assert "best site up." in page
@@ -66,12 +64,12 @@ def test_the_report_keeps_its_core_and_says_how_sites_were_chosen(store: storage
     assert "on validation" not in page.replace("chosen on validation images; by training loss if a run has none", "")
 
 
-def test_the_claims_are_judged_and_say_so(store: storage.Store, scores) -> None:
-    run = report_data.load(store, CONFIG)
-    found = ClaimInputs(scores, findings_more.families(run), findings_more.emergence(run, scores), [])
+def test_the_claims_are_judged_and_name_the_criterion(store: storage.Store, scores) -> None:
+    run = tables.load(store, CONFIG)
+    found = ClaimInputs(scores, families(run), emergence(run, scores), [])
     by_key = {claim.key: claim for claim in judge(found)}
     for key in ("linear-depth", "linear-saliency"):
-        assert by_key[key].verdict == PARTLY  # this run holds no rival but the randomised network
+        assert by_key[key].verdict == PARTLY  # this run has no baseline but the randomised network
         assert "(chosen by training loss)" in by_key[key].evidence
     assert by_key["early"].verdict != UNTESTED
     lost = {task: replace(one, train_loss=one.train_loss * np.nan) for task, one in scores.items()}

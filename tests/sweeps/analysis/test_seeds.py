@@ -1,4 +1,4 @@
-"""Several seeds: of the weights' permutation and of the probes; one is reported, the spread stands beside it."""
+"""Several seeds of the weight permutation and of the probes: one is reported, with the spread beside it."""
 
 from __future__ import annotations
 
@@ -14,10 +14,8 @@ import storage
 from support.report_store import CONFIG, Made, image_rows, make_store, probe_rows, put_table
 from support.tiny_runs import configured
 from sweeps import pipeline
-from sweeps.analysis import scores as analysis
-from sweeps.analysis import seeds
-from sweeps.analysis import summary as findings
-from sweeps.analysis import tables as report_data
+from sweeps.analysis import seeds, summary, tables
+from sweeps.analysis.scores import collect
 from sweeps.analysis.tables import RunData
 from sweeps.report import build as report
 from sweeps.report import context as report_context
@@ -39,7 +37,7 @@ def shifted(rows: pa.Table, by: float, **columns: Any) -> pa.Table:
 
 
 def text(run: RunData) -> str:
-    html = report.draw_context(report_context.Context(run, analysis.collect(run))).html
+    html = report.draw_context(report_context.Context(run, collect(run))).html
     return " ".join(re.sub(r"<[^>]+>", " ", html).split())
 
 
@@ -52,25 +50,25 @@ def copies(tmp_path_factory: pytest.TempPathFactory) -> RunData:
         rows = shifted(image_rows(made, "none", ("random",)), by, variant=name)
         put_table(store, "images", rows)
         put_table(store, "probes", probe_rows(rows))
-    run = report_data.load(store, CONFIG)
+    run = tables.load(store, CONFIG)
     return RunData(**{**vars(run), "variants": COPIES})
 
 
 @pytest.mark.parametrize("task", ["saliency", "depth"])
 def test_the_spread_over_permutations_is_that_of_the_decoder_means(copies: RunData, task: str) -> None:
-    scores = analysis.collect(copies)[task]
+    scores = collect(copies)[task]
     (found,) = seeds.permutations(copies, scores)
-    means = [findings.final(scores, v, "decoder").estimate for v in COPIES[1:]]
+    means = [summary.final(scores, v, "decoder").estimate for v in COPIES[1:]]
     assert (found.label, found.seeds) == ("random", (100, 7, 8))
     assert found.scores == pytest.approx(means)
     assert (found.mean, found.std) == pytest.approx((np.mean(means), np.std(means, ddof=1)))
-    gains = [findings.gap(scores, "decoder", v).estimate for v in COPIES[1:]]
+    gains = [summary.gap(scores, "decoder", v).estimate for v in COPIES[1:]]
     assert found.smallest_gain.estimate == min(gains)
 
 
-def test_contrasts_keep_to_the_seed_of_the_settings(copies: RunData) -> None:
-    scores = analysis.collect(copies)["saliency"]
-    assert findings.contrasts(scores) == ("random",)
+def test_contrasts_use_only_the_seed_of_the_settings(copies: RunData) -> None:
+    scores = collect(copies)["saliency"]
+    assert summary.contrasts(scores) == ("random",)
     page = text(copies)
     assert "the randomised network, by" in page
     found = seeds.permutations(copies, scores)[0]
@@ -82,29 +80,29 @@ def probed(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunData, RunData]:
     """A run with one probe seed, and the same with two more whose scores are off by 0.1 and 0.2."""
     made = Made(test=8, sites=FEW, pictures=False, extras=False)
     store = make_store(tmp_path_factory.mktemp("run"), made)
-    one = report_data.load(store, CONFIG)
+    one = tables.load(store, CONFIG)
     for seed in (1, 2):
         rows = shifted(image_rows(made, "none", made.variants), -seed / 10, seed=seed)
         put_table(store, "images", rows)
         put_table(store, "probes", probe_rows(rows))
-    return one, report_data.load(store, CONFIG)
+    return one, tables.load(store, CONFIG)
 
 
-def test_one_seed_is_reported_and_no_other_moves_it(probed: tuple[RunData, RunData]) -> None:
-    for task, alone in analysis.collect(probed[0]).items():
-        among = analysis.collect(probed[1])[task]
+def test_other_seeds_do_not_change_the_reported_scores(probed: tuple[RunData, RunData]) -> None:
+    for task, alone in collect(probed[0]).items():
+        among = collect(probed[1])[task]
         for name in ("values", "val", "train_loss", "floor"):
             np.testing.assert_array_equal(getattr(among, name), getattr(alone, name))
 
 
-def test_the_spread_over_probe_seeds_is_shown_where_there_are_several(probed: tuple[RunData, RunData]) -> None:
+def test_the_spread_over_probe_seeds_is_shown_if_there_are_several(probed: tuple[RunData, RunData]) -> None:
     one, three = probed
-    scores = analysis.collect(three)["saliency"]
+    scores = collect(three)["saliency"]
     assert seeds.probes(one, scores) == []
     best, decoder = seeds.probes(three, scores)
-    name = scores.sites[findings.best_site(scores)].name
+    name = scores.sites[summary.best_site(scores)].name
     assert (best.label, best.seeds, decoder.label) == (f"best site {name}", (0, 1, 2), "decoder mean")
-    first = findings.final(scores, "trained", name).estimate
+    first = summary.final(scores, "trained", name).estimate
     assert best.scores == pytest.approx((first, first - 0.1, first - 0.2))
     assert best.std == pytest.approx(0.1)
     page = text(three)
