@@ -23,22 +23,6 @@ from cluster.session import Session, connect
 from cluster.workers import WorkerSpec, assert_ours
 
 __all__ = [
-    "Event",
-    "Executor",
-    "InProcess",
-    "Observer",
-    "Outcome",
-    "Progress",
-    "Session",
-    "Task",
-    "TaskDone",
-    "TaskFailed",
-    "TaskStarted",
-    "Waiting",
-    "WorkerFailed",
-    "WorkerLost",
-    "WorkerReady",
-    "WorkerSpec",
-    "assert_ours",
-    "connect",
-]
+    "Event", "Executor", "InProcess", "Observer", "Outcome", "Progress", "Session", "Task", "TaskDone", "TaskFailed",
+    "TaskStarted", "Waiting", "WorkerFailed", "WorkerLost", "WorkerReady", "WorkerSpec", "assert_ours", "connect",
+]  # fmt: skip

@@ -60,10 +60,8 @@ class Host:
         assert_ours()
         try:
             self.worker = build_with_retries(spec, retries)
-        except ValueError as error:
-            return Built(node, time.perf_counter() - start, str(error), user_error=True)
-        except WorkerFailed as error:
-            return Built(node, time.perf_counter() - start, str(error))
+        except (ValueError, WorkerFailed) as error:
+            return Built(node, time.perf_counter() - start, str(error), isinstance(error, ValueError))
         pin_threads(self.threads)
         return Built(node, time.perf_counter() - start)
 
@@ -160,17 +158,9 @@ class WorkerPool:
         _names_used[name] += 1
         if _names_used[name] > 1:  # dead actors release their name a little late
             name = f"{name}+{_names_used[name] - 1}"
-        actor: Any = (
-            ray.remote(Host)
-            .options(
-                name=name,
-                num_cpus=self.spec.num_cpus,
-                num_gpus=self.spec.num_gpus,
-                max_restarts=0,  # the pool replaces dead actors itself, because it must know which task died
-                max_task_retries=0,
-            )
-            .remote(name, self.spec.threads)
-        )
+        # Ray must not restart it: the pool replaces dead actors itself, because it must know which task died.
+        options = {"num_cpus": self.spec.num_cpus, "num_gpus": self.spec.num_gpus, "max_restarts": 0}
+        actor: Any = ray.remote(Host).options(name=name, max_task_retries=0, **options).remote(name, self.spec.threads)
         built = actor.build.options(name=f"{name} build").remote(self.spec, self.retries)
         return Slot(index, name, actor, built)
 

@@ -52,19 +52,14 @@ def fits(worker: WorkerSpec, node: Mapping[str, float]) -> int:
     return min(rooms) if rooms else 1
 
 
-def capacity(worker: WorkerSpec) -> int:
-    """How many of these workers fit on the whole cluster, at least 1."""
-    return max(1, sum(fits(worker, node["Resources"]) for node in nodes()))
-
-
 def room(worker: WorkerSpec) -> int:
     """How many of these workers to request: as many as fit now, or may fit once the cluster has grown.
 
     Ray does not report how far a cluster may grow. Pending workers are the demand that its
     autoscaler sees; they end with the driver, and are withdrawn when no task is left for them.
     """
-    held = capacity(worker)
-    return held if is_embedded() else max(held, GROWN_WORKERS)
+    fitting = max(1, sum(fits(worker, node["Resources"]) for node in nodes()))
+    return fitting if is_embedded() else max(fitting, GROWN_WORKERS)
 
 
 def check_fits(worker: WorkerSpec) -> None:

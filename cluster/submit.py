@@ -116,13 +116,10 @@ def status(address: str, job: str) -> Job:
 def jobs(address: str, output: str | None = None) -> list[Job]:
     """The jobs of this project on a cluster, newest first; only those of `output` if it is given."""
     with _client(address) as client:
-        # Jobs that were not submitted through the Jobs API have no id.
-        infos = [
-            info for info in client.list_jobs() if info.submission_id and _metadata(info).get("project") == PROJECT
-        ]
-    infos.sort(key=lambda info: info.start_time or 0, reverse=True)
-    listed = [_job(address, info) for info in infos]
-    return [job for job in listed if output is None or job.output == output]
+        infos = sorted(client.list_jobs(), key=lambda info: info.start_time or 0, reverse=True)
+    # Jobs that were not submitted through the Jobs API have no id.
+    own = [info for info in infos if info.submission_id and (info.metadata or {}).get("project") == PROJECT]
+    return [job for job in (_job(address, info) for info in own) if output is None or job.output == output]
 
 
 def find(address: str, target: str) -> Job:
@@ -194,12 +191,8 @@ def check_packages(packages: Sequence[Path]) -> None:
     for package in packages:
         if not package.is_dir():
             raise ValueError(f"package {package.name} is not at {package}; submit from a full copy")
-    sizes = {
-        path: path.stat().st_size
-        for package in packages
-        for path in package.rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts
-    }
+    files = [path for package in packages for path in package.rglob("*") if path.is_file()]
+    sizes = {path: path.stat().st_size for path in files if "__pycache__" not in path.parts}
     total = sum(sizes.values())
     if total > PACKAGE_BYTES:
         largest = max(sizes, key=lambda path: sizes[path])
@@ -227,12 +220,8 @@ def _client(address: str) -> Iterator[JobSubmissionClient]:
         raise ValueError(f"the cluster at {address} refuses: {_first_line(error)}") from error
 
 
-def _metadata(info: JobDetails) -> dict[str, str]:
-    return info.metadata or {}
-
-
 def _job(address: str, info: JobDetails) -> Job:
-    metadata = _metadata(info)
+    metadata = info.metadata or {}
     return Job(
         id=info.submission_id or "",
         status=info.status.value,

@@ -73,20 +73,15 @@ def attempt(worker: Worker, task: Any) -> Report:
     start = time.perf_counter()
     try:
         result = worker(task)
-        check_result(result)
+        assert isinstance(result, dict), f"a worker returned {type(result).__name__}, not a dict"
+        size = len(pickle.dumps(result, protocol=pickle.HIGHEST_PROTOCOL))
+        assert size <= RESULT_BYTES, f"a worker returned {size} bytes; data belong in the store"
     except LeaseHeld:
         raise
     except (Exception, SystemExit) as error:
         seconds = time.perf_counter() - start
         return Report(seconds, error=one_line(error), trace=traceback.format_exc())
     return Report(time.perf_counter() - start, result)
-
-
-def check_result(result: object) -> None:
-    """Assert that a result is a dict of at most RESULT_BYTES when pickled."""
-    assert isinstance(result, dict), f"a worker returned {type(result).__name__}, not a dict"
-    size = len(pickle.dumps(result, protocol=pickle.HIGHEST_PROTOCOL))
-    assert size <= RESULT_BYTES, f"a worker returned {size} bytes; data belong in the store"
 
 
 def one_line(error: BaseException) -> str:

@@ -67,10 +67,8 @@ def verify(store: Store, deep: bool = True, progress: Progress | None = None) ->
     found = list(_records(view))
     for check in (_metadata, _incomplete, _sizes, _surplus, _tables):
         found += check(view)
-    found += (
-        Disagreement("partial", path, detail="half-written by a process that was killed")
-        for path in store.files.partials()
-    )
+    left_over = "half-written by a process that was killed"
+    found += (Disagreement("partial", path, detail=left_over) for path in store.files.partials())
     if deep:
         wrong = {disagreement.path for disagreement in found}
         recorded = ((path, record) for record in view.records for path in record.chunks)
@@ -200,8 +198,7 @@ def _tables(view: _View) -> Iterator[Disagreement]:
             yield Disagreement(kind, path, detail=str(error).removeprefix(f"{path}: "))
             continue
         if path == keys.SAMPLES and rows != store.layout.samples:
-            detail = f"{rows} rows, but the layout has {store.layout.samples} samples"
-            yield Disagreement(kind, path, detail=detail)
+            yield Disagreement(kind, path, detail=f"{rows} rows, but the layout has {store.layout.samples} samples")
 
 
 def repair(store: Store, found: Iterable[Disagreement]) -> list[ShardName]:

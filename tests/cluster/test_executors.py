@@ -298,7 +298,7 @@ def test_a_worker_that_fits_on_no_node_is_refused_before_work(make_ray: Make, tm
 def test_as_many_workers_as_fit(make_ray: Make, tmp_path: Path) -> None:
     from cluster import resources
 
-    assert resources.capacity(spec(tmp_path, num_cpus=0.5)) == 4
+    assert resources.room(spec(tmp_path, num_cpus=0.5)) == 4
     tasks = [Scripted(f"t{i}") for i in range(3)]
     outcome = make_ray(0).run(tasks, spec(tmp_path, num_cpus=2, count=None))
     assert outcome.ok
