@@ -185,7 +185,7 @@ def test_harmless_arguments_pass(monkeypatch: Any) -> None:
 
 
 def test_packages_must_exist_and_be_small(home: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    packages = [home / "storage", home / "sweeps"]
+    packages = [home / "probing", home / "sweeps"]
     submit.check_packages(packages)
     with pytest.raises(ValueError, match="package probing is not at"):
         submit.check_packages([tmp_path / "probing"])
