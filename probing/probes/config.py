@@ -1,4 +1,4 @@
-"""The configuration of probes. Imports no heavy library: plan and status read it."""
+"""The configuration of probes (imports no heavy library)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DTYPES = ("float32", "float64")
 
 @dataclass(frozen=True)
 class ProbeConfig:
-    """How probes are trained. The defaults are the paper's."""
+    """How probes are trained; the defaults are the paper's (section 3.1)."""
 
     optimizer: str = "adam"
     """adam (betas 0.9 and 0.999, epsilon 1e-8) or sgd, both without weight decay"""
@@ -30,7 +30,7 @@ class ProbeConfig:
     """rms: divide activations by their root mean square over the training samples, one constant per site and
     step that is folded back into the weights, so the probe stays linear in the raw activations"""
     selection: str = "last"
-    """last: the last epoch counts, as in the paper; val: the epoch with the lowest validation loss"""
+    """last: keep the last epoch, as in the paper; val: keep the epoch with the lowest validation loss"""
     val_every: int = 1
     """epochs between two validation losses; the last epoch always has one. With selection=val only epochs that
     have one are candidates"""
@@ -39,9 +39,9 @@ class ProbeConfig:
     hidden: int = 0
     """units of a hidden ReLU layer (capacity check); 0 is the linear probe. Position controls stay linear"""
     huber_delta: float = 1.0
-    """where the depth loss turns from square to linear, in standardised depth"""
+    """standardised depth error at which the depth loss turns from square to linear"""
     seed: int = 100
-    """seed of the order of the samples; a cell's own seed is added"""
+    """seed of the order of the samples; the probe's own seed is added"""
     dtype: str = "float32"
     """float32 or float64 (for checks)"""
 

@@ -1,7 +1,7 @@
 """References without an optimiser's budget: closed-form ridge for depth, converged logistic for saliency.
 
-They read the same activations through the same linear map and get the same scores as fit_site's probes, so the
-gap between both says how much of a score is the optimiser's. The penalty is chosen on validation samples.
+They are the same linear map of the same activations, scored in the same way as fit_site's probes, so the difference
+between both is the optimiser's. The penalty is chosen on validation samples.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from probing.dataset.split import Split
 from probing.probes.batched import LinearProbes, Probes
 from probing.probes.config import ProbeConfig
 from probing.probes.features import Activations, Features
-from probing.probes.fit import fit_cells, make_site
+from probing.probes.fit import fit_probes, make_site
 from probing.probes.results import FitSpec, ProbeResult
 from probing.probes.tasks.depth import DepthHeads
 from probing.probes.tasks.heads import Heads
 from probing.probes.tasks.saliency import SaliencyHeads
-from probing.probes.training import Bank, History, mean_loss
+from probing.probes.training import BestParameters, HeadRuns, History, mean_loss
 from probing.scoring.targets import Grid, Targets
 
 PENALTIES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-6)
 """weights of the squared norm, in units of the activations' mean square; without validation samples the last"""
 NEWTON_STEPS = 12
-"""of the logistic fit, for each penalty, from the last one's solution"""
+"""Newton steps of the logistic fit for each penalty, starting at the solution for the last one"""
 
 Cost = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """(predictions, samples) -> first and second derivative (S, n) of the loss by each prediction"""
@@ -42,46 +42,41 @@ def fit_converged(
     bias: bool = False,
     device: str | torch.device = "cpu",
 ) -> list[ProbeResult]:
-    """Best linear probes of activations (S, N, T, C): one result per step and task of `targets`, as fit_site's.
+    """Fit the best linear probes on activations (S, N, T, C): one result per step and task of `targets`.
 
-    Depth minimises the squared error (ridge), saliency the cross-entropy; one entry in the epochs, for the
-    chosen penalty. Raises ValueError where the inputs do not fit together."""
+    Depth minimises the squared error (ridge), saliency the cross-entropy; the result has a single epoch, that of the
+    chosen penalty. Raises ValueError if the inputs do not fit together."""
     config = ProbeConfig(epochs=1, bias=bias, normalise="rms", dtype="float64")
     site = make_site(acts, steps, grid, targets, split, config, device)
-    found: dict[FitSpec, ProbeResult] = {}
+    results: dict[FitSpec, ProbeResult] = {}
     for task in targets:
-        cells = [FitSpec(step, task) for step in steps]
-        found.update(zip(cells, fit_cells(site, cells, _solve), strict=True))
-    return [found[FitSpec(step, task)] for step in steps for task in targets]
+        specs = [FitSpec(step, task) for step in steps]
+        results.update(zip(specs, fit_probes(site, specs, _solve), strict=True))
+    return [results[FitSpec(step, task)] for step in steps for task in targets]
 
 
 def _solve(
-    probes: Probes, features: Features, bank: Bank, parts: dict[str, Tensor], _seed: int, _config: ProbeConfig
+    probes: Probes, features: Features, labels: HeadRuns, parts: dict[str, Tensor], _seed: int, _config: ProbeConfig
 ) -> History:
-    """Sets one head's probes to the best penalty's solution."""
+    """Set one head's probes to the solution of the best penalty."""
     assert isinstance(probes, LinearProbes)
     assert isinstance(features, Activations)
-    ((_, heads),) = bank.runs
+    ((_, heads),) = labels.runs
     cost, rounds = _cost(heads)
     probes.last.rest.zero_()
     for parameter in probes.parameters:
         parameter.zero_()
-    lowest: Tensor | None = None
-    kept = [p.clone() for p in probes.parameters]
+    best = BestParameters(probes) if "val" in parts else None
     for penalty in PENALTIES:
         for _ in range(rounds):
             _newton_step(probes, features, cost, parts["train"], penalty)
-        if "val" in parts:
-            loss = mean_loss(probes, features, bank, parts["val"])
-            better = torch.ones_like(loss, dtype=torch.bool) if lowest is None else loss < lowest
-            lowest = loss if lowest is None else torch.where(better, loss, lowest)
-            for old, new in zip(kept, probes.parameters, strict=True):
-                old.copy_(torch.where(better.view(*better.shape, *[1] * (new.ndim - 2)), new, old))
-    for old, new in zip(kept, probes.parameters, strict=True):
-        if lowest is not None:
-            new.copy_(old)
-    train = mean_loss(probes, features, bank, parts["train"])
-    return History(train[None], None if lowest is None else lowest[None], torch.zeros_like(train, dtype=torch.long))
+        if best is not None:
+            best.update(mean_loss(probes, features, labels, parts["val"]), epoch=0)
+    if best is not None:
+        best.restore()
+    train = mean_loss(probes, features, labels, parts["train"])
+    val = None if best is None or best.lowest is None else best.lowest[None]
+    return History(train[None], val, torch.zeros_like(train, dtype=torch.long))
 
 
 def _cost(heads: Heads) -> tuple[Cost, int]:
@@ -105,7 +100,7 @@ def _cost(heads: Heads) -> tuple[Cost, int]:
 
 
 def _newton_step(probes: LinearProbes, features: Activations, cost: Cost, samples: Tensor, penalty: float) -> None:
-    """One Newton step on the mean loss + penalty/2 |w|^2, w in units of scaled activations (biases are free)."""
+    """One Newton step on the mean loss + penalty/2 |w|^2, w for scaled activations; biases are not penalised."""
     size = features.acts.shape[-1] + (probes.last.bias is not None)
     steps = len(features.acts)
     gram = probes.scale.new_zeros(steps, size, size)
@@ -118,14 +113,14 @@ def _newton_step(probes: LinearProbes, features: Activations, cost: Cost, sample
             x = torch.cat([x, torch.ones_like(x[..., :1])], 2)
         gram += (x * second[:, columns, None]).transpose(1, 2) @ x
         slope += x.transpose(1, 2) @ first[:, columns, None]
-    cells = len(samples) * features.cells
+    patches = len(samples) * features.patches
     ridge = torch.full((size,), penalty, dtype=gram.dtype, device=gram.device)
     weights = probes.last.weight[:, 0]
     if probes.last.bias is not None:
         ridge[-1] = 1e-12
         weights = torch.cat([weights, probes.last.bias], 1)
-    slope = slope / cells + (ridge * weights)[..., None]
-    move = torch.linalg.solve(gram / cells + torch.diag(ridge), slope)[..., 0]
+    slope = slope / patches + (ridge * weights)[..., None]
+    move = torch.linalg.solve(gram / patches + torch.diag(ridge), slope)[..., 0]
     probes.last.weight[:, 0] -= move[:, : features.acts.shape[-1]]
     if probes.last.bias is not None:
         probes.last.bias -= move[:, -1:]

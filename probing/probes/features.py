@@ -1,6 +1,6 @@
-"""What probes read: batches of recorded activations as linear maps, in slabs small enough to stay in cache.
+"""Inputs of probes: batches of recorded activations as linear maps, in slabs small enough to stay in cache.
 
-Shapes: S steps, N samples, T cells, C channels, R probe rows, n = samples of a batch x T.
+Shapes: S steps, N samples, T patches, C channels, R probe rows, n = samples of a batch x T.
 """
 
 from __future__ import annotations
@@ -16,37 +16,37 @@ SLAB = 1 << 21
 
 
 class Batch(Protocol):
-    """Activations X (S, n, C) of some samples, never held as a whole where that would be slow."""
+    """Activations X (S, n, C) of some samples, never held as one array if that would be slow."""
 
     count: int
     """samples"""
 
-    def read(self, weight: Tensor) -> Tensor:
-        """Applies rows (S, R, C) to every cell: (S, R, n)."""
+    def apply(self, weight: Tensor) -> Tensor:
+        """Apply rows (S, R, C) to every patch: (S, R, n)."""
         ...
 
-    def pull(self, gradient: Tensor) -> Tensor:
-        """The transposed map, (S, R, n) to (S, R, C): the gradient of the rows from that of their outputs."""
+    def weight_grad(self, gradient: Tensor) -> Tensor:
+        """Gradient (S, R, C) of the rows from the gradient (S, R, n) of their outputs: the transposed map."""
         ...
 
 
 class Activations:
-    """Recorded activations (S, N, T, C), handed out in batches of samples.
+    """Recorded activations (S, N, T, C), returned in batches of samples.
 
-    Slabs lie in buffers that the next batch overwrites: fresh memory for every batch would cost more than the
+    Slabs are views of buffers that the next batch overwrites: fresh memory for every batch would cost more than the
     arithmetic."""
 
     def __init__(self, acts: Tensor, dtype: torch.dtype) -> None:
         self.acts, self.dtype = acts, dtype
-        self.steps, _, self.cells, self.channels = acts.shape
+        self.steps, _, self.patches, self.channels = acts.shape
         self.buffers: dict[tuple[int, int], Tensor] = {}
 
     def batch(self, samples: Tensor) -> ActivationBatch:
-        """The activations of `samples`, until the next batch."""
+        """The activations of `samples`, valid until the next batch."""
         return ActivationBatch(self, samples)
 
     def slab(self, samples: Tensor, first: int, last: int) -> Tensor:
-        """(S, samples x (last - first), C) in the probes' type: cells first to last of each sample."""
+        """(S, samples x (last - first), C) in the probes' type: patches first to last of each sample."""
         key = (len(samples), last - first)
         if key not in self.buffers:
             self.buffers[key] = self.acts.new_empty(self.steps, *key, self.channels, dtype=self.dtype)
@@ -60,36 +60,36 @@ class Activations:
 
 
 class ActivationBatch:
-    """Some samples' activations."""
+    """The activations of some samples."""
 
     def __init__(self, source: Activations, samples: Tensor) -> None:
         self.source, self.samples, self.count = source, samples, len(samples)
-        self.whole: Tensor | None = None
+        self.converted: Tensor | None = None
 
     def slabs(self) -> Iterator[tuple[slice, Tensor]]:
-        """(columns of n, their activations (S, columns, C)) in order; a lone slab is converted once."""
+        """(columns of n, their activations (S, columns, C)) in order; a single slab is converted once."""
         source = self.source
-        size = source.steps * source.cells * source.channels
+        size = source.steps * source.patches * source.channels
         if size * self.count <= SLAB or source.acts.is_cuda:
-            if self.whole is None:
-                self.whole = source.slab(self.samples, 0, source.cells)
-            yield slice(None), self.whole
+            if self.converted is None:
+                self.converted = source.slab(self.samples, 0, source.patches)
+            yield slice(None), self.converted
             return
         together = max(1, SLAB // size)
-        length = min(source.cells, max(1, SLAB // (source.steps * source.channels)))
+        length = min(source.patches, max(1, SLAB // (source.steps * source.channels)))
         for place in range(0, self.count, together):
             some = self.samples[place : place + together]
-            for first in range(0, source.cells, length):
-                last = min(first + length, source.cells)
-                start = place * source.cells + first
+            for first in range(0, source.patches, length):
+                last = min(first + length, source.patches)
+                start = place * source.patches + first
                 columns = slice(start, start + len(some) * (last - first))
                 yield columns, source.slab(some, first, last)
 
-    def read(self, weight: Tensor) -> Tensor:
+    def apply(self, weight: Tensor) -> Tensor:
         parts = [torch.bmm(weight, x.transpose(1, 2)) for _, x in self.slabs()]
         return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
 
-    def pull(self, gradient: Tensor) -> Tensor:
+    def weight_grad(self, gradient: Tensor) -> Tensor:
         total: Tensor | None = None
         for columns, x in self.slabs():
             part = gradient[:, :, columns]
@@ -99,13 +99,13 @@ class ActivationBatch:
 
 
 class NoActivations:
-    """Stands in for activations where probes only know the position."""
+    """Takes the place of activations for probes that use the position alone."""
 
-    def __init__(self, steps: int, cells: int) -> None:
-        self.steps, self.cells = steps, cells
+    def __init__(self, steps: int, patches: int) -> None:
+        self.steps, self.patches = steps, patches
 
     def batch(self, samples: Tensor) -> EmptyBatch:
-        """A batch that only knows its size."""
+        """A batch with a size and no channels."""
         return EmptyBatch(len(samples))
 
 
@@ -115,11 +115,11 @@ class EmptyBatch:
     def __init__(self, count: int) -> None:
         self.count = count
 
-    def read(self, weight: Tensor) -> Tensor:
-        raise AssertionError("position probes read no activations")
+    def apply(self, weight: Tensor) -> Tensor:
+        raise AssertionError("position probes have no activations")
 
-    def pull(self, gradient: Tensor) -> Tensor:
-        raise AssertionError("position probes read no activations")
+    def weight_grad(self, gradient: Tensor) -> Tensor:
+        raise AssertionError("position probes have no activations")
 
 
 Features = Activations | NoActivations

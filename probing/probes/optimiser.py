@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from probing.probes.config import ProbeConfig
+
+BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
+"""Adam's defaults (Kingma and Ba, algorithm 1)"""
 
 
 def dtype_of(config: ProbeConfig) -> torch.dtype:
@@ -19,7 +21,7 @@ def dtype_of(config: ProbeConfig) -> torch.dtype:
 
 
 def initial_seed(seed: int, step: int, task: str) -> int:
-    """The seed of a probe's start: depends on nothing but these, so never on what is fitted beside it."""
+    """The seed of a probe's start; it depends on these alone, so never on what is fitted at the same time."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{step}/{task}".encode()).digest()[:7], "big")
 
 
@@ -28,7 +30,7 @@ Layer = tuple[Tensor, Tensor | None]
 
 
 def initial_layers(seed: int, sizes: Sequence[int], bias: bool) -> list[Layer]:
-    """nn.Linear's default start for the maps sizes[0] -> sizes[1] -> ..., the draws of torch.manual_seed(seed)."""
+    """nn.Linear's default start for the maps sizes[0] -> sizes[1] -> ..., as drawn after torch.manual_seed(seed)."""
     generator = torch.Generator().manual_seed(seed)
     layers: list[Layer] = []
     for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
@@ -41,26 +43,16 @@ def initial_layers(seed: int, sizes: Sequence[int], bias: bool) -> list[Layer]:
 
 
 def sample_orders(seed: int, samples: int, epochs: int) -> list[Tensor]:
-    """The order of the training samples in every epoch, one generator for all (the paper's seed is 100)."""
+    """The order of the training samples in each epoch, from one generator (the paper's seed is 100)."""
     generator = torch.Generator().manual_seed(seed)
     return [torch.randperm(samples, generator=generator) for _ in range(epochs)]
-
-
-@dataclass(frozen=True)
-class Adam:
-    """Hyperparameters of Adam (Kingma and Ba, algorithm 1)."""
-
-    lr: float
-    beta1: float = 0.9
-    beta2: float = 0.999
-    epsilon: float = 1e-8
 
 
 class Optimizer:
     """Adam or SGD on a list of tensors; `factors` scale each tensor's step (broadcast against it)."""
 
     def __init__(self, config: ProbeConfig, parameters: list[Tensor], factors: list[Tensor]) -> None:
-        self.hyper, self.adaptive = Adam(config.lr), config.optimizer == "adam"
+        self.adaptive = config.optimizer == "adam"
         self.parameters = parameters
         self.steps = [factor * -config.lr for factor in factors]
         self.first = [torch.zeros_like(p) for p in parameters]
@@ -68,15 +60,15 @@ class Optimizer:
         self.count = 0
 
     def step(self, gradients: list[Tensor]) -> None:
-        """Moves the parameters by one step along their gradients."""
+        """Move the parameters by one step along their gradients."""
         self.count += 1
         moves = map(self._adam, gradients, self.first, self.second) if self.adaptive else gradients
         for parameter, step, move in zip(self.parameters, self.steps, moves, strict=True):
             parameter.addcmul_(move, step)
 
     def _adam(self, gradient: Tensor, first: Tensor, second: Tensor) -> Tensor:
-        hyper = self.hyper
-        first.lerp_(gradient, 1 - hyper.beta1)
-        second.mul_(hyper.beta2).addcmul_(gradient, gradient, value=1 - hyper.beta2)
-        root = second.sqrt().div_(math.sqrt(1 - hyper.beta2**self.count)).add_(hyper.epsilon)
-        return first.div(root.mul_(1 - hyper.beta1**self.count))
+        """Adam's direction of one tensor, after updating its moments in place."""
+        first.lerp_(gradient, 1 - BETA1)
+        second.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
+        root = second.sqrt().div_(math.sqrt(1 - BETA2**self.count)).add_(EPSILON)
+        return first.div(root.mul_(1 - BETA1**self.count))

@@ -1,4 +1,4 @@
-"""Results of fitted probes: what a cell is, and the rows of the results tables it gives."""
+"""Results of fitted probes, and the rows of the results tables that they make."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from probing.dataset.split import Split
+from probing.probes.batched import Weights
 from probing.probes.tasks.heads import Scores
 from probing.probes.training import History
 
@@ -26,12 +27,12 @@ IMAGE_COLUMNS = (
     "rmse_background",
     "spearman_residual",
 )
-"""scores that results/images keeps of every test image"""
+"""scores of every test image that results/images has columns for"""
 
 
 @dataclass(frozen=True, order=True)
 class FitSpec:
-    """One probe of a (variant, site)."""
+    """One probe within the fit of a (variant, site)."""
 
     step: int
     """denoising step, as given in `steps`"""
@@ -42,12 +43,17 @@ class FitSpec:
     seed: int = 0
     """of the start, of the order of samples and of the control's permutation"""
 
+    @property
+    def key(self) -> dict[str, object]:
+        """The columns that identify the probe in every results table."""
+        return {"step": self.step, "task": self.task, "control": self.control, "seed": self.seed}
+
 
 @dataclass(frozen=True, eq=False)
 class ProbeResult:
-    """A fitted probe with its scores; a failed one has no weights and says why in its row."""
+    """A fitted probe with its scores; a failed one has no weights, and the reason in its row."""
 
-    cell: FitSpec
+    spec: FitSpec
     weights: NDArray | None
     """(O, C), or (O, C + 1) with the bias last, for raw activations; position: (O, T [+ 1]); position_activation:
     (O, C + T [+ 1]); with a hidden layer (O, units [+ 1])"""
@@ -56,13 +62,13 @@ class ProbeResult:
     scale: float
     """the activations' root mean square, already folded into the weights (1 without normalising)"""
     row: dict[str, object]
-    """columns of results/probes; None where undefined"""
+    """columns of results/probes; None if undefined"""
     images: list[dict[str, object]] = field(default_factory=list)
     """columns of results/images, one row per test image"""
     epochs: list[dict[str, object]] = field(default_factory=list)
     """columns of results/epochs, epochs counted from 1"""
     dropped: dict[str, int] = field(default_factory=dict)
-    """score -> test images on which it is undefined and which its mean leaves out"""
+    """score -> test images on which it is undefined, left out of its mean"""
 
     @property
     def ok(self) -> bool:
@@ -72,12 +78,12 @@ class ProbeResult:
 
 @dataclass(frozen=True)
 class Sizes:
-    """What every row of a site says about it."""
+    """Sizes of a site's fit, the same in every row of the site."""
 
     tokens: int
-    """cells of the grid"""
+    """patches of the grid"""
     channels: int
-    """of the activations"""
+    """channels of the activations"""
     split: Split
     """sample numbers"""
 
@@ -88,25 +94,21 @@ class Sizes:
         return {"tokens": self.tokens, "channels": self.channels, **counts}
 
 
-def failed(sizes: Sizes, cell: FitSpec, reason: str) -> ProbeResult:
-    """The result of a cell that could not be fitted."""
-    row = {**_key(cell), **sizes.columns(), "seconds": 0.0, "status": "failed", "error": reason}
-    return ProbeResult(cell, None, None, 1.0, row)
-
-
-def _key(cell: FitSpec) -> dict[str, object]:
-    return {"step": cell.step, "task": cell.task, "control": cell.control, "seed": cell.seed}
+def failed(sizes: Sizes, spec: FitSpec, reason: str) -> ProbeResult:
+    """The result of a probe that could not be fitted."""
+    row = {**spec.key, **sizes.columns(), "seconds": 0.0, "status": "failed", "error": reason}
+    return ProbeResult(spec, None, None, 1.0, row)
 
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
-    """What a batched problem of S steps and K heads gave, to be taken apart into cells."""
+    """The outcome of a batched problem of S steps and K heads."""
 
     sizes: Sizes
     """of the site"""
-    cells: list[list[FitSpec]]
+    specs: list[list[FitSpec]]
     """[step][head]"""
-    weights: list[list[tuple[NDArray, NDArray | None]]]
+    weights: Weights
     """[step][head] last layer and hidden layer"""
     scale: list[float]
     """[step] root mean square folded into the weights"""
@@ -117,80 +119,76 @@ class Fitted:
     scores: list[Scores]
     """of each task's heads, in order"""
     finite: dict[str, Tensor]
-    """part of the split -> (S, K, samples) whether all predictions are numbers"""
+    """part of the split -> (S, K, samples) whether all predictions are finite"""
 
     def results(self, seconds: float) -> dict[FitSpec, ProbeResult]:
-        """One result per cell; the seconds are shared out evenly."""
+        """One result per probe; each has an equal share of the seconds."""
         tables = _Tables(self)
-        each = seconds / sum(len(row) for row in self.cells)
+        share = seconds / sum(len(row) for row in self.specs)
         return {
-            cell: self._result(s, k, cell, each, tables)
-            for s, row in enumerate(self.cells)
-            for k, cell in enumerate(row)
+            spec: self._result(s, k, spec, share, tables)
+            for s, row in enumerate(self.specs)
+            for k, spec in enumerate(row)
         }
 
-    def _result(self, s: int, k: int, cell: FitSpec, seconds: float, tables: _Tables) -> ProbeResult:
+    def _result(self, s: int, k: int, spec: FitSpec, seconds: float, tables: _Tables) -> ProbeResult:
         weights, hidden = self.weights[s][k]
-        reason = self._reason(s, k, weights)
+        reason = self._failure(s, k, weights)
         if reason:
-            return failed(self.sizes, cell, reason)
-        epochs = tables.epochs(s, k, cell)
+            return failed(self.sizes, spec, reason)
+        epochs = tables.epochs(s, k, spec)
         chosen = epochs[tables.chosen[s][k]]
         test_loss = tables.test_loss[s][k]
         losses = {"train_loss": chosen["train_loss"], "val_loss": chosen["val_loss"], "test_loss": test_loss}
-        if cell.task == "saliency":
+        if spec.task == "saliency":
             losses["crossentropy"] = test_loss
-        end = {"seconds": seconds, "status": "done", "error": None}
-        images, dropped = tables.images(s, k, cell)
-        end["dropped"] = max(dropped.values(), default=0)
-        row = {**_key(cell), **self.sizes.columns(), **losses, **tables.cell(s, k), **end}
-        return ProbeResult(cell, weights, hidden, self.scale[s], row, images, epochs, dropped)
+        images, dropped = tables.images(s, k, spec)
+        scores = {name: values[s] for name, values in tables.probe_scores[k].items()}
+        status = {"seconds": seconds, "status": "done", "error": None, "dropped": max(dropped.values(), default=0)}
+        row = {**spec.key, **self.sizes.columns(), **losses, **scores, **status}
+        return ProbeResult(spec, weights, hidden, self.scale[s], row, images, epochs, dropped)
 
-    def _reason(self, s: int, k: int, weights: NDArray) -> str | None:
-        """Why a cell failed, if it did."""
+    def _failure(self, s: int, k: int, weights: NDArray) -> str | None:
+        """Why a probe failed, if it did."""
         if not np.isfinite(weights).all():
             return "the weights are no longer finite: lower probe.lr"
         for part, finite in self.finite.items():
             bad = (~finite[s, k]).nonzero().flatten().tolist()
             if bad:
                 sample = getattr(self.sizes.split, part)[bad[0]]
-                return f"{part} sample {sample}: the prediction is not finite, nor then is the activation"
+                return f"{part} sample {sample}: the prediction is not finite, so its activation is not either"
         return None
 
 
 class _Tables:
-    """A batched problem's numbers as nested lists, moved off the device once."""
+    """A batched problem's numbers as nested lists, copied from the device once."""
 
     def __init__(self, fitted: Fitted) -> None:
         history = fitted.history
         self.samples = fitted.sizes.split.test.tolist()
         self.train = history.train.permute(1, 2, 0).tolist()
-        none = torch.full_like(history.train, torch.nan)
-        self.val = _plain((none if history.val is None else history.val).permute(1, 2, 0))
+        undefined = torch.full_like(history.train, torch.nan)
+        self.val = _plain((undefined if history.val is None else history.val).permute(1, 2, 0))
         self.chosen, self.test_loss = history.chosen.tolist(), fitted.test_loss.tolist()
-        self.of_cells = [table for scores in fitted.scores for table in _by_head(scores.cells)]
-        self.of_images = [table for scores in fitted.scores for table in _by_head(scores.images)]
+        self.probe_scores = [table for scores in fitted.scores for table in _by_head(scores.probes)]
+        self.image_scores = [table for scores in fitted.scores for table in _by_head(scores.images)]
 
-    def epochs(self, s: int, k: int, cell: FitSpec) -> list[dict[str, object]]:
+    def epochs(self, s: int, k: int, spec: FitSpec) -> list[dict[str, object]]:
         """Rows of results/epochs."""
         losses = zip(self.train[s][k], self.val[s][k], strict=True)
         return [
-            {**_key(cell), "epoch": number, "train_loss": train, "val_loss": val}
+            {**spec.key, "epoch": number, "train_loss": train, "val_loss": val}
             for number, (train, val) in enumerate(losses, 1)
         ]
 
-    def cell(self, s: int, k: int) -> dict[str, object]:
-        """Scores of a cell, None where undefined."""
-        return {name: values[s] for name, values in self.of_cells[k].items()}
-
-    def images(self, s: int, k: int, cell: FitSpec) -> tuple[list[dict[str, object]], dict[str, int]]:
+    def images(self, s: int, k: int, spec: FitSpec) -> tuple[list[dict[str, object]], dict[str, int]]:
         """Rows of results/images, and on how many images each score is undefined."""
-        table = self.of_images[k]
+        table = self.image_scores[k]
         columns = {name: table[name][s] for name in IMAGE_COLUMNS if name in table}
         dropped = {name: values.count(None) for name, values in columns.items() if None in values}
-        key, names = _key(cell), ("sample", *columns)
+        names = ("sample", *columns)
         values = zip(self.samples, *columns.values(), strict=True)
-        return [{**key, **dict(zip(names, row, strict=True))} for row in values], dropped
+        return [{**spec.key, **dict(zip(names, row, strict=True))} for row in values], dropped
 
 
 def _by_head(scores: dict[str, Tensor]) -> list[dict[str, list]]:
@@ -201,7 +199,7 @@ def _by_head(scores: dict[str, Tensor]) -> list[dict[str, list]]:
 
 
 def _plain(values: Tensor) -> list:
-    """Nested lists of floats, None where undefined."""
+    """Nested lists of floats, None if undefined."""
     array = values.cpu().numpy()
     undefined = ~np.isfinite(array)
     if not undefined.any():

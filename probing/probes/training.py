@@ -15,11 +15,11 @@ from probing.probes.optimiser import Optimizer, sample_orders
 from probing.probes.tasks.heads import Heads
 
 BLOCK = 1 << 18
-"""cells of all steps for which a pass without training predicts at once"""
+"""patches of all steps that a pass without training predicts at once"""
 
 
 @dataclass(frozen=True)
-class Bank:
+class HeadRuns:
     """The labels of all heads of a batch: consecutive runs of heads, one run per task."""
 
     runs: tuple[tuple[slice, Heads], ...]
@@ -27,10 +27,10 @@ class Bank:
 
     def loss(self, prediction: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
         """Losses (S, K) and gradients (S, K, n) of predictions (S, K, n) for `samples`."""
-        found = [heads.loss(prediction[:, run], samples) for run, heads in self.runs]
-        if len(found) == 1:
-            return found[0]
-        return torch.cat([f[0] for f in found], 1), torch.cat([f[1] for f in found], 1)
+        parts = [heads.loss(prediction[:, run], samples) for run, heads in self.runs]
+        if len(parts) == 1:
+            return parts[0]
+        return torch.cat([loss for loss, _ in parts], 1), torch.cat([gradient for _, gradient in parts], 1)
 
 
 @dataclass(frozen=True)
@@ -40,99 +40,98 @@ class History:
     train: Tensor
     """(E, S, K) mean over the epoch's batches while training"""
     val: Tensor | None
-    """(E, S, K) after each epoch, NaN where it was not taken; None without validation samples"""
+    """(E, S, K) after each epoch, NaN if it was not computed; None without validation samples"""
     chosen: Tensor
-    """(S, K) the epoch that counts, from 0"""
+    """(S, K) the epoch whose weights are kept, from 0"""
 
 
 def train(
-    probes: Probes, features: Features, bank: Bank, parts: dict[str, Tensor], order_seed: int, config: ProbeConfig
+    probes: Probes, features: Features, labels: HeadRuns, parts: dict[str, Tensor], order_seed: int, config: ProbeConfig
 ) -> History:
-    """Trains the probes in place and leaves them at the epoch that `config.selection` picks.
+    """Train the probes in place and leave them at the epoch that `config.selection` chooses.
 
-    parts: sample numbers of `train` and, where there are any, `val`."""
+    parts: sample numbers of `train` and, if there are any, `val`."""
     optimizer = Optimizer(config, probes.parameters, probes.factors)
-    keeper = _Keeper(probes) if config.selection == "val" else None
+    best = BestParameters(probes) if config.selection == "val" else None
     train_losses, val_losses = [], []
     for epoch, order in enumerate(sample_orders(order_seed, len(parts["train"]), config.epochs)):
         samples = parts["train"][order.to(parts["train"].device)]
-        train_losses.append(_train_epoch(probes, features, bank, samples, optimizer, config.batch))
-        if "val" in parts and _is_checked(epoch, config):
-            val_losses.append(mean_loss(probes, features, bank, parts["val"]))
-            if keeper is not None:
-                keeper.offer(val_losses[-1], epoch)
-        elif "val" in parts:
+        train_losses.append(_train_epoch(probes, features, labels, samples, optimizer, config.batch))
+        if "val" not in parts:
+            continue
+        if (epoch + 1) % config.val_every == 0 or epoch + 1 == config.epochs:
+            val_losses.append(mean_loss(probes, features, labels, parts["val"]))
+            if best is not None:
+                best.update(val_losses[-1], epoch)
+        else:
             val_losses.append(torch.full_like(train_losses[-1], torch.nan))
     last = torch.full_like(train_losses[0], config.epochs - 1, dtype=torch.long)
-    chosen = last if keeper is None else keeper.restore()
+    chosen = last if best is None else best.restore()
     return History(torch.stack(train_losses), torch.stack(val_losses) if val_losses else None, chosen)
 
 
 def _train_epoch(
-    probes: Probes, features: Features, bank: Bank, samples: Tensor, optimizer: Optimizer, batch: int
+    probes: Probes, features: Features, labels: HeadRuns, samples: Tensor, optimizer: Optimizer, batch: int
 ) -> Tensor:
     """One pass over `samples` in their order; the mean loss (S, K) over its batches."""
     total: Tensor | float = 0.0
     for part in samples.split(batch):
         x = features.batch(part)
-        loss, gradient = bank.loss(probes.forward(x), part)
+        loss, gradient = labels.loss(probes.forward(x), part)
         optimizer.step(probes.backward(x, gradient))
         total = total + loss * len(part)
     assert isinstance(total, Tensor)
     return total / len(samples)
 
 
-def _is_checked(epoch: int, config: ProbeConfig) -> bool:
-    """Whether the validation loss is taken after this epoch: every so many, and always the last."""
-    return (epoch + 1) % config.val_every == 0 or epoch + 1 == config.epochs
-
-
-class _Keeper:
-    """Remembers each probe's parameters at its lowest validation loss."""
+class BestParameters:
+    """Each probe's parameters at its lowest validation loss so far."""
 
     def __init__(self, probes: Probes) -> None:
-        self.probes = probes
-        self.kept = [p.clone() for p in probes.parameters]
+        self.parameters = probes.parameters
+        self.best = [p.clone() for p in probes.parameters]
         self.lowest: Tensor | None = None
 
-    def offer(self, loss: Tensor, epoch: int) -> None:
-        """Keeps the parameters of those probes whose loss (S, K) is the lowest so far."""
+    def update(self, loss: Tensor, epoch: int) -> None:
+        """Keep the present parameters of those probes whose loss (S, K) is the lowest so far."""
         if self.lowest is None:
             self.lowest = torch.full_like(loss, torch.inf)
             self.chosen = torch.zeros_like(loss, dtype=torch.long)
         better = loss < self.lowest
         self.lowest = torch.where(better, loss, self.lowest)
         self.chosen = torch.where(better, epoch, self.chosen)
-        for kept, now in zip(self.kept, self.probes.parameters, strict=True):
-            kept.copy_(torch.where(better.view(*better.shape, *[1] * (now.ndim - 2)), now, kept))
+        for best, now in zip(self.best, self.parameters, strict=True):
+            best.copy_(torch.where(better.view(*better.shape, *[1] * (now.ndim - 2)), now, best))
 
     def restore(self) -> Tensor:
-        """Puts the kept parameters back; the epoch (S, K) each came from."""
-        for kept, now in zip(self.kept, self.probes.parameters, strict=True):
-            now.copy_(kept)
+        """Put the best parameters back; returns the epoch (S, K) that each comes from."""
+        for best, now in zip(self.best, self.parameters, strict=True):
+            now.copy_(best)
         return self.chosen
 
 
 def blocks(features: Features, samples: Tensor) -> Iterator[Tensor]:
     """Runs of samples small enough for one pass."""
-    return iter(samples.split(max(1, BLOCK // (features.steps * features.cells))))
+    return iter(samples.split(max(1, BLOCK // (features.steps * features.patches))))
 
 
-def mean_loss(probes: Probes, features: Features, bank: Bank, samples: Tensor) -> Tensor:
-    """Mean loss (S, K) over `samples`, nothing trained."""
-    found = [bank.loss(probes.forward(features.batch(part)), part)[0] * len(part) for part in blocks(features, samples)]
-    return torch.stack(found).sum(0) / len(samples)
+def mean_loss(probes: Probes, features: Features, labels: HeadRuns, samples: Tensor) -> Tensor:
+    """Mean loss (S, K) over `samples`, without training."""
+    sums = [
+        labels.loss(probes.forward(features.batch(part)), part)[0] * len(part) for part in blocks(features, samples)
+    ]
+    return torch.stack(sums).sum(0) / len(samples)
 
 
 def predictions(probes: Probes, features: Features, samples: Tensor) -> Tensor:
     """Predictions (S, K, samples, T); of two outputs their difference."""
-    found = [probes.forward(features.batch(part)) for part in blocks(features, samples)]
-    return torch.cat(found, 2).unflatten(2, (-1, features.cells))
+    parts = [probes.forward(features.batch(part)) for part in blocks(features, samples)]
+    return torch.cat(parts, 2).unflatten(2, (-1, features.patches))
 
 
 def root_mean_squares(features: Activations, samples: Tensor) -> Tensor:
-    """(S) root mean square of the activations of `samples`; not finite where they are not."""
+    """(S) root mean square of the activations of `samples`; not finite if one of them is not."""
     norms = [torch.linalg.vector_norm(x, dim=(1, 2)) for _, x in features.batch(samples).slabs()]
     total = torch.stack(norms).double().square().sum(0)
-    values = len(samples) * features.cells * features.channels
+    values = len(samples) * features.patches * features.channels
     return (total / values).sqrt().to(features.dtype)

@@ -1,4 +1,4 @@
-"""Slow oracles for the probes: one cell at a time, on full-size pixels, with autograd and library routines.
+"""Slow references for the probes: one probe at a time, on full-size pixels, with autograd and library routines.
 
 Written straight from the paper (section 3, appendices A and F). Nothing here is shared with the fast code
 except the seed of a probe's start.
@@ -27,9 +27,9 @@ class SlowProbe:
     scores: dict[str, list[float]] = field(default_factory=dict)
 
 
-def enlarge(cells: torch.Tensor, grid, size) -> torch.Tensor:
+def enlarge(values: torch.Tensor, grid, size) -> torch.Tensor:
     """(n, T, O) -> (n, O, H, W) by nearest neighbour."""
-    maps = cells.transpose(1, 2).reshape(len(cells), -1, *grid)
+    maps = values.transpose(1, 2).reshape(len(values), -1, *grid)
     return functional.interpolate(maps, size=size, mode="nearest")
 
 
@@ -170,8 +170,8 @@ def average_precision(score, truth) -> float:
     return float(area)
 
 
-def huber_cell(values, prediction, delta=1.0) -> tuple[float, float]:
-    """Huber loss of one cell's pixels and its derivative by the prediction."""
+def huber_patch(values, prediction, delta=1.0) -> tuple[float, float]:
+    """Huber loss of one patch's pixels and its derivative by the prediction."""
     residual = prediction - np.asarray(values, dtype=np.float64)
     small = np.abs(residual) <= delta
     loss = np.where(small, residual**2 / 2, delta * (np.abs(residual) - delta / 2))

@@ -1,4 +1,4 @@
-"""The depth task: standardised relative inverse depth of every pixel. Shapes: see `heads`."""
+"""The depth task: standardised relative inverse depth of every pixel (section 3.1). Shapes: see `heads`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from probing.scoring.targets import DepthTargets, Edges, Targets, pixel_ranks
 
 
 class DepthHeads:
-    """Standardised depth of every pixel: Huber loss, RMSE, correlations."""
+    """Huber loss with the optional smoothness of appendix F, RMSE and correlations of depth."""
 
     outputs = 1
 
@@ -27,7 +27,7 @@ class DepthHeads:
         if not isinstance(targets, DepthTargets):
             raise ValueError("task depth needs targets made by pool_depth")
         dtype, self.config, self.targets = dtype_of(config), config, targets
-        self.pixels = losses.cell_pixels(targets, dtype, device)
+        self.pixels = losses.patch_pixels(targets, dtype, device)
         self.rows = torch.from_numpy(rows).to(device)
         low, high = (targets.values[:, :, end].astype(np.float64) - targets.mean for end in (0, -1))
         shape = np.stack([targets.mean, (low + high) / 2, (high - low) / 2, targets.variance / 2])
@@ -45,15 +45,9 @@ class DepthHeads:
         gradient.div_(mean.shape[1])
         if self.edges is not None:
             maps = prediction.unflatten(2, (len(samples), *self.targets.grid))
-            _, pull = losses.smoothness(maps, *(edge.index_select(0, samples) for edge in self.edges))
-            gradient.add_(pull.flatten(2), alpha=self.config.smoothness)
+            _, slope = losses.smoothness(maps, *(edge.index_select(0, samples) for edge in self.edges))
+            gradient.add_(slope.flatten(2), alpha=self.config.smoothness)
         return value.mean(2), gradient
-
-    def _truth(self, samples: Tensor) -> tuple[Tensor, Tensor]:
-        """Means and variances (H, samples, T) in float64."""
-        rows = self.rows.index_select(1, samples).cpu()
-        mean, variance = (torch.from_numpy(a).view(-1)[rows] for a in (self.targets.mean, self.targets.variance))
-        return mean.to(samples.device), variance.to(samples.device)
 
     def scores(self, predictions: dict[str, Tensor], parts: dict[str, Tensor]) -> Scores:
         test, (mean, variance) = predictions["test"], self._truth(parts["test"])
@@ -67,42 +61,48 @@ class DepthHeads:
             "spearman": metrics.spearman(test, self.targets.pixels, sums, squares),
             "pearson": metrics.pearson(test, mean, variance),
             "oracle_rmse": variance.mean(-1).sqrt().expand(error.shape),
-            **self._regions(test, parts["test"], mean, variance),
+            **self._region_errors(test, rows, mean, variance),
             "spearman_residual": self._residual_spearman(test, parts),
         }
-        cells = {name: images[name].nanmean(2) for name in images}
+        probes = {name: images[name].nanmean(2) for name in images}
         train_mean = self._truth(parts["train"])[0].mean(1, keepdim=True)
         floor = metrics.squared_error(train_mean, mean, variance)
-        cells["floor_rmse"] = floor.sqrt().mean(1).expand(test.shape[:2])
-        cells["skill"] = torch.where(floor.mean(1) > 0, 1 - error.mean(2) / floor.mean(1), torch.nan)
+        probes["floor_rmse"] = floor.sqrt().mean(1).expand(test.shape[:2])
+        probes["skill"] = torch.where(floor.mean(1) > 0, 1 - error.mean(2) / floor.mean(1), torch.nan)
         if "val" in parts:
             val = metrics.squared_error(predictions["val"], *self._truth(parts["val"]))
-            cells["val_rmse"] = val.sqrt().mean(2)
-        return Scores(images, cells)
+            probes["val_rmse"] = val.sqrt().mean(2)
+        return Scores(images, probes)
 
-    def _regions(self, test: Tensor, samples: Tensor, mean: Tensor, variance: Tensor) -> dict[str, Tensor]:
-        """RMSE (S, H, test samples) over the salient object's pixels and over the others, where masks were given."""
-        if self.targets.inside is None:
-            return {}
+    def _truth(self, samples: Tensor) -> tuple[Tensor, Tensor]:
+        """Means and variances (H, samples, T) in float64."""
         rows = self.rows.index_select(1, samples).cpu()
-        inside = torch.from_numpy(self.targets.inside).flatten(1)[:, rows].to(test.device)
+        mean, variance = (torch.from_numpy(a).view(-1)[rows] for a in (self.targets.mean, self.targets.variance))
+        return mean.to(samples.device), variance.to(samples.device)
+
+    def _region_errors(self, test: Tensor, rows: Tensor, mean: Tensor, variance: Tensor) -> dict[str, Tensor]:
+        """RMSE (S, H, test samples) over the salient object's pixels and over the others, if masks were given."""
+        if self.targets.object_sums is None:
+            return {}
+        inside = torch.from_numpy(self.targets.object_sums).flatten(1)[:, rows].to(test.device)
         pixels = self.targets.pixels
-        whole = torch.stack([torch.full_like(mean, pixels), mean * pixels, (variance + mean.square()) * pixels])
-        parts = {"rmse_object": inside, "rmse_background": whole - inside}
-        return {name: metrics.squared_error_inside(test, *part).sqrt() for name, part in parts.items()}
+        image = torch.stack([torch.full_like(mean, pixels), mean * pixels, (variance + mean.square()) * pixels])
+        regions = {"rmse_object": inside, "rmse_background": image - inside}
+        return {name: metrics.squared_error_inside(test, *sums).sqrt() for name, sums in regions.items()}
 
     def _residual_spearman(self, test: Tensor, parts: dict[str, Tensor]) -> Tensor:
         """Spearman (S, H, test samples) of prediction and label, both minus the training samples' mean depth map.
 
-        Only of heads with the images' own labels; NaN for those whose labels were moved about."""
+        Only for heads with the images' own labels; NaN for those whose labels were moved."""
         train, chosen = (parts[name].cpu().numpy() for name in ("train", "test"))
         own = torch.arange(self.rows[0].numel(), device=self.rows.device).view_as(self.rows[0])
         heads = [h for h, rows in enumerate(self.rows) if torch.equal(rows, own)]
-        found = torch.full(test.shape[:-1], torch.nan, dtype=torch.float64, device=test.device)
+        correlations = torch.full(test.shape[:-1], torch.nan, dtype=torch.float64, device=test.device)
         if heads:
             mean, sums, squares = (a.to(test.device) for a in residual_ranks(self.targets, train, chosen))
-            found[:, heads] = metrics.spearman(test[:, heads].double() - mean, self.targets.pixels, sums, squares)
-        return found
+            residual = test[:, heads].double() - mean
+            correlations[:, heads] = metrics.spearman(residual, self.targets.pixels, sums, squares)
+        return correlations
 
 
 class ResidualRanks(NamedTuple):
@@ -111,13 +111,13 @@ class ResidualRanks(NamedTuple):
     mean: Tensor
     """(T) the map"""
     sums: Tensor
-    """(test, T) rank sums of each cell"""
+    """(test, T) rank sums of each patch"""
     squares: Tensor
     """(test) centred squares"""
 
 
 def residual_ranks(targets: DepthTargets, train: NDArray[np.int64], test: NDArray[np.int64]) -> ResidualRanks:
-    """What the residual's rank correlation needs of the labels, made once per targets and split."""
+    """Ranks of the test labels' residuals from the mean training map, computed once per targets and split."""
     key = ("residual_ranks", train.tobytes(), test.tobytes())
     if key not in targets.cache:
         mean = targets.mean[train].mean(axis=0)
@@ -126,6 +126,6 @@ def residual_ranks(targets: DepthTargets, train: NDArray[np.int64], test: NDArra
         squares = np.square(ranks - middle, dtype=np.float64).sum(axis=(1, 2))
         sums = ranks.sum(axis=2, dtype=np.float64)
         targets.cache[key] = ResidualRanks(*(torch.from_numpy(a) for a in (mean, sums, squares)))
-    found = targets.cache[key]
-    assert isinstance(found, ResidualRanks)
-    return found
+    ranks_of_residuals = targets.cache[key]
+    assert isinstance(ranks_of_residuals, ResidualRanks)
+    return ranks_of_residuals

@@ -23,9 +23,9 @@ class Scores:
     """Scores of S x H probes."""
 
     images: dict[str, Tensor]
-    """name -> (S, H, test samples) float64, NaN where undefined"""
-    cells: dict[str, Tensor]
-    """name -> (S, H) float64, NaN where undefined"""
+    """name -> (S, H, test samples) float64, NaN if undefined"""
+    probes: dict[str, Tensor]
+    """name -> (S, H) float64, NaN if undefined"""
 
 
 class Heads(Protocol):
@@ -41,12 +41,15 @@ class Heads(Protocol):
 
 
 class Task(Protocol):
-    """Makes the heads of a task."""
+    """A class that makes the heads of a task."""
 
     outputs: int
+    """outputs of one probe"""
 
     def __call__(
         self, targets: Targets, rows: NDArray[np.int64], config: ProbeConfig, device: torch.device, edges: Edges | None
     ) -> Heads:
-        """rows: (H, N, T) which pooled label each head's cells are given."""
+        """Make the heads; rows: (H, N, T) the pooled label that each head's patches are given.
+
+        Raises ValueError if the targets are another task's."""
         ...

@@ -1,4 +1,4 @@
-"""The saliency task: foreground or background of every pixel. Shapes: see `heads`."""
+"""The saliency task: foreground or background of every pixel (section 3.1). Shapes: see `heads`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from probing.scoring.targets import Edges, SaliencyTargets, Targets
 
 
 class SaliencyHeads:
-    """Foreground or background of every pixel: cross-entropy, average precision, Dice."""
+    """Cross-entropy, Dice and average precision of foreground masks."""
 
     outputs = 2
 
@@ -44,11 +44,11 @@ class SaliencyHeads:
             "dice_background": metrics.dice_background(test > 0, truth, self.pixels),
             "oracle_dice": metrics.oracle_dice(truth, self.pixels).expand(test.shape[:-1]),
         }
-        cells = {name: images[name].nanmean(2) for name in images}
-        pairs = zip(counts["train"].cpu().numpy(), truth.cpu().numpy(), strict=True)
-        best = [floors.count_floor(train, chosen, self.pixels).best_dice for train, chosen in pairs]
-        cells["floor_dice"] = torch.tensor(best, dtype=torch.float64, device=test.device).expand(test.shape[:2])
+        probes = {name: images[name].nanmean(2) for name in images}
+        heads = zip(counts["train"].cpu().numpy(), truth.cpu().numpy(), strict=True)
+        best = [floors.count_floor(train, test_counts, self.pixels).best_dice for train, test_counts in heads]
+        probes["floor_dice"] = torch.tensor(best, dtype=torch.float64, device=test.device).expand(test.shape[:2])
         if "val" in parts:
-            cells["val_dice"] = metrics.dice(predictions["val"] > 0, counts["val"], self.pixels).mean(2)
-            cells["ap_val"] = metrics.average_precision(predictions["val"], counts["val"], self.pixels).nanmean(2)
-        return Scores(images, cells)
+            probes["val_dice"] = metrics.dice(predictions["val"] > 0, counts["val"], self.pixels).mean(2)
+            probes["ap_val"] = metrics.average_precision(predictions["val"], counts["val"], self.pixels).nanmean(2)
+        return Scores(images, probes)

@@ -7,8 +7,9 @@ import pytest
 from scipy import optimize
 
 from probing.dataset.split import Split
+from probing.probes.config import ProbeConfig
 from probing.probes.converged import PENALTIES, fit_converged
-from probing.probes.fit import ProbeConfig, fit_site
+from probing.probes.fit import fit_site
 from support.probe_problem import pooled, problem, split_of
 
 GRID = (2, 3)
@@ -23,14 +24,14 @@ def solved(bias=False, val=2):
 
 def test_one_result_per_step_and_task_in_order():
     results, *_ = solved()
-    found = [(r.cell.step, r.cell.task) for r in results]
+    found = [(r.spec.step, r.spec.task) for r in results]
     assert found == [(1, "saliency"), (1, "depth"), (2, "saliency"), (2, "depth")]
     assert all(r.ok for r in results)
     assert results[0].row["ap"] > 0
 
 
 @pytest.mark.parametrize("bias", [False, True])
-def test_depth_without_validation_is_least_squares_on_cell_means(bias):
+def test_depth_without_validation_is_least_squares_on_patch_means(bias):
     results, acts, masks, depth, split = solved(bias, val=0)
     x = acts[1, split.train].reshape(-1, 5).astype(np.float64)
     if bias:
@@ -68,6 +69,6 @@ def test_training_long_enough_approaches_the_reference():
     split, targets = split_of(14), pooled(masks, depth, GRID)
     reference = fit_converged(acts, [1], GRID, targets, Split(split.train, [], split.test))
     config = ProbeConfig(epochs=400, lr=1e-2, batch=100)
-    trained = fit_site(acts, [1], GRID, targets, split, [r.cell for r in reference], config)
+    trained = fit_site(acts, [1], GRID, targets, split, [r.spec for r in reference], config)
     assert trained[0].row["train_loss"] == pytest.approx(reference[0].row["train_loss"], abs=1e-4)
     assert trained[1].row["train_loss"] <= reference[1].row["train_loss"] + 1e-4

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from probing.probes import features, training
-from probing.probes.fit import ProbeConfig
-from support.probe_problem import FAST, fit, grid_cells, problem, split_of
+from probing.probes.config import ProbeConfig
+from support.probe_problem import FAST, fit, grid_specs, problem, split_of
 
 
 @pytest.fixture
@@ -18,14 +18,14 @@ def acts():
 
 @pytest.mark.parametrize("slab", [1, 40, 95, 200, 10**6])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_read_and_pull_are_the_maps_of_the_gathered_activations(acts, slab, dtype, monkeypatch):
+def test_apply_and_weight_grad_are_the_maps_of_the_gathered_activations(acts, slab, dtype, monkeypatch):
     monkeypatch.setattr(features, "SLAB", slab)
     samples = torch.tensor([5, 0, 7, 3, 2])
     gathered = acts[:, samples].to(dtype).flatten(1, 2)
     weight, gradient = torch.randn(3, 2, 5, dtype=dtype), torch.randn(3, 2, 30, dtype=dtype)
     batch = features.Activations(acts, dtype).batch(samples)
-    np.testing.assert_allclose(batch.read(weight), weight @ gathered.transpose(1, 2), atol=1e-5)
-    np.testing.assert_allclose(batch.pull(gradient), gradient @ gathered, atol=1e-5)
+    np.testing.assert_allclose(batch.apply(weight), weight @ gathered.transpose(1, 2), atol=1e-5)
+    np.testing.assert_allclose(batch.weight_grad(gradient), gradient @ gathered, atol=1e-5)
     columns = torch.cat([torch.arange(30)[part] for part, _ in batch.slabs()])
     np.testing.assert_array_equal(columns, np.arange(30))
 
@@ -33,19 +33,19 @@ def test_read_and_pull_are_the_maps_of_the_gathered_activations(acts, slab, dtyp
 def test_batches_of_different_size_do_not_share_a_buffer(acts):
     source = features.Activations(acts, torch.float32)
     weight = torch.eye(5).expand(3, 5, 5)
-    first = source.batch(torch.tensor([1, 2])).read(weight)
-    source.batch(torch.tensor([4])).read(weight)
+    first = source.batch(torch.tensor([1, 2])).apply(weight)
+    source.batch(torch.tensor([4])).apply(weight)
     np.testing.assert_array_equal(first, acts[:, [1, 2]].float().flatten(1, 2).transpose(1, 2))
 
 
 @pytest.mark.parametrize("options", [{}, {"hidden": 2, "normalise": "rms", "bias": True}], ids=str)
-def test_slabs_and_blocks_change_nothing_but_the_time(options, monkeypatch):
+def test_slabs_and_blocks_do_not_change_results(options, monkeypatch):
     config = ProbeConfig(**FAST, **options)
-    cells = grid_cells(2, controls=("none", "position_activation"))
-    whole = fit(problem(), (2, 3), split_of(9), cells, config)
+    specs = grid_specs(2, controls=("none", "position_activation"))
+    whole = fit(problem(), (2, 3), split_of(9), specs, config)
     monkeypatch.setattr(features, "SLAB", 25)
     monkeypatch.setattr(training, "BLOCK", 1)
-    for one, other in zip(whole, fit(problem(), (2, 3), split_of(9), cells, config), strict=True):
+    for one, other in zip(whole, fit(problem(), (2, 3), split_of(9), specs, config), strict=True):
         np.testing.assert_allclose(one.weights, other.weights, atol=1e-5)
         for name in ("train_loss", "val_loss", "test_loss", "ap", "rmse"):
             assert one.row.get(name) == pytest.approx(other.row.get(name), abs=1e-5)

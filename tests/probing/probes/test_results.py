@@ -1,4 +1,4 @@
-"""What fit_site gives back: rows, failures and the defined outcomes of awkward data."""
+"""Results of fit_site: rows, failures and the defined outcomes of degenerate data."""
 
 from __future__ import annotations
 
@@ -7,20 +7,24 @@ import pytest
 import torch
 
 from probing.dataset.split import Split
-from probing.probes.fit import FitSpec, ProbeConfig, fit_site, predict
+from probing.probes.batched import predict
+from probing.probes.config import ProbeConfig
+from probing.probes.fit import fit_site
+from probing.probes.results import FitSpec
+from storage import tables
 from support import probe_reference as reference
-from support.probe_problem import FAST, fit, grid_cells, pooled, problem, split_of
+from support.probe_problem import FAST, fit, grid_specs, pooled, problem, split_of
 
 
 def test_test_labels_and_activations_never_reach_the_weights():
     acts, masks, depth, images = problem()
-    split, cells, config = split_of(9), grid_cells(2), ProbeConfig(**FAST, selection="val", normalise="rms")
-    before = fit((acts, masks, depth, images), (2, 3), split, cells, config)
+    split, specs, config = split_of(9), grid_specs(2), ProbeConfig(**FAST, selection="val", normalise="rms")
+    before = fit((acts, masks, depth, images), (2, 3), split, specs, config)
     acts, masks, depth = acts.copy(), masks.copy(), depth.copy()
     acts[:, split.test] = 7.0
     masks[split.test] = 1
     depth[split.test] = 3.0
-    after = fit((acts, masks, depth, images), (2, 3), split, cells, config)
+    after = fit((acts, masks, depth, images), (2, 3), split, specs, config)
     for one, other in zip(before, after, strict=True):
         np.testing.assert_array_equal(one.weights, other.weights)
         assert one.row["val_loss"] == other.row["val_loss"]
@@ -29,7 +33,7 @@ def test_test_labels_and_activations_never_reach_the_weights():
 
 def test_selection_keeps_the_epoch_with_the_lowest_validation_loss():
     config = ProbeConfig(epochs=12, lr=0.5, selection="val", optimizer="sgd")
-    for result in fit(problem(), (2, 3), split_of(9), grid_cells(2), config):
+    for result in fit(problem(), (2, 3), split_of(9), grid_specs(2), config):
         assert result.row["val_loss"] == min(e["val_loss"] for e in result.epochs)
 
 
@@ -37,14 +41,14 @@ def test_a_step_with_non_finite_training_activations_fails_alone():
     acts, *rest = problem(3)
     split = split_of(9)
     acts[1, split.train[0], 2, 3] = np.inf
-    cells = grid_cells(3, controls=("none", "position"))
-    results = {r.cell: r for r in fit((acts, *rest), (2, 3), split, cells, ProbeConfig(**FAST))}
-    for cell, result in results.items():
-        failed = cell.step == 2 and cell.control == "none"
+    specs = grid_specs(3, controls=("none", "position"))
+    results = {r.spec: r for r in fit((acts, *rest), (2, 3), split, specs, ProbeConfig(**FAST))}
+    for spec, result in results.items():
+        failed = spec.step == 2 and spec.control == "none"
         assert result.ok is not failed
         if failed:
             assert result.weights is None
-            assert result.row["error"] == "step 2: activations of the training samples are not finite"
+            assert result.row["error"].startswith("step 2:")
     sound = fit((acts[[0, 2]], *rest), (2, 3), split, [FitSpec(1, "depth")], ProbeConfig(**FAST))
     np.testing.assert_allclose(results[FitSpec(1, "depth")].weights, sound[0].weights, atol=1e-6)
 
@@ -55,19 +59,19 @@ def test_a_non_finite_sample_outside_training_fails_its_step_and_is_named(part):
     split = split_of(9)
     sample = getattr(split, part)[1]
     acts[0, sample, 0, 0] = np.nan
-    results = fit((acts, *rest), (2, 3), split, grid_cells(2), ProbeConfig(**FAST))
+    results = fit((acts, *rest), (2, 3), split, grid_specs(2), ProbeConfig(**FAST))
     for result in results:
-        assert result.ok is (result.cell.step == 2)
+        assert result.ok is (result.spec.step == 2)
         if not result.ok:
             assert f"{part} sample {sample}" in result.row["error"]
 
 
-def test_diverged_weights_fail_with_a_cure():
+def test_diverged_weights_fail_with_a_fix():
     acts, *rest = problem(1)
     config = ProbeConfig(epochs=40, lr=1e38, optimizer="sgd")
     (result,) = fit((acts * 100, *rest), (2, 3), split_of(9), [FitSpec(1, "depth")], config)
     assert result.row["status"] == "failed"
-    assert "lower probe.lr" in result.row["error"]
+    assert "probe.lr" in result.row["error"]
 
 
 def test_constant_labels_leave_correlations_undefined_and_out_of_the_mean():
@@ -86,7 +90,7 @@ def test_constant_labels_leave_correlations_undefined_and_out_of_the_mean():
 def test_labels_constant_everywhere_give_no_nan_anywhere():
     acts, masks, depth, images = problem()
     data = (acts, np.zeros_like(masks), np.full_like(depth, 0.5), images)
-    for result in fit(data, (2, 3), split_of(9), grid_cells(2), ProbeConfig(**FAST)):
+    for result in fit(data, (2, 3), split_of(9), grid_specs(2), ProbeConfig(**FAST)):
         assert result.ok
         for value in [*result.row.values(), *(v for row in result.images for v in row.values())]:
             assert not (isinstance(value, float) and np.isnan(value))
@@ -107,16 +111,16 @@ def test_an_image_without_foreground_has_a_dice_but_no_average_precision():
 
 
 def test_one_test_sample_is_enough_for_every_control():
-    cells = grid_cells(2, controls=("none", "shuffled", "other_image", "position"))
-    for result in fit(problem(), (2, 3), split_of(9, val=0, test=1), cells, ProbeConfig(**FAST)):
+    specs = grid_specs(2, controls=("none", "shuffled", "other_image", "position"))
+    for result in fit(problem(), (2, 3), split_of(9, val=0, test=1), specs, ProbeConfig(**FAST)):
         assert result.ok
         assert len(result.images) == 1
         assert result.row["val_loss"] is None
         assert result.row["test_loss"] > 0
 
 
-def test_rows_carry_the_columns_of_the_tables():
-    saliency, depth = fit(problem(1), (2, 3), split_of(9), grid_cells(1), ProbeConfig(**FAST))
+def test_rows_have_the_columns_of_the_tables():
+    saliency, depth = fit(problem(1), (2, 3), split_of(9), grid_specs(1), ProbeConfig(**FAST))
     shared = {"step", "task", "control", "seed", "tokens", "channels", "n_train", "n_val", "n_test", "train_loss"}
     shared |= {"val_loss", "test_loss", "seconds", "status", "error", "dropped"}
     own = {"dice", "val_dice", "oracle_dice", "ap", "ap_val", "crossentropy", "dice_threshold", "dice_background"}
@@ -135,8 +139,7 @@ def test_rows_carry_the_columns_of_the_tables():
 
 def test_the_chosen_threshold_is_never_worse_than_argmax_on_train():
     data, split = problem(), split_of(9)
-    swapped = Split(split.train, split.val, split.test)
-    (result,) = fit(data, (2, 3), swapped, [FitSpec(1, "saliency")], ProbeConfig(**FAST))
+    (result,) = fit(data, (2, 3), split, [FitSpec(1, "saliency")], ProbeConfig(**FAST))
     logits = predict(result.weights, data[0][0, split.train]).numpy()
     masks = data[1][split.train]
     margin = reference.enlarge(torch.from_numpy(logits), (2, 3), masks.shape[1:]).numpy()
@@ -158,21 +161,21 @@ def test_the_chosen_threshold_is_never_worse_than_argmax_on_train():
 
 
 BAD = [
-    (lambda a: a | {"acts": a["acts"][:, :, :5]}, "activations have 5 cells, the grid 2 x 3"),
-    (lambda a: a | {"acts": a["acts"][0]}, "must be .steps, samples, cells, channels."),
-    (lambda a: a | {"steps": [1, 1]}, "must be .steps, samples, cells, channels."),
-    (lambda a: a | {"acts": a["acts"][:, :8]}, "targets of saliency: 9 samples"),
-    (lambda a: a | {"cells": [FitSpec(9, "depth")]}, "no activations of step 9"),
-    (lambda a: a | {"cells": [FitSpec(1, "normals")]}, "no task named 'normals'"),
-    (lambda a: a | {"cells": [FitSpec(1, "depth", "shufled")]}, "unknown probe control 'shufled'"),
-    (lambda a: a | {"split": Split([0, 1], [], [9])}, "split names sample 9"),
-    (lambda a: a | {"split": Split([0, 1], [], [2]), "config": ProbeConfig(selection="val")}, "needs validation"),
-    (lambda a: a | {"config": ProbeConfig(smoothness=1.0)}, "needs the images"),
+    (lambda a: a | {"acts": a["acts"][:, :, :5]}, "5 patches.*2 x 3"),
+    (lambda a: a | {"acts": a["acts"][0]}, "expected activations"),
+    (lambda a: a | {"steps": [1, 1]}, "expected activations"),
+    (lambda a: a | {"acts": a["acts"][:, :8]}, "targets of saliency: 9"),
+    (lambda a: a | {"specs": [FitSpec(9, "depth")]}, "step 9"),
+    (lambda a: a | {"specs": [FitSpec(1, "normals")]}, "'normals'"),
+    (lambda a: a | {"specs": [FitSpec(1, "depth", "shufled")]}, "'shufled'"),
+    (lambda a: a | {"split": Split([0, 1], [], [9])}, "sample 9"),
+    (lambda a: a | {"split": Split([0, 1], [], [2]), "config": ProbeConfig(selection="val")}, "probe.selection=val"),
+    (lambda a: a | {"config": ProbeConfig(smoothness=1.0)}, "probe.smoothness"),
 ]
 
 
 @pytest.mark.parametrize(("change", "message"), BAD)
-def test_inputs_that_do_not_fit_together_are_refused(change, message):
+def test_inputs_that_do_not_fit_together_raise(change, message):
     acts, masks, depth, _ = problem()
     good = {
         "acts": acts,
@@ -180,7 +183,7 @@ def test_inputs_that_do_not_fit_together_are_refused(change, message):
         "grid": (2, 3),
         "targets": pooled(masks, depth, (2, 3)),
         "split": split_of(9),
-        "cells": [FitSpec(1, "depth")],
+        "specs": [FitSpec(1, "depth")],
         "config": ProbeConfig(**FAST),
     }
     with pytest.raises(ValueError, match=message):
@@ -204,16 +207,15 @@ def test_splits_must_be_disjoint_and_filled():
         Split([1, 2], [], [2])
 
 
-def test_validation_losses_are_taken_as_often_as_asked_and_after_the_last_epoch():
+def test_validation_losses_are_computed_every_val_every_epochs_and_after_the_last():
     config = ProbeConfig(epochs=5, lr=1e-2, val_every=3)
     (result,) = fit(problem(1), (2, 3), split_of(9), [FitSpec(1, "depth")], config)
     assert [row["val_loss"] is not None for row in result.epochs] == [False, False, True, False, True]
     assert result.row["val_loss"] == result.epochs[-1]["val_loss"]
 
 
-def test_every_column_is_known_to_the_tables():
-    tables = pytest.importorskip("storage.tables")
-    for result in fit(problem(1), (2, 3), split_of(9), grid_cells(1), ProbeConfig(**FAST)):
+def test_every_column_is_in_the_tables_schema():
+    for result in fit(problem(1), (2, 3), split_of(9), grid_specs(1), ProbeConfig(**FAST)):
         assert set(result.row) <= set(tables.PROBES.names)
         assert set(result.images[0]) <= set(tables.IMAGES.names)
         assert set(result.epochs[0]) <= set(tables.EPOCHS.names)
@@ -229,8 +231,8 @@ def two_threads():
 
 @pytest.mark.usefixtures("two_threads")
 def test_torchs_number_of_threads_comes_back_even_after_an_error():
-    fit(problem(1), (2, 3), split_of(9), grid_cells(1), ProbeConfig(**FAST))
+    fit(problem(1), (2, 3), split_of(9), grid_specs(1), ProbeConfig(**FAST))
     assert torch.get_num_threads() == 2
-    with pytest.raises(ValueError, match="unknown probe control"):
+    with pytest.raises(ValueError, match="shufled"):
         fit(problem(1), (2, 3), split_of(9), [FitSpec(1, "depth", "shufled")], ProbeConfig(**FAST))
     assert torch.get_num_threads() == 2

@@ -1,4 +1,4 @@
-"""Inputs of the surface's controls against plain loops."""
+"""Inputs of the surface controls against plain loops."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def latents():
     return random.normal(size=(2, 3, 6, 4)).astype(np.float16), random.normal(size=(2, 3, 6, 4)).astype(np.float16)
 
 
-def test_a_cell_sees_its_neighbourhood_in_both_latents(latents):
+def test_a_patch_has_its_neighbourhood_in_both_latents(latents):
     found = latent_features(*latents, (6, 4), "surface")
     assert found.shape == (2, 24, 2 * 3 * 25 + 2)
     assert feature_count("surface", 3) == 2 * 3 * 25 + 2
@@ -25,7 +25,7 @@ def test_a_cell_sees_its_neighbourhood_in_both_latents(latents):
         np.testing.assert_array_equal(found[1, row * 4 + column, :-2], expected)
 
 
-def test_a_reach_of_one_is_the_latents_themselves_and_their_place(latents):
+def test_a_neighbourhood_of_one_is_the_latents_and_their_coordinates(latents):
     found = latent_features(*latents, (6, 4), "surface_point")
     expected = np.concatenate(latents, 1).transpose(0, 2, 3, 1).reshape(2, 24, 6)
     np.testing.assert_array_equal(found[..., :-2], expected)
@@ -33,7 +33,7 @@ def test_a_reach_of_one_is_the_latents_themselves_and_their_place(latents):
     np.testing.assert_allclose(found[..., -2:], [place] * 2, atol=2e-3)
 
 
-def test_coarse_cells_hold_means(latents):
+def test_coarse_patches_have_means(latents):
     found = latent_features(*latents, (3, 2), "surface_point")
     expected = (
         np.concatenate(latents, 1)
@@ -56,7 +56,7 @@ def points():
     return found
 
 
-def test_a_cell_sees_the_colours_around_it(points):
+def test_a_patch_has_the_colours_around_it(points):
     found = picture_features(points, (6, 4), (6, 4))
     assert found.shape == (2, 24, feature_count("surface_rgb", 4)) == (2, 24, 195)
     picture = points.reshape(2, 12, 8, 3)
@@ -68,7 +68,7 @@ def test_a_cell_sees_the_colours_around_it(points):
         np.testing.assert_allclose(found[1, row * 4 + column, 192:], place, atol=1e-3)
 
 
-def test_a_coarse_grid_sees_the_picture_averaged(points):
+def test_a_coarse_grid_has_the_picture_averaged(points):
     picture = points.reshape(2, 6, 2, 4, 2, 3).astype(np.float32).mean((2, 4))
     found = picture_features(points, (6, 4), (3, 2))
     assert found.shape == (2, 6, 195)

@@ -16,9 +16,9 @@ def acts() -> np.ndarray:
     return np.random.default_rng(0).normal(size=(STEPS, SAMPLES, 16, CHANNELS)).astype(np.float16)
 
 
-def enlarge(cells: np.ndarray) -> np.ndarray:
+def enlarge(values: np.ndarray) -> np.ndarray:
     """(n, 16) to (n, 16, 16) pixels by nearest neighbour."""
-    return cells.reshape(-1, 4, 4).repeat(4, 1).repeat(4, 2)
+    return values.reshape(-1, 4, 4).repeat(4, 1).repeat(4, 2)
 
 
 def test_depth_matrix_equals_rmse_over_pixels(acts: np.ndarray) -> None:
@@ -40,8 +40,8 @@ def test_saliency_matrix_equals_dice_over_pixels(acts: np.ndarray) -> None:
     found = transfer(weights, list(acts), pool_saliency(masks, GRID, 0), np.arange(SAMPLES))
     for i, w in enumerate(weights):
         for j in range(STEPS):
-            read = acts[j].astype(np.float64) @ w.T
-            mask = enlarge(read[..., 1] > read[..., 0])
+            logits = acts[j].astype(np.float64) @ w.T
+            mask = enlarge(logits[..., 1] > logits[..., 0])
             both = (mask & (masks > 0)).sum((1, 2))
             dice = 2 * both / (mask.sum((1, 2)) + masks.sum((1, 2)))
             assert found["dice"][i, j] == pytest.approx(dice.mean(), rel=1e-6)

@@ -7,20 +7,22 @@ import pytest
 import torch
 from scipy import stats
 
-from probing.probes.fit import FitSpec, ProbeConfig, fit_site
+from probing.probes.config import ProbeConfig
+from probing.probes.fit import fit_site
+from probing.probes.results import FitSpec
 from probing.scoring import metrics
 from probing.scoring.targets import pool_depth, pool_saliency
 from support.probe_problem import FAST, problem, split_of
 
-GRID, CELL = (2, 3), (4, 2)
+GRID, PATCH = (2, 3), (4, 2)
 
 
 def test_region_error_by_hand():
     depth = np.array([[[1.0, 3.0, 0.0, 2.0]]], np.float32)
     mask = np.array([[[True, False, True, True]]])
     pooled = pool_depth(depth, (1, 2), masks=mask)
-    np.testing.assert_array_equal(pooled.inside[:, 0], [[1, 2], [1, 2], [1, 4]])
-    error = metrics.squared_error_inside(torch.tensor([2.0, 1.0]), *torch.from_numpy(pooled.inside[:, 0]))
+    np.testing.assert_array_equal(pooled.object_sums[:, 0], [[1, 2], [1, 2], [1, 4]])
+    error = metrics.squared_error_inside(torch.tensor([2.0, 1.0]), *torch.from_numpy(pooled.object_sums[:, 0]))
     assert float(error) == pytest.approx((1 + 1 + 1) / 3)
     none = torch.zeros(2, dtype=torch.float64)
     assert torch.isnan(metrics.squared_error_inside(torch.tensor([2.0, 1.0]), none, none, none))
@@ -31,26 +33,26 @@ def fitted():
     acts, masks, depth, _ = problem()
     split = split_of(9)
     targets = {"saliency": pool_saliency(masks, GRID), "depth": pool_depth(depth, GRID, masks=masks > 0)}
-    cells = [FitSpec(1, "depth", c) for c in ("none", "shuffled")]
-    results = fit_site(acts, [1, 2], GRID, targets, split, cells, ProbeConfig(**FAST))
-    return acts, masks, depth, split, dict(zip(cells, results, strict=True))
+    specs = [FitSpec(1, "depth", c) for c in ("none", "shuffled")]
+    results = fit_site(acts, [1, 2], GRID, targets, split, specs, ProbeConfig(**FAST))
+    return acts, masks, depth, split, dict(zip(specs, results, strict=True))
 
 
-def full(cells: np.ndarray) -> np.ndarray:
-    return cells.reshape(GRID).repeat(CELL[0], 0).repeat(CELL[1], 1)
+def full(values: np.ndarray) -> np.ndarray:
+    return values.reshape(GRID).repeat(PATCH[0], 0).repeat(PATCH[1], 1)
 
 
 def test_scores_equal_those_of_full_size_maps(fitted):
     acts, masks, depth, split, results = fitted
     result = next(iter(results.values()))
-    blocks = depth[split.train].reshape(len(split.train), GRID[0], CELL[0], GRID[1], CELL[1]).astype(np.float64)
+    blocks = depth[split.train].reshape(len(split.train), GRID[0], PATCH[0], GRID[1], PATCH[1]).astype(np.float64)
     mean = full(blocks.mean((0, 2, 4)))
     for row, sample in zip(result.images, split.test, strict=True):
         found = full(acts[0, sample].astype(np.float64) @ result.weights[0, :5])
         inside, error = masks[sample] > 0, np.square(found - depth[sample])
         for name, region in (("rmse_object", inside), ("rmse_background", ~inside)):
             assert row[name] == pytest.approx(np.sqrt(error[region].mean()), abs=1e-5)
-        # the mean map as the program has it: float32 residuals could otherwise tie differently
+        # the mean map in the precision of residual_ranks: float32 residuals could otherwise tie differently
         expected = stats.spearmanr((found - mean).ravel(), (depth[sample] - mean).ravel()).statistic
         assert row["spearman_residual"] == pytest.approx(expected, abs=1e-5)
     values = [r["spearman_residual"] for r in result.images]

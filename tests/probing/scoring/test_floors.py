@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from probing.dataset.split import Split
-from probing.probes.fit import FitSpec, ProbeConfig, fit_site
+from probing.probes.config import ProbeConfig
+from probing.probes.fit import fit_site
+from probing.probes.results import FitSpec
 from probing.scoring import metrics
 from probing.scoring.floors import count_floor, mask_floor
 from probing.scoring.targets import pool_depth, pool_saliency

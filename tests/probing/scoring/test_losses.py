@@ -1,4 +1,4 @@
-"""Losses per cell against hand-computed numbers, full-size pixels and automatic differentiation."""
+"""Losses per patch against hand-computed numbers, full-size pixels and automatic differentiation."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from support import probe_reference as reference
 
 
 def huber_of(depth, grid, prediction, delta=1.0, dtype=torch.float64, rows=None):
-    """Value and gradient (steps, cells) of predictions (steps, cells) for one image."""
+    """Value and gradient (steps, patches) of predictions (steps, patches) for one image."""
     pooled = pool_depth(depth, grid)
-    pixels = losses.cell_pixels(pooled, dtype, torch.device("cpu"))
+    pixels = losses.patch_pixels(pooled, dtype, torch.device("cpu"))
     low, high = pooled.values[0, :, 0] - pooled.mean[0], pooled.values[0, :, -1] - pooled.mean[0]
     shape = [torch.from_numpy(x).to(dtype)[None] for x in ((low + high) / 2, (high - low) / 2, pooled.variance[0] / 2)]
     rows = torch.arange(prediction.shape[1])[None] if rows is None else rows
@@ -48,28 +48,30 @@ cases = st.tuples(
 
 @settings(max_examples=80, deadline=None)
 @given(cases)
-def test_huber_equals_the_pixels_for_any_cell(case):
+def test_huber_equals_the_pixels_for_any_patch(case):
     rows, columns, height, width, delta, seed = case
     random = np.random.default_rng(seed)
     depth = random.standard_normal((1, rows * height, columns * width)) * random.choice([0.05, 0.7, 4.0])
     depth = np.round(depth, random.integers(0, 4)).astype(np.float32)
-    cells = rows * columns
-    prediction = np.concatenate([random.standard_normal((6, cells)) * 3, np.round(random.standard_normal((4, cells)))])
+    patches = rows * columns
+    prediction = np.concatenate(
+        [random.standard_normal((6, patches)) * 3, np.round(random.standard_normal((4, patches)))]
+    )
     found = huber_of(depth, (rows, columns), prediction, delta)
     single = huber_of(depth, (rows, columns), prediction, delta, torch.float32)
     pooled = pool_depth(depth, (rows, columns))
-    for (step, cell), p in np.ndenumerate(prediction):
-        slow = reference.huber_cell(pooled.values[0, cell], p, delta)
-        np.testing.assert_allclose([found[0][step, cell], found[1][step, cell]], slow, atol=1e-10)
-        np.testing.assert_allclose([single[0][step, cell], single[1][step, cell]], slow, rtol=2e-5, atol=2e-6)
+    for (step, patch), p in np.ndenumerate(prediction):
+        slow = reference.huber_patch(pooled.values[0, patch], p, delta)
+        np.testing.assert_allclose([found[0][step, patch], found[1][step, patch]], slow, atol=1e-10)
+        np.testing.assert_allclose([single[0][step, patch], single[1][step, patch]], slow, rtol=2e-5, atol=2e-6)
 
 
-def test_huber_looks_up_the_cells_it_is_told():
+def test_huber_looks_up_the_given_rows():
     depth = np.array([[[0.0, 4.0, 10.0, 11.0]]], dtype=np.float32)
     straight = huber_of(depth, (1, 2), np.array([[3.2, 3.2]]))
     pooled = pool_depth(depth, (1, 2))
     turned = pool_depth(depth[:, :, [2, 3, 0, 1]], (1, 2))
-    pixels = losses.cell_pixels(turned, torch.float64, torch.device("cpu"))
+    pixels = losses.patch_pixels(turned, torch.float64, torch.device("cpu"))
     shape = [torch.tensor([[0.0, 0.0]]).double(), torch.tensor([[2.0, 0.5]]).double()]
     shape.append(torch.from_numpy(pooled.variance / 2))
     offset = torch.tensor([[[3.2, 3.2]]]).double() - torch.from_numpy(pooled.mean)
@@ -80,9 +82,9 @@ def test_huber_looks_up_the_cells_it_is_told():
 def test_sorted_pixels_are_made_once_for_all_sites_of_a_grid():
     pooled = pool_depth(np.zeros((2, 2, 2), dtype=np.float32), (1, 1))
     device = torch.device("cpu")
-    once = losses.cell_pixels(pooled, torch.float32, device)
-    assert losses.cell_pixels(pooled, torch.float32, device) is once
-    assert losses.cell_pixels(pooled, torch.float64, device) is not once
+    once = losses.patch_pixels(pooled, torch.float32, device)
+    assert losses.patch_pixels(pooled, torch.float32, device) is once
+    assert losses.patch_pixels(pooled, torch.float64, device) is not once
 
 
 @settings(max_examples=30, deadline=None)

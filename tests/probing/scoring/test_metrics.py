@@ -1,4 +1,4 @@
-"""Scores per cell against hand-computed numbers and against full-size pixels."""
+"""Scores per patch against hand-computed numbers and against full-size pixels."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_correlations_of_constant_maps_are_undefined():
 
 @settings(max_examples=30, deadline=None)
 @given(masks)
-def test_oracle_dice_is_the_best_of_all_masks_of_whole_cells(mask):
+def test_oracle_dice_is_the_best_of_all_masks_of_whole_patches(mask):
     counts = torch.from_numpy(pool_saliency(mask, GRID).counts[0])
     every = torch.tensor(list(itertools.product([False, True], repeat=6)))
     best = metrics.dice(every, counts, PIXELS).max()

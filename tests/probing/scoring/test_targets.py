@@ -1,4 +1,4 @@
-"""Pooled labels against hand-counted cells and direct computation on pixels."""
+"""Pooled labels against hand-counted patches and direct computation on pixels."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy import stats
 
-from probing.scoring.targets import pixel_ranks, pool_depth, pool_edges, pool_saliency, split_cells
+from probing.scoring.targets import pixel_ranks, pool_depth, pool_edges, pool_saliency, split_patches
 
 MASK = np.array([[[0, 200, 1, 0], [0, 255, 0, 0]]], dtype=np.uint8)
 
 
-def test_foreground_is_counted_cell_by_cell():
+def test_foreground_is_counted_patch_by_patch():
     pooled = pool_saliency(MASK, (1, 2))
     np.testing.assert_array_equal(pooled.counts, [[2, 1]])
     assert (pooled.pixels, pooled.grid, len(pooled)) == (4, (1, 2), 1)
@@ -34,12 +34,12 @@ def test_depth_moments_and_ranks_by_hand():
     np.testing.assert_allclose(pooled.rank_squares, [0.5**2 + 1 + 1 + 1.5**2])
 
 
-def test_cells_run_row_by_row_in_non_square_grids():
+def test_patches_run_row_by_row_in_non_square_grids():
     maps = np.arange(24).reshape(1, 4, 6)
-    cells = split_cells(maps, (2, 3))
-    np.testing.assert_array_equal(cells[0, 0], [0, 1, 6, 7])
-    np.testing.assert_array_equal(cells[0, 2], [4, 5, 10, 11])
-    np.testing.assert_array_equal(cells[0, 3], [12, 13, 18, 19])
+    patches = split_patches(maps, (2, 3))
+    np.testing.assert_array_equal(patches[0, 0], [0, 1, 6, 7])
+    np.testing.assert_array_equal(patches[0, 2], [4, 5, 10, 11])
+    np.testing.assert_array_equal(patches[0, 3], [12, 13, 18, 19])
 
 
 @settings(max_examples=40, deadline=None)

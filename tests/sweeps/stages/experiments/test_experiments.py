@@ -92,7 +92,7 @@ def test_converged_references_are_those_of_the_stored_activations(finished: Path
     acts = run.store.read_activations("trained", "up.3.2", 15, samples.tolist())
     mine = fit_converged(acts[None], [15], (16, 16), site_targets(job, job.site("up.3.2")), split)
     for result in mine:
-        row = next(r for r in found if r["task"] == result.cell.task)
+        row = next(r for r in found if r["task"] == result.spec.task)
         assert row["test_loss"] == pytest.approx(result.row["test_loss"], rel=1e-9)
     assert len(rows(finished, "images", "converged")) == 2 * 4
     assert converged_stage.missing(run) == []
