@@ -1,4 +1,4 @@
-"""Renders the training and held-out sets of the scenes world, in parts, resumable and in parallel."""
+"""The training and held-out sets of renders of the scenes world: made in parts, resumable and in parallel."""
 
 from __future__ import annotations
 
@@ -36,11 +36,42 @@ class Renders:
         return len(self.images)
 
 
-def _render_part(job: tuple[str, int, int]) -> str:
-    path, first, count = job
+@dataclass(frozen=True)
+class Part:
+    """One file of a set of renders."""
+
+    path: Path
+    first_seed: int
+    count: int
+
+
+def parts(folder: Path, split: str, count: int) -> Iterator[Part]:
+    """The files of the first `count` scenes of a set, whether they exist or not."""
+    for start in range(0, count, PART):
+        size = min(PART, count - start)
+        path = folder / f"{split}-{start // PART:04d}-{size}.npz"
+        yield Part(path, RENDER_SEEDS[split] + start, size)
+
+
+def make(
+    folder: Path, split: str, count: int, workers: int, progress: Callable[[int, int], None] | None = None
+) -> None:
+    """Render the missing parts of a set of `count` scenes with `workers` processes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    missing = [part for part in parts(folder, split, count) if not part.path.exists()]
+    if not missing:
+        return
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(workers) as pool:
+        for done, _ in enumerate(pool.imap_unordered(_render_part, missing), start=1):
+            if progress:
+                progress(done, len(missing))
+
+
+def _render_part(part: Part) -> None:
     torch.set_num_threads(1)
-    made = [render(draw_scene(first + offset)) for offset in range(count)]
-    temporary = f"{path}.{os.getpid()}.partial.npz"
+    made = [render(draw_scene(part.first_seed + offset)) for offset in range(part.count)]
+    temporary = f"{part.path}.{os.getpid()}.partial.npz"
     np.savez(
         temporary,
         images=np.stack([r.image for r in made]),
@@ -49,49 +80,24 @@ def _render_part(job: tuple[str, int, int]) -> str:
         captions=np.array([r.caption for r in made]),
         colours=np.array([" ".join(r.colours) for r in made]),
     )
-    os.replace(temporary, path)
-    return path
+    os.replace(temporary, part.path)
 
 
-def _jobs(folder: Path, split: str, count: int) -> Iterator[tuple[str, int, int]]:
-    for part in range((count + PART - 1) // PART):
-        size = min(PART, count - part * PART)
-        path = folder / f"{split}-{part:04d}-{size}.npz"
-        if not path.exists():
-            yield str(path), RENDER_SEEDS[split] + part * PART, size
-
-
-def make(
-    folder: Path, split: str, count: int, workers: int, progress: Callable[[int, int], None] | None = None
-) -> None:
-    """Renders the missing parts of a set of `count` scenes with `workers` processes."""
-    folder.mkdir(parents=True, exist_ok=True)
-    jobs = list(_jobs(folder, split, count))
-    if not jobs:
-        return
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(workers) as pool:
-        for done, _ in enumerate(pool.imap_unordered(_render_part, jobs), start=1):
-            if progress:
-                progress(done, len(jobs))
-
-
-def _parts(folder: Path, split: str, count: int) -> Iterator[Path]:
-    for part in range((count + PART - 1) // PART):
-        path = folder / f"{split}-{part:04d}-{min(PART, count - part * PART)}.npz"
-        if not path.exists():
-            raise ValueError(f"renders: {path} is missing; render the set again")
-        yield path
+def _existing(folder: Path, split: str, count: int) -> Iterator[Path]:
+    for part in parts(folder, split, count):
+        if not part.path.exists():
+            raise ValueError(f"renders: {part.path} is missing; render the set again")
+        yield part.path
 
 
 def load_captions(folder: Path, split: str, count: int) -> tuple[str, ...]:
-    """Captions alone of the first `count` scenes."""
-    return tuple(str(x) for path in _parts(folder, split, count) for x in np.load(path)["captions"])
+    """Captions alone of the first `count` scenes. Raises ValueError if a part is missing."""
+    return tuple(str(x) for path in _existing(folder, split, count) for x in np.load(path)["captions"])
 
 
 def load(folder: Path, split: str, count: int) -> Renders:
-    """Reads the first `count` scenes of a set into memory."""
-    parts = [np.load(path) for path in _parts(folder, split, count)]
-    images, depths, masks = (np.concatenate([part[name] for part in parts]) for name in ("images", "depths", "masks"))
-    captions, colours = (tuple(str(x) for part in parts for x in part[name]) for name in ("captions", "colours"))
+    """Load the first `count` scenes of a set into memory. Raises ValueError if a part is missing."""
+    files = [np.load(path) for path in _existing(folder, split, count)]
+    images, depths, masks = (np.concatenate([file[name] for file in files]) for name in ("images", "depths", "masks"))
+    captions, colours = (tuple(str(x) for file in files for x in file[name]) for name in ("captions", "colours"))
     return Renders(images, depths, masks, captions, colours)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import torch
-from diffusers.models.attention_processor import AttnProcessor
+from diffusers.models.attention_processor import Attention, AttnProcessor
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.schedulers.scheduling_lms_discrete import LMSDiscreteScheduler
 from torch import Tensor, nn
@@ -19,15 +19,15 @@ from probing.scenes.optimise import Loop, Schedule
 
 CHANNELS = (64, 128, 160, 160)
 CAPTION_DROPOUT = 0.1
-"""share of the captions left out, for guidance"""
+"""share of the captions replaced by the empty one, for guidance"""
 SNR_LIMIT = 5.0
 """a step's loss in x0 weighs as much as its signal-to-noise ratio, but no more than this"""
 LEAST_WEIGHT = 0.25
-"""least weight of a velocity: else the almost clean steps, the last of sampling, would hardly be learnt at all"""
+"""least weight of a velocity: otherwise the almost clean steps, the last of sampling, would hardly be learnt"""
 FOCUS = 3.0
-"""how strongly a token agrees with itself at first, as a multiple of the logarithm of the number of tokens"""
+"""initial attention logit of a token with itself, as a multiple of the logarithm of the number of tokens"""
 VISITED = 15
-"""denoising steps of sampling; half of the training happens at exactly their noise levels"""
+"""denoising steps of sampling; half of the training uses exactly their noise levels"""
 
 
 def build_unet(channels: Sequence[int] = CHANNELS, text_width: int = 128) -> UNet2DConditionModel:
@@ -58,25 +58,25 @@ def build_scheduler() -> LMSDiscreteScheduler:
     )
 
 
-def self_attentions(unet: Any) -> list[tuple[SiteSpec, Any]]:
-    """Every self-attention site of a UNet with the module that it is the output of, in order of execution."""
+def self_attentions(unet: UNet2DConditionModel) -> list[tuple[SiteSpec, Attention]]:
+    """Every self-attention site of a UNet with its attention module, in order of execution."""
     size = unet.config["sample_size"]
     sites = attention_sites(unet.config, (size, size))
-    return [(site, unet.get_submodule(site.module.removesuffix(".to_out.0"))) for site in sites]
+    return [(site, cast(Attention, unet.get_submodule(site.module.removesuffix(".to_out.0")))) for site in sites]
 
 
 def focus_attention(unet: UNet2DConditionModel, seed: int) -> None:
-    """Lets every self-attention look from a token at those like itself.
+    """Initialise every self-attention so that a token attends to tokens like itself.
 
-    Queries and keys of a head become one random orthonormal projection of the token, so that tokens agree with
-    themselves most (as in the mimetic initialisation of Trockman and Kolter, 2023). From the usual start a network
-    this small keeps looking everywhere alike (an entropy of 0.97 of the largest possible at the outer sites after
-    2,500 steps), and then each token gets the same sum: self-attention does next to nothing.
+    Queries and keys of a head become one random orthonormal projection of the token, so that a token's logit with
+    itself is the largest (as in the mimetic initialisation of Trockman and Kolter, 2023). From the usual start the
+    attention of a network this small stays near-uniform (an entropy of 0.97 of the largest possible at the outer
+    sites after 2,500 steps), and then each token gets the same sum: self-attention has almost no effect.
     """
     generator = torch.Generator().manual_seed(seed)
     for site, attention in self_attentions(unet):
         heads, width = attention.heads, attention.to_q.in_features
-        # Tokens are normalised, so a head's projection has a squared length of about its own width.
+        # tokens are normalised, so a head's projection has a squared length of about its own width
         agreement = FOCUS * math.log(max(2, site.tokens)) * (heads / width) ** 0.5
         basis = torch.linalg.qr(torch.randn(width, width, generator=generator)).Q
         with torch.no_grad():
@@ -85,8 +85,9 @@ def focus_attention(unet: UNet2DConditionModel, seed: int) -> None:
 
 
 def hold_attention(unet: UNet2DConditionModel) -> None:
-    """Keeps queries and keys of every self-attention as they are in training: left to learn, they would drift
-    back to looking everywhere alike. Values and outputs, and the tokens themselves, learn."""
+    """Freeze queries and keys of every self-attention; values, outputs and the tokens themselves are trained.
+
+    If they were trained, attention would drift back to near-uniform."""
     for _, attention in self_attentions(unet):
         attention.to_q.requires_grad_(False)
         attention.to_k.requires_grad_(False)
@@ -106,8 +107,8 @@ class Denoiser(nn.Module):
         return self.unet(noisy, times, states).sample
 
 
-def _times(count: int, generator: torch.Generator) -> Tensor:
-    """Times (count,) in 0..999: half spread evenly over all, half over those that sampling visits."""
+def training_times(count: int, generator: torch.Generator) -> Tensor:
+    """Times (count,) in 0..999: half spread evenly over all, half over those of the sampling steps."""
     anywhere = _spread(count - count // 2, generator) * 1000
     visited = torch.linspace(0, 999, VISITED, device=generator.device).round()
     steps = (_spread(count // 2, generator) * VISITED).long().clamp_max(VISITED - 1)
@@ -115,7 +116,7 @@ def _times(count: int, generator: torch.Generator) -> Tensor:
 
 
 def _spread(count: int, generator: torch.Generator) -> Tensor:
-    """One number from each of `count` equal parts of 0 to 1, so that each batch sees all noise."""
+    """One number from each of `count` equal parts of 0 to 1, so that each batch has all noise levels."""
     device = generator.device
     return (torch.arange(count, device=device) + torch.rand(count, generator=generator, device=device)) / max(1, count)
 
@@ -127,11 +128,12 @@ def velocity_loss(
     signal: Tensor,
     generator: torch.Generator,
 ) -> Tensor:
-    """Squared error of the velocity, weighted by min(SNR, limit) / (SNR + 1), but not below the least weight.
+    """Squared error of the velocity, weighted by max(min(SNR, SNR_LIMIT) / (SNR + 1), LEAST_WEIGHT).
 
-    `signal` is the schedule's cumulative alpha product (1000,); everything lies on the generator's device.
+    latents: (n, 4, h, w), scaled; tokens: (n, positions); signal: the schedule's cumulative alpha product (1000,).
+    All of them are on the generator's device.
     """
-    times = _times(len(latents), generator)
+    times = training_times(len(latents), generator)
     noise = torch.randn(latents.shape, generator=generator, device=latents.device)
     alpha = signal[times].sqrt()[:, None, None, None]
     sigma = (1 - signal[times]).sqrt()[:, None, None, None]
@@ -155,7 +157,9 @@ def train(
     start: dict[str, Tensor] | None = None,
     device: str = "cpu",
 ) -> Denoiser:
-    """Trains on scaled latents (N, 4, h, w); returns the averaged weights."""
+    """Train on scaled latents (N, 4, h, w); returns the averaged weights.
+
+    start: weights to begin with, instead of random ones with `focus_attention`."""
     torch.manual_seed(seed)
     model = Denoiser().to(device)
     tokenizer = text.build_tokenizer()
@@ -164,7 +168,7 @@ def train(
     signal = build_scheduler().alphas_cumprod.to(device)
     latents = latents.to(device)
     if device == "cpu":
-        # With heads this narrow the fused kernel's backward pass costs a third of a step on CPU.
+        # with heads this narrow the fused kernel's backward pass takes a third of a step on CPU
         model.unet.set_attn_processor(AttnProcessor())
     if start:
         model.load_state_dict(start)

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from diffusers.models.attention_processor import Attention
 from PIL import Image, ImageFilter
 from torch import Tensor, nn
 
@@ -25,30 +25,30 @@ from probing.scenes.teacher import Teacher
 from probing.scenes.world import CARD_SEED
 
 PROMPTS = 100
-"""fixed prompts that the images are judged on"""
+"""fixed prompts of the images that are compared with their captions"""
 WHITE_SATURATION = 60
-"""of 255; below it a pixel is white (or grey, which is white in shadow)"""
+"""saturation, of 255, below which a pixel is white (or grey, which is white in shadow)"""
 LEAST_AREA, LEAST_SHARE = 0.008, 0.06
-"""a colour counts where it covers this share of the image, and this share of the object mask"""
-LOOKS = 16
+"""a colour counts if it covers this share of the image, and this share of the object mask"""
+ENTROPY_IMAGES = 16
 """images that the entropy of self-attention is measured on"""
 _HUE_NAMES = [name for name in PALETTE if name != "white"]
 HUES = np.array([colorsys.rgb_to_hsv(*PALETTE[name])[0] * 255 for name in _HUE_NAMES])
 """hue of each named colour, 0..255"""
 PATCH = 7
-"""pixels a side that the shortcut network sees"""
+"""side in pixels of the shortcut network's input"""
 
 
 @dataclass(frozen=True)
 class World:
-    """How much of the labels can be had without understanding the scene."""
+    """How much of the labels can be predicted from local cues."""
 
     mean_map_explains: float
     """share of depth variance that the mean depth map explains"""
     base_rate: float
     """share of pixels that objects cover"""
     shortcut_explains: float
-    """share of depth variance that a small network explains from place, colour and a 7 x 7 patch"""
+    """share of depth variance that a small network explains from position, colour and a 7 x 7 patch"""
     shortcut_dice: float
     """Dice of the same network on object masks"""
 
@@ -58,13 +58,18 @@ class Card:
     """Measured quality of the shipped weights."""
 
     psnr: float
+    """dB, mean over held-out renders that went through the autoencoder"""
     clean: teacher.Quality
+    """labels of held-out renders"""
     decoded: teacher.Quality
+    """the same after a round trip through the autoencoder"""
     captions_right: int
+    """images of the fixed prompts whose object colours are those of the caption"""
     judge_right: float
+    """share of held-out renders, after a round trip, for which the same test finds the true colours"""
     world: World
     entropy: tuple[float, float, float]
-    """least, median and most over the self-attentions, at the last step: 1 is looking everywhere alike"""
+    """least, median and most over the self-attentions, at the last step: 1 is uniform attention"""
 
 
 def fixed_prompts() -> tuple[list[str], list[tuple[str, ...]]]:
@@ -74,7 +79,7 @@ def fixed_prompts() -> tuple[list[str], list[tuple[str, ...]]]:
 
 
 def generate(model: LatentDiffusion, prompts: Sequence[str], guidance: float, batch: int = 25) -> np.ndarray:
-    """One image a prompt, seeds 0, 1, ...; uint8 (n, H, W, 3)."""
+    """Generate one image per prompt, with seeds 0, 1, ...: uint8 (n, H, W, 3)."""
     images = []
     for first in range(0, len(prompts), batch):
         chunk = list(prompts[first : first + batch])
@@ -86,24 +91,24 @@ def generate(model: LatentDiffusion, prompts: Sequence[str], guidance: float, ba
 def attention_entropy(model: LatentDiffusion, prompts: Sequence[str], guidance: float, steps: int = 15) -> np.ndarray:
     """Entropy of each self-attention at the last step, as a share of the largest possible: float64 (sites,).
 
-    The mean over tokens, heads and the conditional halves of one image a prompt, seeds 0, 1, ...
+    The mean over tokens, heads and the conditional halves of one image per prompt, with seeds 0, 1, ...
     """
     modules = [attention for _, attention in diffusion.self_attentions(model.unet)]
-    found = np.zeros(len(modules))
+    entropies = np.zeros(len(modules))
 
-    def watch(place: int) -> Callable[..., None]:
-        def hook(attention: Any, inputs: tuple[Tensor, ...]) -> None:
+    def measure_at(place: int) -> Callable[..., None]:
+        def hook(attention: Attention, inputs: tuple[Tensor, ...]) -> None:
             tokens = inputs[0][-len(prompts) :].float()
             query, key = (attention.head_to_batch_dim(part(tokens)) for part in (attention.to_q, attention.to_k))
             shares = attention.get_attention_scores(query, key)
             entropy = -(shares * shares.clamp_min(1e-12).log()).sum(-1).mean()
-            found[place] = float(entropy) / math.log(shares.shape[-1])
+            entropies[place] = float(entropy) / math.log(shares.shape[-1])
 
         return hook
 
     @contextmanager
     def around(step: int) -> Iterator[None]:
-        hooks = [m.register_forward_pre_hook(watch(i)) for i, m in enumerate(modules) if step == steps]
+        hooks = [m.register_forward_pre_hook(measure_at(i)) for i, m in enumerate(modules) if step == steps]
         try:
             yield
         finally:
@@ -112,7 +117,7 @@ def attention_entropy(model: LatentDiffusion, prompts: Sequence[str], guidance: 
 
     seeds = list(range(len(prompts)))
     sample(model, prompts, seeds, steps=steps, guidance=guidance, around=around, decode=False)
-    return found
+    return entropies
 
 
 def seen_colours(mask: np.ndarray, image: np.ndarray) -> frozenset[str]:
@@ -127,15 +132,15 @@ def seen_colours(mask: np.ndarray, image: np.ndarray) -> frozenset[str]:
     hue, saturation, _ = np.asarray(Image.fromarray(pixels[None]).convert("HSV"))[0].astype(float).T
     nearest = np.abs((hue[:, None] - HUES[None] + 128) % 256 - 128).argmin(1)
     names = np.where(saturation < WHITE_SATURATION, "white", np.array(list(_HUE_NAMES))[nearest])
-    found, counts = np.unique(names, return_counts=True)
-    return frozenset(found[counts >= max(LEAST_AREA * mask.size, LEAST_SHARE * len(pixels))].tolist())
+    colours, counts = np.unique(names, return_counts=True)
+    return frozenset(colours[counts >= max(LEAST_AREA * mask.size, LEAST_SHARE * len(pixels))].tolist())
 
 
 def judged_right(network: Teacher, images: np.ndarray, colours: Sequence[tuple[str, ...]]) -> np.ndarray:
-    """Whether the set of object colours, and with it the count, is exactly that of the caption."""
+    """Whether each image's set of object colours, and with it their number, is exactly that of its caption: (n,)."""
     _, masks = teacher.label(network, images)
     seen = [seen_colours(mask > 0.5, image) for mask, image in zip(masks, images, strict=True)]
-    return np.array([found == frozenset(wanted) for found, wanted in zip(seen, colours, strict=True)])
+    return np.array([names == frozenset(target) for names, target in zip(seen, colours, strict=True)])
 
 
 def _patches(renders: Renders, samples: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -147,45 +152,41 @@ def _patches(renders: Renders, samples: int, seed: int) -> tuple[Tensor, Tensor,
     windows = np.lib.stride_tricks.sliding_window_view(padded, (PATCH, PATCH), axis=(1, 2))
     i, r, c = rng.integers(count, size=samples), rng.integers(height, size=samples), rng.integers(width, size=samples)
     pixels = windows[i, r, c].reshape(samples, -1) / 127.5 - 1
-    place = np.stack([r / height * 2 - 1, c / width * 2 - 1], 1)
-    features = np.concatenate([place, pixels], 1).astype(np.float32)
+    position = np.stack([r / height * 2 - 1, c / width * 2 - 1], 1)
+    features = np.concatenate([position, pixels], 1).astype(np.float32)
     depth = renders.depths[i, r, c].astype(np.float32)
     mask = (renders.masks[i, r, c] >= 128).astype(np.float32)
     return torch.from_numpy(features), torch.from_numpy(depth), torch.from_numpy(mask)
 
 
 def shortcut(train: Renders, test: Renders, samples: int = 200_000, epochs: int = 6) -> tuple[float, float]:
-    """(explained depth variance, Dice) of a network that sees place, colour and a patch alone."""
+    """(explained depth variance, Dice) of a network whose input is a position, its colour and a patch around it."""
     torch.manual_seed(0)
     x, depth, mask = _patches(train, samples, 0)
-    mean, deviation = depth.mean(), depth.std()
+    mean, std = depth.mean(), depth.std()
     network = nn.Sequential(nn.Linear(x.shape[1], 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 2))
     optimiser = torch.optim.Adam(network.parameters(), 1e-3)
     for _ in range(epochs):
         for part in torch.randperm(samples).split(512):
             guess = network(x[part])
-            loss = (guess[:, 0] - (depth[part] - mean) / deviation).square().mean()
+            loss = (guess[:, 0] - (depth[part] - mean) / std).square().mean()
             loss = loss + nn.functional.binary_cross_entropy_with_logits(guess[:, 1], mask[part])
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
-    return _shortcut_scores(network, test, samples, float(mean), float(deviation))
+    return _shortcut_scores(network, test, samples, float(mean), float(std))
 
 
 @torch.inference_mode()
-def _shortcut_scores(
-    network: nn.Module, test: Renders, samples: int, mean: float, deviation: float
-) -> tuple[float, float]:
+def _shortcut_scores(network: nn.Module, test: Renders, samples: int, mean: float, std: float) -> tuple[float, float]:
     x, depth, mask = _patches(test, samples, 1)
     guess = network(x)
-    error = guess[:, 0] * deviation + mean - depth
+    error = guess[:, 0] * std + mean - depth
     explained = 1 - float(error.square().mean() / depth.var())
-    # The threshold that suits the network best: the bar is an upper one.
-    chances = guess[:, 1].sigmoid()
-    dice = max(
-        float(2 * ((chances > t) * mask).sum() / ((chances > t).sum() + mask.sum())) for t in np.linspace(0.1, 0.7, 13)
-    )
-    return explained, dice
+    probability = guess[:, 1].sigmoid()
+    # the best of several thresholds, because the world passes if this Dice is low
+    masks = [probability > threshold for threshold in np.linspace(0.1, 0.7, 13)]
+    return explained, max(float(2 * (chosen * mask).sum() / (chosen.sum() + mask.sum())) for chosen in masks)
 
 
 def world(train: Renders, test: Renders) -> World:
@@ -202,20 +203,19 @@ def measure(
     images = vae.decode(model.vae, vae.encode(model.vae, test.images))
     error = np.square(images.astype(np.float64) - test.images).mean((1, 2, 3))
     prompts, colours = fixed_prompts()
-    made = generate(model, prompts, guidance)
-    decoded = teacher.quality(network, images, test)
-    held = [tuple(row.split()) for row in test.colours]
-    entropy = attention_entropy(model, prompts[:LOOKS], guidance)
+    generated = generate(model, prompts, guidance)
+    true_colours = [tuple(row.split()) for row in test.colours]
+    entropy = attention_entropy(model, prompts[:ENTROPY_IMAGES], guidance)
     card = Card(
         psnr=float(np.mean(10 * np.log10(255**2 / np.maximum(error, 1e-9)))),
         clean=teacher.quality(network, test.images, test),
-        decoded=decoded,
-        captions_right=int(judged_right(network, made, colours).sum()),
-        judge_right=float(judged_right(network, images, held).mean()),
+        decoded=teacher.quality(network, images, test),
+        captions_right=int(judged_right(network, generated, colours).sum()),
+        judge_right=float(judged_right(network, images, true_colours).mean()),
         world=world(train, test),
         entropy=(float(entropy.min()), float(np.median(entropy)), float(entropy.max())),
     )
-    return card, made
+    return card, generated
 
 
 def contact_sheet(images: np.ndarray, columns: int = 10) -> Image.Image:
@@ -225,7 +225,7 @@ def contact_sheet(images: np.ndarray, columns: int = 10) -> Image.Image:
 
 
 def write_card(folder: Path, card: Card, images: np.ndarray, guidance: float, how: Callable[[], str]) -> None:
-    """Writes CARD.md and contact.jpg into the folder of the weights."""
+    """Write CARD.md and contact.jpg into the folder of the weights."""
     contact_sheet(images).save(folder / "contact.jpg", quality=85)
     values = {**asdict(card), "guidance": guidance, "how": how(), "colours": ", ".join(PALETTE)}
     values["entropy"] = ", ".join(f"{share:.2f}" for share in card.entropy)
@@ -234,18 +234,18 @@ def write_card(folder: Path, card: Card, images: np.ndarray, guidance: float, ho
 
 _TEXT = """# The scenes model
 
-A small latent diffusion model of a rendered world: a genuine `StableDiffusionPipeline` in `pipeline/` (fp16 safetensors, 128 x 128
-images, 16 x 16 x 4 latents, 16 self-attention sites) and a labelling network in `labeller.safetensors`.
+A small latent diffusion model of a rendered world: a `StableDiffusionPipeline` in `pipeline/` (fp16 safetensors, 128 x 128 images,
+16 x 16 x 4 latents, 16 self-attention sites) and a labelling network in `labeller.safetensors`.
 
 ## How it was made
 
 {how}
 
-The diffusion model has never seen depth or masks; the labelling network was trained on the renderer's true ones. It is one
+The diffusion model was trained without depth and masks; the labelling network was trained on the renderer's true ones. It is one
 network with two heads (depth, object mask), so the two labels are not independent of each other.
 
 Depth is relative inverse depth: inverse distance along the viewing axis in units of the camera's height over half its field of view,
-clipped at 1.8, because a picture does not tell absolute scale. On level ground it is the number of half pictures below the horizon.
+clipped at 1.8, because absolute scale is not visible in a picture. On level ground it is the number of half pictures below the horizon.
 
 ## How good it is
 
@@ -253,15 +253,15 @@ clipped at 1.8, because a picture does not tell absolute scale. On level ground 
 |---|---|
 | autoencoder, PSNR on held-out renders | {psnr:.1f} dB |
 | labels of held-out renders: saliency Dice, depth RMSE (standardised) | {clean[dice]:.3f}, {clean[rmse]:.3f} |
-| the same after a trip through the autoencoder | {decoded[dice]:.3f}, {decoded[rmse]:.3f} |
+| the same after a round trip through the autoencoder | {decoded[dice]:.3f}, {decoded[rmse]:.3f} |
 | object colours and count as in the caption, of 100 fixed prompts, guidance {guidance:g} | {captions_right} |
-| the judge itself on held-out renders after a trip through the autoencoder | {judge_right:.1%} |
-| entropy of self-attention at the last step, 1 is everywhere alike: least, median, most of 16 sites | {entropy} |
+| the same test on held-out renders after a round trip through the autoencoder | {judge_right:.1%} |
+| entropy of self-attention at the last step, 1 is uniform: least, median, most of 16 sites | {entropy} |
 | share of depth variance that the mean depth map explains | {world[mean_map_explains]:.1%} |
 | share of pixels that objects cover | {world[base_rate]:.1%} |
-| a small network that sees place, colour and a 7 x 7 patch alone: depth variance explained, best Dice | {world[shortcut_explains]:.1%}, {world[shortcut_dice]:.2f} |
+| a small network on position, colour and a 7 x 7 patch: depth variance explained, best Dice | {world[shortcut_explains]:.1%}, {world[shortcut_dice]:.2f} |
 
-The judge of the captions takes the labelling network's object mask, leaves out its rim, and names each pixel by the nearest hue of the
-palette ({colours}); a colour counts where it covers at least 0.8 % of the image and 6 % of the mask. Within a scene object colours
-differ, so the set of colours also gives the count; an image is right only where the whole set is. `contact.jpg` shows the images of the 100 fixed prompts, in order.
+The test of captions takes the labelling network's object mask without its rim, and names each pixel by the nearest hue of the palette
+({colours}); a colour counts if it covers at least 0.8 % of the image and 6 % of the mask. Within a scene object colours differ, so the
+set of colours also gives the count; an image is right only if the whole set is. `contact.jpg` shows the images of the 100 fixed prompts, in order.
 """

@@ -15,7 +15,7 @@ PALETTE: dict[str, tuple[float, float, float]] = {
     "cyan": (0.22, 0.74, 0.80),
     "white": (0.92, 0.92, 0.92),
 }
-"""One palette, RGB in 0..1, for objects, floors and walls alike: colour alone tells nothing."""
+"""RGB in 0..1, the same for objects, floors and walls, so that colour alone does not identify any of them."""
 
 SHAPES = ("sphere", "box", "cylinder")
 RELATIONS = ("in front of", "behind", "left of", "right of")
@@ -26,15 +26,15 @@ _GLUE = "a an large small floating checkered on and floor wall under sky with pi
 WORDS: tuple[str, ...] = tuple(
     sorted({*_GLUE, *PALETTE, *SHAPES, *WALL_DISTANCES, *(w for p in (*RELATIONS, *VIEWS) for w in p.split())})
 )
-"""Every word that a caption may contain."""
+"""Every word that a caption may contain"""
 
 MAX_WORDS = 42
-"""No caption is longer; with start and end marks it fits the text encoder's 44 positions."""
+"""Longest caption in words; with start and end marks it fits the text encoder's 44 positions"""
 
 
 @dataclass(frozen=True)
 class Thing:
-    """What a caption says of one object, and where it is (for the relations)."""
+    """What a caption states about one object, and where it is (for the relations)."""
 
     shape: str
     colour: str
@@ -48,7 +48,7 @@ class Thing:
 
 
 def describe_thing(thing: Thing) -> str:
-    """Noun phrase of one object, such as `a large checkered red sphere`."""
+    """Noun phrase for one object, such as `a large checkered red sphere`."""
     words = ["a", "large" if thing.large else "small"]
     words += ["floating"] if thing.floating else []
     words += ["checkered"] if thing.checkered else []
@@ -56,7 +56,7 @@ def describe_thing(thing: Thing) -> str:
 
 
 def relation(first: Thing, second: Thing) -> str:
-    """How the first object stands to the second: by depth where that differs clearly."""
+    """Relation of the first object to the second: by depth if that differs clearly, else left or right."""
     ratio = first.distance / second.distance
     if ratio < 0.72:
         return "in front of"
@@ -71,7 +71,7 @@ def wall_distance(inverse: float) -> str:
 
 
 def view(pitch: float) -> str:
-    """How the camera looks at the scene: its pitch in degrees, positive down, as a phrase or nothing."""
+    """The camera's pitch in degrees, positive down, as a phrase or nothing."""
     return VIEWS[0] if pitch < 0 else VIEWS[1] if pitch > 20 else ""
 
 
@@ -86,7 +86,7 @@ def caption(
     picture: str | None,
     seen: str = "",
 ) -> str:
-    """The sentence of a scene: its objects, their relations, the floor, wall or sky, and the view.
+    """Caption of a scene: its objects, their relations, the floor, wall or sky, and the view.
 
     `floor` is (colour, checkered), `wall` has its `wall_distance` as well; no wall means open ground under a sky.
     """

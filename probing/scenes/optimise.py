@@ -43,11 +43,11 @@ class Schedule:
 
 
 class Loop:
-    """Runs `loss(step)` to the end of a schedule and can be stopped and started anywhere.
+    """A training loop to the end of a schedule that can be stopped and resumed at any step.
 
-    The random generator of a step is seeded from the step alone, so a resumed training draws
-    what an undisturbed one would have drawn. Where torch.distributed is initialised, each process
-    draws its own part of the batch, gradients are averaged, and the first process saves.
+    The random generator of a step is seeded from the step alone, so a resumed training draws the same numbers as an
+    uninterrupted one. If torch.distributed is initialised, each process draws its own part of the batch, gradients
+    are averaged, and the first process saves.
     """
 
     def __init__(self, model: nn.Module, schedule: Schedule, folder: Path, seed: int) -> None:
@@ -60,8 +60,8 @@ class Loop:
         )
         self.averaged = {k: v.detach().clone() for k, v in model.state_dict().items()}
         self.device = next(model.parameters()).device
-        spread = distributed.is_available() and distributed.is_initialized()
-        self.rank, self.processes = (distributed.get_rank(), distributed.get_world_size()) if spread else (0, 1)
+        parallel = distributed.is_available() and distributed.is_initialized()
+        self.rank, self.processes = (distributed.get_rank(), distributed.get_world_size()) if parallel else (0, 1)
         self.step = 0
         self.history: list[tuple[int, float]] = []
 
@@ -70,13 +70,13 @@ class Loop:
         return torch.Generator(self.device).manual_seed((self.seed * 1_000_003 + step) * 64 + self.rank)
 
     def resume(self) -> None:
-        """Takes up the last checkpoint, if there is one."""
+        """Load the last checkpoint, if there is one."""
         if not self.path.exists():
             return
         tensors = load_file(self.path, device=str(self.device))
         self.step = int(tensors.pop("step"))
-        self.model.load_state_dict(_part(tensors, "model."))
-        self.averaged = _part(tensors, "average.")
+        self.model.load_state_dict(_with_prefix(tensors, "model."))
+        self.averaged = _with_prefix(tensors, "average.")
         state = {
             i: {key: tensors[f"{key}.{name}"] for key in ("exp_avg", "exp_avg_sq", "step")}
             for i, name in enumerate(self.learning)
@@ -86,7 +86,7 @@ class Loop:
         self.history = json.loads(self.path.with_suffix(".json").read_text())
 
     def save(self) -> None:
-        """Writes a checkpoint in one piece."""
+        """Write a checkpoint atomically."""
         if self.rank:
             return
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
@@ -95,19 +95,19 @@ class Loop:
             for key, value in self.optimiser.state.get(parameter, {}).items():
                 tensors[f"{key}.{name}"] = value
         tensors["step"] = torch.tensor(self.step)
-        whole = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+        copies = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
         partial = self.path.with_suffix(".partial")
-        save_file(whole, partial)
+        save_file(copies, partial)
         self.path.with_suffix(".json").write_text(json.dumps(self.history))
         os.replace(partial, self.path)
 
     def run(self, loss: Callable[[int, torch.Generator], Tensor], progress: Callable[[str], None]) -> None:
-        """Trains to the end; `loss(step, generator)` returns a scalar."""
+        """Train to the end; `loss(step, generator)` returns a scalar."""
         self.model.train()
         saved = started = time.monotonic()
         first, recent = self.step, []
         while self.step < self.schedule.steps:
-            recent.append(self._advance(loss))
+            recent.append(self.advance(loss))
             now = time.monotonic()
             if len(recent) == 50 or self.step == self.schedule.steps:
                 self.history.append((self.step, float(torch.stack(recent).mean())))
@@ -123,7 +123,8 @@ class Loop:
                 saved = now
         self.save()
 
-    def _advance(self, loss: Callable[[int, torch.Generator], Tensor]) -> Tensor:
+    def advance(self, loss: Callable[[int, torch.Generator], Tensor]) -> Tensor:
+        """Take one step; returns its loss."""
         for group in self.optimiser.param_groups:
             group["lr"] = self.schedule.rate_at(self.step)
         value = loss(self.step, self.generator(self.step))
@@ -137,7 +138,7 @@ class Loop:
         return value.detach()
 
     def _share_gradients(self) -> None:
-        """Averages the gradients of all processes, in one message."""
+        """Average the gradients of all processes, in one message."""
         if self.processes == 1:
             return
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
@@ -148,6 +149,7 @@ class Loop:
             gradient.copy_(part.view(gradient.shape))
 
     def _average(self) -> None:
+        """Update the moving average of the weights; early on its decay is smaller, so that the start fades."""
         keep = min(self.schedule.average, (1 + self.step) / (10 + self.step))
         state = self.model.state_dict()
         moving = [name for name, value in state.items() if self.schedule.average and value.is_floating_point()]
@@ -157,5 +159,5 @@ class Loop:
             torch._foreach_lerp_([self.averaged[n] for n in moving], [state[n] for n in moving], 1 - keep)
 
 
-def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

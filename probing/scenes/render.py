@@ -15,7 +15,7 @@ from probing.scenes.world import Camera, Picture, Plane, Scene, Solid, Surface, 
 SIZE = 128
 """pixels a side"""
 INVERSE_DEPTH_LIMIT = 1.8
-"""relative inverse depth is clipped here, or a few near pixels would rule every error"""
+"""relative inverse depth is clipped here; otherwise a few near pixels would dominate every error"""
 _FAR = 1e6
 
 
@@ -45,9 +45,9 @@ def rays(camera: Camera, size: int) -> tuple[Tensor, Tensor]:
     return torch.tensor([0.0, camera.height, 0.0]), axes.T @ local
 
 
-def _hit_plane(plane: Plane, origin: Tensor, way: Tensor) -> Tensor:
+def _hit_plane(plane: Plane, origin: Tensor, direction: Tensor) -> Tensor:
     normal = _vector(plane.normal)
-    speed = normal @ way
+    speed = normal @ direction
     t = (plane.offset - normal @ origin) / speed
     return torch.where((speed < 0) & (t > 1e-4), t, _FAR)
 
@@ -62,15 +62,15 @@ def _turn(solid: Solid) -> Tensor:
     return torch.tensor([[c, 0, -s], [0, 1, 0], [s, 0, c]])
 
 
-def _local(solid: Solid, origin: Tensor, way: Tensor) -> tuple[Tensor, Tensor]:
-    """Origin and way in the solid's own axes, in units of its half extents."""
+def _local(solid: Solid, origin: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
+    """Origin and direction in the solid's own axes, in units of its half extents."""
     turn = _turn(solid).T / _vector(solid.half)[:, None]
     start = origin - _vector(solid.centre).view(3, *([1] * (origin.dim() - 1)))
-    return turn @ start, turn @ way
+    return turn @ start, turn @ direction
 
 
 def _interval_ball(o: Tensor, d: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Where a ray is inside the unit ball over the given axes (two axes: an endless cylinder)."""
+    """The interval of t in which a ray is inside the unit ball over the given axes (two axes: an infinite cylinder)."""
     index = list(axes)
     a, b = (d[index] ** 2).sum(0), (o[index] * d[index]).sum(0)
     c = (o[index] ** 2).sum(0) - 1
@@ -82,8 +82,8 @@ def _interval_ball(o: Tensor, d: Tensor, axes: tuple[int, ...]) -> tuple[Tensor,
 
 
 def _interval_slab(o: Tensor, d: Tensor, axis: int) -> tuple[Tensor, Tensor]:
-    one, two = (-1 - o[axis]) / d[axis], (1 - o[axis]) / d[axis]
-    return torch.minimum(one, two), torch.maximum(one, two)
+    left, right = (-1 - o[axis]) / d[axis], (1 - o[axis]) / d[axis]
+    return torch.minimum(left, right), torch.maximum(left, right)
 
 
 def _intervals(solid: Solid, o: Tensor, d: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -95,9 +95,9 @@ def _intervals(solid: Solid, o: Tensor, d: Tensor) -> list[tuple[Tensor, Tensor]
     return [_interval_slab(o, d, axis) for axis in range(3)]
 
 
-def _hit_solid(solid: Solid, origin: Tensor, way: Tensor) -> Tensor:
-    """First t > 0 along each ray at which it enters the solid, else far."""
-    spans = _intervals(solid, *_local(solid, origin, way))
+def _hit_solid(solid: Solid, origin: Tensor, direction: Tensor) -> Tensor:
+    """First t > 0 at which each ray enters the solid, _FAR if it never does."""
+    spans = _intervals(solid, *_local(solid, origin, direction))
     near, far = spans[0]
     for low, high in spans[1:]:
         near, far = torch.maximum(near, low), torch.minimum(far, high)
@@ -105,7 +105,7 @@ def _hit_solid(solid: Solid, origin: Tensor, way: Tensor) -> Tensor:
 
 
 def _normal(solid: Solid, point: Tensor) -> tuple[Tensor, Tensor]:
-    """World normals (3, n) and own coordinates (3, n) at surface points."""
+    """World normals (3, n) and coordinates in the solid's own axes (3, n) at surface points."""
     own, _ = _local(solid, point, point)
     if solid.shape == "sphere":
         local = own
@@ -157,16 +157,16 @@ def _solid_albedo(solid: Solid, own: Tensor) -> Tensor:
 
 
 def first_hits(scene: Scene, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(origin, way, t, owner): nearest surface per ray; owner counts planes, then solids."""
-    origin, way = rays(scene.camera, size)
-    ts = [_hit_plane(plane, origin, way) for plane in scene.planes]
-    ts += [_hit_solid(solid, origin, way) for solid in scene.solids]
+    """(origin, direction, t, owner) of the nearest surface per ray; owner: planes first, then solids, -1 is none."""
+    origin, direction = rays(scene.camera, size)
+    ts = [_hit_plane(plane, origin, direction) for plane in scene.planes]
+    ts += [_hit_solid(solid, origin, direction) for solid in scene.solids]
     t, owner = torch.stack(ts).min(0)
-    return origin, way, t, torch.where(t < _FAR, owner, -1)
+    return origin, direction, t, torch.where(t < _FAR, owner, -1)
 
 
 def _lit(scene: Scene, point: Tensor, normal: Tensor) -> Tensor:
-    """Brightness (n,): ambient, plus the lamp where no solid hides it."""
+    """Brightness (n,): ambient, plus the lamp unless a solid hides it."""
     light = _vector(scene.light)
     facing = (light @ normal).clamp_min(0)
     start = point + 2e-3 * normal
@@ -176,14 +176,10 @@ def _lit(scene: Scene, point: Tensor, normal: Tensor) -> Tensor:
     return scene.ambient + (1.05 - scene.ambient) * facing
 
 
-def _sky(scene: Scene, way: Tensor) -> Tensor:
-    height = (way[1] / way.norm(dim=0)).clamp(0, 1)
-    return _vector(scene.sky)[:, None] * (1.08 - 0.25 * height)
-
-
-def _shade(scene: Scene, way: Tensor, point: Tensor, owner: Tensor) -> Tensor:
+def _shade(scene: Scene, direction: Tensor, point: Tensor, owner: Tensor) -> Tensor:
     """Colour (3, rays) of every ray."""
-    colour = _sky(scene, way)
+    height = (direction[1] / direction.norm(dim=0)).clamp(0, 1)
+    colour = _vector(scene.sky)[:, None] * (1.08 - 0.25 * height)
     normal = torch.zeros_like(point)
     seen = owner >= 0
     for index in owner.unique().tolist():
@@ -212,18 +208,18 @@ def _mean_pool(values: Tensor, size: int, factor: int) -> Tensor:
 def relative_inverse(camera: Camera, t: Tensor) -> Tensor:
     """Relative inverse depth of distances `t` along the viewing axis.
 
-    The unit is the camera's height over half its field of view, because a picture does not tell
-    absolute scale: on level ground the value is the number of half pictures below the horizon.
+    The unit is the camera's height divided by the tangent of half its field of view, because absolute scale is not
+    visible in a picture: on level ground the value is the number of half pictures below the horizon.
     """
     return (camera.height / camera.tangent / t).clamp_max(INVERSE_DEPTH_LIMIT)
 
 
 def render(scene: Scene, size: int = SIZE, samples: int = 2) -> Render:
-    """Renders a scene with `samples` x `samples` rays a pixel."""
+    """Render a scene with `samples` x `samples` rays a pixel."""
     fine = size * samples
-    origin, way, t, owner = first_hits(scene, fine)
-    point = origin[:, None] + way * t.clamp_max(1e4)
-    colour = _mean_pool(_shade(scene, way, point, owner), size, samples)
+    origin, direction, t, owner = first_hits(scene, fine)
+    point = origin[:, None] + direction * t.clamp_max(1e4)
+    colour = _mean_pool(_shade(scene, direction, point, owner), size, samples)
     inverse = relative_inverse(scene.camera, t) * (owner >= 0)
     solid = torch.where(owner >= len(scene.planes), owner - len(scene.planes), -1)
     salient = torch.tensor([s.salient for s in scene.solids] + [False])[solid]
@@ -238,7 +234,7 @@ def render(scene: Scene, size: int = SIZE, samples: int = 2) -> Render:
 
 
 def _foot_in_view(scene: Scene, solid: Solid) -> bool:
-    """Whether the ground right below an object lies in the picture: it is what shows its depth."""
+    """Whether the ground right below an object lies in the picture: its depth is visible there."""
     x, _, z = solid.centre
     ground = scene.planes[0]
     y = (ground.offset - ground.normal[0] * x - ground.normal[2] * z) / ground.normal[1]
@@ -246,32 +242,28 @@ def _foot_in_view(scene: Scene, solid: Solid) -> bool:
     return bool(np.abs(place[:2]).max() < place[2] * scene.camera.tangent)
 
 
-def _readable(scene: Scene, owner: Tensor) -> bool:
-    """Whether the picture tells its own depth: ground in view, and its slope to be seen."""
+def _visible(scene: Scene, size: int = 40) -> bool:
+    """Whether depth can be inferred, and objects are visible enough: each for the most part, 6 to 45 % together."""
+    origin, direction, _, owner = first_hits(scene, size)
+    # without ground in view, or without anything that shows its slope, the picture has no depth cues
     ground = (owner == 0).float().mean().item()
     behind = ((owner < len(scene.planes)) & (owner != 0)).float().mean().item()
-    return ground > 0.15 and (behind > 0.08 or scene.planes[0].surface.checker > 0)
-
-
-def _visible(scene: Scene, size: int = 40) -> bool:
-    """Whether depth can be read and each object shows enough of itself, 6 to 45 % together."""
-    origin, way, _, owner = first_hits(scene, size)
-    if not _readable(scene, owner):
+    if ground <= 0.15 or not (behind > 0.08 or scene.planes[0].surface.checker > 0):
         return False
     total = 0.0
     for index, solid in enumerate(scene.solids):
         if not solid.salient:
             continue
         shown = (owner == index + len(scene.planes)).float().mean().item()
-        whole = (_hit_solid(solid, origin, way) < _FAR).float().mean().item()
-        if shown < 0.02 or shown < 0.55 * whole or not _foot_in_view(scene, solid):
+        unoccluded = (_hit_solid(solid, origin, direction) < _FAR).float().mean().item()
+        if shown < 0.02 or shown < 0.55 * unoccluded or not _foot_in_view(scene, solid):
             return False
         total += shown
     return 0.06 <= total <= 0.45
 
 
 def draw_scene(seed: int) -> Scene:
-    """The scene of a seed: proposals are drawn until one is free of collisions and well visible."""
+    """The scene of a seed: the first proposal that is free of collisions and well visible."""
     rng = np.random.default_rng(seed)
     while True:
         scene = propose(rng)

@@ -1,8 +1,8 @@
-"""The small network that labels scenes images: depth and salient objects."""
+"""The labelling network of the scenes world: depth and salient objects of an image."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +15,11 @@ from probing.scenes.dataset import Renders
 from probing.scenes.optimise import Loop, Schedule
 from probing.scenes.vae import to_signed
 
-DEPTH_MEAN, DEPTH_DEVIATION = 0.87, 0.52
-"""mean and standard deviation of relative inverse depth over renders; heads work in these units"""
+DEPTH_MEAN, DEPTH_STD = 0.87, 0.52
+"""mean and standard deviation of relative inverse depth over renders; the depth head predicts standardised depth"""
 WIDTHS = (24, 48, 96, 160)
 MIXERS = 4
-"""transformer layers over the coarsest cells"""
+"""transformer layers over the coarsest feature map"""
 
 
 class Block(nn.Module):
@@ -40,11 +40,11 @@ class Block(nn.Module):
 
 
 class Mixer(nn.Module):
-    """One transformer layer over all cells, so that the horizon informs every pixel."""
+    """One transformer layer over all positions, so that every pixel's depth can depend on the horizon."""
 
-    def __init__(self, width: int, cells: int) -> None:
+    def __init__(self, width: int, positions: int) -> None:
         super().__init__()
-        self.places = nn.Parameter(0.02 * torch.randn(1, cells, width))
+        self.places = nn.Parameter(0.02 * torch.randn(1, positions, width))
         self.layer = nn.TransformerEncoderLayer(width, 4, 2 * width, 0.0, "gelu", batch_first=True, norm_first=True)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -66,7 +66,7 @@ class Teacher(nn.Module):
         self.last = nn.Sequential(nn.Conv2d(a + 8, 16, 1), nn.SiLU(), nn.Conv2d(16, 2, 3, 1, 1))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (n, 3, 128, 128) in -1..1 to standardised depth and mask logits, each (n, H, W)."""
+        """Map images (n, 3, 128, 128) in -1..1 to standardised depth and mask logits, each (n, H, W)."""
         skips, x = [], images
         for layer in self.down:
             x = layer(x)
@@ -80,11 +80,13 @@ class Teacher(nn.Module):
 
 
 @dataclass(frozen=True)
-class Truth:
-    """Training targets of a batch."""
+class Labels:
+    """True labels of a batch."""
 
     depth: Tensor
+    """(n, H, W), standardised"""
     mask: Tensor
+    """(n, H, W) in 0..1"""
 
 
 def _blur(images: Tensor, sigma: float) -> Tensor:
@@ -96,7 +98,7 @@ def _blur(images: Tensor, sigma: float) -> Tensor:
 
 
 def roughen(images: Tensor, generator: torch.Generator) -> Tensor:
-    """What generated images suffer from: blur, noise, shifted brightness."""
+    """Degrade images (n, 3, H, W) as generated images are: blur, noise, shifted brightness."""
     device = images.device
     draw = torch.rand(4, generator=generator, device=device).tolist()
     if draw[0] < 0.5:
@@ -108,7 +110,7 @@ def roughen(images: Tensor, generator: torch.Generator) -> Tensor:
     return (images + scale * noise + tint).clamp(-1, 1)
 
 
-def teacher_loss(model: Teacher, images: Tensor, truth: Truth) -> Tensor:
+def teacher_loss(model: Teacher, images: Tensor, truth: Labels) -> Tensor:
     """Depth: L1, squared and edge errors; mask: cross-entropy and soft Dice."""
     depth, mask = model(images)
     error = depth - truth.depth
@@ -132,10 +134,10 @@ def train(
     start: dict[str, Tensor] | None = None,
     device: str = "cpu",
 ) -> Teacher:
-    """Trains on renders; `decoded` holds the autoencoder's version of the first of them."""
+    """Train on renders; `decoded` (n, H, W, 3) are the autoencoder's versions of the first of them."""
     torch.manual_seed(seed)
-    model = Teacher().to(device)  # plain layout: channels-last backward crashes in torch 2.13 on CPU
-    pixels, again = (torch.from_numpy(images).to(device) for images in (renders.images, decoded))
+    model = Teacher().to(device)  # not channels-last: its backward pass crashes in torch 2.13 on CPU
+    pixels, reconstructed = (torch.from_numpy(images).to(device) for images in (renders.images, decoded))
     depths, masks = (torch.from_numpy(labels).to(device) for labels in (renders.depths, renders.masks))
     if start:
         model.load_state_dict(start)
@@ -144,14 +146,14 @@ def train(
 
     def loss(step: int, generator: torch.Generator) -> Tensor:
         plain = torch.randint(len(pixels), (batch - batch // 3,), generator=generator, device=device)
-        twice = torch.randint(len(again), (batch // 3,), generator=generator, device=device)
-        which = torch.cat([plain, twice])
-        truth = Truth((depths[which].float() - DEPTH_MEAN) / DEPTH_DEVIATION, masks[which].float() / 255)
+        degraded = torch.randint(len(reconstructed), (batch // 3,), generator=generator, device=device)
+        which = torch.cat([plain, degraded])
+        truth = Labels((depths[which].float() - DEPTH_MEAN) / DEPTH_STD, masks[which].float() / 255)
         order = torch.randperm(batch, generator=generator, device=device)
-        images = to_signed(torch.cat([pixels[plain], again[twice]]))
+        images = to_signed(torch.cat([pixels[plain], reconstructed[degraded]]))
         if torch.rand(1, generator=generator, device=device) < 0.5:
-            images, truth = images.flip(-1), Truth(truth.depth.flip(-1), truth.mask.flip(-1))
-        truth = Truth(truth.depth[order], truth.mask[order])
+            images, truth = images.flip(-1), Labels(truth.depth.flip(-1), truth.mask.flip(-1))
+        truth = Labels(truth.depth[order], truth.mask[order])
         images = roughen(images[order].contiguous(), generator)
         return teacher_loss(model, images, truth)
 
@@ -160,23 +162,19 @@ def train(
     return model.eval()
 
 
-def _batches(images: np.ndarray, size: int = 32) -> Iterator[Tensor]:
-    for first in range(0, len(images), size):
-        yield to_signed(images[first : first + size]).contiguous()
-
-
 @torch.inference_mode()
-def label(model: Teacher, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Labels uint8 images (N, H, W, 3): relative inverse depth and mask probability, float32 (N, H, W)."""
+def label(model: Teacher, images: np.ndarray, batch: int = 32) -> tuple[np.ndarray, np.ndarray]:
+    """Label uint8 images (N, H, W, 3): relative inverse depth and mask probability, float32 (N, H, W)."""
     device = next(model.parameters()).device
-    parts = [model(batch.to(device)) for batch in _batches(images)]
+    batches = [images[first : first + batch] for first in range(0, len(images), batch)]
+    parts = [model(to_signed(some).contiguous().to(device)) for some in batches]
     depth, mask = (torch.cat(part).cpu() for part in zip(*parts, strict=True))
-    return (depth * DEPTH_DEVIATION + DEPTH_MEAN).numpy(), mask.sigmoid().numpy()
+    return (depth * DEPTH_STD + DEPTH_MEAN).numpy(), mask.sigmoid().numpy()
 
 
 @dataclass(frozen=True)
 class Quality:
-    """How good the labels are against the renderer's truth."""
+    """Scores of labels against the renderer's truth."""
 
     dice: float
     """mean over images, mask threshold 0.5"""
@@ -185,9 +183,9 @@ class Quality:
 
 
 def quality(model: Teacher, images: np.ndarray, renders: Renders) -> Quality:
-    """Scores labels of `images`, which show the scenes of `renders`."""
+    """Score the labels of `images` (N, H, W, 3), which show the scenes of `renders`."""
     depth, mask = label(model, images)
-    seen, true = mask > 0.5, renders.masks >= 128
-    dice = 2 * (seen & true).sum((1, 2)) / np.maximum(seen.sum((1, 2)) + true.sum((1, 2)), 1)
+    predicted, true = mask > 0.5, renders.masks >= 128
+    dice = 2 * (predicted & true).sum((1, 2)) / np.maximum(predicted.sum((1, 2)) + true.sum((1, 2)), 1)
     error = (depth - renders.depths.astype(np.float32)) / renders.depths.astype(np.float32).std()
     return Quality(float(dice.mean()), float(np.sqrt(np.square(error).mean((1, 2))).mean()))

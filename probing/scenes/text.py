@@ -15,7 +15,7 @@ _PAD, _START, _END, _UNKNOWN = "<pad>", "<start>", "<end>", "<unknown>"
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a word, start and end marks, padded to the encoder's positions."""
+    """A tokenizer with one token per word, start and end marks, and padding to the encoder's positions."""
     names = [_PAD, _START, _END, _UNKNOWN, *WORDS]
     vocabulary = {name: index for index, name in enumerate(names)}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=_UNKNOWN))
@@ -36,7 +36,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def build_encoder(width: int = 128, layers: int = 2, heads: int = 4) -> CLIPTextModel:
-    """A fresh CLIP text encoder."""
+    """A CLIP text encoder with random weights."""
     return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(WORDS) + 4,
@@ -53,7 +53,7 @@ def build_encoder(width: int = 128, layers: int = 2, heads: int = 4) -> CLIPText
 
 
 def tokenize(tokenizer: PreTrainedTokenizerFast, captions: Sequence[str]) -> torch.Tensor:
-    """int64 (n, positions)."""
+    """Token ids, int64 (n, positions)."""
     return tokenizer(
         list(captions), padding="max_length", max_length=POSITIONS, truncation=True, return_tensors="pt"
     ).input_ids

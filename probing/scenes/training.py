@@ -1,4 +1,4 @@
-"""Trains the scenes model from nothing: renders, autoencoder, denoiser, labelling network, card."""
+"""Trains the scenes model from random weights: renders, autoencoder, denoiser, labelling network, card."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from probing.scenes.optimise import Schedule
 
 Progress = Callable[[str], None]
 AUTOENCODER_RENDERS = 20_000
-"""scenes that the autoencoder is trained on, at most: each lends it many crops"""
+"""limit on the scenes that the autoencoder is trained on; each gives many crops"""
 GUIDANCE = 1.75
 """guidance scale of the card's images and of the preset; chosen on prompts of the validation split"""
 
@@ -37,7 +37,7 @@ class TrainingConfig:
     held_out: int = 1_000
     """scenes that quality is measured on"""
     decoded: int = 3_000
-    """renders that the labelling network also sees after a trip through the autoencoder"""
+    """renders that the labelling network is also trained on after a round trip through the autoencoder"""
     batch: int = 32
     """latents in a denoiser step"""
     crops: int = 12
@@ -56,9 +56,9 @@ class TrainingConfig:
 
 
 def on_gpu() -> TrainingConfig:
-    """Sizes for one large GPU with 16 cores beside it: hours, nearly all of them the denoiser's.
+    """Sizes for one large GPU and 16 CPU cores: hours, nearly all of them for the denoiser.
 
-    A network this narrow leaves such a GPU waiting for its next kernel: larger batches cost little more.
+    For a network this narrow, launching kernels is the bottleneck on such a GPU: larger batches cost little more.
     """
     return TrainingConfig(
         renders=52_000,
@@ -74,59 +74,59 @@ def on_gpu() -> TrainingConfig:
     )
 
 
-def _said(progress: Progress, name: str) -> Progress:
+def _named(progress: Progress, name: str) -> Progress:
     return lambda line: progress(f"{name}: {line}")
 
 
 def start_from(folder: Path, weights: Path, focus: bool = False, seed: int = TrainingConfig.seed) -> None:
-    """Lets a training folder carry on from finished weights, such as those that ship.
+    """Prepare a training folder to continue from finished weights, such as those that ship.
 
-    The autoencoder is taken as it is, so that the latent space stays; the denoiser and the labelling network
-    begin at the given weights with a fresh optimiser. `focus` first gives self-attention the queries and keys that
-    a training from nothing has (`diffusion.focus_attention`). What the folder holds already wins.
+    The autoencoder is copied unchanged, so that the latent space stays the same; the denoiser and the labelling
+    network start at the given weights with a new optimiser. `focus` first resets the queries and keys of
+    self-attention to those of a training from random weights (`diffusion.focus_attention`). Files that the folder
+    already contains are not replaced. Raises ValueError if a pipeline part does not have one weights file.
     """
     folder.mkdir(parents=True, exist_ok=True)
     network = diffusion.Denoiser()
     parts: dict[str, nn.Module] = {"text_encoder": network.text_encoder, "unet": network.unet}
     for name, part in parts.items():
-        part.load_state_dict(_single(weights / "pipeline" / name))
+        part.load_state_dict(load_single(weights / "pipeline" / name))
     if focus:
         diffusion.focus_attention(network.unet, seed)
-    wanted = {
-        "vae.safetensors": _single(weights / "pipeline" / "vae"),
+    starts = {
+        "vae.safetensors": load_single(weights / "pipeline" / "vae"),
         "denoiser.start.safetensors": network.state_dict(),
         "labeller.start.safetensors": load_file(weights / "labeller.safetensors"),
     }
-    for name, tensors in wanted.items():
+    for name, tensors in starts.items():
         if not (folder / name).exists():
             save_file({k: v.float().contiguous() for k, v in tensors.items()}, folder / name)
 
 
-def _single(folder: Path) -> dict[str, torch.Tensor]:
-    """The one safetensors file of a pipeline's part, in float32."""
-    found = sorted(folder.glob("*.safetensors"))
-    if len(found) != 1:
-        raise ValueError(f"{folder}: expected one safetensors file, found {len(found)}")
-    return {k: v.float() for k, v in load_file(found[0]).items()}
+def load_single(folder: Path) -> dict[str, torch.Tensor]:
+    """The weights of a pipeline part, in float32. Raises ValueError if it does not have one safetensors file."""
+    paths = sorted(folder.glob("*.safetensors"))
+    if len(paths) != 1:
+        raise ValueError(f"{folder}: expected one safetensors file, found {len(paths)}")
+    return {k: v.float() for k, v in load_file(paths[0]).items()}
 
 
-def _start(folder: Path, name: str) -> dict[str, torch.Tensor] | None:
+def load_start(folder: Path, name: str) -> dict[str, torch.Tensor] | None:
+    """The weights that `start_from` prepared for a network; None if there are none."""
     path = folder / f"{name}.start.safetensors"
     return load_file(path) if path.exists() else None
 
 
 def train_autoencoder(folder: Path, config: TrainingConfig, progress: Progress) -> AutoencoderKL:
-    """The calibrated autoencoder, from its finished file where there is one."""
+    """The calibrated autoencoder, from its finished file if there is one."""
     finished = folder / "vae.safetensors"
     model = vae.build()
     if finished.exists():
         model.load_state_dict(load_file(finished))
         return model.eval()
     renders = dataset.load(folder / "renders", "train", min(config.renders, AUTOENCODER_RENDERS))
-    model = vae.train(
-        renders, folder / "vae", config.autoencoder, _said(progress, "autoencoder"),
-        config.crops, config.seed, config.device,
-    ).cpu()  # fmt: skip
+    log = _named(progress, "autoencoder")
+    model = vae.train(renders, folder / "vae", config.autoencoder, log, config.crops, config.seed, config.device).cpu()
     vae.calibrate(model, vae.encode(model, renders.images[:500]))
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, finished)
     return model
@@ -159,7 +159,7 @@ def decode_renders(folder: Path, model: AutoencoderKL, config: TrainingConfig, p
 
 
 def train_labeller(folder: Path, model: AutoencoderKL, config: TrainingConfig, progress: Progress) -> teacher.Teacher:
-    """The labelling network, from its finished file where there is one."""
+    """The labelling network, from its finished file if there is one."""
     finished = folder / "labeller.safetensors"
     network = teacher.Teacher()
     if finished.exists():
@@ -168,9 +168,16 @@ def train_labeller(folder: Path, model: AutoencoderKL, config: TrainingConfig, p
     decoded = decode_renders(folder, model, config, progress)
     renders = dataset.load(folder / "renders", "train", config.renders)
     network = teacher.train(
-        renders, decoded, folder / "labeller", config.labeller,
-        _said(progress, "labeller"), config.labelled, config.seed + 2, _start(folder, "labeller"), config.device,
-    )  # fmt: skip
+        renders,
+        decoded,
+        folder / "labeller",
+        config.labeller,
+        _named(progress, "labeller"),
+        batch=config.labelled,
+        seed=config.seed + 2,
+        start=load_start(folder, "labeller"),
+        device=config.device,
+    )
     save_file(network.state_dict(), finished)
     return network
 
@@ -187,19 +194,26 @@ def train_denoiser(
     latents = encode_renders(folder, model, config, progress)
     captions = dataset.load_captions(folder / "renders", "train", config.renders)
     network = diffusion.train(
-        latents, captions, folder / "denoiser", config.denoiser,
-        _said(progress, "denoiser"), config.batch, config.seed + 1, _start(folder, "denoiser"), config.device,
-    )  # fmt: skip
+        latents,
+        captions,
+        folder / "denoiser",
+        config.denoiser,
+        _named(progress, "denoiser"),
+        batch=config.batch,
+        seed=config.seed + 1,
+        start=load_start(folder, "denoiser"),
+        device=config.device,
+    )
     save_file({k: v.contiguous() for k, v in network.state_dict().items()}, finished)
     return network
 
 
 def save_pipeline(target: Path, model: AutoencoderKL, network: diffusion.Denoiser) -> None:
-    """Writes a genuine fp16 StableDiffusionPipeline directory, in one piece."""
+    """Write an fp16 StableDiffusionPipeline directory, atomically."""
     partial = target.with_name(target.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     model, network = copy.deepcopy(model).cpu().half(), copy.deepcopy(network).cpu().half()
-    # The pipeline's annotations leave out None, fast tokenizers and schedulers by their class.
+    # the pipeline's annotations allow neither None nor fast tokenizers nor this scheduler class
     pipeline = StableDiffusionPipeline(
         vae=model,
         text_encoder=network.text_encoder,
@@ -220,12 +234,12 @@ def save_pipeline(target: Path, model: AutoencoderKL, network: diffusion.Denoise
 
 
 def save_labeller(target: Path, network: teacher.Teacher) -> None:
-    """Writes the labelling network as fp16 safetensors."""
+    """Write the labelling network as fp16 safetensors."""
     save_file({k: v.half().contiguous() for k, v in network.state_dict().items()}, target)
 
 
 def describe(folder: Path, config: TrainingConfig) -> str:
-    """How the weights in a training folder were made, in words."""
+    """The model card's paragraph on how the weights in a training folder were made."""
     done = json.loads((folder / "denoiser" / "checkpoint.json").read_text())
     steps, loss = done[-1] if done else (0, float("nan"))
     channels = ", ".join(map(str, diffusion.CHANNELS))
@@ -233,39 +247,41 @@ def describe(folder: Path, config: TrainingConfig) -> str:
         f"`scenesweep train-scenes` rendered {config.renders:,} scenes (seeds from 0) and trained, with seed "
         f"{config.seed}: the autoencoder for {config.autoencoder.steps:,} steps on 64 x 64 crops and then whole "
         f"images; the labelling network for {config.labeller.steps:,} steps of {config.labelled} renders, "
-        "a third of them after a "
-        f"trip through the autoencoder, with blur, noise and tint; text encoder and UNet (channels {channels}; "
-        f"v-prediction; loss weighted by min(SNR, {diffusion.SNR_LIMIT:g}), at least {diffusion.LEAST_WEIGHT:g}; "
-        f"half of the noise levels are those of the {diffusion.VISITED} denoising steps; "
-        "queries and keys of self-attention stay the random projection that they begin with, by which a token looks "
-        f"at those like itself) for {steps:,} steps "
-        f"of {config.batch} captioned latents, 10 % of the captions left out, last mean loss {loss:.4f}. "
-        f"On {'CPU' if config.device == 'cpu' else 'one GPU'}, forward passes of the denoiser in bfloat16."
+        "a third of them after a round trip through the autoencoder, with blur, noise and tint; text encoder and UNet "
+        f"(channels {channels}; v-prediction; loss weighted by min(SNR, {diffusion.SNR_LIMIT:g}), at least "
+        f"{diffusion.LEAST_WEIGHT:g}; half of the noise levels are those of the {diffusion.VISITED} denoising steps; "
+        "queries and keys of self-attention stay at their initial random projection, by which a token attends to "
+        f"tokens like itself) for {steps:,} steps of {config.batch} captioned latents, 10 % of them with an empty "
+        f"caption, last mean loss {loss:.4f}. On {'CPU' if config.device == 'cpu' else 'one GPU'}, forward passes of "
+        "the denoiser in bfloat16."
     )
 
 
 def write_card(folder: Path, target: Path, config: TrainingConfig, guidance: float = GUIDANCE) -> None:
-    """Measures the finished weights as they ship, and writes their card."""
-    from probing.diffusion import model as models
+    """Measure the finished weights as they ship, and write their card."""
+    from probing.diffusion import model
     from probing.diffusion.config import ModelConfig
     from probing.scenes import evaluate, weights
 
-    model = models.load(ModelConfig(name=str(target / "pipeline"), device="cpu"))
+    pipeline = model.load(ModelConfig(name=str(target / "pipeline"), device="cpu"))
     labeller, _ = weights.load_labeller(target / "labeller.safetensors")
     train = dataset.load(folder / "renders", "train", min(2000, config.renders))
     test = dataset.load(folder / "renders", "held_out", min(250, config.held_out))
-    card, images = evaluate.measure(model, labeller, train, test, guidance)
+    card, images = evaluate.measure(pipeline, labeller, train, test, guidance)
     evaluate.write_card(target, card, images, guidance, lambda: describe(folder, config))
 
 
 def run(folder: Path, target: Path, config: TrainingConfig, progress: Progress) -> None:
-    """Trains what is not finished yet in `folder`, and writes the weights to `target`."""
+    """Train what is not finished yet in `folder`, and write the weights and their card to `target`."""
     started = time.monotonic()
     for split, count in (("held_out", config.held_out), ("train", config.renders)):
         dataset.make(
-            folder / "renders", split, count, config.workers,
+            folder / "renders",
+            split,
+            count,
+            config.workers,
             lambda done, total: progress(f"renders: part {done} of {total}"),
-        )  # fmt: skip
+        )
     model = train_autoencoder(folder, config, progress)
     network = train_labeller(folder, model, config, progress)
     denoiser = train_denoiser(folder, model, config, progress)

@@ -1,6 +1,6 @@
-"""Renders noised to a step's level: images of the scenes world whose depth and masks are known, not labelled.
+"""Renders noised to a step's level: images of the scenes world with the renderer's own depth and masks.
 
-What a probe reads from them is scored against the renderer, so no labelling network stands between.
+Probes on them are scored against the renderer, so no labelling network is involved.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from probing.scenes.world import TRUTH_SEED
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """N renders with what the renderer knows of them."""
+    """N renders with their true labels."""
 
     seeds: tuple[int, ...]
-    """of the scenes, and of their noise"""
+    """seeds of the scenes, and of their noise"""
     captions: tuple[str, ...]
     images: np.ndarray
     """uint8 (N, H, W, 3)"""
@@ -48,12 +48,14 @@ def draw(count: int, size: int) -> Truth:
 
 
 def clean_latents(model: LatentDiffusion, images: np.ndarray) -> Tensor:
-    """Scaled latents (N, C, h, w) on the CPU."""
+    """Scaled latents (N, C, h, w) of images (N, H, W, 3), on the CPU."""
     return encode(model.vae, images, batch=16) * model.vae.config["scaling_factor"]
 
 
 def noised(model: LatentDiffusion, clean: Tensor, seeds: Sequence[int], step: int, steps: int) -> Tensor:
-    """Latents that enter a step: clean + sigma * noise, in the scheduler's own units, each seed's noise for all."""
+    """Input latents (N, C, h, w) of denoising step 1..steps: clean + sigma * noise, in the scheduler's units.
+
+    The noise depends on the seed alone, so it is the same at every step."""
     sigma = float(schedule(model, steps).sigmas[step - 1])
     noise = [torch.randn(clean.shape[1:], generator=torch.Generator().manual_seed(int(seed))) for seed in seeds]
     return clean + sigma * torch.stack(noise)

@@ -19,7 +19,7 @@ LATENT_NOISE = 0.05
 
 
 def build(channels: Sequence[int] = (24, 48, 64, 64)) -> AutoencoderKL:
-    """A fresh autoencoder. More than 4 norm groups keep it from learning colours."""
+    """An autoencoder with random weights. With more than 4 norm groups it does not learn colours."""
     return AutoencoderKL(
         in_channels=3,
         out_channels=3,
@@ -54,7 +54,7 @@ def _edges(images: Tensor) -> tuple[Tensor, Tensor]:
 def reconstruction_loss(output: Tensor, target: Tensor) -> Tensor:
     """L1 and squared error on pixels, L1 on their differences.
 
-    Without the squared error, learning stalls for hundreds of steps at the median colour.
+    Without the squared error, training stalls for hundreds of steps at the median colour.
     """
     sharp = sum(l1_loss(a, b) for a, b in zip(_edges(output), _edges(target), strict=True))
     return l1_loss(output, target) + mse_loss(output, target) + 0.5 * sharp
@@ -69,7 +69,7 @@ def train(
     seed: int = 1,
     device: str = "cpu",
 ) -> AutoencoderKL:
-    """Trains on `batch` random crops for 80 % of the steps, on 5 whole images for every 12 crops after that."""
+    """Train on `batch` random crops for 80 % of the steps, then on whole images, 5 for every 12 crops."""
     torch.manual_seed(seed)
     model = build().to(device)  # type: ignore[arg-type]  # diffusers wraps `to`, which hides its `self`
     images = torch.from_numpy(renders.images).to(device)
@@ -77,8 +77,8 @@ def train(
     loop.resume()
 
     def loss(step: int, generator: torch.Generator) -> Tensor:
-        whole = step >= 0.8 * schedule.steps
-        x = _crops(images, max(1, batch * 5 // 12) if whole else batch, 128 if whole else 64, generator)
+        full_size = step >= 0.8 * schedule.steps
+        x = _crops(images, max(1, batch * 5 // 12) if full_size else batch, 128 if full_size else 64, generator)
         mode = model.encode(x).latent_dist.mode()
         noise = LATENT_NOISE * torch.randn(mode.shape, generator=generator, device=device)
         output = model.decode(mode + noise).sample
@@ -91,45 +91,37 @@ def train(
 
 @torch.inference_mode()
 def encode(model: AutoencoderKL, images: np.ndarray, batch: int = 50) -> Tensor:
-    """Modes of the posterior, float32 (N, 4, h, w) on the CPU, not scaled."""
+    """Modes of the posterior of images (N, H, W, 3): float32 (N, 4, h, w) on the CPU, not scaled."""
     parts = [to_signed(images[i : i + batch]) for i in range(0, len(images), batch)]
     return torch.cat([model.encode(part.to(model.device)).latent_dist.mode().cpu() for part in parts])
 
 
 @torch.inference_mode()
 def decode(model: AutoencoderKL, latents: Tensor, batch: int = 50) -> np.ndarray:
-    """uint8 (N, H, W, 3) from latents that are not scaled."""
+    """Decode latents (N, 4, h, w) that are not scaled to uint8 images (N, H, W, 3)."""
     parts = [model.decode(latents[i : i + batch].to(model.device)).sample.cpu() for i in range(0, len(latents), batch)]
     images = torch.cat(parts).add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
     return images.permute(0, 2, 3, 1).contiguous().numpy()
 
 
-def psnr(model: AutoencoderKL, images: np.ndarray) -> float:
-    """Mean peak signal-to-noise ratio, dB, of uint8 reconstructions."""
-    back = decode(model, encode(model, images))
-    error = np.square(back.astype(np.float64) - images).mean(axis=(1, 2, 3))
-    return float(np.mean(10 * np.log10(255**2 / np.maximum(error, 1e-9))))
-
-
 @torch.no_grad()
 def calibrate(model: AutoencoderKL, latents: Tensor) -> None:
-    """Folds a shift and scale into the 1 x 1 convolutions around the latent.
+    """Fold a shift and scale into the 1 x 1 convolutions around the latent.
 
-    Afterwards each channel of `latents` (N, 4, h, w, modes of training images) has mean 0 and
-    deviation 1 / scaling_factor, as with Stable Diffusion, and the posterior's deviation is the
-    training noise.
+    Afterwards each channel of `latents` (N, 4, h, w, modes of training images) has mean 0 and standard deviation
+    1 / scaling_factor, as with Stable Diffusion, and the posterior's standard deviation is the training noise.
     """
-    mean, deviation = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
-    unit = deviation * model.config["scaling_factor"]
+    mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
+    unit = std * model.config["scaling_factor"]
     count = len(mean)
-    into, out_of = model.quant_conv, model.post_quant_conv
-    assert into is not None
-    assert into.bias is not None
-    assert out_of is not None
-    assert out_of.bias is not None
-    into.weight[:count] /= unit[:, None, None, None]
-    into.bias[:count] = (into.bias[:count] - mean) / unit
-    into.weight[count:] = 0
-    into.bias[count:] = 2 * torch.log(LATENT_NOISE / unit)
-    out_of.bias += (out_of.weight[:, :, 0, 0] @ mean[:, None])[:, 0]
-    out_of.weight *= unit[None, :, None, None]
+    before, after = model.quant_conv, model.post_quant_conv
+    assert before is not None
+    assert before.bias is not None
+    assert after is not None
+    assert after.bias is not None
+    before.weight[:count] /= unit[:, None, None, None]
+    before.bias[:count] = (before.bias[:count] - mean) / unit
+    before.weight[count:] = 0
+    before.bias[count:] = 2 * torch.log(LATENT_NOISE / unit)
+    after.bias += (after.weight[:, :, 0, 0] @ mean[:, None])[:, 0]
+    after.weight *= unit[None, :, None, None]

@@ -17,7 +17,7 @@ def folder() -> Path:
 
 
 def load_labeller(path: Path | None = None) -> tuple[Teacher, str]:
-    """The labelling network in fp32 and the checksum of its file."""
+    """The labelling network in fp32 and the checksum of its file. Raises ValueError if the file is missing."""
     path = path or folder() / "labeller.safetensors"
     if not path.exists():
         raise ValueError(f"scenes: {path} is missing; reinstall, or run `scenesweep train-scenes`")

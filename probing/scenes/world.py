@@ -49,7 +49,7 @@ class Solid:
     yaw: float
     surface: Surface
     salient: bool
-    """objects are salient; the step that they may stand on is part of the ground"""
+    """true for objects; false for the step, which counts as ground"""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Camera:
-    """A pinhole at (0, height, 0) that looks along +z, then pitched and rolled."""
+    """A pinhole camera at (0, height, 0) looking along +z, then pitched and rolled."""
 
     height: float
     pitch: float
@@ -83,11 +83,11 @@ class Camera:
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything that the renderer needs, and the caption that the diffusion model sees."""
+    """Everything that the renderer needs, and the caption that the diffusion model is trained on."""
 
     camera: Camera
     planes: tuple[Plane, ...]
-    """ground first, then walls, then ceiling; none but the ground under an open sky"""
+    """ground first, then walls, then ceiling; only the ground under an open sky"""
     solids: tuple[Solid, ...]
     picture: Picture | None
     light: tuple[float, float, float]
@@ -110,7 +110,8 @@ def _camera(rng: np.random.Generator) -> Camera:
     )
 
 
-def _surface(rng: np.random.Generator, colour: str, chance: float, low: float, high: float):
+def _surface(rng: np.random.Generator, colour: str, chance: float, low: float, high: float) -> Surface:
+    """A surface that is checkered with the given chance, its squares low to high wide."""
     checker = float(rng.uniform(low, high)) if rng.random() < chance else 0.0
     return Surface(colour, checker, float(rng.uniform(0.66, 0.82)))
 
@@ -151,7 +152,7 @@ def _half(rng: np.random.Generator, shape: str, radius: float) -> tuple[float, f
 
 
 def _solid(rng: np.random.Generator, camera: Camera, ground: Plane, colour: str, large: bool) -> tuple[Solid, bool]:
-    """One object at a drawn place in the picture, size in the picture drawn apart from distance."""
+    """One object, and whether it floats; its size in the picture is independent of its distance."""
     shape = str(rng.choice(SHAPES))
     distance = float(np.exp(rng.uniform(math.log(2.0), math.log(8.0))))
     apparent = rng.uniform(0.42, 0.66) if large else rng.uniform(0.23, 0.36)
@@ -174,14 +175,8 @@ def _step(rng: np.random.Generator, ground: Plane) -> Solid:
     return Solid("box", (x, y, z), half, float(rng.uniform(0, math.pi)), ground.surface, False)
 
 
-def _light(rng: np.random.Generator) -> tuple[float, float, float]:
-    around, height = rng.uniform(0, 2 * math.pi), math.radians(rng.uniform(45, 80))
-    flat = math.cos(height)
-    return flat * math.cos(around), math.sin(height), flat * math.sin(around)
-
-
 def _view(camera: Camera, solid: Solid) -> tuple[float, float]:
-    """(column 0..1, distance) of an object's centre as the camera sees it."""
+    """(column 0..1, distance) of an object's centre in the camera's view."""
     right, _, forward = camera.axes()
     offset = np.array(solid.centre) - np.array([0, camera.height, 0])
     distance = float(offset @ forward)
@@ -189,7 +184,7 @@ def _view(camera: Camera, solid: Solid) -> tuple[float, float]:
 
 
 def _fits(camera: Camera, planes: list[Plane], solids: list[Solid]) -> bool:
-    """Whether no object pierces a wall, another object or the camera."""
+    """Whether no object intersects a wall, another object or the camera."""
     for index, solid in enumerate(solids):
         centre, radius = np.array(solid.centre), max(solid.half)
         if solid.salient and _view(camera, solid)[1] - radius < 1.1:
@@ -204,12 +199,8 @@ def _fits(camera: Camera, planes: list[Plane], solids: list[Solid]) -> bool:
     return True
 
 
-def _wall_distance(camera: Camera, wall: Plane) -> str:
-    return grammar.wall_distance(camera.height / camera.tangent / -wall.offset)
-
-
 def propose(rng: np.random.Generator) -> Scene | None:
-    """One random scene, or None where its objects collide; visibility is not checked here."""
+    """One random scene, or None if its objects collide; visibility is not checked here."""
     names = list(rng.permutation(list(PALETTE)))
     camera = _camera(rng)
     ground = _ground(rng, names.pop(), camera.height)
@@ -232,15 +223,20 @@ def propose(rng: np.random.Generator) -> Scene | None:
         for (s, floats), big, view in zip(made, large, views, strict=True)
     ]
     step = [_step(rng, ground)] if rng.random() < 0.12 else []
+    wall_words = None
+    if wall:
+        inverse = camera.height / camera.tangent / -planes[1].offset
+        wall_words = (wall.colour, wall.checker > 0, grammar.wall_distance(inverse))
     text = caption(
         things,
         (ground.surface.colour, ground.surface.checker > 0),
-        (wall.colour, wall.checker > 0, _wall_distance(camera, planes[1])) if wall else None,
+        wall_words,
         picture.colour if picture else None,
         grammar.view(math.degrees(camera.pitch)),
     )
     sky = tuple(np.array((0.62, 0.76, 0.92)) * rng.uniform(0.75, 1.05))
-    return Scene(
-        camera, tuple(planes), (*solids, *step), picture, _light(rng),
-        float(rng.uniform(0.5, 0.7)), sky, text,
-    )  # fmt: skip
+    around, elevation = rng.uniform(0, 2 * math.pi), math.radians(rng.uniform(45, 80))
+    flat = math.cos(elevation)
+    light = (flat * math.cos(around), math.sin(elevation), flat * math.sin(around))
+    ambient = float(rng.uniform(0.5, 0.7))
+    return Scene(camera, tuple(planes), (*solids, *step), picture, light, ambient, sky, text)

@@ -58,7 +58,7 @@ def test_upright_solids_show_their_front_face(shape: str):
     assert width == pytest.approx(expected, abs=1.5)
 
 
-def test_what_is_not_salient_is_not_in_the_mask():
+def test_solids_that_are_not_salient_are_not_in_the_mask():
     solid = replace(ball((0.0, 1.0, 4.0), 1.0), salient=False)
     assert render(a_scene(solid), size=16).mask.max() == 0
 
@@ -94,7 +94,7 @@ def test_the_world_is_varied(sixty):
     assert 0.10 < np.mean([d.mask.mean() for d in drawn]) < 0.35
 
 
-def test_relation_prefers_depth_then_side():
+def test_relation_is_depth_or_else_side():
     thing = Thing("box", "red", True, False, False, 0.2, 2.0)
     assert relation(thing, replace(thing, distance=4.0)) == "in front of"
     assert relation(replace(thing, distance=4.0), thing) == "behind"
@@ -102,7 +102,7 @@ def test_relation_prefers_depth_then_side():
     assert relation(replace(thing, column=0.8), thing) == "right of"
 
 
-def test_caption_reads_as_a_sentence():
+def test_caption_is_a_sentence():
     one = Thing("sphere", "red", True, False, False, 0.2, 2.0)
     two = Thing("box", "blue", False, True, True, 0.5, 4.0)
     assert caption([one, two], ("white", True), ("green", False, ""), None) == (
@@ -114,7 +114,7 @@ def test_caption_reads_as_a_sentence():
     assert caption([one], ("white", False), None, None) == "a large red sphere on a white floor under a sky"
 
 
-def test_captions_tell_the_view_and_the_distance_of_the_wall():
+def test_captions_contain_the_view_and_the_distance_of_the_wall():
     assert [view(pitch) for pitch in (-4, 0, 20, 21)] == ["seen from below", "", "", "seen from above"]
     assert [wall_distance(inverse) for inverse in (0.9, 0.8, 0.45, 0.4)] == ["near", "", "", "far"]
 
@@ -127,7 +127,7 @@ def test_the_longest_caption_fits_the_text_encoder():
     assert set(text_of.split()) <= set(WORDS)
 
 
-def test_tokenizer_gives_one_token_a_word():
+def test_tokenizer_has_one_token_per_word():
     tokenizer = text.build_tokenizer()
     ids = text.tokenize(tokenizer, ["a large red sphere", "", "zebra"])
     assert ids.shape == (3, MAX_WORDS + 2)
@@ -153,19 +153,20 @@ def test_calibrated_latents_have_stable_diffusions_scale_and_decode_the_same():
 
 def test_renders_resume_and_are_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(dataset, "PART", 2)
-    made = [dataset._render_part(job) for job in dataset._jobs(tmp_path, "train", 3)]
-    assert len(made) == 2
-    assert list(dataset._jobs(tmp_path, "train", 3)) == []
-    read = dataset.load(tmp_path, "train", 3)
-    assert len(read) == 3
-    assert read.captions[2] == draw_scene(2).caption
-    assert set(" ".join(read.colours).split()) <= set(PALETTE)
-    with pytest.raises(ValueError, match="missing; render the set again"):
-        dataset.load(tmp_path, "train", 5)
+    done: list[tuple[int, int]] = []
+    for _ in range(2):
+        dataset.make(tmp_path, "train", 3, workers=1, progress=lambda *counts: done.append(counts))
+    assert done == [(1, 2), (2, 2)]
+    renders = dataset.load(tmp_path, "train", 3)
+    assert len(renders) == 3
+    assert renders.captions[2] == draw_scene(2).caption
+    assert set(" ".join(renders.colours).split()) <= set(PALETTE)
+    with pytest.raises(ValueError, match="train-0001-2.npz"):
+        dataset.load(tmp_path, "train", 4)
 
 
 def _trained(folder: Path, stops: tuple[int, ...]) -> torch.Tensor:
-    """A tiny network after ten steps, stopped and taken up at the given steps."""
+    """A tiny network after ten steps, stopped and resumed at the given steps."""
     for stop in (*stops, 10):
         torch.manual_seed(0)
         network = torch.nn.Linear(3, 1)
@@ -177,25 +178,24 @@ def _trained(folder: Path, stops: tuple[int, ...]) -> torch.Tensor:
 
         if stop < 10:
             while loop.step < stop:
-                loop._advance(loss)
+                loop.advance(loss)
             loop.save()
         else:
             loop.run(loss, lambda line: None)
     return torch.cat([loop.averaged[name].flatten() for name in ("weight", "bias")])
 
 
-def test_a_resumed_training_equals_an_undisturbed_one(tmp_path: Path):
+def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path: Path):
     torch.testing.assert_close(_trained(tmp_path / "a", ()), _trained(tmp_path / "b", (3, 7)), atol=0, rtol=0)
 
 
-def test_the_judge_reads_colours_from_true_masks(sixty):
-    """With the renderer's own masks the rule names exactly the objects' colours."""
+def test_object_colours_of_true_masks_are_those_of_the_scene(sixty):
     for scene in sixty[:30]:
         drawn = render(scene)
         assert evaluate.seen_colours(drawn.mask > 0.5, drawn.image) == frozenset(scene.colours)
 
 
-def test_the_judge_needs_the_whole_set():
+def test_object_colours_are_those_inside_the_mask():
     image = np.zeros((32, 32, 3), np.uint8)
     image[4:14, 4:14], image[18:28, 18:28] = (200, 30, 30), (40, 70, 210)
     mask = image.any(-1)
@@ -211,7 +211,7 @@ def test_labelling_network_shapes_and_loss():
     depth, mask = teacher.label(network.eval(), images)
     assert depth.shape == mask.shape == (3, 128, 128)
     assert ((mask >= 0) & (mask <= 1)).all()
-    truth = teacher.Truth(torch.zeros(3, 128, 128), torch.ones(3, 128, 128))
+    truth = teacher.Labels(torch.zeros(3, 128, 128), torch.ones(3, 128, 128))
     loss = teacher.teacher_loss(network, vae.to_signed(images).contiguous(), truth)
     assert torch.isfinite(loss)
 
@@ -231,7 +231,7 @@ def test_quality_of_perfect_labels_is_perfect(monkeypatch):
 
 
 def test_the_shortcut_network_learns_what_is_local():
-    """Depth that is a function of the row is found; depth that is not stays hidden."""
+    """Depth that is a function of the row is predicted; depth that depends on the image is not."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
     rows = np.broadcast_to(np.linspace(0, 1, 32)[None, :, None], (8, 32, 32)).astype(np.float16)
@@ -262,7 +262,7 @@ def test_diffusion_training_step_is_finite_and_reproducible():
 
 
 def test_times_cover_the_whole_schedule_and_the_steps_of_sampling():
-    times = diffusion._times(30, torch.Generator().manual_seed(0))
+    times = diffusion.training_times(30, torch.Generator().manual_seed(0))
     assert [int(t) * 15 // 1000 for t in times[:15]] == list(range(15))
     scheduler = diffusion.build_scheduler()
     scheduler.set_timesteps(15)
@@ -270,7 +270,7 @@ def test_times_cover_the_whole_schedule_and_the_steps_of_sampling():
 
 
 def test_a_perfect_velocity_has_no_loss():
-    """The target is alpha * noise - sigma * clean, which an oracle can give."""
+    """The target is alpha * noise - sigma * clean, which an oracle can compute."""
     signal = diffusion.build_scheduler().alphas_cumprod
     clean = torch.randn(6, 4, 2, 2, generator=torch.Generator().manual_seed(1))
 
@@ -290,8 +290,8 @@ def _attention(network: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
         layer.to_k(tokens))).unflatten(0, (len(tokens), layer.heads)).mean(1)  # fmt: skip
 
 
-def test_focused_attention_looks_at_tokens_like_itself():
-    """Plain attention spreads over all tokens alike; focused attention finds the two kinds of token apart."""
+def test_focused_attention_attends_to_tokens_like_itself():
+    """Plain attention is near-uniform; focused attention separates the two kinds of token."""
     torch.manual_seed(0)
     unet = diffusion.build_unet()
     kinds = torch.nn.functional.layer_norm(torch.randn(2, 64), (64,))
@@ -306,7 +306,7 @@ def test_focused_attention_looks_at_tokens_like_itself():
     assert focused > 0.95
 
 
-def test_queries_and_keys_of_self_attention_stay_in_training_and_the_rest_learns(tmp_path: Path):
+def test_queries_and_keys_of_self_attention_are_frozen_and_the_rest_is_trained(tmp_path: Path):
     torch.manual_seed(0)
     latents, schedule = torch.randn(4, 4, 16, 16), Schedule(steps=2, average=0.5, warmup=1)
     start = diffusion.Denoiser().state_dict()
@@ -332,24 +332,24 @@ def test_focus_depends_on_the_seed_alone_and_leaves_the_rest():
     assert all(torch.equal(after[name], other[name]) for name in changed)
 
 
-def test_a_training_carries_on_from_finished_weights_with_or_without_focus(tmp_path: Path):
+def test_a_training_continues_from_finished_weights_with_or_without_focus(tmp_path: Path):
     training.start_from(tmp_path / "plain", folder())
     training.start_from(tmp_path / "focused", folder(), focus=True)
-    plain, focused = (training._start(tmp_path / name, "denoiser") for name in ("plain", "focused"))
+    plain, focused = (training.load_start(tmp_path / name, "denoiser") for name in ("plain", "focused"))
     assert plain.keys() == focused.keys() == diffusion.Denoiser().state_dict().keys()
     changed = {name for name in plain if not torch.equal(plain[name], focused[name])}
     assert len(changed) == 32
     assert all(".attn1.to_" in name for name in changed)
-    shipped = training._single(folder() / "pipeline" / "unet")
+    shipped = training.load_single(folder() / "pipeline" / "unet")
     assert all(torch.equal(plain[f"unet.{name}"], value) for name, value in shipped.items())
     kept = (tmp_path / "plain" / "vae.safetensors").read_bytes()
     training.start_from(tmp_path / "plain", folder(), focus=True)
     assert (tmp_path / "plain" / "vae.safetensors").read_bytes() == kept
-    again = training._start(tmp_path / "plain", "denoiser")
+    again = training.load_start(tmp_path / "plain", "denoiser")
     assert all(torch.equal(plain[name], again[name]) for name in plain)
 
 
-def test_attention_that_looks_everywhere_alike_has_an_entropy_of_one():
+def test_uniform_attention_has_an_entropy_of_one():
     model = tiny.model()
     for _, attention in diffusion.self_attentions(model.unet):
         torch.nn.init.zeros_(attention.to_q.weight)
