@@ -16,6 +16,8 @@ from scipy import stats
 Array = NDArray[np.float64]
 RESAMPLES = 2000
 """default number of bootstrap resamples"""
+TAIL = (1 - 0.95) / 2
+"""share of resamples outside each end of an interval"""
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,6 @@ class Interval:
     """lower end"""
     high: float
     """upper end"""
-    level: float = 0.95
-    """nominal coverage"""
 
 
 def resample_counts(images: int, resamples: int = RESAMPLES, seed: int = 0, groups: ArrayLike | None = None) -> Array:
@@ -65,20 +65,19 @@ def resampled_means(scores: ArrayLike, counts: Array) -> Array:
         return total / np.where(weight > 0, weight, np.nan)
 
 
-def interval(estimate: float, draws: ArrayLike, level: float = 0.95) -> Interval:
-    """Percentile interval of the defined draws; its ends are NaN if there are none."""
+def interval(estimate: float, draws: ArrayLike) -> Interval:
+    """95 % percentile interval of the defined draws; its ends are NaN if there are none."""
     known = np.asarray(draws, dtype=np.float64)
     known = known[~np.isnan(known)]
-    tail = (1 - level) / 2
-    low, high = np.quantile(known, [tail, 1 - tail]) if len(known) else (np.nan, np.nan)
-    return Interval(float(estimate), float(low), float(high), level)
+    low, high = np.quantile(known, [TAIL, 1 - TAIL]) if len(known) else (np.nan, np.nan)
+    return Interval(float(estimate), float(low), float(high))
 
 
-def mean_interval(scores: ArrayLike, counts: Array | None = None, level: float = 0.95) -> Interval:
+def mean_interval(scores: ArrayLike, counts: Array | None = None) -> Interval:
     """Mean of scores (images) with its interval."""
     scores = np.asarray(scores, dtype=np.float64)
     counts = resample_counts(len(scores)) if counts is None else counts
-    return interval(float(mean_defined(scores)), resampled_means(scores, counts), level)
+    return interval(float(mean_defined(scores)), resampled_means(scores, counts))
 
 
 def difference_interval(scores: ArrayLike, baseline: ArrayLike, counts: Array | None = None) -> Interval:
@@ -92,8 +91,6 @@ class PairedTest:
 
     difference: float
     """mean of scores - baseline"""
-    statistic: float
-    """statistic of the test; NaN if it could not be run"""
     p: float
     """two-sided; 1 if every pair is equal, NaN with fewer than two pairs"""
     pairs: int
@@ -113,12 +110,12 @@ def paired_test(scores: ArrayLike, baseline: ArrayLike, method: str = "wilcoxon"
     gaps = gaps[~np.isnan(gaps)]
     mean = float(mean_defined(gaps))
     if len(gaps) < 2:
-        return PairedTest(mean, np.nan, np.nan, len(gaps))
+        return PairedTest(mean, np.nan, len(gaps))
     if np.ptp(gaps) == 0:
         # neither test is defined without variance; a sign test of all pairs differing the same way has this p
-        return PairedTest(mean, np.nan, 1.0 if mean == 0 else 2.0 ** (1 - len(gaps)), len(gaps))
+        return PairedTest(mean, 1.0 if mean == 0 else 2.0 ** (1 - len(gaps)), len(gaps))
     result = stats.wilcoxon(gaps) if method == "wilcoxon" else stats.ttest_1samp(gaps, 0.0)
-    return PairedTest(mean, float(result.statistic), float(result.pvalue), len(gaps))
+    return PairedTest(mean, float(result.pvalue), len(gaps))
 
 
 def above_zero(gaps: ArrayLike) -> Array:
@@ -138,30 +135,14 @@ def holm(p: ArrayLike) -> Array:
     """Holm's adjusted p values (family-wise error), any shape; NaN entries are no comparisons and stay NaN.
 
     Raises ValueError if a value is not between 0 and 1."""
-    p, defined = _checked(p)
-    adjusted = np.full(p.shape, np.nan)
+    p = np.asarray(p, dtype=np.float64)
+    if np.any((p < 0) | (p > 1)):
+        raise ValueError("p values must lie between 0 and 1")
+    adjusted, defined = np.full(p.shape, np.nan), ~np.isnan(p)
     order = np.argsort(p[defined], kind="stable")
     stepped = np.maximum.accumulate(p[defined][order] * np.arange(len(order), 0, -1))
     adjusted[defined] = np.minimum(stepped, 1.0)[np.argsort(order)]
     return adjusted
-
-
-def benjamini_hochberg(p: ArrayLike) -> Array:
-    """Benjamini and Hochberg's adjusted p values (false discovery rate), any shape; NaN stays NaN.
-
-    Raises ValueError if a value is not between 0 and 1."""
-    p, defined = _checked(p)
-    adjusted = np.full(p.shape, np.nan)
-    adjusted[defined] = stats.false_discovery_control(p[defined])
-    return adjusted
-
-
-def _checked(p: ArrayLike) -> tuple[Array, NDArray[np.bool_]]:
-    """P values as an array, and which of them are defined."""
-    p = np.asarray(p, dtype=np.float64)
-    if np.any((p < 0) | (p > 1)):
-        raise ValueError("p values must lie between 0 and 1")
-    return p, ~np.isnan(p)
 
 
 @dataclass(frozen=True)

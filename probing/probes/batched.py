@@ -9,39 +9,18 @@ difference at twice the step is therefore the same as training both rows.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from probing.probes.features import Batch
+from probing.probes.features import ActivationBatch
 from probing.probes.optimiser import Layer
 
 Starts = Sequence[Sequence[list[Layer]]]
 """[step][head] the layers that a probe starts from"""
 Weights = list[list[tuple[NDArray, NDArray | None]]]
 """[step][head] last layer (O, inputs [+ 1]) and hidden layer (units, C [+ 1]) if any; a last column is the bias"""
-
-
-class Probes(Protocol):
-    """S x K probes trained together; `x` is a batch of n patches."""
-
-    parameters: list[Tensor]
-    factors: list[Tensor]
-    """by how much each parameter's step is scaled"""
-
-    def forward(self, x: Batch) -> Tensor:
-        """Predictions (S, K, n); of two outputs their difference."""
-        ...
-
-    def backward(self, x: Batch, gradient: Tensor) -> list[Tensor]:
-        """Gradients of the parameters from those of the predictions (S, K, n); uses the last forward pass."""
-        ...
-
-    def weights(self) -> Weights:
-        """The weights for raw activations."""
-        ...
 
 
 class LastLayer:
@@ -99,25 +78,45 @@ def _present(bias: Tensor | None) -> Tensor:
 
 
 class LinearProbes:
-    """One linear map on the channels of each patch (section 3.1), on activations divided by `scale` (S)."""
+    """S x K linear maps, trained together, on the channels of each patch (section 3.1), divided by `scale` (S).
 
-    def __init__(self, starts: Starts, scale: Tensor) -> None:
+    Inputs after the `channels` are a learned value per patch of the grid: what position in the image predicts without
+    activations (`channels` 0), or what activations add to it. It is the linear probe on one-hot patch numbers."""
+
+    def __init__(self, starts: Starts, scale: Tensor, channels: int) -> None:
         self.last = LastLayer([[layers[0] for layers in heads] for heads in starts], scale.dtype, scale.device)
-        self.scale, self.inverse = scale, (1 / scale)[:, None, None]
+        self.channels, self.scale, self.inverse = channels, scale, (1 / scale)[:, None, None]
         self.parameters, self.factors = self.last.parameters, self.last.factors
+        self.patches = self.last.weight.shape[2] - channels
 
-    def forward(self, x: Batch) -> Tensor:
-        return self.last.add_bias(x.apply(self.last.weight * self.inverse))
+    def forward(self, x: ActivationBatch) -> Tensor:
+        """Predictions (S, K, n); of two outputs their difference."""
+        weight, position = self.last.weight.split([self.channels, self.patches], 2)
+        if not self.channels:
+            return self.last.add_bias(position.repeat(1, 1, x.count))
+        out = x.apply(weight * self.inverse)
+        return self.last.add_bias(position.repeat(1, 1, x.count).add_(out) if self.patches else out)
 
-    def backward(self, x: Batch, gradient: Tensor) -> list[Tensor]:
-        return self.last.gradients(x.weight_grad(gradient).mul_(self.inverse), gradient)
+    def backward(self, x: ActivationBatch, gradient: Tensor) -> list[Tensor]:
+        """Gradients of the parameters from those of the predictions (S, K, n); uses the last forward pass."""
+        parts = [x.weight_grad(gradient).mul_(self.inverse)] if self.channels else []
+        if self.patches:
+            parts.append(gradient.unflatten(2, (-1, self.patches)).sum(2))
+        return self.last.gradients(torch.cat(parts, 2) if len(parts) > 1 else parts[0], gradient)
 
     def weights(self) -> Weights:
-        return [[(row, None) for row in rows] for rows in self.last.rows(self.scale)]
+        """The weights for raw activations."""
+        if not self.patches:
+            return [[(row, None) for row in rows] for rows in self.last.rows(self.scale)]
+        table = self.last.rows()
+        for rows, scale in zip(table, self.scale.tolist(), strict=True):
+            for row in rows:
+                row[:, : self.channels] /= scale
+        return [[(row, None) for row in rows] for rows in table]
 
 
 class HiddenProbes:
-    """A hidden ReLU layer before the linear map, to show what more capacity could predict."""
+    """A hidden ReLU layer before the linear map, to show what more capacity could predict; methods as LinearProbes."""
 
     def __init__(self, starts: Starts, scale: Tensor) -> None:
         self.last = LastLayer([[layers[1] for layers in heads] for heads in starts], scale.dtype, scale.device)
@@ -131,13 +130,13 @@ class HiddenProbes:
             self.parameters, self.factors = [*self.parameters, self.bias], [*self.factors, torch.ones_like(scale[0])]
         self.parameters, self.factors = self.parameters + self.last.parameters, self.factors + self.last.factors
 
-    def forward(self, x: Batch) -> Tensor:
+    def forward(self, x: ActivationBatch) -> Tensor:
         units = x.apply(self.weight.flatten(1, 2) * self.inverse)
         units = units.view(*self.last.weight.shape, -1)
         self.units = (units if self.bias is None else units + self.bias[..., None]).relu_()
         return self.last.add_bias(torch.einsum("skh,skhn->skn", self.last.weight, self.units))
 
-    def backward(self, x: Batch, gradient: Tensor) -> list[Tensor]:
+    def backward(self, x: ActivationBatch, gradient: Tensor) -> list[Tensor]:
         last = self.last.gradients(torch.einsum("skn,skhn->skh", gradient, self.units), gradient)
         units = self.last.weight[..., None] * gradient.unsqueeze(2) * (self.units > 0)
         weight = x.weight_grad(units.flatten(1, 2)).mul_(self.inverse).view_as(self.weight)
@@ -151,50 +150,7 @@ class HiddenProbes:
         return [[(row, units[s, k]) for k, row in enumerate(rows)] for s, rows in enumerate(self.last.rows())]
 
 
-class PositionProbes:
-    """A learned value per patch of the grid and no activations: what position in the image alone predicts.
-
-    It is the linear probe on one-hot patch numbers; only the size of its batch `x` is used."""
-
-    def __init__(self, starts: Starts, scale: Tensor) -> None:
-        self.last = LastLayer([[layers[0] for layers in heads] for heads in starts], scale.dtype, scale.device)
-        self.parameters, self.factors = self.last.parameters, self.last.factors
-
-    def forward(self, x: Batch) -> Tensor:
-        return self.last.add_bias(self.last.weight).repeat(1, 1, x.count)
-
-    def backward(self, x: Batch, gradient: Tensor) -> list[Tensor]:
-        return self.last.gradients(gradient.unflatten(2, (-1, self.last.weight.shape[2])).sum(2), gradient)
-
-    def weights(self) -> Weights:
-        return [[(row, None) for row in rows] for rows in self.last.rows()]
-
-
-class JointProbes:
-    """A value per patch of the grid plus a linear map of channels: what activations add to position."""
-
-    def __init__(self, starts: Starts, scale: Tensor, channels: int) -> None:
-        self.channels, self.scale, self.inverse = channels, scale, (1 / scale)[:, None, None]
-        self.last = LastLayer([[layers[0] for layers in heads] for heads in starts], scale.dtype, scale.device)
-        self.parameters, self.factors = self.last.parameters, self.last.factors
-
-    def forward(self, x: Batch) -> Tensor:
-        weight = self.last.weight
-        from_channels = x.apply(weight[..., : self.channels] * self.inverse)
-        return self.last.add_bias(weight[..., self.channels :].repeat(1, 1, x.count).add_(from_channels))
-
-    def backward(self, x: Batch, gradient: Tensor) -> list[Tensor]:
-        patches = self.last.weight.shape[2] - self.channels
-        channels = x.weight_grad(gradient).mul_(self.inverse)
-        weight = torch.cat([channels, gradient.unflatten(2, (-1, patches)).sum(2)], 2)
-        return self.last.gradients(weight, gradient)
-
-    def weights(self) -> Weights:
-        rows = self.last.rows()
-        for row, scale in zip(rows, self.scale.tolist(), strict=True):
-            for weight in row:
-                weight[:, : self.channels] /= scale
-        return [[(weight, None) for weight in row] for row in rows]
+Probes = LinearProbes | HiddenProbes
 
 
 def predict(weights: NDArray | Tensor, acts: NDArray | Tensor, hidden: NDArray | Tensor | None = None) -> Tensor:

@@ -15,8 +15,8 @@ from torch import Tensor
 from probing.dataset.split import Split
 from probing.probes.batched import LinearProbes, Probes
 from probing.probes.config import ProbeConfig
-from probing.probes.features import Activations, Features
-from probing.probes.fit import fit_probes, make_site
+from probing.probes.features import Activations
+from probing.probes.fit import fit_site
 from probing.probes.results import FitSpec, ProbeResult
 from probing.probes.tasks.depth import DepthHeads
 from probing.probes.tasks.heads import Heads
@@ -47,20 +47,19 @@ def fit_converged(
     Depth minimises the squared error (ridge), saliency the cross-entropy; the result has a single epoch, that of the
     chosen penalty. Raises ValueError if the inputs do not fit together."""
     config = ProbeConfig(epochs=1, bias=bias, normalise="rms", dtype="float64")
-    site = make_site(acts, steps, grid, targets, split, config, device)
     results: dict[FitSpec, ProbeResult] = {}
     for task in targets:
         specs = [FitSpec(step, task) for step in steps]
-        results.update(zip(specs, fit_probes(site, specs, _solve), strict=True))
+        fitted = fit_site(acts, steps, grid, targets, split, specs, config, device, trainer=_solve)
+        results.update(zip(specs, fitted, strict=True))
     return [results[FitSpec(step, task)] for step in steps for task in targets]
 
 
 def _solve(
-    probes: Probes, features: Features, labels: HeadRuns, parts: dict[str, Tensor], _seed: int, _config: ProbeConfig
+    probes: Probes, features: Activations, labels: HeadRuns, parts: dict[str, Tensor], _seed: int, _config: ProbeConfig
 ) -> History:
     """Set one head's probes to the solution of the best penalty."""
     assert isinstance(probes, LinearProbes)
-    assert isinstance(features, Activations)
     ((_, heads),) = labels.runs
     cost, rounds = _cost(heads)
     probes.last.rest.zero_()

@@ -6,7 +6,6 @@ Shapes: S steps, N samples, T patches, C channels, R probe rows, n = samples of 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -15,23 +14,8 @@ SLAB = 1 << 21
 """activation values converted at once on a CPU; more would leave its cache between writing and reading"""
 
 
-class Batch(Protocol):
-    """Activations X (S, n, C) of some samples, never held as one array if that would be slow."""
-
-    count: int
-    """samples"""
-
-    def apply(self, weight: Tensor) -> Tensor:
-        """Apply rows (S, R, C) to every patch: (S, R, n)."""
-        ...
-
-    def weight_grad(self, gradient: Tensor) -> Tensor:
-        """Gradient (S, R, C) of the rows from the gradient (S, R, n) of their outputs: the transposed map."""
-        ...
-
-
 class Activations:
-    """Recorded activations (S, N, T, C), returned in batches of samples.
+    """Recorded activations (S, N, T, C), returned in batches of samples; C is 0 for probes of the position alone.
 
     Slabs are views of buffers that the next batch overwrites: fresh memory for every batch would cost more than the
     arithmetic."""
@@ -60,7 +44,7 @@ class Activations:
 
 
 class ActivationBatch:
-    """The activations of some samples."""
+    """Activations X (S, n, C) of some samples, never held as one array if that would be slow."""
 
     def __init__(self, source: Activations, samples: Tensor) -> None:
         self.source, self.samples, self.count = source, samples, len(samples)
@@ -86,40 +70,15 @@ class ActivationBatch:
                 yield columns, source.slab(some, first, last)
 
     def apply(self, weight: Tensor) -> Tensor:
+        """Apply rows (S, R, C) to every patch: (S, R, n)."""
         parts = [torch.bmm(weight, x.transpose(1, 2)) for _, x in self.slabs()]
         return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
 
     def weight_grad(self, gradient: Tensor) -> Tensor:
+        """Gradient (S, R, C) of the rows from the gradient (S, R, n) of their outputs: the transposed map."""
         total: Tensor | None = None
         for columns, x in self.slabs():
             part = gradient[:, :, columns]
             total = torch.bmm(part, x) if total is None else total.baddbmm_(part, x)
         assert total is not None
         return total
-
-
-class NoActivations:
-    """Takes the place of activations for probes that use the position alone."""
-
-    def __init__(self, steps: int, patches: int) -> None:
-        self.steps, self.patches = steps, patches
-
-    def batch(self, samples: Tensor) -> EmptyBatch:
-        """A batch with a size and no channels."""
-        return EmptyBatch(len(samples))
-
-
-class EmptyBatch:
-    """A batch without channels."""
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-
-    def apply(self, weight: Tensor) -> Tensor:
-        raise AssertionError("position probes have no activations")
-
-    def weight_grad(self, gradient: Tensor) -> Tensor:
-        raise AssertionError("position probes have no activations")
-
-
-Features = Activations | NoActivations

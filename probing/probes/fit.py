@@ -18,17 +18,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from probing.dataset.split import Split
-from probing.probes.batched import HiddenProbes, JointProbes, LinearProbes, PositionProbes, Probes
+from probing.probes.batched import HiddenProbes, LinearProbes, Probes
 from probing.probes.config import ProbeConfig
 from probing.probes.controls import POSITION_CONTROLS, label_rows
-from probing.probes.features import Activations, Features, NoActivations
+from probing.probes.features import Activations
 from probing.probes.optimiser import Layer, dtype_of, initial_layers, initial_seed
-from probing.probes.results import FitSpec, Fitted, ProbeResult, Sizes, failed
+from probing.probes.results import FitSpec, Fitted, ProbeResult, failed
 from probing.probes.tasks import TASKS, load_task
 from probing.probes.training import HeadRuns, History, predictions, root_mean_squares, train
 from probing.scoring.targets import Edges, Grid, Targets, pool_edges
 
-Trainer = Callable[[Probes, Features, HeadRuns, dict[str, Tensor], int, ProbeConfig], History]
+Trainer = Callable[[Probes, Activations, HeadRuns, dict[str, Tensor], int, ProbeConfig], History]
 """trains probes in place: (probes, features, labels, samples by part of the split, order seed, config)"""
 
 
@@ -54,9 +54,10 @@ class SiteData:
     """(S) root mean squares over training samples; not finite if the activations are not"""
 
     @property
-    def sizes(self) -> Sizes:
-        """The sizes that every row of results contains."""
-        return Sizes(self.acts.shape[2], self.acts.shape[3], self.split)
+    def columns(self) -> dict[str, object]:
+        """The columns of results/probes that are the same for all probes of the site."""
+        parts = {f"n_{name}": len(getattr(self.split, name)) for name in ("train", "val", "test")}
+        return {"tokens": self.acts.shape[2], "channels": self.acts.shape[3], **parts}
 
 
 def fit_site(
@@ -69,27 +70,23 @@ def fit_site(
     config: ProbeConfig,
     device: str | torch.device = "cpu",
     images: NDArray[np.uint8] | None = None,
+    trainer: Trainer = train,
 ) -> list[ProbeResult]:
     """Fit the probes `specs` on activations (S, N, T, C), float16 or float32, of denoising `steps` (S).
 
     targets: pooled labels of the same N samples and grid, by task. images: (N, H, W, 3), only for smoothness.
+    trainer: what fits a batch of probes, by default the paper's training (section 3.1).
     Returns the results in the order of `specs`. On a CPU it uses one thread: run as many processes as there are cores.
     Non-finite activations or weights fail the probes that depend on them (row status `failed`, with the reason) and
     no others. Raises ValueError if the inputs do not fit together."""
-    site = make_site(acts, steps, grid, targets, split, config, device, images)
-    return fit_probes(site, specs, train)
-
-
-def fit_probes(site: SiteData, specs: Sequence[FitSpec], trainer: Trainer) -> list[ProbeResult]:
-    """Fit the probes of a site with a trainer of batched probes; results in order.
-
-    Raises ValueError if a spec has a step or task that the site does not have."""
-    for spec in specs:
-        if spec.step not in site.steps:
-            raise ValueError(f"no activations of step {spec.step}: steps are {site.steps}")
-        if spec.task not in TASKS or spec.task not in site.targets:
-            raise ValueError(f"no targets or no task named {spec.task!r}: tasks are {', '.join(TASKS)}")
+    _check_inputs(acts, steps, grid, targets, split, specs, config)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # torch warns of read-only arrays, and nothing here writes to it
+        tensor = torch.from_numpy(np.ascontiguousarray(acts)).to(device)
+    edges = pool_edges(images, grid) if config.smoothness and images is not None else None
     results: dict[FitSpec, ProbeResult] = {}
+    scale = root_mean_squares(Activations(tensor, dtype_of(config)), torch.from_numpy(split.train).to(device))
+    site = SiteData(tensor, tuple(steps), (grid[0], grid[1]), targets, split, config, edges, scale)
     with _one_thread():
         for group in _groups(specs):
             results.update(_fit_group(site, group, trainer))
@@ -107,29 +104,14 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def make_site(
+def _check_inputs(
     acts: NDArray,
     steps: Sequence[int],
     grid: Grid,
     targets: Mapping[str, Targets],
     split: Split,
+    specs: Sequence[FitSpec],
     config: ProbeConfig,
-    device: str | torch.device = "cpu",
-    images: NDArray[np.uint8] | None = None,
-) -> SiteData:
-    """Check the inputs of fit_site and put the activations on the device."""
-    _check_inputs(acts, steps, grid, targets, split, config)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # torch warns of read-only arrays, and nothing here writes to it
-        tensor = torch.from_numpy(np.ascontiguousarray(acts)).to(device)
-    edges = pool_edges(images, grid) if config.smoothness and images is not None else None
-    features = Activations(tensor, dtype_of(config))
-    scale = root_mean_squares(features, torch.from_numpy(split.train).to(device))
-    return SiteData(tensor, tuple(steps), (grid[0], grid[1]), targets, split, config, edges, scale)
-
-
-def _check_inputs(
-    acts: NDArray, steps: Sequence[int], grid: Grid, targets: Mapping[str, Targets], split: Split, config: ProbeConfig
 ) -> None:
     """Raises ValueError if the inputs of fit_site do not fit together."""
     if acts.ndim != 4 or acts.shape[0] != len(steps) or len(set(steps)) != len(steps):
@@ -147,6 +129,11 @@ def _check_inputs(
         raise ValueError(f"split contains sample {used.max()}, the activations have {acts.shape[1]} samples")
     if config.selection == "val" and not len(split.val):
         raise ValueError("probe.selection=val needs validation samples: choose last, or a split with val")
+    for spec in specs:
+        if spec.step not in steps:
+            raise ValueError(f"no activations of step {spec.step}: steps are {steps}")
+        if spec.task not in TASKS or spec.task not in targets:
+            raise ValueError(f"no targets or no task named {spec.task!r}: tasks are {', '.join(TASKS)}")
 
 
 @dataclass(frozen=True)
@@ -187,7 +174,7 @@ def _fit_group(site: SiteData, group: Group, trainer: Trainer) -> dict[FitSpec, 
         for row in group.specs():
             if not finite[row[0].step]:
                 reason = f"step {row[0].step}: activations of the training samples are not finite"
-                results.update({spec: failed(site.sizes, spec, reason) for spec in row})
+                results.update({spec: failed(site.columns, spec, reason) for spec in row})
     if fit_steps:
         results.update(_fit_finite(site, replace(group, steps=fit_steps), trainer))
     return results
@@ -197,14 +184,10 @@ def _fit_finite(site: SiteData, group: Group, trainer: Trainer) -> dict[FitSpec,
     """Fit one batched problem whose training activations are finite."""
     started = time.perf_counter()
     places = [site.steps.index(step) for step in group.steps]
-    features: Features
-    if group.family == "position":
-        features = NoActivations(len(places), site.acts.shape[2])
-    else:
-        # consecutive steps are a view; indexing by a list would copy the activations
-        is_run = places == list(range(places[0], places[0] + len(places)))
-        acts = site.acts[places[0] : places[-1] + 1] if is_run else site.acts[places]
-        features = Activations(acts, dtype_of(site.config))
+    acts = site.acts[..., :0] if group.family == "position" else site.acts
+    # consecutive steps are a view; indexing by a list would copy the activations
+    is_run = places == list(range(places[0], places[0] + len(places)))
+    features = Activations(acts[places[0] : places[-1] + 1] if is_run else acts[places], dtype_of(site.config))
     probes, scale = _start_probes(site, group, places)
     labels = _labels(site, group)
     parts = {name: torch.from_numpy(part).to(site.acts.device) for name, part in site.split.parts}
@@ -213,7 +196,9 @@ def _fit_finite(site: SiteData, group: Group, trainer: Trainer) -> dict[FitSpec,
     test_loss = labels.loss(outputs["test"].flatten(2), parts["test"])[0]
     scores = [heads.scores({n: p[:, run] for n, p in outputs.items()}, parts) for run, heads in labels.runs]
     finite = {name: torch.isfinite(values).all(3).cpu() for name, values in outputs.items()}
-    fitted = Fitted(site.sizes, group.specs(), probes.weights(), scale.tolist(), history, test_loss, scores, finite)
+    fitted = Fitted(
+        site.columns, site.split, group.specs(), probes.weights(), scale.tolist(), history, test_loss, scores, finite
+    )
     return fitted.results(time.perf_counter() - started)
 
 
@@ -223,7 +208,8 @@ def _start_probes(site: SiteData, group: Group, places: list[int]) -> tuple[Prob
     scale = torch.ones_like(site.scale[places])
     if config.normalise == "rms" and group.family != "position":
         scale = torch.where(site.scale[places] > 0, site.scale[places], scale)
-    inputs = {"position": patches, "position_activation": channels + patches}.get(group.family, channels)
+    channels = 0 if group.family == "position" else channels
+    inputs = channels + (patches if group.family in POSITION_CONTROLS else 0)
     hidden = [config.hidden] if config.hidden and group.family == "activation" else []
 
     def start(spec: FitSpec) -> list[Layer]:
@@ -231,11 +217,9 @@ def _start_probes(site: SiteData, group: Group, places: list[int]) -> tuple[Prob
         return initial_layers(initial_seed(spec.seed, spec.step, spec.task), sizes, config.bias)
 
     starts = [[start(spec) for spec in row] for row in group.specs()]
-    if group.family == "position":
-        return PositionProbes(starts, scale), scale
-    if group.family == "position_activation":
-        return JointProbes(starts, scale, channels), scale
-    return (HiddenProbes if hidden else LinearProbes)(starts, scale), scale
+    if hidden:
+        return HiddenProbes(starts, scale), scale
+    return LinearProbes(starts, scale, channels), scale
 
 
 def _labels(site: SiteData, group: Group) -> HeadRuns:

@@ -76,27 +76,9 @@ class ProbeResult:
         return self.row["status"] == "done"
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """Sizes of a site's fit, the same in every row of the site."""
-
-    tokens: int
-    """patches of the grid"""
-    channels: int
-    """channels of the activations"""
-    split: Split
-    """sample numbers"""
-
-    def columns(self) -> dict[str, object]:
-        """Columns of results/probes."""
-        split = self.split
-        counts = {"n_train": len(split.train), "n_val": len(split.val), "n_test": len(split.test)}
-        return {"tokens": self.tokens, "channels": self.channels, **counts}
-
-
-def failed(sizes: Sizes, spec: FitSpec, reason: str) -> ProbeResult:
-    """The result of a probe that could not be fitted."""
-    row = {**spec.key, **sizes.columns(), "seconds": 0.0, "status": "failed", "error": reason}
+def failed(columns: dict[str, object], spec: FitSpec, reason: str) -> ProbeResult:
+    """The result of a probe that could not be fitted; columns: those that all probes of the site share."""
+    row = {**spec.key, **columns, "seconds": 0.0, "status": "failed", "error": reason}
     return ProbeResult(spec, None, None, 1.0, row)
 
 
@@ -104,8 +86,10 @@ def failed(sizes: Sizes, spec: FitSpec, reason: str) -> ProbeResult:
 class Fitted:
     """The outcome of a batched problem of S steps and K heads."""
 
-    sizes: Sizes
-    """of the site"""
+    columns: dict[str, object]
+    """columns of results/probes that all probes of the site share"""
+    split: Split
+    """sample numbers"""
     specs: list[list[FitSpec]]
     """[step][head]"""
     weights: Weights
@@ -135,7 +119,7 @@ class Fitted:
         weights, hidden = self.weights[s][k]
         reason = self._failure(s, k, weights)
         if reason:
-            return failed(self.sizes, spec, reason)
+            return failed(self.columns, spec, reason)
         epochs = tables.epochs(s, k, spec)
         chosen = epochs[tables.chosen[s][k]]
         test_loss = tables.test_loss[s][k]
@@ -145,7 +129,7 @@ class Fitted:
         images, dropped = tables.images(s, k, spec)
         scores = {name: values[s] for name, values in tables.probe_scores[k].items()}
         status = {"seconds": seconds, "status": "done", "error": None, "dropped": max(dropped.values(), default=0)}
-        row = {**spec.key, **self.sizes.columns(), **losses, **scores, **status}
+        row = {**spec.key, **self.columns, **losses, **scores, **status}
         return ProbeResult(spec, weights, hidden, self.scale[s], row, images, epochs, dropped)
 
     def _failure(self, s: int, k: int, weights: NDArray) -> str | None:
@@ -155,7 +139,7 @@ class Fitted:
         for part, finite in self.finite.items():
             bad = (~finite[s, k]).nonzero().flatten().tolist()
             if bad:
-                sample = getattr(self.sizes.split, part)[bad[0]]
+                sample = getattr(self.split, part)[bad[0]]
                 return f"{part} sample {sample}: the prediction is not finite, so its activation is not either"
         return None
 
@@ -165,7 +149,7 @@ class _Tables:
 
     def __init__(self, fitted: Fitted) -> None:
         history = fitted.history
-        self.samples = fitted.sizes.split.test.tolist()
+        self.samples = fitted.split.test.tolist()
         self.train = history.train.permute(1, 2, 0).tolist()
         undefined = torch.full_like(history.train, torch.nan)
         self.val = _plain((undefined if history.val is None else history.val).permute(1, 2, 0))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from probing.probes.batched import Probes
 from probing.probes.config import ProbeConfig
-from probing.probes.features import Activations, Features
+from probing.probes.features import Activations
 from probing.probes.optimiser import Optimizer, sample_orders
 from probing.probes.tasks.heads import Heads
 
@@ -46,7 +46,12 @@ class History:
 
 
 def train(
-    probes: Probes, features: Features, labels: HeadRuns, parts: dict[str, Tensor], order_seed: int, config: ProbeConfig
+    probes: Probes,
+    features: Activations,
+    labels: HeadRuns,
+    parts: dict[str, Tensor],
+    order_seed: int,
+    config: ProbeConfig,
 ) -> History:
     """Train the probes in place and leave them at the epoch that `config.selection` chooses.
 
@@ -71,7 +76,7 @@ def train(
 
 
 def _train_epoch(
-    probes: Probes, features: Features, labels: HeadRuns, samples: Tensor, optimizer: Optimizer, batch: int
+    probes: Probes, features: Activations, labels: HeadRuns, samples: Tensor, optimizer: Optimizer, batch: int
 ) -> Tensor:
     """One pass over `samples` in their order; the mean loss (S, K) over its batches."""
     total: Tensor | float = 0.0
@@ -110,12 +115,12 @@ class BestParameters:
         return self.chosen
 
 
-def blocks(features: Features, samples: Tensor) -> Iterator[Tensor]:
+def blocks(features: Activations, samples: Tensor) -> Iterator[Tensor]:
     """Runs of samples small enough for one pass."""
     return iter(samples.split(max(1, BLOCK // (features.steps * features.patches))))
 
 
-def mean_loss(probes: Probes, features: Features, labels: HeadRuns, samples: Tensor) -> Tensor:
+def mean_loss(probes: Probes, features: Activations, labels: HeadRuns, samples: Tensor) -> Tensor:
     """Mean loss (S, K) over `samples`, without training."""
     sums = [
         labels.loss(probes.forward(features.batch(part)), part)[0] * len(part) for part in blocks(features, samples)
@@ -123,7 +128,7 @@ def mean_loss(probes: Probes, features: Features, labels: HeadRuns, samples: Ten
     return torch.stack(sums).sum(0) / len(samples)
 
 
-def predictions(probes: Probes, features: Features, samples: Tensor) -> Tensor:
+def predictions(probes: Probes, features: Activations, samples: Tensor) -> Tensor:
     """Predictions (S, K, samples, T); of two outputs their difference."""
     parts = [probes.forward(features.batch(part)) for part in blocks(features, samples)]
     return torch.cat(parts, 2).unflatten(2, (-1, features.patches))

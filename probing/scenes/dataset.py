@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from probing.scenes.render import draw_scene, render
+from probing.scenes.render import SIZE, draw_scene, render
 from probing.scenes.world import RENDER_SEEDS
 
 PART = 250
@@ -25,7 +25,7 @@ class Renders:
     images: np.ndarray
     """uint8 (N, H, W, 3)"""
     depths: np.ndarray
-    """float16 (N, H, W), relative inverse depth"""
+    """float32, or float16 if loaded from files, (N, H, W): relative inverse depth"""
     masks: np.ndarray
     """uint8 (N, H, W), share of the pixel covered by objects in 255ths"""
     captions: tuple[str, ...]
@@ -34,6 +34,18 @@ class Renders:
 
     def __len__(self) -> int:
         return len(self.images)
+
+
+def draw(seeds: Sequence[int], size: int = SIZE) -> Renders:
+    """Render the scenes of the given seeds at `size` pixels a side."""
+    made = [render(draw_scene(seed), size) for seed in seeds]
+    return Renders(
+        np.stack([r.image for r in made]),
+        np.stack([r.depth for r in made]),
+        np.stack([(r.mask * 255).round() for r in made]).astype(np.uint8),
+        tuple(r.caption for r in made),
+        tuple(" ".join(r.colours) for r in made),
+    )
 
 
 @dataclass(frozen=True)
@@ -70,15 +82,15 @@ def make(
 
 def _render_part(part: Part) -> None:
     torch.set_num_threads(1)
-    made = [render(draw_scene(part.first_seed + offset)) for offset in range(part.count)]
+    renders = draw(range(part.first_seed, part.first_seed + part.count))
     temporary = f"{part.path}.{os.getpid()}.partial.npz"
     np.savez(
         temporary,
-        images=np.stack([r.image for r in made]),
-        depths=np.stack([r.depth for r in made]).astype(np.float16),
-        masks=np.stack([(r.mask * 255).round() for r in made]).astype(np.uint8),
-        captions=np.array([r.caption for r in made]),
-        colours=np.array([" ".join(r.colours) for r in made]),
+        images=renders.images,
+        depths=renders.depths.astype(np.float16),
+        masks=renders.masks,
+        captions=np.array(renders.captions),
+        colours=np.array(renders.colours),
     )
     os.replace(temporary, part.path)
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import colorsys
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -224,44 +225,10 @@ def contact_sheet(images: np.ndarray, columns: int = 10) -> Image.Image:
     return Image.fromarray(np.concatenate(rows, 0))
 
 
-def write_card(folder: Path, card: Card, images: np.ndarray, guidance: float, how: Callable[[], str]) -> None:
-    """Write CARD.md and contact.jpg into the folder of the weights."""
+def write_card(folder: Path, card: Card, images: np.ndarray, guidance: float, training: Mapping[str, object]) -> None:
+    """Write CARD.md and contact.jpg into the folder of the weights; training: `training.describe`."""
     contact_sheet(images).save(folder / "contact.jpg", quality=85)
-    values = {**asdict(card), "guidance": guidance, "how": how(), "colours": ", ".join(PALETTE)}
+    values = {**asdict(card), **training, "guidance": guidance, "colours": ", ".join(PALETTE)}
     values["entropy"] = ", ".join(f"{share:.2f}" for share in card.entropy)
-    (folder / "CARD.md").write_text(_TEXT.format(**values))
-
-
-_TEXT = """# The scenes model
-
-A small latent diffusion model of a rendered world: a `StableDiffusionPipeline` in `pipeline/` (fp16 safetensors, 128 x 128 images,
-16 x 16 x 4 latents, 16 self-attention sites) and a labelling network in `labeller.safetensors`.
-
-## How it was made
-
-{how}
-
-The diffusion model was trained without depth and masks; the labelling network was trained on the renderer's true ones. It is one
-network with two heads (depth, object mask), so the two labels are not independent of each other.
-
-Depth is relative inverse depth: inverse distance along the viewing axis in units of the camera's height over half its field of view,
-clipped at 1.8, because absolute scale is not visible in a picture. On level ground it is the number of half pictures below the horizon.
-
-## How good it is
-
-| what | measured |
-|---|---|
-| autoencoder, PSNR on held-out renders | {psnr:.1f} dB |
-| labels of held-out renders: saliency Dice, depth RMSE (standardised) | {clean[dice]:.3f}, {clean[rmse]:.3f} |
-| the same after a round trip through the autoencoder | {decoded[dice]:.3f}, {decoded[rmse]:.3f} |
-| object colours and count as in the caption, of 100 fixed prompts, guidance {guidance:g} | {captions_right} |
-| the same test on held-out renders after a round trip through the autoencoder | {judge_right:.1%} |
-| entropy of self-attention at the last step, 1 is uniform: least, median, most of 16 sites | {entropy} |
-| share of depth variance that the mean depth map explains | {world[mean_map_explains]:.1%} |
-| share of pixels that objects cover | {world[base_rate]:.1%} |
-| a small network on position, colour and a 7 x 7 patch: depth variance explained, best Dice | {world[shortcut_explains]:.1%}, {world[shortcut_dice]:.2f} |
-
-The test of captions takes the labelling network's object mask without its rim, and names each pixel by the nearest hue of the palette
-({colours}); a colour counts if it covers at least 0.8 % of the image and 6 % of the mask. Within a scene object colours differ, so the
-set of colours also gives the count; an image is right only if the whole set is. `contact.jpg` shows the images of the 100 fixed prompts, in order.
-"""
+    template = files("probing.scenes") / "card.md"
+    (folder / "CARD.md").write_text(template.read_text().format(**values))

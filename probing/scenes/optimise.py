@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,7 @@ class Loop:
     """A training loop to the end of a schedule that can be stopped and resumed at any step.
 
     The random generator of a step is seeded from the step alone, so a resumed training draws the same numbers as an
-    uninterrupted one. If torch.distributed is initialised, each process draws its own part of the batch, gradients
-    are averaged, and the first process saves.
+    uninterrupted one.
     """
 
     def __init__(self, model: nn.Module, schedule: Schedule, folder: Path, seed: int) -> None:
@@ -60,14 +59,12 @@ class Loop:
         )
         self.averaged = {k: v.detach().clone() for k, v in model.state_dict().items()}
         self.device = next(model.parameters()).device
-        parallel = distributed.is_available() and distributed.is_initialized()
-        self.rank, self.processes = (distributed.get_rank(), distributed.get_world_size()) if parallel else (0, 1)
         self.step = 0
         self.history: list[tuple[int, float]] = []
 
     def generator(self, step: int) -> torch.Generator:
         """The generator of a step, on the device of the network."""
-        return torch.Generator(self.device).manual_seed((self.seed * 1_000_003 + step) * 64 + self.rank)
+        return torch.Generator(self.device).manual_seed((self.seed * 1_000_003 + step) * 64)
 
     def resume(self) -> None:
         """Load the last checkpoint, if there is one."""
@@ -87,8 +84,6 @@ class Loop:
 
     def save(self) -> None:
         """Write a checkpoint atomically."""
-        if self.rank:
-            return
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
         tensors |= {f"average.{k}": v for k, v in self.averaged.items()}
         for name, parameter in self.learning.items():
@@ -129,24 +124,12 @@ class Loop:
             group["lr"] = self.schedule.rate_at(self.step)
         value = loss(self.step, self.generator(self.step))
         value.backward()
-        self._share_gradients()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         self.step += 1
         self._average()
         return value.detach()
-
-    def _share_gradients(self) -> None:
-        """Average the gradients of all processes, in one message."""
-        if self.processes == 1:
-            return
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        flat = torch.cat([g.flatten() for g in gradients])
-        distributed.all_reduce(flat)
-        flat /= self.processes
-        for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-            gradient.copy_(part.view(gradient.shape))
 
     def _average(self) -> None:
         """Update the moving average of the weights; early on its decay is smaller, so that the start fades."""

@@ -29,8 +29,6 @@ class Render:
     """float32 (H, W): relative inverse depth, clipped; 0 is the sky (see `relative_inverse`)"""
     mask: np.ndarray
     """float32 (H, W) in 0..1: share of the pixel that objects cover"""
-    owner: np.ndarray
-    """int64 (H * s, W * s): index of the solid seen at each subpixel, -1 for background"""
     caption: str
     colours: tuple[str, ...]
 
@@ -227,7 +225,6 @@ def render(scene: Scene, size: int = SIZE, samples: int = 2) -> Render:
         image=(colour.permute(1, 2, 0) * 255).round().to(torch.uint8).numpy(),
         depth=_mean_pool(inverse[None], size, samples)[0].numpy(),
         mask=_mean_pool(salient[None].float(), size, samples)[0].numpy(),
-        owner=solid.view(fine, fine).numpy(),
         caption=scene.caption,
         colours=scene.colours,
     )

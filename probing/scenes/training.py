@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -117,13 +118,19 @@ def load_start(folder: Path, name: str) -> dict[str, torch.Tensor] | None:
     return load_file(path) if path.exists() else None
 
 
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def _loaded(network: Network, path: Path) -> Network:
+    network.load_state_dict(load_file(path))
+    return network.eval()
+
+
 def train_autoencoder(folder: Path, config: TrainingConfig, progress: Progress) -> AutoencoderKL:
     """The calibrated autoencoder, from its finished file if there is one."""
     finished = folder / "vae.safetensors"
-    model = vae.build()
     if finished.exists():
-        model.load_state_dict(load_file(finished))
-        return model.eval()
+        return _loaded(vae.build(), finished)
     renders = dataset.load(folder / "renders", "train", min(config.renders, AUTOENCODER_RENDERS))
     log = _named(progress, "autoencoder")
     model = vae.train(renders, folder / "vae", config.autoencoder, log, config.crops, config.seed, config.device).cpu()
@@ -161,10 +168,8 @@ def decode_renders(folder: Path, model: AutoencoderKL, config: TrainingConfig, p
 def train_labeller(folder: Path, model: AutoencoderKL, config: TrainingConfig, progress: Progress) -> teacher.Teacher:
     """The labelling network, from its finished file if there is one."""
     finished = folder / "labeller.safetensors"
-    network = teacher.Teacher()
     if finished.exists():
-        network.load_state_dict(load_file(finished))
-        return network.eval()
+        return _loaded(teacher.Teacher(), finished)
     decoded = decode_renders(folder, model, config, progress)
     renders = dataset.load(folder / "renders", "train", config.renders)
     network = teacher.train(
@@ -187,10 +192,8 @@ def train_denoiser(
 ) -> diffusion.Denoiser:
     """Text encoder and UNet with averaged weights."""
     finished = folder / "denoiser.safetensors"
-    network = diffusion.Denoiser()
     if finished.exists():
-        network.load_state_dict(load_file(finished))
-        return network.eval()
+        return _loaded(diffusion.Denoiser(), finished)
     latents = encode_renders(folder, model, config, progress)
     captions = dataset.load_captions(folder / "renders", "train", config.renders)
     network = diffusion.train(
@@ -238,23 +241,20 @@ def save_labeller(target: Path, network: teacher.Teacher) -> None:
     save_file({k: v.half().contiguous() for k, v in network.state_dict().items()}, target)
 
 
-def describe(folder: Path, config: TrainingConfig) -> str:
-    """The model card's paragraph on how the weights in a training folder were made."""
-    done = json.loads((folder / "denoiser" / "checkpoint.json").read_text())
-    steps, loss = done[-1] if done else (0, float("nan"))
-    channels = ", ".join(map(str, diffusion.CHANNELS))
-    return (
-        f"`scenesweep train-scenes` rendered {config.renders:,} scenes (seeds from 0) and trained, with seed "
-        f"{config.seed}: the autoencoder for {config.autoencoder.steps:,} steps on 64 x 64 crops and then whole "
-        f"images; the labelling network for {config.labeller.steps:,} steps of {config.labelled} renders, "
-        "a third of them after a round trip through the autoencoder, with blur, noise and tint; text encoder and UNet "
-        f"(channels {channels}; v-prediction; loss weighted by min(SNR, {diffusion.SNR_LIMIT:g}), at least "
-        f"{diffusion.LEAST_WEIGHT:g}; half of the noise levels are those of the {diffusion.VISITED} denoising steps; "
-        "queries and keys of self-attention stay at their initial random projection, by which a token attends to "
-        f"tokens like itself) for {steps:,} steps of {config.batch} captioned latents, 10 % of them with an empty "
-        f"caption, last mean loss {loss:.4f}. On {'CPU' if config.device == 'cpu' else 'one GPU'}, forward passes of "
-        "the denoiser in bfloat16."
-    )
+def describe(folder: Path, config: TrainingConfig) -> dict[str, object]:
+    """Values of the model card's paragraph on how the weights in a training folder were made."""
+    history = json.loads((folder / "denoiser" / "checkpoint.json").read_text())
+    steps, loss = history[-1] if history else (0, float("nan"))
+    return {
+        "config": config,
+        "channels": ", ".join(map(str, diffusion.CHANNELS)),
+        "snr_limit": diffusion.SNR_LIMIT,
+        "least_weight": diffusion.LEAST_WEIGHT,
+        "visited": diffusion.VISITED,
+        "steps": steps,
+        "loss": loss,
+        "device": "CPU" if config.device == "cpu" else "one GPU",
+    }
 
 
 def write_card(folder: Path, target: Path, config: TrainingConfig, guidance: float = GUIDANCE) -> None:
@@ -268,7 +268,7 @@ def write_card(folder: Path, target: Path, config: TrainingConfig, guidance: flo
     train = dataset.load(folder / "renders", "train", min(2000, config.renders))
     test = dataset.load(folder / "renders", "held_out", min(250, config.held_out))
     card, images = evaluate.measure(pipeline, labeller, train, test, guidance)
-    evaluate.write_card(target, card, images, guidance, lambda: describe(folder, config))
+    evaluate.write_card(target, card, images, guidance, describe(folder, config))
 
 
 def run(folder: Path, target: Path, config: TrainingConfig, progress: Progress) -> None:

@@ -1,12 +1,11 @@
-"""Renders noised to a step's level: images of the scenes world with the renderer's own depth and masks.
+"""Latents of renders, noised to the level of a denoising step.
 
-Probes on them are scored against the renderer, so no labelling network is involved.
+Probes on their activations are scored against the renderer's own depth and masks, without a labelling network.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,37 +13,7 @@ from torch import Tensor
 
 from probing.diffusion.model import LatentDiffusion
 from probing.diffusion.sampling import schedule
-from probing.scenes.render import draw_scene, render
 from probing.scenes.vae import encode
-from probing.scenes.world import TRUTH_SEED
-
-
-@dataclass(frozen=True, eq=False)
-class Truth:
-    """N renders with their true labels."""
-
-    seeds: tuple[int, ...]
-    """seeds of the scenes, and of their noise"""
-    captions: tuple[str, ...]
-    images: np.ndarray
-    """uint8 (N, H, W, 3)"""
-    depth: np.ndarray
-    """float32 (N, H, W), relative inverse depth"""
-    masks: np.ndarray
-    """uint8 (N, H, W), share of a pixel that objects cover in 255ths"""
-
-
-def draw(count: int, size: int) -> Truth:
-    """The first `count` scenes for probing at `size` pixels a side."""
-    seeds = tuple(range(TRUTH_SEED, TRUTH_SEED + count))
-    made = [render(draw_scene(seed), size) for seed in seeds]
-    return Truth(
-        seeds,
-        tuple(r.caption for r in made),
-        np.stack([r.image for r in made]),
-        np.stack([r.depth for r in made]),
-        np.stack([(r.mask * 255).round() for r in made]).astype(np.uint8),
-    )
 
 
 def clean_latents(model: LatentDiffusion, images: np.ndarray) -> Tensor:

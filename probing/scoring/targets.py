@@ -26,8 +26,6 @@ class SaliencyTargets:
     """K, pixels in one patch"""
     counts: NDArray[np.int32]
     """(N, T) foreground pixels of each patch, patches row by row"""
-    task: str = "saliency"
-    """name in the task registry"""
 
     def __len__(self) -> int:
         return len(self.counts)
@@ -53,8 +51,6 @@ class DepthTargets:
     """(N,) sum over the image of the squared centred ranks"""
     object_sums: NDArray[np.float64] | None = None
     """(3, N, T) the object's pixels in each patch, the sum of their depths and of its squares; None without masks"""
-    task: str = "depth"
-    """name in the task registry"""
     cache: dict[object, object] = field(default_factory=dict, repr=False)
     """tensors made from these arrays, by kind and device, so that every site of this grid shares them"""
 
@@ -160,8 +156,6 @@ class Edges:
 
     The enlarged prediction changes only across patch borders, so these sums are all that the loss needs."""
 
-    grid: Grid
-    """height and width in patches"""
     across: NDArray[np.float64]
     """(N, h, w-1) between a patch and its right neighbour, divided by H (W-1)"""
     down: NDArray[np.float64]
@@ -183,4 +177,4 @@ def pool_edges(images: NDArray[np.uint8], grid: Grid) -> Edges:
     down = np.exp(-np.abs(np.diff(scaled, axis=1)).mean(axis=3))[:, below - 1 :: below]
     across = across.reshape(count, rows, below, columns - 1).sum(axis=2)
     down = down.reshape(count, rows - 1, columns, right).sum(axis=3)
-    return Edges(grid, across / max(height * (width - 1), 1), down / max((height - 1) * width, 1))
+    return Edges(across / max(height * (width - 1), 1), down / max((height - 1) * width, 1))

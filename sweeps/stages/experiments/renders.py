@@ -46,12 +46,12 @@ class TruthWorker:
 
     def __init__(self, config: Config, job: ProbeJob) -> None:
         from probing.diffusion import model
-        from probing.scenes import truth
+        from probing.scenes import dataset, truth
 
         self.config, self.job = config, job
         self.model = model.load(config.model)
-        self.truth = truth.draw(len(job.samples), self.model.image_size[0])
-        self.clean = truth.clean_latents(self.model, self.truth.images)
+        self.renders = dataset.draw(job.samples, self.model.image_size[0])
+        self.clean = truth.clean_latents(self.model, self.renders.images)
 
     def __call__(self, task: TruthTask) -> dict[str, int]:
         from probing.diffusion.devices import pick_device
@@ -80,7 +80,7 @@ class TruthWorker:
         from probing.diffusion.replay import replay_unet
         from probing.scenes import truth
 
-        latents = truth.noised(self.model, self.clean, self.truth.seeds, step, STEPS)
+        latents = truth.noised(self.model, self.clean, self.job.samples, step, STEPS)
         parts: dict[str, list[np.ndarray]] = {site.name: [] for site in self.job.sites}
 
         def keep(site: str, values: np.ndarray) -> None:
@@ -88,7 +88,7 @@ class TruthWorker:
 
         for start in range(0, len(latents), BATCH):
             batch = slice(start, start + BATCH)
-            condition = conditions(self.model, self.truth.captions[batch], guided=False)
+            condition = conditions(self.model, self.renders.captions[batch], guided=False)
             replay_unet(self.model, condition, latents[batch], step, STEPS, self.job.sites, keep)
         return {name: np.concatenate(values) for name, values in parts.items()}
 
@@ -96,11 +96,11 @@ class TruthWorker:
         """Return the renderer's masks and depth; depth in standard deviations over the training renders."""
         from probing.scoring.targets import pool_depth, pool_saliency
 
-        grid, depth = (site.height, site.width), self.truth.depth
+        grid, depth = (site.height, site.width), self.renders.depths
         train = depth[self.job.split.train].astype(np.float64)
         standard = (depth - train.mean()) / max(train.std(), 1e-6)
         return {
-            "saliency": pool_saliency(self.truth.masks, grid, self.job.threshold),
+            "saliency": pool_saliency(self.renders.masks, grid, self.job.threshold),
             "depth": pool_depth(standard.astype(np.float32), grid),
         }
 
