@@ -76,7 +76,7 @@ class GridTargets:
             dice = metrics.dice(reading > 0, patches, 1)
             return dice, torch.full_like(dice, torch.nan)
         error = metrics.squared_error(reading, patches, torch.zeros_like(patches)).sqrt()
-        ranks = metrics.cell_ranks(patches, 1)
+        ranks = metrics.patch_ranks(patches, 1)
         squares = (ranks - (patches.shape[1] + 1) / 2).square().sum(-1)
         return error, metrics.spearman(reading, 1, ranks, squares)
 

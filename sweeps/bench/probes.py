@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from probing.dataset.split import Split
 from probing.probes.config import ProbeConfig
-from probing.probes.fit import FitSpec, fit_site
+from probing.probes.fit import fit_site
 from probing.probes.optimiser import initial_seed, sample_orders
+from probing.probes.results import FitSpec
 from probing.scoring.targets import Grid, Targets, pool_depth, pool_saliency
 from sweeps.bench.paired import Pairs, Row, row, timed_pairs
 from sweeps.bench.paper_loop import paper_probe

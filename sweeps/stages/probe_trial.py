@@ -124,7 +124,8 @@ def fit_trial(job: ProbeJob, trial: Trial) -> dict[str, float]:
 def _fit_site(job: ProbeJob, variant: str, site: SiteSpec, probes: Sequence[ProbeSpec]) -> tuple[int, int]:
     """Fit the probes of one site and return how many finished and failed."""
     from probing.diffusion.devices import pick_device
-    from probing.probes.fit import FitSpec, fit_site
+    from probing.probes.fit import fit_site
+    from probing.probes.results import FitSpec
 
     targets, images = site_targets(job, site), None
     if job.probe.smoothness:
@@ -233,7 +234,7 @@ def write_results(job: ProbeJob, variant: str, site: SiteSpec, results: Sequence
 def _save_weights(store: Store, folder: str, variant: str, site: str, result: ProbeResult) -> None:
     from safetensors.numpy import save
 
-    spec = result.cell
+    spec = result.spec
     tensors = {"weight": np.ascontiguousarray(result.weights)}
     if result.hidden is not None:
         tensors["hidden"] = np.ascontiguousarray(result.hidden)

@@ -55,7 +55,8 @@ class TruthWorker:
 
     def __call__(self, task: TruthTask) -> dict[str, int]:
         from probing.diffusion.devices import pick_device
-        from probing.probes.fit import FitSpec, fit_site
+        from probing.probes.fit import fit_site
+        from probing.probes.results import FitSpec
 
         activations = self._activations(task.step)
         count = 0
