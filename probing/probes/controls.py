@@ -24,11 +24,9 @@ POINTS = 2
 """points along each side of a patch that a decoded picture is averaged to. A linear probe gains nothing from finer
 texture: a linear map of single pixels depends on brightness, not on roughness"""
 
-ACTIVATION_CONTROLS = ("none", *SURFACE_CONTROLS, "shuffled", "other_image")
-"""linear probes on the inputs that the caller passes: a site's activations, or the features of a surface control"""
 POSITION_CONTROLS = ("position", "position_activation")
 """a value per patch alone, or beside the channels (nested models: what the activation adds to position)"""
-CONTROLS = ACTIVATION_CONTROLS + POSITION_CONTROLS
+CONTROLS = ("none", *SURFACE_CONTROLS, "shuffled", "other_image", *POSITION_CONTROLS)
 
 
 def label_rows(control: str, samples: int, patches: int, split: Split, seed: int) -> NDArray[np.int64]:

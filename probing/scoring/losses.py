@@ -52,12 +52,7 @@ _PATCHES = 1 << 14
 
 def patch_pixels(targets: DepthTargets, dtype: torch.dtype, device: torch.device) -> PatchPixels:
     """Sorted pixels and running sums of all samples, made once per targets, type and device."""
-    key = ("pixels", dtype, device)
-    if key not in targets.cache:
-        targets.cache[key] = _make_pixels(targets, dtype, device)
-    pixels = targets.cache[key]
-    assert isinstance(pixels, PatchPixels)
-    return pixels
+    return targets.cached(("pixels", dtype, device), lambda: _make_pixels(targets, dtype, device))
 
 
 def _make_pixels(targets: DepthTargets, dtype: torch.dtype, device: torch.device) -> PatchPixels:

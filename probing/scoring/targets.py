@@ -7,13 +7,16 @@ sums. Shapes: N samples, images of H x W pixels, a grid of h x w = T patches of 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 Grid = tuple[int, int]
 """height and width of a site's grid in patches"""
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,13 +55,19 @@ class DepthTargets:
     object_sums: NDArray[np.float64] | None = None
     """(3, N, T) the object's pixels in each patch, the sum of their depths and of its squares; None without masks"""
     cache: dict[object, object] = field(default_factory=dict, repr=False)
-    """tensors made from these arrays, by kind and device, so that every site of this grid shares them"""
+    """see `cached`"""
 
     def __len__(self) -> int:
         return len(self.mean)
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "cache": {}}
+
+    def cached(self, key: object, make: Callable[[], Made]) -> Made:
+        """What `make` returns, made once per key, so that every site of this grid shares tensors of these arrays."""
+        if key not in self.cache:
+            self.cache[key] = make()
+        return cast(Made, self.cache[key])
 
 
 Targets = SaliencyTargets | DepthTargets

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -99,33 +97,21 @@ class DepthHeads:
         heads = [h for h, rows in enumerate(self.rows) if torch.equal(rows, own)]
         correlations = torch.full(test.shape[:-1], torch.nan, dtype=torch.float64, device=test.device)
         if heads:
-            mean, sums, squares = (a.to(test.device) for a in residual_ranks(self.targets, train, chosen))
+            key = ("residual_ranks", train.tobytes(), chosen.tobytes())
+            ranks = self.targets.cached(key, lambda: residual_ranks(self.targets, train, chosen))
+            mean, sums, squares = (tensor.to(test.device) for tensor in ranks)
             residual = test[:, heads].double() - mean
             correlations[:, heads] = metrics.spearman(residual, self.targets.pixels, sums, squares)
         return correlations
 
 
-class ResidualRanks(NamedTuple):
-    """The training samples' mean depth map, and ranks of test labels minus it; float64 on the CPU."""
-
-    mean: Tensor
-    """(T) the map"""
-    sums: Tensor
-    """(test, T) rank sums of each patch"""
-    squares: Tensor
-    """(test) centred squares"""
-
-
-def residual_ranks(targets: DepthTargets, train: NDArray[np.int64], test: NDArray[np.int64]) -> ResidualRanks:
-    """Ranks of the test labels' residuals from the mean training map, computed once per targets and split."""
-    key = ("residual_ranks", train.tobytes(), test.tobytes())
-    if key not in targets.cache:
-        mean = targets.mean[train].mean(axis=0)
-        ranks = pixel_ranks(targets.values[test] - mean[:, None])
-        middle = (ranks[0].size + 1) / 2
-        squares = np.square(ranks - middle, dtype=np.float64).sum(axis=(1, 2))
-        sums = ranks.sum(axis=2, dtype=np.float64)
-        targets.cache[key] = ResidualRanks(*(torch.from_numpy(a) for a in (mean, sums, squares)))
-    ranks_of_residuals = targets.cache[key]
-    assert isinstance(ranks_of_residuals, ResidualRanks)
-    return ranks_of_residuals
+def residual_ranks(
+    targets: DepthTargets, train: NDArray[np.int64], test: NDArray[np.int64]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The mean depth map (T) of training samples, and rank sums (test, T) and centred squares (test) of test labels
+    minus it; float64 on the CPU."""
+    mean = targets.mean[train].mean(axis=0)
+    ranks = pixel_ranks(targets.values[test] - mean[:, None])
+    squares = np.square(ranks - (ranks[0].size + 1) / 2, dtype=np.float64).sum(axis=(1, 2))
+    sums = ranks.sum(axis=2, dtype=np.float64)
+    return torch.from_numpy(mean), torch.from_numpy(sums), torch.from_numpy(squares)
