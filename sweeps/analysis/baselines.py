@@ -46,7 +46,9 @@ class Baseline:
 
     def quality(self, part: str) -> float:
         """Criterion by which baselines are chosen, larger is better: mean over the sites of a part, last step."""
-        return float(np.mean(self.scores.quality[self.scores.at(self.variant), self.scores.which(part), -1]))
+        return float(
+            np.mean(self.scores.quality[self.scores.variant_index(self.variant), self.scores.site_indices(part), -1])
+        )
 
 
 def baselines(scores: Scores, controls: Mapping[str, Scores], part: str = "decoder") -> list[Baseline]:
@@ -56,9 +58,9 @@ def baselines(scores: Scores, controls: Mapping[str, Scores], part: str = "decod
         same = scores.sites == other.sites and scores.steps[-1] == other.steps[-1]
         return same and "trained" in other.variants and np.array_equal(scores.samples, other.samples)
 
-    candidates = [Baseline(v, scores, v) for v in summary.contrasts(scores)]
+    candidates = [Baseline(v, scores, v) for v in summary.other_variants(scores)]
     candidates += [Baseline(c, controls[c], "trained") for c in CONTROLS if c in controls and comparable(controls[c])]
-    return [b for b in candidates if scores.which(part) and np.isfinite(statistics.mean_defined(b.final(part)))]
+    return [b for b in candidates if scores.site_indices(part) and np.isfinite(statistics.mean_defined(b.final(part)))]
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,7 @@ def _pair(
     name: str, scores: Scores | None, controls: Mapping[str, Scores], vae: Scores | None
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Per-image scores (N,) of the trained decoder and of a baseline at the last step; None if one is missing."""
-    if scores is None or not scores.which("decoder") or not scores.per_image:
+    if scores is None or not scores.site_indices("decoder") or not scores.per_image:
         return None
     trained = scores.part("trained", "decoder")[-1]
     if name != "vae":

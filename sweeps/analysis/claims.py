@@ -93,7 +93,7 @@ def judge(inputs: ClaimInputs) -> list[Claim]:
 def _linear(inputs: ClaimInputs, task: str) -> tuple[str, str]:
     """Verdict and evidence."""
     scores = inputs.scores.get(task)
-    if scores is None or not (others := summary.contrasts(scores)):
+    if scores is None or not (others := summary.other_variants(scores)):
         return UNTESTED, "needs the grid on the trained and another network"
     best = summary.best_site(scores)
     if best is None:
@@ -104,7 +104,7 @@ def _linear(inputs: ClaimInputs, task: str) -> tuple[str, str]:
     share = (score - floor) / (oracle - floor)
     gains = {v: summary.gap(scores, site, v) for v in others}
     for control, by_task in inputs.controls.items():
-        if task in by_task and by_task[task].which(site):
+        if task in by_task and by_task[task].site_indices(site):
             gains[control] = _lead(scores, site, by_task[task], site)
     gains = {name: gain for name, gain in gains.items() if np.isfinite(gain.estimate)}
     better = all(gain.low > 0 for gain in gains.values()) and scores.measure.sign * (score - floor) > 0
@@ -144,7 +144,7 @@ def _not_vae(inputs: ClaimInputs) -> tuple[str, str]:
     leads, small, evidence = [], [], []
     for task in TASKS:
         unet, vae = inputs.scores.get(task), inputs.families.get("vae", {}).get(task)
-        if unet is None or vae is None or not unet.which("decoder"):
+        if unet is None or vae is None or not unet.site_indices("decoder"):
             return UNTESTED, "needs the vae experiment on both tasks"
         last = unet.steps[-1]
         steps = [s for s in (round(EARLY * last), last) if s in vae.steps and s in unet.steps]
@@ -161,7 +161,7 @@ def _not_vae(inputs: ClaimInputs) -> tuple[str, str]:
 
 def _vae_share(unet: Scores, vae: Scores, step: int) -> float:
     """The VAE's rise above the decoder's floor as a share of the decoder's; NaN if that is not above its floor."""
-    floor = float(np.mean(unet.floor[unet.which("decoder")]))
+    floor = float(np.mean(unet.floor[unet.site_indices("decoder")]))
     unet_rise = summary.curve(unet, "trained", "decoder")[0][unet.steps.index(step)] - floor
     vae_rise = summary.curve(vae, "trained", "all")[0][vae.steps.index(step)] - floor
     return float(vae_rise / unet_rise) if unet.measure.sign * unet_rise > 0 else float("nan")

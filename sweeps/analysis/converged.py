@@ -9,7 +9,7 @@ import numpy as np
 from probing import statistics
 from probing.statistics import Interval
 from sweeps.analysis.measures import PRECISION
-from sweeps.analysis.scores import MEASURES, PROBE_KEYS, Measure, captions_of, chosen, cube
+from sweeps.analysis.scores import MEASURES, PROBE_KEYS, Measure, captions_of, cube, finished_rows
 from sweeps.analysis.tables import RunData
 
 
@@ -28,8 +28,8 @@ class ReferenceComparison:
 
 def references(run: RunData) -> list[ReferenceComparison]:
     """All comparisons, by measure, site and step."""
-    converged = chosen(run.table("images"), "converged", "none")
-    grid = chosen(run.table("images"), run.experiment, "none")
+    converged = finished_rows(run.table("images"), "converged", "none")
+    grid = finished_rows(run.table("images"), run.experiment, "none")
     if converged is None or grid is None:
         return []
     stored = set(converged["site"].to_pylist())

@@ -13,7 +13,7 @@ from probing import statistics
 from probing.probes.directions import cosines, direction
 from probing.statistics import Interval
 from sweeps.analysis import summary
-from sweeps.analysis.scores import Measure, Scores, chosen, collect, cube
+from sweeps.analysis.scores import Measure, Scores, collect, cube, finished_rows
 from sweeps.analysis.tables import RunData, Site, grid_of, site_order
 from sweeps.analysis.vocabulary import LABELLER_TITLES
 from sweeps.runtime.layout import EMERGENCE, trained_at
@@ -37,7 +37,7 @@ def families(run: RunData) -> dict[str, dict[str, Scores]]:
 
 def family_sites(run: RunData, experiment: str) -> tuple[Site, ...]:
     """Sites for which an experiment has rows, in order of execution."""
-    rows = chosen(run.table("probes"), experiment, "none")
+    rows = finished_rows(run.table("probes"), experiment, "none")
     if rows is None:
         return ()
     shapes = {
@@ -98,7 +98,8 @@ def _emergence(rows: pa.Table, scores: Scores) -> Emergence | None:
     labeller_sites = [f"labeller.{kind}" for kind in LABELLER_TITLES]
     labellers = cube(rows, ("site", "step", "sample"), (labeller_sites, steps, shared), measure.score)
     columns = [int(np.flatnonzero(scores.samples == sample)[0]) for sample in shared]
-    probe = scores.values[scores.at("trained"), best][[scores.steps.index(step) for step in steps]][:, columns]
+    rows_of_steps = [scores.steps.index(step) for step in steps]
+    probe = scores.values[scores.variant_index("trained"), best][np.ix_(rows_of_steps, columns)]
     counts = scores.counts[:, columns]
 
     curves = []
@@ -154,7 +155,7 @@ def transfers(run: RunData, scores: dict[str, Scores]) -> list[Transfer]:
     for task, main in scores.items():
         of_task = rows.filter(pc.equal(rows["task"], task))
         names = set(of_task["site"].to_pylist())
-        quality = np.nan_to_num(main.quality[main.at("trained"), :, -1], nan=-1e9)
+        quality = np.nan_to_num(main.quality[main.variant_index("trained"), :, -1], nan=-1e9)
         for i in sorted((i for i, s in enumerate(main.sites) if s.name in names), key=lambda i: -quality[i]):
             site, floor = main.sites[i], float(main.floor[i])
             of_site = of_task.filter(pc.equal(of_task["site"], site.name))
@@ -189,14 +190,14 @@ class SelectivityMap:
 def selectivity_map(run: RunData, scores: Scores) -> SelectivityMap:
     """Gain of every site and step over the best of floor, other networks and content-free controls."""
     sign, task = scores.measure.sign, scores.measure.task
-    trained = scores.means[scores.at("trained")]
+    trained = scores.means[scores.variant_index("trained")]
     baselines = {"floor": np.broadcast_to(scores.floor[:, None], trained.shape)}
-    for variant in summary.contrasts(scores):
-        baselines[variant] = scores.means[scores.at(variant)]
+    for variant in summary.other_variants(scores):
+        baselines[variant] = scores.means[scores.variant_index(variant)]
     fitted = summary.controls(run)
     for name in (c for c in CONTENT_FREE_CONTROLS if c in fitted):
         control = collect(run, control=name).get(task)
         if control is not None and control.steps == scores.steps:
-            baselines[name] = control.means[control.at("trained")]
+            baselines[name] = control.means[control.variant_index("trained")]
     best = np.fmax.reduce(sign * np.stack(list(baselines.values())), axis=0)
     return SelectivityMap(scores.measure, scores.sites, scores.steps, sign * trained - best, tuple(baselines))

@@ -56,7 +56,7 @@ def compare(larger: Mapping[str, Scores], smaller: Mapping[str, Scores]) -> list
     for (scores, (values, other)), value, holm in zip(pairs, p, statistics.holm(p), strict=True):
         gain = summary.mean_of(scores, scores.measure.sign * (values.mean(0) - other.mean(0)))
         means = [float(statistics.mean_defined(v.mean(0))) for v in (values, other)]
-        decoder = len(scores.which("decoder"))
+        decoder = len(scores.site_indices("decoder"))
         tests.append(
             NestedTest(scores.measure.task, len(values), decoder, means[0], means[1], gain, value, float(holm))
         )
@@ -68,6 +68,6 @@ def _pair(larger: Scores, smaller: Scores) -> tuple[np.ndarray, np.ndarray] | No
     same = larger.sites == smaller.sites and np.array_equal(larger.samples, smaller.samples)
     if not (same and larger.per_image and smaller.per_image and larger.steps[-1] == smaller.steps[-1]):
         return None
-    values, other = (s.values[s.at("trained"), s.which("decoder"), -1] for s in (larger, smaller))
+    values, other = (s.values[s.variant_index("trained"), s.site_indices("decoder"), -1] for s in (larger, smaller))
     both = np.isfinite(values).any(-1) & np.isfinite(other).any(-1)
     return (values[both], other[both]) if both.any() else None

@@ -79,7 +79,7 @@ class Scores:
     def floor_word(self, part: str) -> str:
         """Noun for the answer that is the floor of a part's sites."""
         stored = FLOOR_NOUNS[self.measure.task]
-        is_position = [self.position is not None and self.floor[i] == self.position[i] for i in self.which(part)]
+        is_position = [self.position is not None and self.floor[i] == self.position[i] for i in self.site_indices(part)]
         if not any(is_position):
             return stored
         return POSITION_FLOOR if all(is_position) else f"{POSITION_FLOOR} or {stored}, by site"
@@ -92,7 +92,7 @@ class Scores:
     @cached_property
     def validated(self) -> bool:
         """Whether sites are chosen on validation images; otherwise by training loss. Never by a test score."""
-        return "trained" in self.variants and bool(np.isfinite(self.val[self.at("trained")]).any())
+        return "trained" in self.variants and bool(np.isfinite(self.val[self.variant_index("trained")]).any())
 
     @cached_property
     def quality(self) -> np.ndarray:
@@ -106,13 +106,13 @@ class Scores:
 
     def part(self, variant: str, part: str) -> np.ndarray:
         """float64 (T, N): each image's mean over the sites of a part; NaN if a site has no score."""
-        return self.values[self.at(variant), self.which(part)].mean(0)
+        return self.values[self.variant_index(variant), self.site_indices(part)].mean(0)
 
-    def at(self, variant: str) -> int:
+    def variant_index(self, variant: str) -> int:
         """Index of a variant. Raises ValueError if the run has no such variant."""
         return self.variants.index(variant)
 
-    def which(self, part: str) -> list[int]:
+    def site_indices(self, part: str) -> list[int]:
         """Indices of `all` sites, or of a side, a block (`up.2`) or one site (`up.2.1`)."""
         return [i for i, s in enumerate(self.sites) if part in ("all", s.side, s.block, s.name)]
 
@@ -129,10 +129,10 @@ def collect(
     Defaults to the main grid, its sites and the two headline measures.
     """
     experiment = experiment or run.experiment
-    probes = chosen(run.table("probes"), experiment, control)
+    probes = finished_rows(run.table("probes"), experiment, control)
     if probes is None:
         return {}
-    images = chosen(run.table("images"), experiment, control)
+    images = finished_rows(run.table("images"), experiment, control)
     by_task = {m.task: _scores(run, m, sites or run.sites, probes, images) for m in measures}
     by_task = {task: s for task, s in by_task.items() if np.isfinite(s.values).any()}
     return by_task if control == POSITION else {task: _with_position(run, s) for task, s in by_task.items()}
@@ -140,7 +140,7 @@ def collect(
 
 def _with_position(run: RunData, scores: Scores) -> Scores:
     """Raise the floor at sites where the main grid's position control is the better answer."""
-    rows = chosen(run.table("probes"), run.experiment, POSITION)
+    rows = finished_rows(run.table("probes"), run.experiment, POSITION)
     if rows is None:
         return scores
     rows = rows.filter(pc.equal(rows["task"], scores.measure.task))
@@ -153,7 +153,7 @@ def _with_position(run: RunData, scores: Scores) -> Scores:
     return replace(scores, floor=floor, position=position, floor_without_position=scores.floor)
 
 
-def chosen(table: pa.Table | None, experiment: str, control: str, every_seed: bool = False) -> pa.Table | None:
+def finished_rows(table: pa.Table | None, experiment: str, control: str, every_seed: bool = False) -> pa.Table | None:
     """Finished rows of one experiment and control; None if there is no table.
 
     Of several probe seeds only the lowest (the protocol's is 0), unless `every_seed`.

@@ -9,7 +9,7 @@ import numpy as np
 from probing.diffusion.variants import is_plain, kind, own_seed
 from probing.statistics import Interval
 from sweeps.analysis import summary
-from sweeps.analysis.scores import Measure, Scores, chosen, cube, equal, seeds_of
+from sweeps.analysis.scores import Measure, Scores, cube, equal, finished_rows, seeds_of
 from sweeps.analysis.tables import RunData
 
 PART = "decoder"
@@ -51,7 +51,7 @@ class Permutations(Spread):
 def permutations(run: RunData, scores: Scores) -> list[Permutations]:
     """Decoder means of every kind of network that was sampled with more than one seed."""
     found: list[Permutations] = []
-    if not scores.which(PART):
+    if not scores.site_indices(PART):
         return found
     default = int(run.setting("model.random_seed", RANDOM_SEED))
     trained = summary.final(scores, "trained", PART).estimate
@@ -70,7 +70,7 @@ def permutations(run: RunData, scores: Scores) -> list[Permutations]:
 
 def probes(run: RunData, scores: Scores) -> list[Spread]:
     """The trained network's probes under several seeds: the best site (chosen with the reported seed), the decoder."""
-    rows = chosen(run.table("probes"), run.experiment, "none", every_seed=True)
+    rows = finished_rows(run.table("probes"), run.experiment, "none", every_seed=True)
     seeds = seeds_of(rows)
     if rows is None or len(seeds) < 2:
         return []
@@ -79,7 +79,7 @@ def probes(run: RunData, scores: Scores) -> list[Spread]:
     values = cube(rows, ("seed", "site"), (seeds, sites), scores.measure.score)
     best = summary.best_site(scores)
     parts = {} if best is None else {f"best site {sites[best]}": [best]}
-    parts |= {"decoder mean": scores.which(PART)} if scores.which(PART) else {}
+    parts |= {"decoder mean": scores.site_indices(PART)} if scores.site_indices(PART) else {}
     found = []
     for label, indices in parts.items():
         means = dict(zip(seeds, values[:, indices].mean(1).tolist(), strict=True))

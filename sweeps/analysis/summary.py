@@ -59,7 +59,7 @@ def emergence(scores: Scores, variant: str, part: str) -> Interval:
 
     NaN unless the last step beats the floor in at least 97.5 % of the resamples.
     """
-    floor = float(np.mean(scores.floor[scores.which(part)]))
+    floor = float(np.mean(scores.floor[scores.site_indices(part)]))
     result = statistics.emergence(
         scores.part(variant, part),
         floor,
@@ -80,12 +80,12 @@ def not_above(scores: Scores, variant: str) -> np.ndarray:
     One-sided t-tests over test images; a cell's p is the largest of its comparisons. False discovery rate over the
     cells by Benjamini and Hochberg (1995).
     """
-    sign, values = scores.measure.sign, scores.values[scores.at(variant)]
+    sign, values = scores.measure.sign, scores.values[scores.variant_index(variant)]
     if not scores.per_image:
         return np.zeros(values.shape[:2], bool)
     p = statistics.above_zero(sign * (values - scores.floor[:, None, None]))
-    for other in contrasts(scores) if variant == "trained" else ():
-        p = np.fmax(p, statistics.above_zero(sign * (values - scores.values[scores.at(other)])))
+    for other in other_variants(scores) if variant == "trained" else ():
+        p = np.fmax(p, statistics.above_zero(sign * (values - scores.values[scores.variant_index(other)])))
     weak, defined = np.zeros(p.shape, bool), ~np.isnan(p)
     weak[defined] = stats.false_discovery_control(p[defined]) > FALSE_DISCOVERIES
     return weak
@@ -96,8 +96,8 @@ def best_site(scores: Scores, part: str = "all", variant: str = "trained") -> in
 
     In a run without validation images, the site with the lowest training loss. Never by a test score.
     """
-    sites = scores.which(part)
-    quality = scores.quality[scores.at(variant), sites, -1]
+    sites = scores.site_indices(part)
+    quality = scores.quality[scores.variant_index(variant), sites, -1]
     if not np.isfinite(quality).any():
         return None
     return sites[int(np.nanargmax(quality))]
@@ -108,15 +108,15 @@ def chosen_on(scores: Scores) -> str:
     return "on validation images" if scores.validated else "by training loss, because there are no validation images"
 
 
-def contrasts(scores: Scores) -> tuple[str, ...]:
+def other_variants(scores: Scores) -> tuple[str, ...]:
     """Variants that the trained network is compared with; of several seeds only the one of the settings."""
     others = (v for v in scores.variants if v != "trained" and is_plain(v))
-    return tuple(v for v in others if np.isfinite(scores.means[scores.at(v)]).any())
+    return tuple(v for v in others if np.isfinite(scores.means[scores.variant_index(v)]).any())
 
 
 def randomised(scores: Scores) -> tuple[str, ...]:
-    """Those of `contrasts` that are networks with other weights."""
-    return tuple(v for v in contrasts(scores) if v != OTHER_SEED)
+    """Those of `other_variants` that are networks with other weights."""
+    return tuple(v for v in other_variants(scores) if v != OTHER_SEED)
 
 
 @dataclass(frozen=True)

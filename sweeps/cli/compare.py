@@ -20,8 +20,8 @@ def figures(config: Config) -> dict[str, float]:
     result: dict[str, float] = {}
     for variant in config.sampling.variants:
         for scores in by_task.values():
-            name, last = f"{variant} {scores.measure.score}", scores.means[scores.at(variant), :, -1]
-            result[f"{name}, decoder mean, last step"] = float(mean_defined(last[scores.which("decoder")]))
+            name, last = f"{variant} {scores.measure.score}", scores.means[scores.variant_index(variant), :, -1]
+            result[f"{name}, decoder mean, last step"] = float(mean_defined(last[scores.site_indices("decoder")]))
             best = best_site(scores, "all", variant)
             if best is not None:
                 result[f"{name}, best site, last step"] = float(last[best])

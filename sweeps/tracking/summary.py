@@ -102,10 +102,10 @@ def _task_numbers(scores: Scores) -> Iterator[tuple[str, float | str]]:
     if best is not None:
         yield "best_site", scores.sites[best].name
         yield f"best_{label}", summary.final(scores, "trained", scores.sites[best].name).estimate
-    if not scores.which("decoder"):
+    if not scores.site_indices("decoder"):
         return
     yield f"decoder_{label}", summary.final(scores, "trained", "decoder").estimate
-    for other in summary.contrasts(scores):
+    for other in summary.other_variants(scores):
         gain = summary.gap(scores, "decoder", other)
         yield f"gap_{other}", gain.estimate
         yield f"gap_{other}_low", gain.low

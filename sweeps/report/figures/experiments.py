@@ -24,7 +24,7 @@ def vae_curves(main: Scores, vae: Scores) -> Panel:
     """Section 4.2 and table 1: the VAE's self-attention beside the UNet's decoder, by step."""
     task = main.measure.task
     bands = [_band(main, "decoder", "UNet decoder", "up.2"), _band(vae, "all", "VAE", "first", marker="o")]
-    floor = float(np.mean(main.floor[main.which("decoder")]))
+    floor = float(np.mean(main.floor[main.site_indices("decoder")]))
     return _curves(f"vae-{task}", f"{TASK_TITLES[task]} – VAE and UNet", main, bands, {"floor": floor})
 
 
@@ -32,7 +32,7 @@ def conv_curves(main: Scores, conv: Scores) -> list[Panel]:
     """Appendix A: for each block, the mean of its convolutional sites beside that of its self-attention sites."""
     panels = []
     for block in BLOCKS:
-        if main.which(block) and conv.which(f"conv.{block}"):
+        if main.site_indices(block) and conv.site_indices(f"conv.{block}"):
             attention = _band(main, block, "attention", "first")
             convolution = _band(conv, f"conv.{block}", "convolution", "second", marker="o")
             name = f"conv-{main.measure.task}-{block.replace('.', '-')}"

@@ -31,21 +31,21 @@ def y_limits(scores: Scores) -> tuple[float, float]:
 def block_curves(scores: Scores) -> Panel:
     """Figure 2 of the paper: block means by step, beside the other networks."""
     task = scores.measure.task
-    bands = [_band(scores, "trained", block, block, block) for block in BLOCKS if scores.which(block)]
-    for variant in summary.contrasts(scores):
+    bands = [_band(scores, "trained", block, block, block) for block in BLOCKS if scores.site_indices(block)]
+    for variant in summary.other_variants(scores):
         label = variant_title(variant).partition(",")[0]
         bands.append(_band(scores, variant, "all", label, "random", dashed=True))
     with style(f"curves-{task}"):
         fig, ax = base.figure(4.1, 3.1)
         _draw_curves(ax, scores, bands, "decoder")
         ax.set_title(f"{TASK_TITLES[task]} – block means")
-    part, name = ("decoder", "Decoder mean") if scores.which("decoder") else ("all", "Mean over all sites")
+    part, name = ("decoder", "Decoder mean") if scores.site_indices("decoder") else ("all", "Mean over all sites")
     mean, _, _ = summary.curve(scores, "trained", part)
     text = (
         f"{base.direction(scores.measure)}, by denoising step, one line per block with 95 % intervals. {name} of the "
     )
     text += f"trained network: {mean[0]:.2f} at step {scores.steps[0]}, {mean[-1]:.2f} at step {scores.steps[-1]}."
-    for variant in summary.contrasts(scores):
+    for variant in summary.other_variants(scores):
         other, _, _ = summary.curve(scores, variant, part)
         text += f" {variant_title(variant).capitalize()}: {other[-1]:.2f}."
     title = f"{TASK_TITLES[task]}: {scores.measure.label} by step"
@@ -54,12 +54,12 @@ def block_curves(scores: Scores) -> Panel:
 
 def site_curves(scores: Scores) -> list[Panel]:
     """One small panel per block with a curve for each of its sites."""
-    return [_block_panel(scores, block) for block in BLOCKS if scores.which(block)]
+    return [_block_panel(scores, block) for block in BLOCKS if scores.site_indices(block)]
 
 
 def _block_panel(scores: Scores, block: str) -> Panel:
     task = scores.measure.task
-    sites = [scores.sites[i] for i in scores.which(block)]
+    sites = [scores.sites[i] for i in scores.site_indices(block)]
     bands = []
     for variant in (*summary.randomised(scores)[:1], "trained"):
         for k, site in enumerate(sites):
@@ -84,7 +84,7 @@ def _draw_curves(ax: Axes, scores: Scores, bands: Sequence[Band], part: str) -> 
     """Draw bands with the mean floor and grid oracle of a part; of all sites if the part has none."""
     base.dress(ax, scores.steps, base.direction(scores.measure))
     ax.set_ylim(*y_limits(scores))
-    sites = scores.which(part) or scores.which("all")
+    sites = scores.site_indices(part) or scores.site_indices("all")
     floor, oracle = (float(np.mean(values[sites])) for values in (scores.floor, scores.oracle_means))
     base.draw_bands(ax, scores.steps, bands, {"floor": floor, "grid oracle": oracle})
 
@@ -109,7 +109,7 @@ def heatmap(scores: Scores, variant: str) -> Panel:
     """Mean score of every site and step; one colour scale for all variants of a task."""
     measure, task = scores.measure, scores.measure.task
     name = f"heatmap-{task}-{variant.replace('_', '-')}"
-    values = scores.means[scores.at(variant)]
+    values = scores.means[scores.variant_index(variant)]
     weak = summary.not_above(scores, variant)
     with style(name):
         fig = Figure(figsize=(4.1, 3.9))
@@ -153,7 +153,7 @@ def dumbbells(scores: Scores) -> Panel:
     """Last-step score of each site, trained and other networks, between floor and grid oracle."""
     measure, task = scores.measure, scores.measure.task
     name = f"sites-{task}-last"
-    variants = ("trained", *summary.contrasts(scores))
+    variants = ("trained", *summary.other_variants(scores))
     found = {v: [summary.final(scores, v, s.name) for s in scores.sites] for v in variants}
     with style(name):
         fig = Figure(figsize=(4.1, 3.8))

@@ -121,7 +121,7 @@ def choose(scores: Scores) -> list[tuple[int, int]]:
     site = summary.best_site(scores)
     if site is None or not scores.per_image:
         return []
-    values = scores.measure.sign * scores.values[scores.at("trained"), site, -1]
+    values = scores.measure.sign * scores.values[scores.variant_index("trained"), site, -1]
     order = np.argsort(values, kind="stable")[: int(np.isfinite(values).sum())]
     if not order.size:
         return []
@@ -162,8 +162,8 @@ def _readings(run: RunData, scores: Scores, memory: PredictionMemory, samples: l
     other = next(iter(summary.randomised(scores)), None)
     control = memory.predict(other, site, scores.steps[-1], task, samples) if other else None
     places = [int(np.flatnonzero(scores.samples == s)[0]) for s in samples]
-    trained = scores.values[scores.at("trained"), index][:, places]
-    controls = scores.values[scores.at(other), index, -1, places] if other else np.full(len(samples), np.nan)
+    trained = scores.values[scores.variant_index("trained"), index][:, places]
+    controls = scores.values[scores.variant_index(other), index, -1, places] if other else np.full(len(samples), np.nan)
     return [
         Reading(
             task,

@@ -27,7 +27,7 @@ def controls(context: Context) -> Section:
     tables = []
     for task, scores in context.scores.items():
         found = {c: by_task[task] for c, by_task in by_control.items() if task in by_task}
-        if found and scores.which("decoder"):
+        if found and scores.site_indices("decoder"):
             tables.append(_control_table(context.run, scores, found))
     if not tables:
         return Section("controls")
@@ -46,11 +46,11 @@ def _control_table(run: RunData, scores: Scores, found: Mapping[str, Scores]) ->
     losses = {}
     for control, own in shown.items():
         stored = measures.last_step(run, own, control).get("crossentropy")
-        losses[control] = np.nan if stored is None else float(np.mean(stored[own.which("decoder")]))
+        losses[control] = np.nan if stored is None else float(np.mean(stored[own.site_indices("decoder")]))
     rows: list[list[Cell]] = [
         [PROBE_CONTROL_TITLES.get(c, c), summary.final(s, "trained", "decoder"), losses[c]] for c, s in shown.items()
     ]
-    rows.append(["Floor", float(np.mean(scores.floor[scores.which("decoder")])), np.nan])
+    rows.append(["Floor", float(np.mean(scores.floor[scores.site_indices("decoder")])), np.nan])
     best = selectivity(scores, found)
     rows.append([f"Selectivity, over {best.control.replace('_', ' ')}", best.gain, np.nan])
     columns = ["Probe trained on", scores.measure.label, "Cross-entropy"]
@@ -62,7 +62,7 @@ def _control_table(run: RunData, scores: Scores, found: Mapping[str, Scores]) ->
 def selectivity(scores: Scores, found: Mapping[str, Scores]) -> Selectivity:
     """Decoder gain of the task at the last step over the best baseline control or floor."""
     ours = scores.part("trained", "decoder")[-1]
-    baselines = {"floor": np.full(ours.shape, float(np.mean(scores.floor[scores.which("decoder")])))}
+    baselines = {"floor": np.full(ours.shape, float(np.mean(scores.floor[scores.site_indices("decoder")])))}
     for name in CONTENT_FREE_CONTROLS:
         control = found.get(name)
         if control is not None and np.array_equal(control.samples, scores.samples):

@@ -34,7 +34,7 @@ STYLE = "strip seven"
 
 def at_step(scores: Scores | None, part: str, step: int) -> Interval:
     """Mean over a part's sites at a step; NaN if it was not probed."""
-    if scores is None or step not in scores.steps or not scores.which(part):
+    if scores is None or step not in scores.steps or not scores.site_indices(part):
         return Interval(np.nan, np.nan, np.nan)
     bands = np.stack(summary.curve(scores, "trained", part))
     return Interval(*map(float, bands[:, scores.steps.index(step)]))
@@ -108,7 +108,7 @@ def vae(context: Context) -> Section:
         "after each step (section 4.2 and table 1 of the paper), beside the decoder of the UNet."
     )
     mains = context.scores
-    panels = [vae_curves(mains[t], s) for t, s in found.items() if t in mains and mains[t].which("decoder")]
+    panels = [vae_curves(mains[t], s) for t, s in found.items() if t in mains and mains[t].site_indices("decoder")]
     rows = []
     for step in sorted({step for scores in found.values() for step in scores.steps}):
         row: list[Cell] = [str(step)]
@@ -155,7 +155,7 @@ def _conv_table(main: Scores, conv: Scores) -> Table:
     shown = shown if len(shown) <= 4 else [s for s in shown if s in (1, 5, 10, 15)]
     rows = []
     for block in BLOCKS:
-        if main.which(block) and conv.which(f"conv.{block}"):
+        if main.site_indices(block) and conv.site_indices(f"conv.{block}"):
             row: list[Cell] = [block]
             for step in shown:
                 row += [at_step(conv, f"conv.{block}", step), at_step(main, block, step)]
@@ -187,11 +187,11 @@ def _paired_table(plain: Scores, smooth: Scores) -> Table:
     rows: list[list[Cell]] = []
     tests = []
     for i, site in enumerate(smooth.sites):
-        match = plain.which(site.name)
+        match = plain.site_indices(site.name)
         if not match or step not in plain.steps:
             continue
-        without = plain.values[plain.at("trained"), match[0], plain.steps.index(step)]
-        with_loss = smooth.values[smooth.at("trained"), i, -1]
+        without = plain.values[plain.variant_index("trained"), match[0], plain.steps.index(step)]
+        with_loss = smooth.values[smooth.variant_index("trained"), i, -1]
         if without.shape != with_loss.shape:
             continue
         tests.append(statistics.paired_test(with_loss, without, "t").p)

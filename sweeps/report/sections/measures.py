@@ -22,7 +22,7 @@ def other_measures(run: RunData, scores: Scores) -> list[Table]:
         [site_link(s.name), *(float(v[i]) for v in found.values())] for i, s in enumerate(scores.sites)
     ]
     for side in ("encoder", "decoder"):
-        if members := scores.which(side):
+        if members := scores.site_indices(side):
             rows.append([f"{side} mean", *(float(np.mean(v[members])) for v in found.values())])
     caption = f"{TASK_TITLES[scores.measure.task]}, other measures at step {scores.steps[-1]}, trained network. "
     caption += " ".join(MEASURE_NOTES[c] for c in found if c in MEASURE_NOTES)

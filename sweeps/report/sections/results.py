@@ -61,7 +61,7 @@ def _best_sentence(context: Context, scores: Scores, first: bool) -> Markup:
 def _precision(context: Context, scores: Scores, part: str) -> Interval | None:
     """Average precision of the trained network's saliency probes at the last step; None if it was not stored."""
     found = context.precision
-    if scores.measure.task != "saliency" or found is None or not found.which(part):
+    if scores.measure.task != "saliency" or found is None or not found.site_indices(part):
         return None
     return summary.final(found, "trained", part)
 
@@ -77,7 +77,7 @@ def gap_sentence(context: Context) -> Markup:
     weak = []
     for task, one in found.items():
         scores = context.scores[task]
-        floor = float(np.mean(scores.floor[scores.which("decoder")]))
+        floor = float(np.mean(scores.floor[scores.site_indices("decoder")]))
         if scores.measure.sign * (one.trained_score - floor) <= 0:
             weak.append(scores.measure.label)
     if weak:
@@ -107,7 +107,7 @@ def _gap_part(context: Context, task: str, one: Headline) -> Markup:
 
 
 def _rise_sentence(scores: Sequence[Scores]) -> Markup:
-    found = [(s, summary.emergence(s, "trained", "decoder")) for s in scores if s.which("decoder")]
+    found = [(s, summary.emergence(s, "trained", "decoder")) for s in scores if s.site_indices("decoder")]
     parts = [
         Markup("by step {} for {}").format(steps(e), TASK_NOUNS[s.measure.task])
         for s, e in found
@@ -174,7 +174,7 @@ def _gap_tile(context: Context, scores: Scores) -> Tile | None:
 
 
 def _rise_tile(scores: Scores) -> Tile | None:
-    if not scores.which("decoder"):
+    if not scores.site_indices("decoder"):
         return None
     found = summary.emergence(scores, "trained", "decoder")
     title = f"{TASK_TITLES[scores.measure.task]}, decoder at 95 % of its rise"
@@ -204,7 +204,7 @@ def curves(context: Context) -> Section:
 
 def heatmaps(context: Context) -> Section:
     """Every site and step at once."""
-    shown = [(s, v) for s in context.scores.values() for v in ("trained", *summary.contrasts(s))]
+    shown = [(s, v) for s in context.scores.values() for v in ("trained", *summary.other_variants(s))]
     if not shown:
         return Section("heatmaps")
     text = (
@@ -216,7 +216,7 @@ def heatmaps(context: Context) -> Section:
     )
     numbers = []
     for scores, variant in shown:
-        values = scores.means[scores.at(variant)]
+        values = scores.means[scores.variant_index(variant)]
         rows = [[site_link(s.name), *map(float, values[i])] for i, s in enumerate(scores.sites)]
         caption = f"{TASK_TITLES[scores.measure.task]}: {scores.measure.label} by site and step, "
         numbers.append(Table(caption + variant_title(variant), ["Site", *map(str, scores.steps)], rows))
@@ -228,7 +228,7 @@ def heatmaps(context: Context) -> Section:
 
 def _other_image_note(context: Context) -> str:
     """An explanation of the other-seed variant if the run has it."""
-    if not any(OTHER_SEED in summary.contrasts(s) for s in context.scores.values()):
+    if not any(OTHER_SEED in summary.other_variants(s) for s in context.scores.values()):
         return ""
     return (
         f" “{variant_title(OTHER_SEED).capitalize()}” counts as another network here: its probes predict this image’s "
@@ -257,7 +257,7 @@ def sites(context: Context) -> Section:
 
 def _score_table(context: Context, scores: Scores) -> Table:
     """Scores of every site, and means of encoder and decoder, at the last step."""
-    measure, others, best = scores.measure, summary.contrasts(scores), summary.best_site(scores)
+    measure, others, best = scores.measure, summary.other_variants(scores), summary.best_site(scores)
     columns = ["Site", "Trained"]
     if _precision(context, scores, "all") is not None:
         columns.append("Trained, average precision")
@@ -281,14 +281,14 @@ def _score_table(context: Context, scores: Scores) -> Table:
         for i, site in enumerate(scores.sites)
     ]
     for side in ("encoder", "decoder"):
-        if scores.which(side):
+        if scores.site_indices(side):
             rows.append([f"{side} mean", *_score_row(context, scores, side, baseline, np.nan)])
     return Table(caption, columns, rows, marked=[] if best is None else [best])
 
 
 def _score_row(context: Context, scores: Scores, part: str, baseline: Baseline | None, p: float) -> list[Cell]:
     """Cells of `_score_table` after the first, for a site or the mean of a side."""
-    at, others = scores.which(part), summary.contrasts(scores)
+    at, others = scores.site_indices(part), summary.other_variants(scores)
     row: list[Cell] = [summary.final(scores, "trained", part)]
     if (precision := _precision(context, scores, part)) is not None:
         row.append(precision)
@@ -315,7 +315,7 @@ def _rise_table(context: Context) -> Table:
     rows = [best]
     named = {"decoder": "Decoder mean", "encoder": "Encoder mean"} | {b: f"Block {b}" for b in BLOCKS}
     for part, label in named.items():
-        if next(iter(scores.values())).which(part):
+        if next(iter(scores.values())).site_indices(part):
             rises = [summary.emergence(s, "trained", part) for s in scores.values()]
             rows.append([label, *(value for rise in rises for value in (steps(rise), context.sigma(rise)))])
     floors = "; ".join(f"for {TASK_NOUNS[t]} {s.floor_word('all')}" for t, s in scores.items())

@@ -45,7 +45,7 @@ def emergence(inputs: ClaimInputs, task: str, step: float, lead: tuple[float, fl
 def worse(scores: Scores, by: float) -> Scores:
     """The trained network's scores made worse."""
     values = scores.values.copy()
-    values[scores.at("trained")] -= scores.measure.sign * by
+    values[scores.variant_index("trained")] -= scores.measure.sign * by
     return replace(scores, values=values)
 
 
@@ -64,7 +64,7 @@ def test_a_good_probe_is_linear_and_a_bad_one_is_not(inputs: ClaimInputs) -> Non
 def test_a_small_gain_supports_linearity_only_partly(inputs: ClaimInputs) -> None:
     scores = inputs.scores["saliency"]
     best = summary.best_site(scores)
-    last = scores.means[scores.at("trained"), best, -1]
+    last = scores.means[scores.variant_index("trained"), best, -1]
     halfway = (scores.floor[best] + scores.oracle_means[best]) / 2
     less = {**inputs.scores, "saliency": worse(scores, float(last - halfway) + 0.1)}
     assert verdicts(replace(inputs, scores=less))["linear-saliency"] == PARTLY
@@ -92,7 +92,7 @@ def test_linearity_is_supported_only_with_the_required_baselines(inputs: ClaimIn
 
 def _without(scores: Scores, variant: str) -> Scores:
     values = scores.values.copy()
-    values[scores.at(variant)] = np.nan
+    values[scores.variant_index(variant)] = np.nan
     return replace(scores, values=values)
 
 

@@ -37,7 +37,7 @@ def scores(store: storage.Store) -> dict[str, Scores]:
 def test_the_site_of_the_lowest_training_loss_is_chosen_whatever_the_test_scores_are(scores) -> None:
     for found in scores.values():
         assert not found.validated
-        low = int(np.argmin(found.train_loss[found.at("trained"), :, -1]))
+        low = int(np.argmin(found.train_loss[found.variant_index("trained"), :, -1]))
         assert summary.best_site(found) == low
         turned = replace(found, values=-found.values)
         assert summary.best_site(turned) == low

@@ -68,7 +68,7 @@ def test_the_spread_over_permutations_is_that_of_the_decoder_means(copies: RunDa
 
 def test_contrasts_use_only_the_seed_of_the_settings(copies: RunData) -> None:
     scores = collect(copies)["saliency"]
-    assert summary.contrasts(scores) == ("random",)
+    assert summary.other_variants(scores) == ("random",)
     page = text(copies)
     assert "the randomised network, by" in page
     found = seeds.permutations(copies, scores)[0]

@@ -91,7 +91,7 @@ def test_curve_numbers_are_the_block_means(scores: dict[str, Scores]) -> None:
     saliency = scores["saliency"]
     found = rows(block_curves(saliency))
     line = [r for r in found if (r["line"], r["variant"]) == ("up.2", "trained")]
-    expected = saliency.values[0, saliency.which("up.2")].mean((0, 2))
+    expected = saliency.values[0, saliency.site_indices("up.2")].mean((0, 2))
     np.testing.assert_allclose([float(r["mean"]) for r in line], expected, rtol=1e-5)
     assert [int(r["step"]) for r in line] == list(saliency.steps)
     assert all(float(r["low"]) <= float(r["mean"]) <= float(r["high"]) for r in line)

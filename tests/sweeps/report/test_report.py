@@ -298,7 +298,7 @@ def test_gap_sentence_distinguishes_better_worse_and_unclear(store: storage.Stor
 def test_emergence_is_the_first_step_with_95_percent_of_the_rise(store: storage.Store) -> None:
     scores = collect(run_tables.load(store, CONFIG))["depth"]
     found = summary.emergence(scores, "trained", "decoder")
-    curve, floor = scores.means[0, scores.which("decoder")].mean(0), 0.78
+    curve, floor = scores.means[0, scores.site_indices("decoder")].mean(0), 0.78
     rise = (curve - floor) / (curve[-1] - floor)
     assert found.estimate == scores.steps[int(np.argmax(rise >= 0.95))]
     assert found.low <= found.estimate <= found.high
