@@ -8,11 +8,11 @@ import io
 import numpy as np
 import pytest
 
-from interventions import pictures, recipe
-from interventions.config import CONTROLS, EditSpec, InterventionConfig, choose_sites
+from interventions import pictures
+from interventions.config import CONTROLS, EditSpec
 from interventions.controls import EDIT
-from interventions.counterfactual import SERIES, Move, SecondObject, authors_moves
-from interventions.plan import EditTask, plan, targets_of
+from interventions.counterfactual import SERIES, Move, SecondObject
+from interventions.plan import EditTask, plan
 from interventions.recipe import Recipe, from_yaml
 from interventions.worker import NothingToMoveError, Outcome, replay
 from probing.diffusion.sampling import sample
@@ -106,101 +106,6 @@ def test_a_recipe_of_another_model_is_refused():
         replay(foreign, worker)
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "message"),
-    [
-        ("kind: scenes", "kind: x", "first line"),
-        ("version: 1", "version: 9", "version=9"),
-        ("prompt:", "promt:", "unknown key promt"),
-        ("  lr:", "  rl:", "unknown key spec.rl"),
-        ("seed: 1\n", "", "seed is missing"),
-        ("- move:", "- jump:", "goals"),
-        ("lr_units: absolute", "lr_units: metres", "lr_units='metres'"),
-        ("goals:", "goals: {", "not readable YAML"),
-    ],
-)
-def test_recipes_with_mistakes_are_refused_by_name(old: str, new: str, message: str):
-    text = Recipe("x", 1, 2.0, EditSpec("depth", ("all",), (1, 2)), (Move(1, 1),)).to_yaml()
-    assert old in text
-    with pytest.raises(ValueError, match=message):
-        from_yaml(text.replace(old, new))
-
-
-def test_recipes_are_plain_yaml():
-    made = Recipe("x", 1, 2.0, EditSpec("depth", ("all",), (1, 2)), (Move(1, -2),), ("random_probe",))
-    assert recipe.from_yaml(made.to_yaml()) == made
-    assert "!!" not in made.to_yaml()
-
-
-def test_plans_are_images_by_tasks_by_experiments_in_a_fixed_order():
-    config = InterventionConfig(images=2, dose=(16, 64), step_counts=(1,), sides=("encoder",))
-    tasks = plan(config, [9, 4, 7])
-    assert [t.sample for t in tasks] == [4] * 10 + [7] * 10
-    assert [t.experiment for t in tasks[:5]] == ["interventions", "dose", "dose", "steps", "sides"]
-    assert [t.spec.iterations for t in tasks[:3]] == [128, 16, 64]
-    assert tasks[3].spec.steps == (1,)
-    assert tasks[4].spec.sites == ("encoder",)
-    assert tasks[0].controls == CONTROLS
-    assert tasks[1].controls == ()
-    assert len({t.key for t in tasks}) == len(tasks)
-    assert plan(config, [4, 7, 9]) == tasks
-
-
-def test_all_experiments_of_an_image_use_the_same_moves():
-    config = InterventionConfig(dose=(4,))
-    mask = fakes.mask() > 0
-    drawn = {targets_of(task, config, mask) for task in plan(config, [3])}
-    assert len(drawn) == 1
-    assert targets_of(plan(config, [5])[0], config, mask) not in drawn
-
-
-def test_the_authors_moves_follow_the_order_of_test_images():
-    config = InterventionConfig(move_rule="authors")
-    tasks = [t for t in plan(config, [8, 11]) if t.task == "depth"]
-    expected = authors_moves("depth", 2, 5, (512, 512))
-    big = np.ones((512, 512), bool)
-    assert [list(targets_of(task, config, big)) for task in tasks] == expected
-
-
-def test_a_dropped_test_image_does_not_shift_the_authors_moves():
-    config = InterventionConfig(move_rule="authors", images=2)
-    big = np.ones((512, 512), bool)
-    for name in ("saliency", "depth"):
-        first, second = (t for t in plan(config, [8, 11, 12], [7, 8, 9, 10, 11, 12]) if t.task == name)
-        expected = authors_moves(name, 6, 5, (512, 512))
-        assert [t.sample for t in (first, second)] == [8, 11]
-        assert list(targets_of(first, config, big)) == expected[1]
-        assert list(targets_of(second, config, big)) == expected[4]
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"tasks": ("height",)}, "tasks='height'"),
-        ({"controls": ("nothing",)}, "controls='nothing'"),
-        ({"saliency_steps": (3, 1)}, "ascending"),
-        ({"depth_sites": ()}, "depth_sites is empty"),
-        ({"iterations": -1}, "iterations=-1"),
-        ({"lr": 0.0}, "lr=0.0"),
-        ({"lr": float("nan")}, "lr=nan"),
-        ({"moves": 0}, "moves=0"),
-        ({"move_rule": "fair"}, "move_rule='fair'"),
-        ({"sides": ("left",)}, "sides='left'"),
-    ],
-)
-def test_bad_settings_are_refused_by_name(changes: dict, message: str):
-    with pytest.raises(ValueError, match=message):
-        InterventionConfig(**changes)
-
-
-def test_sites_go_by_name_and_by_side():
-    sites = fakes.model().sites()
-    assert len(choose_sites(sites, ("all",))) == 16
-    assert [s.name for s in choose_sites(sites, ("decoder", "mid.0"))][:2] == ["mid.0", "up.1.0"]
-    assert len(choose_sites(sites, ("decoder",))) == 9
-    assert [s.name for s in choose_sites(sites, ("up.3.0", "down.0.1"))] == ["down.0.1", "up.3.0"]
-
-
 def test_a_missing_probe_fails_the_task_by_name():
     worker = fakes.intervener(controls=("random_probe",))
 
@@ -227,24 +132,6 @@ def test_animations_run_there_and_back():
     frames = [np.full((8, 8, 3), level, np.uint8) for level in (0, 80, 160, 240)]
     shown = Image.open(io.BytesIO(pictures.animation(frames)))
     assert shown.n_frames == 6
-
-
-def test_ablations_leave_out_what_repeats_the_main_edit():
-    config = InterventionConfig(
-        images=3, ablation_images=2, dose=(8, 128), step_counts=(3, 5), sides=("decoder", "all"), frames=5,
-        second_objects=1, controls=("none", "natural"),
-    )  # fmt: skip
-    tasks = plan(config, [1, 2, 3, 4])
-    kinds = [(t.task, t.experiment) for t in tasks if t.sample == 1]
-    assert kinds == [
-        ("saliency", "interventions"), ("saliency", "dose"), ("saliency", "steps"), ("saliency", "sides"),
-        ("saliency", "animation"), ("depth", "interventions"), ("depth", "dose"), ("depth", "steps"),
-        ("depth", "sides"), ("depth", "second_object"), ("depth", "animation"),
-    ]  # fmt: skip
-    assert [len([t for t in tasks if t.sample == sample]) for sample in (1, 2, 3, 4)] == [11, 8, 2, 0]
-    controls = {t.experiment: t.controls for t in tasks}
-    assert controls["second_object"] == controls["animation"] == ("natural",)
-    assert controls["dose"] == ()
 
 
 def test_the_second_object_series_is_scored_by_its_own_depth():
@@ -288,18 +175,6 @@ def test_the_worst_reading_is_no_better_than_the_mean(outcomes: dict[str, Outcom
                 assert "readout_least" not in row
             else:
                 assert row["readout_least"] <= row[mean] + 1e-9
-
-
-def test_other_guidance_scales_are_tasks_of_their_own():
-    spec = InterventionConfig().spec("depth")
-    config = InterventionConfig(tasks=("depth",), guidances=(1.0, 2.0, 3.0, 3.0), ablation_images=1)
-    found = plan(config, [4, 7], guidance=2.0)
-    assert [(t.sample, t.experiment, t.guidance) for t in found] == [
-        (4, "interventions", None), (4, "guidance", 1.0), (4, "guidance", 3.0), (7, "interventions", None),
-    ]  # fmt: skip
-    assert len({task.key for task in found}) == 4
-    assert found[1].spec == spec
-    assert EditTask(4, 0, "depth", spec).key == "interventions.00004.depth.fbb48783"
 
 
 def test_an_edit_at_another_guidance_is_compared_with_the_unedited_image_at_the_same():

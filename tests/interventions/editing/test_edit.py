@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from interventions import plan
 from interventions.config import EditSpec
 from interventions.controls import EDIT
 from interventions.editing.edit import Editor, edit_batch
@@ -50,14 +49,6 @@ def run(editor: Editor, step: int, before: torch.Tensor) -> torch.Tensor:
     editor.step = step
     site = next(s for s in fakes.model().sites() if s.name == SITE)
     return editor(site, before)
-
-
-def test_batches_keep_a_trial_with_its_controls():
-    found = plan.batches(5, ("none", "random_direction"), 5)
-    assert [len(rows) for rows in found] == [4, 4, 2]
-    assert found[1] == (Row(2, EDIT), Row(2, "random_direction"), Row(3, EDIT), Row(3, "random_direction"))
-    with pytest.raises(ValueError, match="raise it to 7"):
-        plan.batches(1, CONTROLS, 4)
 
 
 @pytest.mark.parametrize("guidance", [1.0, 2.0])

@@ -8,9 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from interventions.editing import steer as st_
 from interventions.editing.readout import TargetLabels
-from interventions.editing.steer import Adam, make_probes, steer
+from interventions.editing.steer import Adam, as_direction, make_probes, steer
 from support import interventions_reference as reference
 
 SIDE, SIZE = 4, 16
@@ -65,7 +64,7 @@ def test_single_precision_stays_close_and_reads_the_same(task: str):
 
 
 def test_epsilon_counts_where_gradients_are_tiny():
-    """A cell that agrees already hardly moves, which Adam without its epsilon would not allow."""
+    """A patch that agrees already hardly moves, which Adam without its epsilon would not allow."""
     acts, weights, _ = problem("saliency", 12, trials=1)
     labels = np.zeros((1, SIZE, SIZE), bool)
     acts = acts - 40 * torch.from_numpy(weights[1] - weights[0]) / np.sum((weights[1] - weights[0]) ** 2)
@@ -117,8 +116,8 @@ def test_no_iterations_change_nothing():
 
 def test_the_reading_reaches_the_target():
     acts, weights, _ = problem("saliency", 40, trials=3)
-    cells = np.random.default_rng(0).random((3, SIDE, SIDE)) < 0.4
-    labels = cells.repeat(SIZE // SIDE, 1).repeat(SIZE // SIDE, 2)
+    patches = np.random.default_rng(0).random((3, SIDE, SIDE)) < 0.4
+    labels = patches.repeat(SIZE // SIDE, 1).repeat(SIZE // SIDE, 2)
     targets = TargetLabels("saliency", labels, 0.0, acts)
     target, rows = targets.on_grid((SIDE, SIDE)), torch.arange(3)
     probes = make_probes([weights], 40, acts)
@@ -135,13 +134,13 @@ def test_nodes_stand_for_all_channels(seed: int, channels: int, spread: float):
     random = np.random.default_rng(seed)
     size = np.abs(random.normal(size=(2, channels))) * np.exp(spread * random.normal(size=(2, channels)))
     roots = np.exp(random.uniform(-25, 3, size=(50, 1)))
-    nodes, spread_matrix = st_._interpolation(size, 1e-8, 1e-14)
+    probes = make_probes([size[:1], size[1:]], channels, torch.zeros((), dtype=torch.float64))
     exact = 1 / (roots[:, None] + 1e-8 / size)
-    found = np.einsum("rk,pkc->rpc", 1 / (roots + nodes), spread_matrix)
+    found = np.einsum("rk,pkc->rpc", 1 / (roots + probes.nodes.numpy()), probes.to_channels.numpy())
     assert np.abs(found * roots[:, None] - exact * roots[:, None]).max() < 1e-10
 
 
 @pytest.mark.parametrize("shape", [(3, 5), (1, 7), (5,)])
 def test_probes_that_do_not_fit_are_refused(shape: tuple[int, ...]):
-    with pytest.raises(ValueError, match="needs 1 or 2 outputs and 5 channels"):
-        st_.as_direction(np.zeros(shape), 5)
+    with pytest.raises(ValueError, match="5 channels"):
+        as_direction(np.zeros(shape), 5)

@@ -6,7 +6,7 @@ import pytest
 
 from probing.probes.config import ProbeConfig
 from sweeps.bench import paired
-from sweeps.bench.probes import Size, bench_probes
+from sweeps.bench.probes import Size, bench_probes, scenes_sizes
 
 TINY = Size((2, 2), 3, 8, (4, 0, 2), 2, 5)
 OTHER = Size((1, 1), 3, 8, (4, 0, 2), 1, 1)
@@ -28,3 +28,10 @@ def test_the_total_weighs_kinds_of_sites_by_their_number():
     assert rows[0]["ratio"] == pytest.approx((5 * 10 + 80) / (5 * 1 + 2))
     assert rows[1]["ratio"] == pytest.approx(10)
     assert len(rows) == 3
+
+
+def test_sizes_come_from_the_scenes_model_and_its_preset():
+    sizes = scenes_sizes()
+    assert sum(size.sites for size in sizes) == 16
+    assert len({size.grid for size in sizes}) == len(sizes)
+    assert {size.samples for size in sizes} == {(72, 0, 96)}
