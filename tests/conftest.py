@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from cluster.session import Session, connect
+from storage import Store
+
+if TYPE_CHECKING:
+    from sweeps.report.build import Drawn
 
 
 @pytest.fixture(scope="session")
@@ -48,6 +54,20 @@ def finished(sampled: Path, tiny_pipeline: Path, tmp_path_factory: pytest.TempPa
     result = pipeline.execute(configured(tiny_pipeline, output))
     assert result.failed == {}
     return output
+
+
+@pytest.fixture(scope="session")
+def full_report(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Drawn, float]:
+    """A run of the full grid on 128 images, its report, and the processor seconds that writing the report took."""
+    from support.report_store import CONFIG, Made, make_store
+    from sweeps.analysis import tables
+    from sweeps.report import build
+
+    store = make_store(tmp_path_factory.mktemp("full"), Made(train=32, test=96, size=128))
+    started = time.process_time()
+    drawn = build.draw(tables.load(store, CONFIG), store)
+    build.write(store, drawn)
+    return store, drawn, time.process_time() - started
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ import storage
 from support.report_store import CONFIG, Made, make_store
 from sweeps.analysis.tables import load
 from sweeps.report import thumbnails
-from sweeps.report.build import draw
+from sweeps.report.build import Drawn, draw
 from sweeps.tracking.mirror import MARKER, Marker, Mirrored, mirror
 from sweeps.tracking.runs import plan
 
@@ -39,8 +39,13 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> storage.Store:
 
 
 @pytest.fixture(scope="module")
-def mirrored(store: storage.Store) -> Mirrored:
-    return mirror(store, CONFIG)
+def drawn(store: storage.Store) -> Drawn:
+    return draw(load(store, CONFIG), store)
+
+
+@pytest.fixture(scope="module")
+def mirrored(store: storage.Store, drawn: Drawn) -> Mirrored:
+    return mirror(store, CONFIG, drawn=drawn)
 
 
 @pytest.fixture
@@ -137,9 +142,8 @@ def test_the_summary_run_has_table_figures_examples_and_reference(store: storage
 
 
 def test_the_summary_run_shows_every_figure_of_the_report_with_its_title(
-    store: storage.Store, mirrored: Mirrored
+    store: storage.Store, mirrored: Mirrored, drawn: Drawn
 ) -> None:
-    drawn = draw(load(store, CONFIG), store)
     summary = inspect(store, "summary")["summary"]
     titles = {f"figures/{p.name}": p.title for p in drawn.figures}
     shown = {name: value for name, value in summary.items() if name.startswith("figures/")}
@@ -149,8 +153,9 @@ def test_the_summary_run_shows_every_figure_of_the_report_with_its_title(
         assert (pixels(store, f"figures/{panel.name}") == panel.png()).all()
 
 
-def test_the_summary_run_shows_every_picture_of_the_report(store: storage.Store, mirrored: Mirrored) -> None:
-    drawn = draw(load(store, CONFIG), store)
+def test_the_summary_run_shows_every_picture_of_the_report(
+    store: storage.Store, mirrored: Mirrored, drawn: Drawn
+) -> None:
     strips = drawn.strips
     assert sum(len(strip.pictures) for strip in strips) == drawn.html.count("<figure><img") > 50
     assert {strip.section for strip in strips} == {"images", "examples", "emergence", "smoothness", "interventions"}
@@ -224,6 +229,14 @@ def test_ids_are_those_of_the_sweep_stage_and_part(store: storage.Store, fresh: 
     ids = {r.wandb_id(v, "mid.0") for r in (run, other) for v in ("trained", "random")}
     assert len(ids) == 4
     assert all(len(i) <= 64 for i in ids)
+
+
+def test_the_x_axis_is_the_denoising_step_or_with_a_run_per_probe_the_epoch(fresh: storage.Store) -> None:
+    run = load(fresh, CONFIG)
+    for runs, axis in (("site", "denoising_step"), ("cell", "epoch")):
+        planned = plan(run, runs)
+        assert {each.axis for each in planned} == {axis}
+        assert all(axis in row for each in planned for row in each.history)
 
 
 def test_a_run_per_cell_has_epochs_and_final_scores(fresh: storage.Store) -> None:
@@ -352,9 +365,8 @@ def test_sent_runs_are_not_sent_again(fresh: storage.Store, monkeypatch: pytest.
 
 
 @pytest.mark.slow
-def test_a_full_mirror_is_quick(tmp_path: Path) -> None:
-    store = make_store(tmp_path, Made(train=32, test=96, size=128))
-    drawn = draw(load(store, CONFIG), store)
+def test_a_full_mirror_is_quick(full_report) -> None:
+    store, drawn, _ = full_report
     started = time.process_time()
     assert mirror(store, CONFIG, drawn=drawn).written == 33
     assert time.process_time() - started < 8
