@@ -15,22 +15,17 @@ from transformers import CLIPConfig
 
 import storage
 from probing.labelling import safety
-from support import tiny_model as tiny
+from support.tiny_runs import copied, settings
 from sweeps.cli.main import main
 from sweeps.config.load import load
 from sweeps.runtime import run as runs
 
 
 @pytest.fixture(scope="module")
-def words(tmp_path_factory) -> list[str]:
+def words(sampled: Path, tiny_pipeline: Path, tmp_path_factory) -> list[str]:
     """Settings of a tiny run that is sampled and labelled."""
-    folder = tmp_path_factory.mktemp("curation")
-    found = [
-        "scenes", "prompts.count=10", "sampling.shard=4", "sampling.variants=[trained]", "sampling.sites=[mid.0]",
-        "curation.train=3", "curation.val=2", "curation.test=0", "curation.min_foreground=0", "curation.min_contrast=0",
-        "tracking.mode=disabled", "ray.address=none", f"output={folder / 'run'}", f"model.name={tiny.save(folder)}",
-    ]  # fmt: skip
-    assert main(["sample", *found]) == 0
+    run = copied(sampled, tmp_path_factory.mktemp("curation") / "run")
+    found = ["scenes", *settings(tiny_pipeline, run, "curation.train=3", "curation.val=2", "curation.test=0")]
     assert main(["label", *found]) == 0
     return found
 
@@ -72,7 +67,7 @@ def test_decisions_are_applied_recorded_and_taken_back(words, tmp_path, capsys):
     assert "1 dropped (by hand: two heads)" in said
     by_hand = curation(words)
     assert by_hand[3] == (False, "by hand: two heads", "")
-    assert sum(keep for keep, _, _ in by_hand.values()) == 9
+    assert sum(keep for keep, _, _ in by_hand.values()) == 11
     after = hashes(words)
     assert {stage for stage in after if after[stage] != before[stage]} == {"curate", "probe", "intervene"}
     manifest = json.loads((output(words) / "manifest.json").read_text())

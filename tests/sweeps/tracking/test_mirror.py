@@ -334,7 +334,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 def test_a_server_that_limits_rates_does_not_delay_the_sweep(fresh: storage.Store, server: list[str]) -> None:
     assert mirror(fresh, CONFIG).written == RUNS
     started = time.perf_counter()
-    result = mirror(fresh, CONFIG, mode="online", limit_s=20)
+    result = mirror(fresh, CONFIG, mode="online", limit_s=12)
     assert time.perf_counter() - started < 60
     assert server
     assert "wandb sync" in result.problem
