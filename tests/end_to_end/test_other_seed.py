@@ -46,6 +46,7 @@ def test_it_is_a_variant_and_no_probe_control() -> None:
 
 def test_the_other_image_is_probed_for_the_first_ones_labels(tiny_pipeline: Path, tmp_path: Path) -> None:
     more = (f"sampling.variants=[trained,{OTHER_SEED}]", "interventions.tasks=[]", "sampling.sites=[up.2.1]")
+    more += ("prompts.count=8", "curation.train=3", "curation.val=2", "curation.test=3")
     run_config = configured(tiny_pipeline, tmp_path / "run", *more)
     assert pipeline.execute(run_config).failed == {}
     store = storage.open(run_config.output)

@@ -47,7 +47,7 @@ def words(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> list
         "ray.address=none", "ray.sampling_gpus=0", "ray.label_gpus=0", "ray.probe_gpus=0", "sampling.threads=2",
         f"sweep.steps=[{','.join(map(str, STEPS))}]", "probe.epochs=2",
         "experiments.emergence_images=1", "experiments.emergence_steps=[5,15]",
-        "interventions.images=2", "interventions.moves=2", "interventions.iterations=2",
+        "interventions.images=1", "interventions.moves=2", "interventions.iterations=2",
     ]  # fmt: skip
 
 
@@ -74,7 +74,7 @@ def test_the_papers_experiment_from_its_prompts_to_its_report(
     edits = [row for row in store.table("interventions").to_pylist() if row["experiment"] == "interventions"]
     counts = Counter((row["task"], row["control"]) for row in edits)
     controls = ("edit", "none", "random_direction", "random_probe", "shuffled_probe", "late_steps")
-    assert counts == {(task, control): 4 for task in ("saliency", "depth") for control in controls}
+    assert counts == {(task, control): 2 for task in ("saliency", "depth") for control in controls}
 
     page = store.get("report/index.html").decode()
     assert "dpt_large_384.pt" in page

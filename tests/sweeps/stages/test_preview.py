@@ -129,7 +129,7 @@ def test_the_page_of_a_preview_shows_depth_and_its_rules_do_not_look_at_it(
 
 
 def test_a_preview_that_was_begun_without_depth_stays_so(tiny_pipeline, captions, tmp_path, monkeypatch):
-    config = configured(tiny_pipeline, tmp_path / "run", *words(captions, 0))
+    config = configured(tiny_pipeline, tmp_path / "run", *words(captions, 0), "prompts.count=4")
     with monkeypatch.context() as early:
         early.setattr(runs, "_preview_tasks", lambda output: {"saliency": "uint8"})
         pipeline.run_preview(config, pipeline.Result())
