@@ -108,7 +108,7 @@ def test_decisions_that_do_not_fit_are_one_line_and_change_nothing(words, tmp_pa
 def test_too_few_kept_samples_still_give_the_page(words, capsys):
     page = output(words) / "curation" / "index.html"
     page.unlink(missing_ok=True)
-    assert main(["curate", *words, "curation.train=9"]) == 2
+    assert main(["curate", *words, "curation.train=11"]) == 2
     assert "too few" in capsys.readouterr().err
     assert page.exists()
 
