@@ -44,7 +44,7 @@ def words(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> list
         f"prompts.test={prompts(folder / 'test.csv', TEST, 'blue')}",
         f"labels.saliency_weights={folder / 'TRACER-Efficient-5.pth'}",
         f"labels.depth_weights={folder / 'dpt_large_384.pt'}",
-        "ray.address=none", "ray.sampling_gpus=0", "ray.label_gpus=0", "ray.probe_gpus=0", "sampling.threads=2",
+        "ray.address=none", "ray.sampling_gpus=0", "ray.label_gpus=0", "ray.probe_gpus=0", "sampling.threads=1",
         f"sweep.steps=[{','.join(map(str, STEPS))}]", "probe.epochs=2",
         "experiments.emergence_images=1", "experiments.emergence_steps=[5,15]",
         "interventions.images=1", "interventions.moves=2", "interventions.iterations=2",
