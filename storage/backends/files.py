@@ -224,10 +224,7 @@ class LocalFiles(Files):
 
     def free(self) -> int:
         """Free bytes on the disk that holds (or would hold) this folder."""
-        folder = self.root
-        while not folder.exists():
-            folder = folder.parent
-        return shutil.disk_usage(folder).free
+        return shutil.disk_usage(next(folder for folder in (self.root, *self.root.parents) if folder.exists())).free
 
 
 def _reserve(fd: int, size: int) -> None:
