@@ -16,6 +16,7 @@ import safetensors.numpy
 
 import storage
 from probing.dataset.prompts import Prompt
+from support.probe_reference import average_precision
 from support.tiny_runs import assert_same_scores, configured, copied, scores, settings, stored
 from sweeps import pipeline
 from sweeps.cli.main import main
@@ -51,7 +52,7 @@ def test_probe_weights_interventions_and_report_exist(finished):
 
 @pytest.mark.parametrize("site", ["up.2.1", "mid.0"])
 def test_scores_are_those_of_the_stored_probes_on_each_images_own_labels(finished, site):
-    """Dice and RMSE from the files alone, pixel by pixel, so that no label of another image can have been used."""
+    """Average precision and RMSE from the files alone, pixel by pixel: no label of another image can have been used."""
     store = storage.open(str(finished))
     splits = store.curation().to_pylist()
     train, test = ([row["sample"] for row in splits if row["split"] == name] for name in ("train", "test"))
@@ -69,15 +70,14 @@ def test_scores_are_those_of_the_stored_probes_on_each_images_own_labels(finishe
             if task == "depth":
                 scores[task, sample] = np.sqrt(np.square(maps[sample, ..., 0] - depth[sample]).mean())
             else:
-                chosen, truth = maps[sample, ..., 1] > maps[sample, ..., 0], masks[sample]
-                scores[task, sample] = 2 * (chosen & truth).sum() / (chosen.sum() + truth.sum())
+                scores[task, sample] = average_precision(maps[sample, ..., 1] - maps[sample, ..., 0], masks[sample])
     rows = [
         row
         for row in store.table("images").to_pylist()
         if (row["variant"], row["site"], row["step"]) == ("trained", site, 15)
     ]
-    stored_scores = {(row["task"], row["sample"]): row["rmse" if row["task"] == "depth" else "dice"] for row in rows}
-    assert len(scores) == 2 * 4
+    stored_scores = {(row["task"], row["sample"]): row["rmse" if row["task"] == "depth" else "ap"] for row in rows}
+    assert len(set(scores.values())) == 2 * 4
     assert stored_scores == pytest.approx(scores, rel=1e-4, abs=1e-6)
 
 
