@@ -34,10 +34,9 @@ def _forge(store: storage.Store, variant: str, shard: int) -> None:
     values = store.read_activations(variant, "up.1.0", 7, rows)
     values[0, 0] += np.float16(1)
     store.write_activation(variant, "up.1.0", 7, shard, values)
-    ((path, fact),) = store._written.take(variant, shard).items()
-    store.records.write(
-        storage.Record("sample", variant, shard, {**record.chunks, path: fact}, record.stage_hash), sync=False
-    )
+    changed = store.complete("sample", variant, shard, stage_hash=record.stage_hash)
+    chunks = {**record.chunks, **changed.chunks}
+    store.records.write(storage.Record("sample", variant, shard, chunks, record.stage_hash), sync=False)
 
 
 def test_an_honest_run_is_reproduced_bit_by_bit(sampled, tiny_pipeline, capsys):
