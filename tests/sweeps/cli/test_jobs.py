@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from cluster import submit as jobs
-from sweeps.cli import jobs as job_verbs
+import cluster.submit
+from sweeps.cli import jobs
 from sweeps.cli.main import main
 from sweeps.config.load import load
 
@@ -18,39 +18,39 @@ RECORD = json.dumps({"levelname": "INFO", "message": "task done", "shard": "trai
 OUTPUT = "s3://bucket/run"
 
 
-def job(name: str, status: str = "RUNNING") -> jobs.Job:
-    return jobs.Job(name, status, "as Ray says", ("paper", f"output={OUTPUT}"), OUTPUT, f"{HEAD}/#/jobs/{name}")
+def job(name: str, status: str = "RUNNING") -> cluster.submit.Job:
+    return cluster.submit.Job(name, status, "a message", ("paper", f"output={OUTPUT}"), OUTPUT, f"{HEAD}/#/jobs/{name}")
 
 
 @pytest.fixture
 def head(monkeypatch: Any) -> dict[str, Any]:
-    """A cluster that knows two jobs of one output, the newer running; what it is asked."""
-    asked: dict[str, Any] = {}
+    """A cluster with two jobs of one output, the newer running; the fixture holds the requests it gets."""
+    requests: dict[str, Any] = {}
     known = [job("sweep-2"), job("sweep-1", "FAILED")]
 
-    def submitted(address: str, arguments: list[str], *, output: str = "", home: Any = None) -> jobs.Job:
-        asked["submit"] = (address, arguments, output)
+    def submitted(address: str, arguments: list[str], *, output: str = "", home: Any = None) -> cluster.submit.Job:
+        requests["submit"] = (address, arguments, output)
         return job("sweep-3")
 
-    def followed(address: str, name: str, write: Any) -> jobs.Job:
+    def followed(address: str, name: str, write: Any) -> cluster.submit.Job:
         write(f"sampling: 1/2 shards\n{RECORD}\n")
-        return job(name, asked.get("ends", "SUCCEEDED"))
+        return job(name, requests.get("ends", "SUCCEEDED"))
 
-    monkeypatch.setattr(jobs, "jobs", lambda address, output=None: known)
-    monkeypatch.setattr(jobs, "submit", submitted)
-    monkeypatch.setattr(jobs, "follow", followed)
-    monkeypatch.setattr(jobs, "logs", lambda address, name: f"log of {name}\n{RECORD}\n")
-    monkeypatch.setattr(jobs, "stop", lambda address, name: asked.setdefault("stop", name) == name)
-    monkeypatch.setattr(jobs, "status", lambda address, name: next(j for j in known if j.id == name))
-    return asked
+    monkeypatch.setattr(cluster.submit, "jobs", lambda address, output=None: known)
+    monkeypatch.setattr(cluster.submit, "submit", submitted)
+    monkeypatch.setattr(cluster.submit, "follow", followed)
+    monkeypatch.setattr(cluster.submit, "logs", lambda address, name: f"log of {name}\n{RECORD}\n")
+    monkeypatch.setattr(cluster.submit, "stop", lambda address, name: requests.setdefault("stop", name) == name)
+    monkeypatch.setattr(cluster.submit, "status", lambda address, name: next(j for j in known if j.id == name))
+    return requests
 
 
-def test_submit_tells_where_to_look(head: dict[str, Any], capsys: Any) -> None:
+def test_submit_prints_where_to_look(head: dict[str, Any], capsys: Any) -> None:
     words = ["submit", "--address", HEAD, "scenes", f"output={OUTPUT}", "tracking.mode=online", "tracking.entity=us"]
     assert main(words) == 0
     assert head["submit"] == (HEAD, words[3:], OUTPUT)
-    told = capsys.readouterr().out.splitlines()
-    assert told == [
+    printed = capsys.readouterr().out.splitlines()
+    assert printed == [
         "job sweep-3",
         f"dashboard {HEAD}/#/jobs/sweep-3",
         f"output {OUTPUT}",
@@ -65,7 +65,7 @@ MISSING = "sweep.steps=[1,2,3]", f"output={OUTPUT}"
 @pytest.fixture
 def fresh(head: dict[str, Any], monkeypatch: Any) -> dict[str, Any]:
     """The cluster knows no job yet, and no bucket is to be reached from here."""
-    monkeypatch.setattr(jobs, "jobs", lambda address, output=None: [])
+    monkeypatch.setattr(cluster.submit, "jobs", lambda address, output=None: [])
     monkeypatch.setattr("storage.open", lambda url: (_ for _ in ()).throw(ValueError(f"{url}: not a store")))
     return head
 
@@ -79,20 +79,20 @@ def test_interventions_without_probes_are_refused_before_anything_is_sent(fresh:
 
 
 def test_an_earlier_job_of_the_output_may_have_fitted_them(fresh: dict[str, Any], monkeypatch: Any) -> None:
-    monkeypatch.setattr(jobs, "jobs", lambda address, output=None: [job("sweep-1", "FAILED")])
+    monkeypatch.setattr(cluster.submit, "jobs", lambda address, output=None: [job("sweep-1", "FAILED")])
     assert main(["submit", "--address", HEAD, "scenes", *MISSING]) == 0
     assert "submit" in fresh
 
 
 @pytest.mark.parametrize("name", ["nobody/has-this-model", "/only/on/the/cluster"])
-def test_a_model_that_is_elsewhere_is_left_to_the_job(name: str, fresh: dict[str, Any], capsys: Any) -> None:
+def test_a_model_that_is_not_here_is_checked_by_the_job(name: str, fresh: dict[str, Any], capsys: Any) -> None:
     words = [*MISSING, f"model.name={name}", f"model.revision={'0' * 40}"]
     assert main(["submit", "--address", HEAD, "scenes", *words]) == 0
     assert "submit" in fresh
     assert capsys.readouterr().err == ""
 
 
-def test_an_output_that_cannot_be_read_from_here_is_left_to_the_job(fresh: dict[str, Any], monkeypatch: Any) -> None:
+def test_an_output_that_cannot_be_read_from_here_is_checked_by_the_job(fresh: dict[str, Any], monkeypatch: Any) -> None:
     def broken(url: str) -> None:
         raise PermissionError(f"{url}: no credentials")
 
@@ -105,10 +105,10 @@ def test_an_output_that_cannot_be_read_from_here_is_left_to_the_job(fresh: dict[
 def test_following_shows_lines_for_people(ends: str, code: int, head: dict[str, Any], capsys: Any) -> None:
     head["ends"] = ends
     assert main(["submit", "--address", HEAD, "--follow", "scenes"]) == code
-    told = capsys.readouterr()
-    assert "sampling: 1/2 shards" in told.out
-    assert RECORD not in told.out
-    assert (f"{ends}: as Ray says" in told.err) == bool(code)
+    printed = capsys.readouterr()
+    assert "sampling: 1/2 shards" in printed.out
+    assert RECORD not in printed.out
+    assert (f"{ends}: a message" in printed.err) == bool(code)
 
 
 @pytest.mark.parametrize(("target", "name"), [(OUTPUT, "sweep-2"), ("sweep-1", "sweep-1")])
@@ -121,7 +121,7 @@ def test_a_job_is_found_by_its_id_or_its_output(target: str, name: str, head: di
     assert f"job {name} " in capsys.readouterr().out
 
 
-def test_what_is_unknown_is_refused_with_what_there_is(head: dict[str, Any], capsys: Any) -> None:
+def test_an_unknown_job_is_refused_with_the_known_ones(head: dict[str, Any], capsys: Any) -> None:
     assert main(["stop", "--address", HEAD, "s3://bucket/other"]) == 2
     error = capsys.readouterr().err
     assert "s3://bucket/other" in error
@@ -137,24 +137,24 @@ def test_stop_and_resume(head: dict[str, Any], capsys: Any) -> None:
     assert main(["resume", "--address", HEAD, "sweep-1"]) == 0
 
 
-def test_a_file_of_settings_travels_as_settings(tmp_path: Path) -> None:
+def test_a_yaml_file_is_sent_as_its_settings(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("name: 'two words'\nsampling: {shard: 4, sites: [mid.0]}\nlabels: {threshold: 3}\n")
-    sent = job_verbs.arguments(str(file), ["output=/shared/run"])
+    sent = jobs.arguments(str(file), ["output=/shared/run"])
     assert sent[0] == "scenes"
     assert str(tmp_path) not in " ".join(sent)
     assert load(sent[0], sent[1:]) == load(str(file), ["output=/shared/run"])
-    assert job_verbs.arguments("paper", ["name=x"]) == ["paper", "name=x"]
+    assert jobs.arguments("paper", ["name=x"]) == ["paper", "name=x"]
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "place"),
     [
         (["tracking.mode=disabled"], "disabled"),
         (["output=/shared/run"], "offline, in /shared/run/wandb"),
         (["tracking.mode=online"], "https://wandb.ai, project scenesweep, group scenes"),
     ],
 )
-def test_where_the_mirror_is(settings: list[str], told: str, monkeypatch: Any) -> None:
+def test_where_to_find_the_run_in_wandb(settings: list[str], place: str, monkeypatch: Any) -> None:
     monkeypatch.delenv("WANDB_BASE_URL", raising=False)
-    assert job_verbs.tracked(load("scenes", settings)) == told
+    assert jobs.tracked(load("scenes", settings)) == place

@@ -1,4 +1,4 @@
-"""`scenesweep verify` samples shards again and tells what is stored from what the model gives."""
+"""`scenesweep verify` samples shards again and finds stored values that differ from the model's."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import pytest
 
 import storage
 from support.tiny_runs import configured
-from sweeps.cli import recompute as live
+from sweeps.cli import recompute
 from sweeps.cli.main import main
 from sweeps.stages.sample import SampleTask
 
 
 @pytest.fixture
 def forged(sampled: Path, tmp_path: Path) -> Path:
-    """A run one of whose chunks was replaced together with its record: no checksum can tell."""
+    """A run in which one chunk of each shard was replaced together with its record: checksums cannot find it."""
     output = tmp_path / "forged"
     shutil.copytree(sampled, output)
     store = storage.open(str(output))
@@ -39,13 +39,13 @@ def _forge(store: storage.Store, variant: str, shard: int) -> None:
     store.records.write(storage.Record("sample", variant, shard, chunks, record.stage_hash), sync=False)
 
 
-def test_an_honest_run_is_reproduced_bit_by_bit(sampled, tiny_pipeline, capsys):
-    compared, found = live.recompute(configured(tiny_pipeline, sampled), 1, seed=3)
+def test_an_unchanged_run_is_reproduced_bit_by_bit(sampled, tiny_pipeline, capsys):
+    compared, found = recompute.recompute(configured(tiny_pipeline, sampled), 1, seed=3)
     assert compared == 15 * (16 + 2) + 1
     assert found == []
 
 
-def test_values_that_no_checksum_doubts_are_found_named_and_marked(forged, capsys):
+def test_changed_values_with_valid_checksums_are_found_and_marked(forged, capsys):
     assert storage.audit.verify(storage.open(str(forged))) == []
     assert main(["verify", str(forged), "--repair"]) == 1
     out = capsys.readouterr().out
@@ -61,7 +61,7 @@ def test_without_recomputing_only_bytes_are_reread(forged, capsys):
     assert "recomputed" not in capsys.readouterr().out
 
 
-def test_a_missing_model_is_said_and_hides_nothing(sampled, tmp_path, capsys):
+def test_a_missing_model_is_reported(sampled, tmp_path, capsys):
     output = tmp_path / "moved"
     shutil.copytree(sampled, output)
     text = (output / "config.yaml").read_text()
@@ -76,18 +76,18 @@ def test_cleaned_runs_have_nothing_to_compare(sampled, tiny_pipeline, tmp_path):
     shutil.copytree(sampled, output)
     storage.open(str(output)).drop_activations()
     with pytest.raises(ValueError, match="dropped"):
-        live.recompute(configured(tiny_pipeline, output), 1, seed=0)
+        recompute.recompute(configured(tiny_pipeline, output), 1, seed=0)
 
 
 def test_shards_are_drawn_from_the_finished_ones_of_all_variants(sampled):
     store = storage.open(str(sampled))
-    drawn = live.choose(store, ("trained", "random"), 99, seed=0)
+    drawn = recompute.choose(store, ("trained", "random"), 99, seed=0)
     assert drawn == [SampleTask(v, s) for v in ("random", "trained") for s in range(3)]
-    some = {tuple(live.choose(store, ("trained", "random"), 1, seed=seed)) for seed in range(40)}
+    some = {tuple(recompute.choose(store, ("trained", "random"), 1, seed=seed)) for seed in range(40)}
     assert len(some) == 6
 
 
-def test_rounding_is_told_from_other_values(sampled):
+def test_rounding_differs_from_other_values(sampled):
     store = storage.open(str(sampled))
     values = store.read_activations("trained", "mid.0", 3, list(range(4)))
     scale = np.sqrt(np.mean(values.astype(np.float64) ** 2))
@@ -97,7 +97,7 @@ def test_rounding_is_told_from_other_values(sampled):
     kinds = {}
     for exact in (True, False):
         for name, changed in (("same", values), ("near", near), ("far", far)):
-            comparison = live.Comparison(store, SampleTask("trained", 0), exact)
+            comparison = recompute.Comparison(store, SampleTask("trained", 0), exact)
             comparison.activation("mid.0", 3, changed)
             kinds[name, exact] = [found.kind for found in comparison.found]
     assert kinds["same", True] == kinds["same", False] == kinds["near", False] == []
@@ -112,7 +112,7 @@ def test_other_versions_are_allowed_to_round(sampled, tiny_pipeline, tmp_path, m
     manifest["versions"]["torch"] = "2.0.0"
     (output / "manifest.json").write_text(json.dumps(manifest))
     seen = []
-    monkeypatch.setattr(live, "sample_again", lambda worker, comparison: seen.append(comparison.exact))
+    monkeypatch.setattr(recompute, "sample_again", lambda worker, comparison: seen.append(comparison.exact))
     for place in (output, sampled):
-        live.recompute(configured(tiny_pipeline, place), 1, seed=0)
+        recompute.recompute(configured(tiny_pipeline, place), 1, seed=0)
     assert seen == [False, True]

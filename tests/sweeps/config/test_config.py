@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from sweeps.cli import main as cli
+from sweeps.cli.main import parse
 from sweeps.config.hashing import hashes
 from sweeps.config.load import build, load, presets, to_dict, to_yaml
 from sweeps.config.schema import Config
@@ -128,7 +128,7 @@ def test_settings_of_older_runs_are_ignored():
         ("paper", ["probe.selection=val"], r"selection=val: needs .* prompts.test=test_split.* probe.selection=last"),
     ],
 )
-def test_wrong_input_names_key_value_and_cure(preset, pairs, message):
+def test_wrong_input_names_key_value_and_fix(preset, pairs, message):
     with pytest.raises(ValueError, match=message):
         load(preset, pairs)
 
@@ -184,7 +184,7 @@ def test_other_weights_change_every_hash():
     assert all(one[stage] != two[stage] for stage in one)
 
 
-def test_every_field_says_what_it_is():
+def test_every_field_has_a_docstring():
     """A docstring follows every field of every configuration class."""
     import ast
     import inspect
@@ -193,7 +193,7 @@ def test_every_field_says_what_it_is():
         body = ast.parse(inspect.getsource(owner)).body[0].body
         for field, after in zip(body, [*body[1:], None], strict=True):
             if isinstance(field, ast.AnnAssign):
-                assert isinstance(after, ast.Expr), f"{owner.__name__}.{field.target.id} is not explained"
+                assert isinstance(after, ast.Expr), f"{owner.__name__}.{field.target.id} has no docstring"
 
 
 def test_dictionaries_are_plain():
@@ -210,12 +210,12 @@ def test_dictionaries_are_plain():
         "plan --rate 2 paper sampling.shard=4",
     ],
 )
-def test_preset_and_pairs_stand_before_or_behind_options(line):
-    parsed = cli.parse(line.split())
+def test_preset_and_pairs_may_stand_before_or_after_options(line):
+    parsed = parse(line.split())
     assert (parsed.preset, parsed.overrides, parsed.rate) == ("paper", ["sampling.shard=4"], 2.0)
 
 
 @pytest.mark.parametrize("line", ["plan paper --rate 2 scenes", "plan paper --rate 2 --nonsense=1", "status a b=c"])
-def test_words_that_nobody_takes_are_refused(line):
+def test_unknown_arguments_are_refused(line):
     with pytest.raises(SystemExit, match="2"):
-        cli.parse(line.split())
+        parse(line.split())
