@@ -168,7 +168,7 @@ def run_preview(config: Config, result: Result) -> None:
     result.lines.append(f"preview: {len(prompts) - dropped.total()} of {len(prompts)} samples kept{reasons}")
 
 
-def _report(run: Run, result: Result, force: bool) -> None:
+def _report(run: Run, result: Result, force: bool = False) -> None:
     """Build the report and mirror the run to W&B, unless both show the current results already."""
     tables = [path for path in run.store.list("results/") if path.endswith(".parquet")]
     hashes = {name: experiments.stage_hash(run, name) for name in run.config.experiments.names}
@@ -217,5 +217,17 @@ def execute(config: Config, verbs: Sequence[str] = VERBS) -> Result:
                     if result.failed and stage.INFO.required:
                         return result
         if "report" in verbs:
-            _report(run, result, force=tuple(verbs) == ("report",))
+            _report(run, result)
+    return result
+
+
+def rebuild_report(config: Config) -> Result:
+    """Build the report of an existing output again, from its tables; prompts and model are not needed.
+
+    Raises ValueError if there is no run.
+    """
+    run, result = runs.reopen(config), Result()
+    with turns.lease(run.store, f"scenesweep {config.name}", wait=False):
+        experiments.write_hashes(run)
+        _report(run, result, force=True)
     return result

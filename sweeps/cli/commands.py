@@ -147,7 +147,7 @@ def report(parsed: argparse.Namespace) -> int:
     from sweeps import pipeline
     from sweeps.runtime.run import stored_config
 
-    return _finish(pipeline.execute(stored_config(parsed.output), ("report",)).lines, {})
+    return _finish(pipeline.rebuild_report(stored_config(parsed.output)).lines, {})
 
 
 @verb("scenesweep dashboards runs/scenes", output)
