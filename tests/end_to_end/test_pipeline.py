@@ -15,7 +15,6 @@ import pytest
 import safetensors.numpy
 
 import storage
-from probing.dataset.prompts import Prompt
 from support.probe_reference import average_precision
 from support.tiny_runs import assert_same_scores, configured, copied, scores, settings, stored
 from sweeps import pipeline
@@ -212,16 +211,15 @@ def test_an_output_with_other_sampling_settings_is_refused(sampled, tiny_pipelin
         (["run", "scenes", "prompts.source=nowhere.csv"], "no file nowhere.csv"),
         (["run", "scenes", "model.name=/no/such/model"], "no directory"),
         (["run", "output=/dev/null/here"], "output: cannot write"),
-        (["run", "scenes", "prompts.count=100000000"], "its disk has"),
+        (["run", "scenes", "output=full"], "its disk has"),
         (["status", "nowhere"], "nowhere"),
         (["verify", "nowhere"], "nowhere"),
     ],
 )
 def test_wrong_input_is_one_line_and_code_2(words, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    if "prompts.count=100000000" in words:
-        # Three million copies of one prompt need more than the disk, as a hundred million made ones would.
-        monkeypatch.setattr("probing.dataset.prompts._scenes", lambda count, seed: [Prompt("a red box", 1)] * 3_000_000)
+    if "output=full" in words:
+        monkeypatch.setattr("storage.backends.files.LocalFiles.free", lambda self: 1000)
     assert main(words) == 2
     error = capsys.readouterr().err
     assert message in error
