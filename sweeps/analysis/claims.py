@@ -101,7 +101,7 @@ def _linear(inputs: ClaimInputs, task: str) -> tuple[str, str]:
     site = scores.sites[best].name
     score = summary.final(scores, "trained", site).estimate
     floor, oracle = float(scores.floor[best]), float(scores.oracle_means[best])
-    share = (score - floor) / (oracle - floor)
+    share = (score - floor) / (oracle - floor) if oracle != floor else np.nan  # as with masks that are all foreground
     gains = {v: summary.gap(scores, site, v) for v in others}
     for control, by_task in inputs.controls.items():
         if task in by_task and by_task[task].site_indices(site):

@@ -153,7 +153,7 @@ def _best_tile(context: Context, scores: Scores) -> Tile | None:
     site, measure = scores.sites[index], scores.measure
     value = summary.final(scores, "trained", site.name)
     floor, oracle = float(scores.floor[index]), float(scores.oracle_means[index])
-    share = (value.estimate - floor) / (oracle - floor)
+    share = (value.estimate - floor) / (oracle - floor) if oracle != floor else np.nan
     note = Markup("floor {} ({}), grid oracle {}").format(number(floor), scores.floor_word(site.name), number(oracle))
     if np.isfinite(share):
         note += f": {100 * share:.0f} % of the way" if share > 0 else ": not above the floor"
