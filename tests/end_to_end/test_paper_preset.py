@@ -23,7 +23,7 @@ from support.tiny_runs import stored
 from sweeps.cli.main import main
 
 STEPS = (1, 2, 3, 4, 5, 11, 12, 13, 14, 15)
-TRAIN, TEST = 6, 4
+TRAIN, TEST = 5, 3
 
 
 def prompts(path: Path, count: int, colour: str) -> Path:
