@@ -81,12 +81,13 @@ def fan_out(config: Config, job: ProbeJob, trials: Sequence[Trial], observers: S
 def run_trial(settings: dict[str, Any]) -> dict[str, Any]:
     """Fit one Tune trial, in an actor that Tune reuses for the next one."""
     job, trial = settings["job"], settings["trials"][settings["trial"]]
+    name = trial.name  # before probes are left out, perhaps all of them
     if settings.get("again"):
         # An earlier attempt at this trial was lost; leave out the probes that it finished.
         own = job.of(trial.experiment)
         done = finished(storage.open(own.output), own.experiment, own.stage_hash)
         trial = replace(trial, probes=tuple(probe for probe in trial.probes if probe not in done))
-    with pinned_threads(1), process_title(trial.name):
+    with pinned_threads(1), process_title(name):
         result = fit_trial(job, trial)
     return {"cells": result["cells"], "failed": result["failed"], "fit_seconds": result["seconds"]}
 

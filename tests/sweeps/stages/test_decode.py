@@ -102,7 +102,7 @@ def test_a_plan_tells_what_is_decoded(tiny_pipeline: Path, tmp_path: Path, capsy
     assert main(["plan", "scenes", *settings(tiny_pipeline, tmp_path / "out", *MORE)]) == 0
     out = capsys.readouterr().out
     assert "36 clean estimates, for surface_rgb" in out
-    assert "decoded pictures" in out
+    assert "decoded images" in out
     few = settings(tiny_pipeline, tmp_path / "out", *MORE, "sweep.surface_rgb_steps=[15]")
     assert main(["plan", "scenes", *few]) == 0
     assert "12 clean estimates, for surface_rgb" in capsys.readouterr().out

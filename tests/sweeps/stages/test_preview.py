@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -130,8 +131,9 @@ def test_the_page_of_a_preview_shows_depth_and_its_rules_do_not_look_at_it(
 
 def test_a_preview_that_was_begun_without_depth_stays_so(tiny_pipeline, captions, tmp_path, monkeypatch):
     config = configured(tiny_pipeline, tmp_path / "run", *words(captions, 0), "prompts.count=4")
+    layout = runs.layout
     with monkeypatch.context() as early:
-        early.setattr(runs, "_preview_tasks", lambda output: {"saliency": "uint8"})
+        early.setattr(runs, "layout", lambda *given: replace(layout(*given), tasks={"saliency": "uint8"}))
         pipeline.run_preview(config, pipeline.Result())
     again = pipeline.Result()
     pipeline.run_preview(config, again)
@@ -193,7 +195,7 @@ def test_a_plan_prices_both_passes(tiny_pipeline, captions, tmp_path, capsys):
     assert main(["plan", "scenes", *settings(tiny_pipeline, output, *words(captions, 0))]) == 0
     out = capsys.readouterr().out
     assert f"{COUNT} images of the trained model, nothing recorded: {COUNT * 15} UNet calls" in out
-    assert "were only 3 samples kept" in out
+    assert "if only 3 samples are kept" in out
     assert not output.exists()
 
 

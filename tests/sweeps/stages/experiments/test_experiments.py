@@ -110,10 +110,9 @@ def test_probes_on_renders_are_scored_against_the_renderer(finished: Path, tiny_
     assert {(r["site"], r["task"], r["n_train"], r["n_test"]) for r in found} == {
         ("up.3.2", task, 5, 4) for task in ("saliency", "depth")
     }
-    made = worker.truth
     seen = [r for r in rows(output, "images", "truth") if r["task"] == "depth"]
-    assert [r["sample"] for r in seen] == list(made.seeds[8:])
-    depth = made.depth.astype(np.float64)
+    assert [r["sample"] for r in seen] == list(worker.job.samples[8:])
+    depth = worker.renders.depths.astype(np.float64)
     standard = (depth - depth[:5].mean()) / depth[:5].std()
     cells = standard[8:].reshape(4, 16, 8, 16, 8)
     oracle = np.sqrt(cells.var((2, 4)).mean((1, 2)))
@@ -168,11 +167,11 @@ def test_nothing_is_done_twice_and_more_steps_are_added(finished: Path, tiny_pip
     shutil.copytree(finished, output)
     config = configured(tiny_pipeline, output)
     run = opened(config)
-    assert experiments.missing(run) == {}
+    assert experiments.missing(run) == []
     assert families.missing(run) == []
     assert experiments_stage.missing(run) == []
     wider = opened(configured(tiny_pipeline, output, "experiments.conv_steps=[1,15]", "experiments.emergence_images=3"))
-    assert {cell.step for cell in experiments.missing(wider)["conv"]} == {1}
+    assert {probe.step for probe in experiments.missing(wider) if probe.experiment == "conv"} == {1}
     assert {task.steps for task in families.missing(wider)} == {(1,)}
     assert len(emergence_stage.missing(wider)) == 1
 
@@ -227,7 +226,7 @@ def test_transfer_leaves_out_sites_that_are_not_recorded(finished: Path, tiny_pi
     def chosen(*more: str) -> list[str]:
         config = configured(tiny_pipeline, finished, *more)
         run = opened(config)
-        return [site.name for site in experiments.sites(run, "transfer")]
+        return [site.name for site in experiments.sites(config, run.model_info, "transfer")]
 
     assert chosen("experiments.transfer_sites=[blocks]") == [
         "down.0.1", "down.1.1", "down.2.1", "mid.0", "up.1.2", "up.2.2", "up.3.2",
