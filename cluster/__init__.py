@@ -1,8 +1,8 @@
 """Ray: connections, executors and their in-process counterpart, job submission, deployment files.
 
 The names below are the entrance, together with these modules: `actors` (the executor on Ray),
-`session` (connecting), `resources` and `facts` (the connected cluster), `submit` (jobs), `turns`
-(the lease of a store), `process` (temporary changes to a process) and `observers`. The package may
+`session` (connecting), `resources` and `facts` (the connected cluster), `submit` (jobs),
+`process` (temporary changes to a process) and `observers`. The package may
 import `storage`; only `sweeps` may import it. Only `actors` and `resources` import Ray with the module.
 """
 

@@ -19,6 +19,8 @@ from cluster.ledger import Ledger, Outcome, Task
 from cluster.process import pin_threads
 from cluster.session import is_embedded
 from cluster.workers import Report, Worker, WorkerSpec, assert_ours, attempt, one_line
+from storage import LeaseHeld
+from storage.lease import follow, held_tokens
 
 TICK_S = 1.0
 """Longest wait before the cluster is checked again."""
@@ -54,8 +56,9 @@ class Host:
         self.name, self.threads = name, threads
         self.worker: Worker | None = None
 
-    def build(self, spec: WorkerSpec, retries: int) -> Built:
+    def build(self, spec: WorkerSpec, retries: int, leases: dict[str, str]) -> Built:
         node = ray.get_runtime_context().get_node_id()
+        follow(leases)
         start = time.perf_counter()
         assert_ours()
         try:
@@ -161,7 +164,7 @@ class WorkerPool:
         # Ray must not restart it: the pool replaces dead actors itself, because it must know which task died.
         options = {"num_cpus": self.spec.num_cpus, "num_gpus": self.spec.num_gpus, "max_restarts": 0}
         actor: Any = ray.remote(Host).options(name=name, max_task_retries=0, **options).remote(name, self.spec.threads)
-        built = actor.build.options(name=f"{name} build").remote(self.spec, self.retries)
+        built = actor.build.options(name=f"{name} build").remote(self.spec, self.retries, held_tokens())
         return Slot(index, name, actor, built)
 
     def assign(self) -> None:
@@ -219,6 +222,8 @@ class WorkerPool:
         try:
             report: Report = ray.get(slot.ref)
         except RayTaskError as error:
+            if isinstance(error.cause, LeaseHeld):
+                raise error.cause from None
             report = Report(time.perf_counter() - slot.since, error=one_line(error.cause))
         except RayError as error:
             self.died_working(slot, task, error)

@@ -1,68 +1,108 @@
 """A lease on a store: one planner at a time; another may take over when the holder is dead or silent."""
 
 import json
+import logging
 import os
 import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+from storage.backends import open_files
 from storage.backends.files import Files
 from storage.errors import LeaseHeld
 from storage.format import encode_json
 from storage.keys import LEASE
 
 EXPIRY = 120.0
-"""Seconds without a heartbeat after which a lease may be taken over."""
+"""Seconds that the document has to stay the same, while one watches, before a lease may be taken over."""
 BEATS = 6
 """Heartbeats per expiry."""
-
+LOOKS = 4
+"""Looks per heartbeat of a planner that watches another's lease."""
 
 Holder = dict[str, Any]
 """Content of `lease.json`, section 7 of FORMAT.md."""
-_UNKNOWN: Holder = {"owner": "unknown", "host": "", "pid": 0, "boot": "", "started": "", "beat": 0.0}
+_UNKNOWN: Holder = {
+    "owner": "unknown", "token": "", "host": "", "boot": "", "namespace": "", "pid": 0, "started": "", "beat": 0.0,
+}  # fmt: skip
+
+logger = logging.getLogger(__name__)
+
+
+def now() -> float:
+    """Seconds of a clock that nobody sets and that also runs while the machine is suspended."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+class Guard(Protocol):
+    """What stands before every write to a store."""
+
+    url: str
+
+    def check(self) -> None:
+        """Raise LeaseHeld if another planner took the lease over."""
+        ...
 
 
 class Lease:
     """Context manager that holds the lease of a store and renews it from a thread.
 
-    Entering raises LeaseHeld if another planner holds it.
+    Entering raises LeaseHeld if another planner holds it. Whether that one lives is judged by whether its
+    document changes, never by comparing clocks of two machines. So entering takes up to a heartbeat
+    if the holder lives elsewhere, and up to `expiry` if it died elsewhere.
     """
 
-    def __init__(self, files: Files, owner: str, *, expiry: float = EXPIRY, clock: Callable[[], float] = time.time):
+    def __init__(
+        self,
+        files: Files,
+        owner: str,
+        *,
+        expiry: float = EXPIRY,
+        clock: Callable[[], float] = now,
+        sleep: Callable[[float], None] = time.sleep,
+    ):
         self.url = files.url
         self._files = files
         self._expiry = expiry
-        self._clock = clock
+        self._clock, self._sleep = clock, sleep
         self._pid = os.getpid()
-        process = {"host": socket.gethostname(), "pid": self._pid, "boot": _boot(), "started": _started(self._pid)}
-        self._holder = process | {"owner": owner, "token": uuid.uuid4().hex}
+        process: Holder = {"host": socket.gethostname(), "boot": _boot(), "namespace": _namespace()}
+        process |= {"pid": self._pid, "started": _stat(self._pid)[1]}
+        self.token = uuid.uuid4().hex
+        self._holder = process | {"owner": owner, "token": self.token}
         self._held = b""
         """The document that this lease wrote last."""
         self._confirmed = 0.0
-        """When the store was last seen to hold that document."""
+        """When the store was last seen to hold a document of this lease."""
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat_until_stopped, name="lease", daemon=True)
         self.lost = False
-        """Whether another planner took the lease over."""
+        """Whether another planner took the lease over, or renewing it failed for good."""
+        self._problem = "another run took this store over while this one was paused or out of reach"
+        """Why it was lost, if it was."""
 
     def __enter__(self) -> "Lease":
         self._take()
         self._thread.start()
-        _held_here.append(self)
+        _guards.append(self)
         return self
 
-    def __exit__(self, *error: object) -> None:
-        _held_here.remove(self)
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        _guards.remove(self)
         self._stop.set()
         self._thread.join()
-        if not self.lost and self._stored() == self._held:
-            self._files.delete([LEASE])
+        with suppress(*self._files.unreachable):  # the lease then ends by its expiry
+            if not self.lost and _token(self._stored()) == self.token:
+                self._files.delete([LEASE])
         self._held = b""
+        if self.lost and isinstance(error, Exception) and not isinstance(error, LeaseHeld):
+            raise LeaseHeld(self._loss()) from error  # whatever broke, the loss is the reason to stop
 
     def check(self) -> None:
         """Raise LeaseHeld if another planner took the lease over, as it may after a pause of this process.
@@ -72,16 +112,18 @@ class Lease:
         """
         if os.getpid() != self._pid:
             return
-        # By the wall clock, which also runs while the process or the machine is suspended.
         fresh = 0 <= self._clock() - self._confirmed < self._expiry / BEATS
         if self._held and not (self.lost or fresh):
             with self._lock:
                 self._confirm()
         if self.lost:
-            raise LeaseHeld(
-                f"{self.url}: another run took this store over while this one was paused or out of reach; "
-                "this one stops and writes nothing more: let the other finish, or stop it and run again"
-            )
+            raise LeaseHeld(self._loss())
+
+    def _loss(self) -> str:
+        return (
+            f"{self.url}: {self._problem}; this one stops and writes nothing more: "
+            "let the other finish, or stop it and run again"
+        )
 
     def beat(self) -> bool:
         """Renew the lease; return whether it is still ours, as far as the store can be reached."""
@@ -92,23 +134,31 @@ class Lease:
                     self._held, self._confirmed = document, self._clock()
                 else:
                     self._confirm()
-            except OSError:
-                pass  # the next beat may reach the store
+            except self._files.unreachable as error:
+                logger.info("%s: a heartbeat failed, the next may succeed: %s", self.url, error)
+            except Exception as error:  # whatever it is: nobody would renew the lease after this thread
+                self.lost, self._problem = True, f"its lease could not be renewed ({type(error).__name__}: {error})"
             return not self.lost
 
     def held_by_other(self) -> bool:
-        """Whether another planner that is alive, as far as can be known, holds the lease."""
+        """Whether another planner seems to hold the lease. For display: unlike entering, it does not watch."""
         stored = self._stored()
-        return stored is not None and stored != self._held and not self._over(_parsed(stored))
+        if stored is None or _token(stored) == self.token:
+            return False
+        holder = _parsed(stored)
+        alive = _lives(holder)
+        return abs(time.time() - holder["beat"]) <= self._expiry if alive is None else alive
 
     def _confirm(self) -> None:
-        if self._stored() == self._held:
-            self._confirmed = self._clock()
+        """Note that the store holds a document of this lease, perhaps one whose writing was not answered, or a loss."""
+        stored = self._stored()
+        if stored is not None and _token(stored) == self.token:
+            self._held, self._confirmed = stored, self._clock()
         else:
             self.lost = True
 
     def _document(self) -> bytes:
-        return encode_json(self._holder | {"beat": self._clock()})
+        return encode_json(self._holder | {"beat": time.time()})
 
     def _stored(self) -> bytes | None:
         try:
@@ -117,48 +167,98 @@ class Lease:
             return None
 
     def _take(self) -> None:
-        document = self._document()
-        if not self._files.create(LEASE, document):
-            old = self._stored()
-            if old is not None:
-                self._refuse_living(_parsed(old))
-            # None: the holder has just left.
-            if not (self._files.create(LEASE, document) if old is None else self._files.swap(LEASE, old, document)):
-                raise LeaseHeld(f"{self.url}: another run took the store just now")
+        document, watched, looks = self._document(), b"", 0
+        while not self._files.create(LEASE, document):
+            stored = self._stored()
+            if stored is None:
+                continue  # the holder has just left
+            if _token(stored) == self.token:
+                break  # written, but the answer was lost
+            holder = _parsed(stored)
+            alive = _lives(holder)
+            who = f"{holder['owner']} (process {holder['pid']} on {holder['host']})"
+            if alive or (watched and stored != watched):
+                raise LeaseHeld(f"{self.url}: in use by {who}: wait until it has ended, or stop it")
+            if alive is None and looks <= BEATS * LOOKS:
+                if not looks:
+                    logger.warning("%s: waiting up to %.0f s to see whether %s is alive", self.url, self._expiry, who)
+                watched, looks = stored, looks + 1
+                self._sleep(self._expiry / BEATS / LOOKS)
+            elif self._files.swap(LEASE, stored, document):
+                break
         self._held, self._confirmed = document, self._clock()
-
-    def _refuse_living(self, holder: Holder) -> None:
-        if self._over(holder):
-            return
-        age = self._clock() - holder["beat"]
-        raise LeaseHeld(
-            f"{self.url}: in use by {holder['owner']} (process {holder['pid']} on "
-            f"{holder['host']}, last heartbeat {max(age, 0):.0f} s ago): wait or stop it; "
-            f"the lease of a dead run ends after {self._expiry:.0f} s"
-        )
-
-    def _over(self, holder: Holder) -> bool:
-        """Whether the lease may be taken over: silent for too long, or certainly gone from this machine."""
-        here = holder["host"] == socket.gethostname() and holder["boot"] == _boot() != ""
-        dead = here and _started(holder["pid"]) != holder["started"]
-        return dead or self._clock() - holder["beat"] > self._expiry
 
     def _beat_until_stopped(self) -> None:
         while not self._stop.wait(self._expiry / BEATS) and self.beat():
             pass
 
 
-_held_here: list[Lease] = []
-"""Leases held by this process, so that workers inside it, which open stores of their own, respect them too."""
+def hold(url: str, owner: str) -> Lease:
+    """`with hold(url, owner):` is the lease of a store that need not exist yet."""
+    return Lease(open_files(url), owner)
 
 
-def lease_guarding(url: str) -> Lease | None:
-    """The lease by which this process holds the store at `url`, or the store around it; None if there is none.
+class Follower:
+    """Respects, in a worker's process, the lease of the planner that the worker belongs to."""
 
-    A worker in another process has none and works on.
+    def __init__(self, url: str, token: str, *, expiry: float = EXPIRY, clock: Callable[[], float] = now):
+        self.url, self.token = url, token
+        self._files, self._recent, self._clock = open_files(url), expiry / BEATS, clock
+        self._confirmed = -expiry
+
+    def check(self) -> None:
+        """Raise LeaseHeld if the planner no longer holds the lease. Reads the store at most once per heartbeat."""
+        if 0 <= self._clock() - self._confirmed < self._recent:
+            return
+        try:
+            stored = self._files.get(LEASE)
+        except FileNotFoundError:
+            stored = None
+        if _token(stored) != self.token:
+            raise LeaseHeld(f"{self.url}: this worker's run no longer holds the store; it writes nothing more")
+        self._confirmed = self._clock()
+
+
+_guards: list[Guard] = []
+"""Leases held by this process, and those that it follows. Workers inside it open stores of their own and respect
+them too."""
+
+
+def guarding(url: str) -> list[Guard]:
+    """The leases by which this process, or the planner that it works for, holds the store at `url` or one around it."""
+    return [guard for guard in _guards if f"{url}/".startswith(f"{guard.url}/")]
+
+
+def held_tokens() -> dict[str, str]:
+    """URL -> token of the leases of this process, for `follow` in its workers' processes."""
+    return {guard.url: guard.token for guard in _guards if isinstance(guard, Lease)}
+
+
+def follow(tokens: Mapping[str, str]) -> None:
+    """Make this process write only while these leases are held, until the next call."""
+    _guards[:] = [guard for guard in _guards if isinstance(guard, Lease)]
+    own = held_tokens()
+    _guards.extend(Follower(url, token) for url, token in tokens.items() if url not in own)
+
+
+def _lives(holder: Holder) -> bool | None:
+    """Whether the process of a holder runs; None if that can't be known: it is elsewhere, or stopped.
+
+    Process ids count only within one namespace of one running kernel.
     """
-    held = (lease for lease in reversed(_held_here) if f"{url}/".startswith(f"{lease.url}/"))
-    return next(held, None)
+    here = (holder["host"], holder["boot"], holder["namespace"]) == (socket.gethostname(), _boot(), _namespace())
+    if not here or "" in (holder["boot"], holder["namespace"]):
+        return None
+    try:
+        os.kill(holder["pid"], 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass  # it runs as another user
+    state, started = _stat(holder["pid"])
+    if state in ("Z", "X") or started not in ("", holder["started"]):
+        return False
+    return True if started and state not in ("T", "t") else None
 
 
 def _boot() -> str:
@@ -168,17 +268,33 @@ def _boot() -> str:
         return ""
 
 
-def _started(pid: int) -> str:
-    """Start time of a process in clock ticks since boot; empty if there is no such process."""
+def _namespace() -> str:
+    """The namespace of this process's id; containers on one machine have their own."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        return os.readlink("/proc/self/ns/pid")
     except OSError:
         return ""
 
 
-def _parsed(stored: bytes) -> Holder:
-    """The lease document; one that can't be read counts as long expired."""
+def _stat(pid: int) -> tuple[str, str]:
+    """State of a process as one letter, and its start time in clock ticks since boot; empty if they can't be read."""
     try:
-        return _UNKNOWN | json.loads(stored)
-    except (ValueError, TypeError):
-        return _UNKNOWN
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return fields[0], fields[19]
+    except (OSError, IndexError):
+        return "", ""
+
+
+def _parsed(stored: bytes) -> Holder:
+    """The lease document, with defaults for entries that are absent or of another type."""
+    try:
+        document = json.loads(stored)
+    except ValueError:
+        document = None
+    known = document if isinstance(document, dict) else {}
+    return _UNKNOWN | {name: known[name] for name in _UNKNOWN if type(known.get(name)) is type(_UNKNOWN[name])}
+
+
+def _token(stored: bytes | None) -> str:
+    """The token in a lease document; empty if there is none."""
+    return "" if stored is None else _parsed(stored)["token"]

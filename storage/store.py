@@ -1,8 +1,7 @@
 """The store: one output folder or bucket with its arrays, records, tables and small files."""
 
-import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -14,7 +13,7 @@ from storage.backends.files import Files
 from storage.chunks import Chunks
 from storage.errors import MissingChunk
 from storage.format import KINDS, ArraySpec, Layout, encode_json
-from storage.lease import EXPIRY, Lease, lease_guarding
+from storage.lease import Lease, guarding
 from storage.records import Record, Records
 from storage.tables import Tables
 
@@ -49,7 +48,6 @@ class Store:
         self._unsynced: deque[str] = deque()
         """Small files written since the last commit; the next one syncs them first."""
         self._cleaned = False
-        self._lease: Lease | None = None
 
     def __reduce__(self) -> tuple:
         return partial(Store, durable=self.durable), (self.files, self.layout)
@@ -270,19 +268,17 @@ class Store:
 
     # -- lease
 
-    def lease(self, owner: str, *, expiry: float = EXPIRY, clock: Callable[[], float] = time.time) -> Lease:
+    def lease(self, owner: str) -> Lease:
         """`with store.lease(owner):` keeps other planners off. Entering raises LeaseHeld if one is at work."""
-        self._lease = Lease(self.files, owner, expiry=expiry, clock=clock)
-        return self._lease
+        return Lease(self.files, owner)
 
     def in_use(self) -> bool:
-        """Whether a planner that is alive holds the lease."""
+        """Whether a planner seems to hold the lease; for display, since only entering it is certain."""
         return Lease(self.files, "status").held_by_other()
 
     def _check_lease(self) -> None:
-        for lease in (self._lease, lease_guarding(self.url)):
-            if lease is not None:
-                lease.check()
+        for guard in guarding(self.url):
+            guard.check()
 
     # -- tables
 

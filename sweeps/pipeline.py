@@ -12,11 +12,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 
-from cluster import Executor, InProcess, Observer, turns
+import storage
+from cluster import Executor, InProcess, Observer
 from probing.dataset import prompts as prompt_files
 from probing.dataset.prompts import Prompt
 from probing.labelling import registry
 from storage import Store, budget
+from storage.lease import Lease
 from sweeps.config.load import to_dict
 from sweeps.config.schema import Config, previews
 from sweeps.planning import requirements, table
@@ -53,12 +55,22 @@ def prepare(config: Config) -> Run:
 
     Raises ValueError before anything is written. If the run has a preview, that must be finished.
     """
+    return runs.begin(config, *_priced(config))
+
+
+def _priced(config: Config) -> tuple[ModelInfo, tuple[Prompt, ...]]:
+    """Return the model's metadata and the prompts of a run that is checked and fits the disk."""
     model_info, prompts = _checked(config, report_dropped=not previews(config))
     if previews(config):
         prompts = preview.kept(config, prompts)
     side_stores = table.side_store_space(config, model_info, len(prompts))
     table.check_fits(config, budget.price(runs.layout(config, model_info, len(prompts))), side_stores)
-    return runs.begin(config, model_info, prompts)
+    return model_info, prompts
+
+
+def _lease(config: Config, verb: str = "") -> Lease:
+    """Return the lease of the run's output, to be entered before anything is written there."""
+    return storage.hold(config.output, f"scenesweep {config.name} {verb}".strip())
 
 
 def _checked(config: Config, report_dropped: bool = True) -> tuple[ModelInfo, tuple[Prompt, ...]]:
@@ -149,15 +161,28 @@ def run_stage(run: Run, stage: Stage, executor: Executor, result: Result, prefix
 
 def run_preview(config: Config, result: Result) -> None:
     """Sample and curate an image of every raw prompt; both passes are priced before anything is written."""
+    _preview(config, result, *_checked_preview(config))
+
+
+def _preview(config: Config, result: Result, model_info: ModelInfo, prompts: tuple[Prompt, ...]) -> None:
+    with _lease(preview.settings(config), "preview"):
+        _fill_preview(preview.begin(config, model_info, prompts), len(prompts), result)
+
+
+def _checked_preview(config: Config) -> tuple[ModelInfo, tuple[Prompt, ...]]:
+    """Return the model's metadata and all prompts of a run with a preview that is checked and fits the disk."""
     model_info, prompts = _checked(config)
     _check_labellers(config, model_info)
     _, recording, previewed = table.with_preview(config, model_info, len(prompts))
     table.check_fits(config, recording, previewed)
-    run = preview.begin(config, model_info, prompts)
+    return model_info, prompts
+
+
+def _fill_preview(run: Run, prompts: int, result: Result) -> None:
     if preview.complete(run):
         return
-    with run.store.lease(f"scenesweep {config.name} preview"), executor(run.config, run.store) as engine:
-        run.store.remove_partial_files()
+    run.store.remove_partial_files()
+    with executor(run.config, run.store) as engine:
         for stage in preview.STAGES:
             run_stage(run, stage, engine, result, "preview ")
             if result.failed:
@@ -165,7 +190,7 @@ def run_preview(config: Config, result: Result) -> None:
         with _timed(run, "curate"):
             dropped = preview.decide(run)
     reasons = "".join(f", {count} dropped ({reason})" for reason, count in sorted(dropped.items()))
-    result.lines.append(f"preview: {len(prompts) - dropped.total()} of {len(prompts)} samples kept{reasons}")
+    result.lines.append(f"preview: {prompts - dropped.total()} of {prompts} samples kept{reasons}")
 
 
 def _report(run: Run, result: Result, force: bool = False) -> None:
@@ -199,15 +224,17 @@ def execute(config: Config, verbs: Sequence[str] = VERBS) -> Result:
     result = Result()
     if "intervene" in verbs:
         requirements.check(config, runs.model_info(config))
-    if previews(config):
-        run_preview(config, result)
-        if result.failed:
-            return result
-    elif "label" in verbs:
+    if not previews(config) and "label" in verbs:
         _check_labellers(config, runs.model_info(config))
-    run = prepare(config)
+    checked = _checked_preview(config) if previews(config) else _priced(config)
     stages = [stage for stage in STAGES if stage.INFO.verb in verbs]
-    with turns.lease(run.store, f"scenesweep {config.name}", wait=config.ray.address not in ("local", "none")):
+    with _lease(config):
+        if previews(config):
+            _preview(config, result, *checked)
+            if result.failed:
+                return result
+            checked = _priced(config)
+        run = runs.begin(config, *checked)
         run.store.remove_partial_files()
         experiments.write_hashes(run)
         if any(stage.missing(run) for stage in stages):
@@ -227,7 +254,7 @@ def rebuild_report(config: Config) -> Result:
     Raises ValueError if there is no run.
     """
     run, result = runs.reopen(config), Result()
-    with turns.lease(run.store, f"scenesweep {config.name}", wait=False):
+    with _lease(config):
         experiments.write_hashes(run)
         _report(run, result, force=True)
     return result

@@ -40,6 +40,8 @@ class Files(ABC):
     url: str
     threads: int
     """Number of parallel reads or writes that suits this kind of storage."""
+    unreachable: tuple[type[Exception], ...] = (OSError,)
+    """What the methods raise when the storage does not answer or refuses, which may pass."""
 
     @abstractmethod
     def put(self, path: str, parts: Sequence[Part], *, sync: bool = False) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import obstore
-from obstore.exceptions import AlreadyExistsError, NotFoundError, PreconditionError
+from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError, PreconditionError
 from obstore.store import MemoryStore, ObjectStore, from_url
 
 from storage.backends.files import Files, checked_path
@@ -23,6 +23,7 @@ class ObjectFiles(Files):
     """Files in an object store. Each is written by one PUT, so it appears whole or not at all."""
 
     threads = 8
+    unreachable = (OSError, BaseError)
 
     def __init__(self, url: str, store: ObjectStore | None = None) -> None:
         self.url = url

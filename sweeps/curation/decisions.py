@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import storage
+from storage import LeaseHeld
 from sweeps import pipeline
 from sweeps.config.schema import Config, previews
 from sweeps.curation import page
@@ -29,6 +30,8 @@ def execute(config: Config, decisions: str = "") -> Result:
             result = pipeline.execute(config, ("curate",))
         else:
             pipeline.run_preview(config, result)
+    except LeaseHeld:
+        raise
     except ValueError:
         with suppress(ValueError):
             _write_page(curated)

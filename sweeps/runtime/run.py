@@ -129,7 +129,11 @@ def check_other(config: Config, model_info: ModelInfo) -> None:
 
 
 def begin(config: Config, model_info: ModelInfo, prompts: tuple[Prompt, ...]) -> Run:
-    """Create the store of a run, or open the existing one, and write its documents."""
+    """Create the store of a run, or open the existing one, and write its documents. Only for the lease holder.
+
+    Raises ValueError if the output holds a run with other sampling settings.
+    """
+    check_other(config, model_info)
     store = Store.create(config.output, layout(config, model_info, len(prompts)))
     decisions = decisions_digest(store)
     stages = hashes(config, model_info.revision, decisions, previewed_digest(config))

@@ -29,10 +29,8 @@ def settings(config: Config) -> Config:
 
 
 def begin(config: Config, model: ModelInfo, prompts: tuple[Prompt, ...]) -> Run:
-    """Create the preview's store, or open the existing one."""
-    preview = settings(config)
-    runs.check_other(preview, model)
-    return runs.begin(preview, model, prompts)
+    """Create the preview's store, or open the existing one. Raises ValueError as `runs.begin` does."""
+    return runs.begin(settings(config), model, prompts)
 
 
 def complete(run: Run) -> bool:

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from cluster import Executor, Observer, Outcome, Progress
+from storage import LeaseHeld
 from sweeps.config.schema import GRID
 from sweeps.runtime import experiments
 from sweeps.runtime.grid import ProbeSpec, Trial, finished, pack, probe_specs
@@ -123,6 +124,8 @@ def fit_here(job: ProbeJob, trials: Sequence[Trial], observers: Sequence[Observe
         for number, trial in enumerate(trials, start=1):
             try:
                 fit_trial(job, trial)
+            except LeaseHeld:
+                raise
             except Exception as error:  # one broken trial must not stop the others
                 errors[trial.key] = f"{type(error).__name__}: {error}"
             for observer in observers:

@@ -16,6 +16,7 @@ from cluster import Event, Observer, Progress, TaskDone, TaskFailed, TaskStarted
 from cluster.observers.combined import watchers
 from cluster.process import pinned_threads, process_title, temporary_environment
 from cluster.workers import Worker
+from storage.lease import follow, held_tokens
 from sweeps.config.schema import Config
 from sweeps.runtime import machines
 from sweeps.runtime.grid import Trial, finished
@@ -46,7 +47,7 @@ def fan_out(config: Config, job: ProbeJob, trials: Sequence[Trial], observers: S
     environment = QUIET | {"TUNE_MAX_PENDING_TRIALS_PG": str(slots + 2)}  # no more pending trials than can run
     with temporary_environment(environment), tempfile.TemporaryDirectory(prefix="scenesweep-tune-") as scratch:
         logging.getLogger("ray.tune").setLevel(logging.ERROR)
-        shared = ray.put({"job": job, "trials": by_name})
+        shared = ray.put({"job": job, "trials": by_name, "leases": held_tokens()})
 
         def fit(settings: dict[str, Any]) -> dict[str, Any]:
             return run_trial(settings | ray.get(shared))
@@ -81,6 +82,7 @@ def fan_out(config: Config, job: ProbeJob, trials: Sequence[Trial], observers: S
 def run_trial(settings: dict[str, Any]) -> dict[str, Any]:
     """Fit one Tune trial, in an actor that Tune reuses for the next one."""
     job, trial = settings["job"], settings["trials"][settings["trial"]]
+    follow(settings["leases"])
     name = trial.name  # before probes are left out, perhaps all of them
     if settings.get("again"):
         # An earlier attempt at this trial was lost; leave out the probes that it finished.

@@ -28,6 +28,7 @@ from cluster import (
     WorkerSpec,
 )
 from cluster.process import process_title
+from storage import Layout, LeaseHeld, SiteShape, Store
 from support import cluster_fakes as fakes
 from support.cluster_fakes import Scripted
 
@@ -287,6 +288,17 @@ def test_interrupting_stops_the_run_in_process_too(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         InProcess(2).run([Scripted("a", ("interrupt",)), Scripted("b")], spec(tmp_path))
     assert fakes.marks(tmp_path, "run") == {"a": 1}
+
+
+def test_a_worker_writes_nothing_once_its_run_has_lost_the_store(make_ray: Make, tmp_path: Path) -> None:
+    layout = Layout(samples=2, shard=2, variants=("trained",), sites=(SiteShape("mid.0", 4, 2),), latent=())
+    store = Store.create(str(tmp_path), layout)
+    worker = WorkerSpec(partial(fakes.noting, store.url), name="fake")
+    with store.lease("ours"):
+        assert make_ray(2).run([Scripted("a"), Scripted("b")], worker).ok
+    with pytest.raises(LeaseHeld, match="writes nothing more"), store.lease("ours"):
+        make_ray(2).run([Scripted("c", ("rob",)), Scripted("d")], worker)
+    assert store.list("notes/") == ["notes/a", "notes/b"]
 
 
 def test_a_worker_that_fits_on_no_node_is_refused_before_work(make_ray: Make, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ HEAVY = ("torch", "ray", "diffusers", "transformers", "zarr", "numcodecs", "obst
 
 
 LIGHT = (
-    *("storage", "storage.audit", "cluster", "cluster.turns", "cluster.submit", "cluster.facts"),
+    *("storage", "storage.audit", "cluster", "cluster.submit", "cluster.facts"),
     *("cluster.observers.combined", "cluster.process"),
 )
 

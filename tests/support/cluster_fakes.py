@@ -14,6 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import storage
+from storage.keys import LEASE
+
 
 @dataclass(frozen=True)
 class Scripted:
@@ -74,6 +77,19 @@ def build(folder: Path, script: tuple[str, ...] = ()) -> Callable[[Scripted], di
     act(what, Scripted("factory"))
     mark(folder, "built", "x")
     return partial(work, folder)
+
+
+def noting(url: str) -> Callable[[Scripted], dict[str, Any]]:
+    """The factory of a worker that writes a note to a store per task; "rob" puts another planner's lease there first."""
+    store = storage.open(url)
+
+    def note(task: Scripted) -> dict[str, Any]:
+        if task.step(0) == "rob":
+            store.files.put(LEASE, [b"{}"])
+        store.put(f"notes/{task.key}", b"x")
+        return {}
+
+    return note
 
 
 def threads_seen(task: Any) -> dict[str, Any]:
