@@ -14,8 +14,7 @@ from functools import partial
 
 import storage
 from cluster import Executor, InProcess, Observer
-from probing.dataset import prompts as prompt_files
-from probing.dataset.prompts import Prompt
+from probing.dataset.prompts import Prompt, read
 from probing.labelling import registry
 from storage import Store, budget
 from storage.lease import Lease
@@ -23,9 +22,8 @@ from sweeps.config.load import to_dict
 from sweeps.config.schema import Config, previews
 from sweeps.planning import requirements, table
 from sweeps.runtime import experiments, failures, live_status, machines
-from sweeps.runtime import run as runs
 from sweeps.runtime.progress import Meter, StageObserver
-from sweeps.runtime.run import ModelInfo, Run
+from sweeps.runtime.run import ModelInfo, Run, begin, check_other, layout, local_path, model_info, reopen
 from sweeps.stages import label, preview
 from sweeps.stages.all import STAGES
 from sweeps.stages.base import NOTES, Stage
@@ -55,7 +53,7 @@ def prepare(config: Config) -> Run:
 
     Raises ValueError before anything is written. If the run has a preview, that must be finished.
     """
-    return runs.begin(config, *_priced(config))
+    return begin(config, *_priced(config))
 
 
 def _priced(config: Config) -> tuple[ModelInfo, tuple[Prompt, ...]]:
@@ -64,7 +62,7 @@ def _priced(config: Config) -> tuple[ModelInfo, tuple[Prompt, ...]]:
     if previews(config):
         prompts = preview.kept(config, prompts)
     side_stores = table.side_store_space(config, model_info, len(prompts))
-    table.check_fits(config, budget.price(runs.layout(config, model_info, len(prompts))), side_stores)
+    table.check_fits(config, budget.price(layout(config, model_info, len(prompts))), side_stores)
     return model_info, prompts
 
 
@@ -78,26 +76,26 @@ def _checked(config: Config, report_dropped: bool = True) -> tuple[ModelInfo, tu
     if not config.sampling.sites:
         raise ValueError("sampling.sites is empty; give names of sites, or all")
     _check_writable(config)
-    model_info = runs.model_info(config)
-    runs.check_other(config, model_info)
+    info = model_info(config)
+    check_other(config, info)
     renders.check(config)
-    reading = prompt_files.read(config.prompts)
+    reading = read(config.prompts)
     for reason, count in reading.dropped.items() if report_dropped else ():
         say(f"prompts: {count} dropped ({reason})")
-    return model_info, reading.prompts
+    return info, reading.prompts
 
 
 def _check_labellers(config: Config, model_info: ModelInfo) -> None:
     """Raise ValueError if a labeller is not available, unless all labels are there already."""
     with suppress(ValueError):  # no output yet
-        if label.complete(runs.reopen(config, model_info)):
+        if label.complete(reopen(config, model_info)):
             return
     registry.check(config.labels)
 
 
 def _check_writable(config: Config) -> None:
     """Raise ValueError if the output cannot be written."""
-    folder = runs.local_path(config.output)
+    folder = local_path(config.output)
     if folder is None:
         return
     parent = folder
@@ -195,18 +193,18 @@ def _fill_preview(run: Run, prompts: int, result: Result) -> None:
 
 def _report(run: Run, result: Result, force: bool = False) -> None:
     """Build the report and mirror the run to W&B, unless both show the current results already."""
-    tables = [path for path in run.store.list("results/") if path.endswith(".parquet")]
+    parts = [path for path in run.store.list("results/") if path.endswith(".parquet")]
     hashes = {name: experiments.stage_hash(run, name) for name in run.config.experiments.names}
-    inputs = hashlib.sha256(json.dumps([vars(run.hashes), hashes, tables]).encode()).hexdigest()
+    inputs = hashlib.sha256(json.dumps([vars(run.hashes), hashes, parts]).encode()).hexdigest()
     if not force and run.store.exists(BUILT) and json.loads(run.store.get(BUILT)).get("inputs") == inputs:
         return
-    from sweeps.analysis import tables as result_tables
+    from sweeps.analysis import tables
     from sweeps.report import build
     from sweeps.tracking import mirror
 
     settings, tracking = to_dict(run.config), run.config.tracking
     with _timed(run, "report"):
-        drawn = build.draw(result_tables.load(run.store, settings), run.store)
+        drawn = build.draw(tables.load(run.store, settings), run.store)
         build.write(run.store, drawn)
     with _timed(run, "track"):
         mirrored = mirror.mirror(run.store, settings, tracking.mode, tracking.runs, drawn=drawn)
@@ -223,9 +221,9 @@ def execute(config: Config, verbs: Sequence[str] = VERBS) -> Result:
     """
     result = Result()
     if "intervene" in verbs:
-        requirements.check(config, runs.model_info(config))
+        requirements.check(config, model_info(config))
     if not previews(config) and "label" in verbs:
-        _check_labellers(config, runs.model_info(config))
+        _check_labellers(config, model_info(config))
     checked = _checked_preview(config) if previews(config) else _priced(config)
     stages = [stage for stage in STAGES if stage.INFO.verb in verbs]
     with _lease(config):
@@ -234,7 +232,7 @@ def execute(config: Config, verbs: Sequence[str] = VERBS) -> Result:
             if result.failed:
                 return result
             checked = _priced(config)
-        run = runs.begin(config, *checked)
+        run = begin(config, *checked)
         run.store.remove_partial_files()
         experiments.write_hashes(run)
         if any(stage.missing(run) for stage in stages):
@@ -253,7 +251,7 @@ def rebuild_report(config: Config) -> Result:
 
     Raises ValueError if there is no run.
     """
-    run, result = runs.reopen(config), Result()
+    run, result = reopen(config), Result()
     with _lease(config):
         experiments.write_hashes(run)
         _report(run, result, force=True)

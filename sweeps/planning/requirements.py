@@ -12,9 +12,8 @@ from interventions.sources.authors import AuthorsProbes
 from interventions.sources.base import PROBE_SEED, ProbeKey
 from probing.diffusion.sites import SiteSpec, choose
 from sweeps.config.schema import GRID, STEPS, Config
-from sweeps.runtime import run as runs
 from sweeps.runtime.grid import ProbeSpec, finished, probe_specs
-from sweeps.runtime.run import ModelInfo
+from sweeps.runtime.run import ModelInfo, reopen
 
 _LATE = "late_steps"
 
@@ -75,7 +74,7 @@ def check(config: Config, model_info: ModelInfo) -> None:
     missing = reasons.keys() - set(probe_specs(config.sweep, config.sampling.variants, recorded))
     if missing:
         with suppress(ValueError):  # no output yet
-            run = runs.reopen(config, model_info)
+            run = reopen(config, model_info)
             missing -= finished(run.store, GRID, run.hashes.probe)
     if missing:
         first = next(probe for probe in reasons if probe in missing)

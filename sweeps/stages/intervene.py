@@ -79,10 +79,10 @@ def intervener(job: InterveneJob) -> Intervener:
     from interventions.sources.stored import Stored
     from interventions.worker import Intervener
     from probing.diffusion import metadata
-    from probing.diffusion import model as models
+    from probing.diffusion.model import load
 
     config = job.config
-    model = models.load(config.model)
+    model = load(config.model)
     stored = Stored(storage.open(config.output), job.train)
     sources, published = stored.sources, config.interventions.probes
     if published:

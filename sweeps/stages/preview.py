@@ -14,7 +14,7 @@ import storage
 from probing.dataset.curation import Decision, all_reasons
 from probing.dataset.prompts import Prompt
 from sweeps.config.schema import PREVIEW, Config
-from sweeps.runtime import run as runs
+from sweeps.runtime import run
 from sweeps.runtime.run import ModelInfo, Run
 from sweeps.stages import curate, label, safety, sample
 
@@ -29,8 +29,8 @@ def settings(config: Config) -> Config:
 
 
 def begin(config: Config, model: ModelInfo, prompts: tuple[Prompt, ...]) -> Run:
-    """Create the preview's store, or open the existing one. Raises ValueError as `runs.begin` does."""
-    return runs.begin(settings(config), model, prompts)
+    """Create the preview's store, or open the existing one. Raises ValueError as `run.begin` does."""
+    return run.begin(settings(config), model, prompts)
 
 
 def complete(run: Run) -> bool:
