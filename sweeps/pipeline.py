@@ -154,7 +154,7 @@ def run_stage(run: Run, stage: Stage, executor: Executor, result: Result, prefix
     result.failed |= outcome.failed
     notes = [line for task_result in outcome.done.values() for line in task_result.get(NOTES, ())]
     counts = f"{len(outcome.done)} of {len(tasks)} {info.tasks or info.unit} done"
-    result.lines += notes or [f"{prefix}{info.name}: {counts}"]
+    result.lines += notes or [f"{prefix}{info.doing}: {counts}"]
 
 
 def run_preview(config: Config, result: Result) -> None:

@@ -15,6 +15,7 @@ from probing import statistics
 from probing.statistics import Interval
 from sweeps.analysis import summary
 from sweeps.analysis.scores import Scores
+from sweeps.analysis.vocabulary import baseline_noun
 
 NAMED = ("surface", "surface_rgb", "random_forced", "position")
 """baselines that every headline should be compared with; a run may lack some"""
@@ -145,5 +146,5 @@ def _pair(
 
 def missing_for_claim(names: set[str]) -> list[str]:
     """Baselines that a claim of linearity needs and that are not among `names`, in words."""
-    missing = [] if "random_forced" in names else ["random_forced"]
-    return missing if names & {"surface", "surface_rgb", "position"} else [*missing, "surface or position"]
+    missing = [] if "random_forced" in names else [baseline_noun("random_forced")]
+    return missing if names & {"surface", "surface_rgb", "position"} else [*missing, "the surface or position alone"]

@@ -30,7 +30,8 @@ LINEAR_RULE = (
     "depth map, and position alone if it was fitted) to its grid oracle, and the interval of its gain is above zero "
     "over every other network and every fitted control that does not know the image’s content (position, other image, "
     "surface). Another image of the same prompt counts as another network if it was sampled. The comparisons must "
-    "include random_forced and one of surface and position. Partly: only the gains over the comparisons in the run."
+    "include the randomised network on the trained network’s inputs, and the surface or position alone. Partly: only "
+    "the gains over the comparisons in the run."
 )
 EARLY_RULE = (
     "For both tasks the best site’s probe has 90 % of the way from the floor to its final score within the first "
@@ -117,7 +118,7 @@ def _linear(inputs: ClaimInputs, task: str) -> tuple[str, str]:
         + "; ".join(f"gain over {baseline_noun(name)} {_with_interval(gain)}" for name, gain in gains.items())
     )
     if missing:
-        evidence += f"; this run has no baseline {', '.join(missing)}; to fit all baselines run {FIT_ALL}"
+        evidence += f"; baselines missing from this run: {', '.join(missing)}; to fit all baselines run {FIT_ALL}"
     return verdict, evidence
 
 

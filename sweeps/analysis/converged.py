@@ -11,6 +11,7 @@ from probing.statistics import Interval
 from sweeps.analysis.measures import PRECISION
 from sweeps.analysis.scores import MEASURES, PROBE_KEYS, Measure, captions_of, cube, finished_rows
 from sweeps.analysis.tables import RunData
+from sweeps.config.schema import GRID
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class ReferenceComparison:
 def references(run: RunData) -> list[ReferenceComparison]:
     """All comparisons, by measure, site and step."""
     converged = finished_rows(run.table("images"), "converged", "none")
-    grid = finished_rows(run.table("images"), run.experiment, "none")
+    grid = finished_rows(run.table("images"), GRID, "none")
     if converged is None or grid is None:
         return []
     stored = set(converged["site"].to_pylist())

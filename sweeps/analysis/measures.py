@@ -7,6 +7,7 @@ import pyarrow.compute as pc
 
 from sweeps.analysis.scores import PROBE_KEYS, Measure, Scores, collect, cube, equal, finished_rows
 from sweeps.analysis.tables import RunData
+from sweeps.config.schema import GRID
 
 PRECISION = Measure("saliency", "ap", "average precision", True)
 """the primary measure of saliency: it covers all thresholds, so that none has to be chosen"""
@@ -26,7 +27,7 @@ def precision(run: RunData, control: str = "none") -> Scores | None:
 
 def dropped(run: RunData, scores: Scores) -> int:
     """Largest number of test images left out of a last-step mean because a measure is undefined on them."""
-    probes = finished_rows(run.table("probes"), run.experiment, "none")
+    probes = finished_rows(run.table("probes"), GRID, "none")
     if probes is None or "dropped" not in probes.column_names:
         return 0
     last = equal(probes, task=scores.measure.task, step=scores.steps[-1], variant="trained")
@@ -35,7 +36,7 @@ def dropped(run: RunData, scores: Scores) -> int:
 
 def last_step(run: RunData, scores: Scores, control: str = "none") -> dict[str, np.ndarray]:
     """Mean test scores (S,) of the trained network by column; columns without a value are left out."""
-    probes = finished_rows(run.table("probes"), run.experiment, control)
+    probes = finished_rows(run.table("probes"), GRID, control)
     if probes is None:
         return {}
     of_task = probes.filter(pc.equal(probes["task"], scores.measure.task))

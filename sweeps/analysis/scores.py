@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from probing import statistics
 from sweeps.analysis.tables import RunData, Site
 from sweeps.analysis.vocabulary import FLOOR_NOUNS, MEASURE_TITLES, POSITION_FLOOR
+from sweeps.config.schema import GRID
 
 POSITION = "position"
 """the control that learns one value per patch and reads no activations"""
@@ -119,7 +120,7 @@ class Scores:
 
 def collect(
     run: RunData,
-    experiment: str | None = None,
+    experiment: str = GRID,
     control: str = "none",
     sites: tuple[Site, ...] | None = None,
     measures: Sequence[Measure] = MEASURES,
@@ -128,7 +129,6 @@ def collect(
 
     Defaults to the main grid, its sites and the two headline measures.
     """
-    experiment = experiment or run.experiment
     probes = finished_rows(run.table("probes"), experiment, control)
     if probes is None:
         return {}
@@ -140,7 +140,7 @@ def collect(
 
 def _with_position(run: RunData, scores: Scores) -> Scores:
     """Raise the floor at sites where the main grid's position control is the better answer."""
-    rows = finished_rows(run.table("probes"), run.experiment, POSITION)
+    rows = finished_rows(run.table("probes"), GRID, POSITION)
     if rows is None:
         return scores
     rows = rows.filter(pc.equal(rows["task"], scores.measure.task))

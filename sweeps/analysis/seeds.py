@@ -11,6 +11,7 @@ from probing.statistics import Interval
 from sweeps.analysis import summary
 from sweeps.analysis.scores import Measure, Scores, cube, equal, finished_rows, seeds_of
 from sweeps.analysis.tables import RunData
+from sweeps.config.schema import GRID
 
 PART = "decoder"
 RANDOM_SEED = 100
@@ -70,7 +71,7 @@ def permutations(run: RunData, scores: Scores) -> list[Permutations]:
 
 def probes(run: RunData, scores: Scores) -> list[Spread]:
     """The trained network's probes under several seeds: the best site (chosen with the reported seed), the decoder."""
-    rows = finished_rows(run.table("probes"), run.experiment, "none", every_seed=True)
+    rows = finished_rows(run.table("probes"), GRID, "none", every_seed=True)
     seeds = seeds_of(rows)
     if rows is None or len(seeds) < 2:
         return []

@@ -16,6 +16,7 @@ from probing.diffusion.variants import OTHER_SEED, is_plain
 from probing.statistics import Interval
 from sweeps.analysis.scores import MEASURES, Measure, Scores
 from sweeps.analysis.tables import RunData
+from sweeps.config.schema import GRID
 
 NAN_INTERVAL = Interval(np.nan, np.nan, np.nan)
 SHARE = 0.95
@@ -164,7 +165,7 @@ def controls(run: RunData) -> Sequence[str]:
     probes = run.table("probes")
     if probes is None:
         return ()
-    grid = probes.filter(pc.equal(probes["experiment"], run.experiment))
+    grid = probes.filter(pc.equal(probes["experiment"], GRID))
     return sorted(c for c in pc.unique(grid["control"]).to_pylist() if c not in (None, "none"))
 
 
@@ -174,4 +175,4 @@ def experiments(run: RunData) -> Sequence[str]:
     if probes is None:
         return ()
     names = pc.unique(probes["experiment"]).to_pylist()
-    return sorted(name for name in names if name not in (None, run.experiment))
+    return sorted(name for name in names if name not in (None, GRID))

@@ -16,7 +16,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from storage import SiteShape, Store, budget
-from sweeps.config.schema import GRID
 from sweeps.runtime import machines
 from sweeps.runtime.layout import EXPERIMENTS_FILE
 
@@ -70,11 +69,6 @@ class RunData:
     """machines of each session with Ray, see `machines.read`"""
     image: tuple[int, int] = (1, 1)
     """height and width of the generated images; only their ratio matters here"""
-
-    @property
-    def experiment(self) -> str:
-        """Value of column `experiment` in the rows of the main grid."""
-        return GRID
 
     @property
     def probe_stage_hash(self) -> str:

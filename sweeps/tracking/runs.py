@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import pyarrow.compute as pc
 
 from sweeps.analysis.tables import Json, RunData, Site
+from sweeps.config.schema import GRID
 from sweeps.runtime.machines import of_stage
 
 VERSION = 3
@@ -73,7 +74,7 @@ def plan(run: RunData, runs: str) -> list[PlannedRun]:
     table = run.table("probes")
     if table is None:
         return []
-    done = pc.and_(pc.equal(table["status"], "done"), pc.equal(table["experiment"], run.experiment))
+    done = pc.and_(pc.equal(table["status"], "done"), pc.equal(table["experiment"], GRID))
     rows = table.filter(done).to_pylist()
     return list(_by_site(run, rows) if runs == "site" else _by_probe(run, rows))
 
@@ -162,7 +163,7 @@ def _losses(run: RunData) -> dict[tuple, History]:
     table = run.table("epochs")
     if table is None:
         return {}
-    rows = table.filter(pc.equal(table["experiment"], run.experiment)).sort_by("epoch").to_pylist()
+    rows = table.filter(pc.equal(table["experiment"], GRID)).sort_by("epoch").to_pylist()
     return {
         key: [{EPOCH: row[EPOCH], **_numbers({k: row[k] for k in ("train_loss", "val_loss")})} for row in members]
         for key, members in _grouped(rows, PROBE).items()

@@ -14,6 +14,7 @@ from storage import Store
 from sweeps.analysis import summary
 from sweeps.analysis.scores import Scores
 from sweeps.analysis.tables import RunData, Site
+from sweeps.analysis.vocabulary import LABELLER_TITLES
 from sweeps.report.gallery.probes import SHOWN_STEPS, PredictionMemory, map_limits, probe_units
 from sweeps.runtime.layout import EMERGENCE, EMERGENCE_FOLDER, LATENT_KINDS
 
@@ -120,7 +121,7 @@ def _map_rows(
     predicted = {s: memory.predict("trained", site, s, task, [sample]) for s in SHOWN_STEPS if s in scores.steps}
     probed = {s: maps[0] for s, maps in predicted.items() if maps is not None}
     rows = [MapRow(task, f"probe at {site.name}", probed, label, limits)]
-    for kind, name in (("x0", "labeller on the clean estimate"), ("xt", "labeller on the noisy latent")):
+    for kind, name in LABELLER_TITLES.items():
         maps = probe_units(run, task, stored[f"{kind}.{task}"].astype(np.float32))
         rows.append(MapRow(task, name, {s: maps[i] for s, i in places.items()}, label, limits))
     return [row for row in rows if row.maps]

@@ -14,7 +14,7 @@ from sweeps.analysis.experiments import CONTENT_FREE_CONTROLS
 from sweeps.analysis.scores import Scores, collect
 from sweeps.analysis.summary import Edits
 from sweeps.analysis.tables import RunData
-from sweeps.analysis.vocabulary import PROBE_CONTROL_TITLES, TASK_TITLES
+from sweeps.analysis.vocabulary import PROBE_CONTROL_TITLES, TASK_TITLES, baseline_noun
 from sweeps.report.context import Context
 from sweeps.report.page import Paragraph, Section
 from sweeps.report.sections.experiments import at_step
@@ -52,7 +52,7 @@ def _control_table(run: RunData, scores: Scores, found: Mapping[str, Scores]) ->
     ]
     rows.append(["Floor", float(np.mean(scores.floor[scores.site_indices("decoder")])), np.nan])
     best = selectivity(scores, found)
-    rows.append([f"Selectivity, over {best.control.replace('_', ' ')}", best.gain, np.nan])
+    rows.append([f"Selectivity, over {baseline_noun(best.control)}", best.gain, np.nan])
     columns = ["Probe trained on", scores.measure.label, "Cross-entropy"]
     kept = 3 if np.isfinite(list(losses.values())).any() else 2
     caption = f"{TASK_TITLES[scores.measure.task]}, {scores.measure.label} at step {scores.steps[-1]}, decoder mean"

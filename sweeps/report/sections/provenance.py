@@ -12,6 +12,7 @@ from markupsafe import Markup
 from storage.budget import format_bytes
 from sweeps.analysis.tables import RunData, Site, leaves
 from sweeps.analysis.vocabulary import EXPERIMENT_TITLES, variant_title
+from sweeps.config.schema import GRID
 from sweeps.report.context import Context
 from sweeps.report.links import code, experiment_anchor, site_anchor, site_link
 from sweeps.report.page import Block, Code, Folded, Paragraph, Section
@@ -122,7 +123,7 @@ def _experiments(run: RunData) -> list[Table]:
     """Origin of each experiment's numbers: hash, probes, images, W&B run; with anchors for links."""
     probes, images = run.table("probes"), run.table("images")
     names = {name for t in (probes, images) if t is not None for name in pc.unique(t["experiment"]).to_pylist()}
-    rows = [_experiment_row(run, name) for name in sorted(names - {None}, key=lambda n: (n != run.experiment, n))]
+    rows = [_experiment_row(run, name) for name in sorted(names - {None}, key=lambda n: (n != GRID, n))]
     columns = ["Experiment", "Stage hash", "Finished probes", "Test images", "W&B run"]
     return [Table("Origin of each experiment’s numbers", columns, rows)] if rows else []
 
@@ -138,7 +139,7 @@ def _experiment_row(run: RunData, name: str) -> list[Cell]:
         count = pc.sum(pc.equal(own[column], "done")) if table == "probes" else pc.count_distinct(own[column])
         counts[place] = count.as_py()
     anchor = Markup('<span id="{}">{}</span>').format(experiment_anchor(name), name)
-    wandb_run = "one for each site, below" if name == run.experiment else code(run.wandb_id("summary"))
+    wandb_run = "one for each site, below" if name == GRID else code(run.wandb_id("summary"))
     return [anchor, code(", ".join(sorted(map(str, hashes)))), *counts, wandb_run]
 
 
@@ -147,7 +148,7 @@ def _sites(context: Context) -> list[Block]:
     run, probes = context.run, context.run.table("probes")
     if probes is None:
         return []
-    done = pc.and_(pc.equal(probes["experiment"], run.experiment), pc.equal(probes["status"], "done"))
+    done = pc.and_(pc.equal(probes["experiment"], GRID), pc.equal(probes["status"], "done"))
     counts = {c["values"]: c["counts"] for c in pc.value_counts(probes.filter(done)["site"]).to_pylist()}
     split = [context.count(f"n_{part}") for part in ("train", "val", "test")]
     images = " / ".join("–" if n is None else str(n) for n in split)

@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 
 import storage
+from interventions.score import agreement
 from sweeps.config.schema import Config
 from sweeps.runtime import experiments
 from sweeps.runtime.layout import EMERGENCE, EMERGENCE_FOLDER, LATENT_KINDS, TRAINED
@@ -113,23 +114,13 @@ class EmergenceWorker:
             "attempt": job.attempt,
             "stage_hash": job.stage_hash,
         }
-        threshold = job.config.labels.threshold
-        dice = mask_dice(labels["saliency"] > threshold, final["saliency"] > threshold)
-        rmse = depth_rmse(*((maps["depth"] - job.depth_mean) / job.depth_std for maps in (labels, final)))
+        masks, final_mask = (maps["saliency"] > job.config.labels.threshold for maps in (labels, final))
+        depth, final_depth = (
+            (maps["depth"].astype(np.float64) - job.depth_mean) / job.depth_std for maps in (labels, final)
+        )
         for i, step in enumerate(job.steps):
-            yield {**common, "step": step, "task": "saliency", "dice": float(dice[i])}
-            yield {**common, "step": step, "task": "depth", "rmse": float(rmse[i])}
-
-
-def mask_dice(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Return the Dice scores (S) of masks (S, H, W) against one mask (H, W); two empty masks agree."""
-    both = (predicted & truth).sum((1, 2))
-    return (2 * both + 1e-8) / (predicted.sum((1, 2)) + truth.sum() + 1e-8)
-
-
-def depth_rmse(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Return the root mean squared errors (S) of maps (S, H, W) against one map (H, W)."""
-    return np.sqrt(np.square(predicted.astype(np.float64) - truth).mean((1, 2)))
+            yield {**common, "step": step, "task": "saliency", "dice": agreement("saliency", masks[i], final_mask)}
+            yield {**common, "step": step, "task": "depth", "rmse": agreement("depth", depth[i], final_depth)}
 
 
 def samples(run: Run) -> list[int]:

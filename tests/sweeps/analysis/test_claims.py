@@ -16,6 +16,7 @@ from sweeps.analysis.experiments import Emergence, EmergenceCurve, families
 from sweeps.analysis.scores import Scores, collect
 from sweeps.analysis.summary import Edits
 from sweeps.analysis.tables import load
+from sweeps.analysis.vocabulary import baseline_noun
 
 NAN = Interval(np.nan, np.nan, np.nan)
 SITES = ("down.0.0", "mid.0", "up.2.1", "up.3.0")
@@ -77,7 +78,7 @@ def test_a_control_as_good_as_the_probe_contradicts_linearity(inputs: ClaimInput
     assert result["linear-saliency"] == SUPPORTED
 
 
-@pytest.mark.parametrize("missing", ["random_forced", "surface or position"])
+@pytest.mark.parametrize("missing", ["random_forced", "surface"])
 def test_linearity_is_supported_only_with_the_required_baselines(inputs: ClaimInputs, missing: str) -> None:
     if missing == "random_forced":
         scores = {t: _without(s, "random_forced") for t, s in inputs.scores.items()}
@@ -86,7 +87,9 @@ def test_linearity_is_supported_only_with_the_required_baselines(inputs: ClaimIn
         reduced = replace(inputs, controls={})
     assert verdicts(reduced)["linear-depth"] == PARTLY
     claim = next(c for c in judge(reduced) if c.key == "linear-depth")
-    assert f"no baseline {missing};" in claim.evidence
+    lacking = baseline_noun("random_forced") if missing == "random_forced" else "the surface or position alone"
+    assert f"missing from this run: {lacking};" in claim.evidence
+    assert "random_forced" not in claim.evidence + claim.rule
     assert FIT_ALL in claim.evidence
 
 
