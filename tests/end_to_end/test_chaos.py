@@ -17,11 +17,10 @@ from typing import Any
 
 import pytest
 
-from support import cluster_fakes as fakes
-from support import sweep_chaos as chaos
+from support import cluster_fakes, sweep_chaos
 from support.tiny_runs import SMALL, configured
 from sweeps import pipeline
-from sweeps.stages import sample as sample_stage
+from sweeps.stages import sample
 
 pytestmark = pytest.mark.chaos
 
@@ -38,13 +37,13 @@ ENVIRONMENT = {
 @pytest.fixture(scope="module")
 def undisturbed(sampled: Path) -> dict[str, str]:
     """Hashes of the undisturbed run, made in this process without Ray."""
-    found = chaos.digests(sampled)
-    assert len([path for path in found if path.startswith("shards/")]) == chaos.SHARDS
+    found = sweep_chaos.digests(sampled)
+    assert len([path for path in found if path.startswith("shards/")]) == sweep_chaos.SHARDS
     return found
 
 
 def job(**what: Any) -> dict[str, Any]:
-    return fakes.apart(chaos.SCRIPT, json.dumps(what), **ENVIRONMENT)
+    return cluster_fakes.apart(sweep_chaos.SCRIPT, json.dumps(what), **ENVIRONMENT)
 
 
 def lines(**what: Any) -> list[dict[str, Any]]:
@@ -65,7 +64,7 @@ def test_killed_workers_and_nodes_leave_the_undisturbed_bytes(kind, undisturbed,
     for moment in moments:
         assert moment["killed"], moment
         assert not moment["failed_again"], moment
-        assert chaos.problems(tmp_path / str(moment["seed"]), undisturbed, moment["before"]) == [], moment["seed"]
+        assert sweep_chaos.problems(tmp_path / str(moment["seed"]), undisturbed, moment["before"]) == [], moment["seed"]
 
 
 @pytest.mark.parametrize("seed", [400 + moment for moment in range(MOMENTS)])
@@ -74,25 +73,25 @@ def test_killed_drivers_on_ray_resume_to_the_undisturbed_bytes(seed, undisturbed
     ray = ["ray.address=local", "ray.num_cpus=2", "ray.sampling_actors=2"]
     what = job(kind="run", words=[*SMALL, f"model.name={tiny_pipeline}", f"output={output}", *ray])
     rng = random.Random(seed)
-    goal, delay = rng.randint(0, chaos.SHARDS - 2), rng.uniform(0, chaos.DELAY_S)
+    goal, delay = rng.randint(0, sweep_chaos.SHARDS - 2), rng.uniform(0, sweep_chaos.DELAY_S)
     driver = subprocess.Popen(**what, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     until = time.monotonic() + 900
-    while len(chaos.records(output)) < goal or not (output / "layout.json").exists():
+    while len(sweep_chaos.records(output)) < goal or not (output / "layout.json").exists():
         assert time.monotonic() < until, "the driver makes no progress"
         time.sleep(0.01)
     time.sleep(delay)
-    below = fakes.holders(driver.pid)
+    below = cluster_fakes.holders(driver.pid)
     driver.send_signal(signal.SIGKILL)
     assert driver.wait() == -signal.SIGKILL
     while any(Path(f"/proc/{pid}").exists() for pid in below):
         assert time.monotonic() < until, "processes outlive the driver"
         time.sleep(0.05)
 
-    before = chaos.complete(output)
+    before = sweep_chaos.complete(output)
     again = subprocess.run(**what, capture_output=True, timeout=600, check=False)
     assert again.returncode == 0, again.stderr[-4000:]
     assert json.loads(again.stdout.splitlines()[-1]) == {"failed": {}}
-    assert chaos.problems(output, undisturbed, before) == []
+    assert sweep_chaos.problems(output, undisturbed, before) == []
 
 
 @pytest.fixture
@@ -100,28 +99,28 @@ def interrupted(sampled: Path, tmp_path: Path) -> Path:
     """A run that was killed: four shards without records, one of them half written."""
     output = tmp_path / "interrupted"
     shutil.copytree(sampled, output)
-    for path in sorted(chaos.records(output))[2:]:
+    for path in sorted(sweep_chaos.records(output))[2:]:
         path.unlink()
     shutil.rmtree(output / "activations.zarr" / "trained" / "mid.0" / "c" / "2")
     return output
 
 
 def test_the_check_accepts_a_resumed_run(interrupted, undisturbed, tiny_pipeline):
-    before = chaos.complete(interrupted)
+    before = sweep_chaos.complete(interrupted)
     assert len(before) > 2 * 15 * 16
-    assert "lost" in str(chaos.problems(interrupted, undisturbed, before))
+    assert "lost" in str(sweep_chaos.problems(interrupted, undisturbed, before))
     pipeline.execute(configured(tiny_pipeline, interrupted), ("sample",))
-    assert chaos.problems(interrupted, undisturbed, before) == []
+    assert sweep_chaos.problems(interrupted, undisturbed, before) == []
 
 
 def test_the_check_fails_when_resume_is_switched_off(interrupted, undisturbed, tiny_pipeline, monkeypatch):
     def everything(run):
-        return [sample_stage.SampleTask(v, s) for v in ("trained", "random") for s in range(run.store.layout.shards)]
+        return [sample.SampleTask(v, s) for v in ("trained", "random") for s in range(run.store.layout.shards)]
 
-    before = chaos.complete(interrupted)
-    monkeypatch.setattr(sample_stage, "missing", everything)
+    before = sweep_chaos.complete(interrupted)
+    monkeypatch.setattr(sample, "missing", everything)
     pipeline.execute(configured(tiny_pipeline, interrupted), ("sample",))
-    found = chaos.problems(interrupted, undisturbed, before)
+    found = sweep_chaos.problems(interrupted, undisturbed, before)
     assert {problem.partition(":")[0] for problem in found} == {"redone"}
     assert len(found) == len(before)
 
@@ -132,7 +131,7 @@ def test_the_check_sees_a_flipped_bit(interrupted, undisturbed, tiny_pipeline):
     data = bytearray(chunk.read_bytes())
     data[5] ^= 4
     chunk.write_bytes(bytes(data))
-    kinds = {problem.partition(":")[0] for problem in chaos.problems(interrupted, undisturbed, {})}
+    kinds = {problem.partition(":")[0] for problem in sweep_chaos.problems(interrupted, undisturbed, {})}
     assert kinds == {"other bytes", "checksum"}
 
 
@@ -144,4 +143,4 @@ def test_one_two_and_four_actors_give_the_same_bytes(undisturbed, tiny_pipeline,
     assert one == 1
     assert min(more) >= 2, found
     for count in (1, 2, 4):
-        assert chaos.problems(tmp_path / str(count), undisturbed, {}) == []
+        assert sweep_chaos.problems(tmp_path / str(count), undisturbed, {}) == []

@@ -19,16 +19,14 @@ import pytest
 
 import storage
 from cluster import submit
-from cluster.observers import logs
-from cluster.observers import prometheus as metrics
-from support import cluster_nodes as nodes
-from support import tiny_model as tiny
+from cluster.observers import logs, prometheus
+from support import cluster_nodes, tiny_model
 from support.cluster_losses import NodeLosses, assert_no_probe_twice, ended, kill_driver, records
 from support.tiny_runs import assert_same_scores, stored
 from sweeps import pipeline
 from sweeps.config.load import load
 from sweeps.runtime.grid import pack, probe_specs
-from sweeps.stages import probe as probe_stage
+from sweeps.stages import probe
 from sweeps.stages.probe_tune import run_trial
 
 pytestmark = [
@@ -55,7 +53,7 @@ PROBES = 2 * len(SITES) * 2 * 2
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.save(tmp_path_factory.mktemp("model"))
+    return tiny_model.save(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")
@@ -68,10 +66,12 @@ def undisturbed(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[nodes.Machines]:
+def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[cluster_nodes.Machines]:
     """A head without CPU and GPU whose nodes have a secret in their environment."""
     environment = {"WANDB_API_KEY": SECRET}
-    with nodes.Machines(tmp_path_factory.mktemp("nodes"), environment, not nodes.no_namespaces()) as machines:
+    with cluster_nodes.Machines(
+        tmp_path_factory.mktemp("nodes"), environment, not cluster_nodes.no_namespaces()
+    ) as machines:
         yield machines
 
 
@@ -117,7 +117,7 @@ def test_nodes_and_driver_are_lost_and_the_store_is_the_same(machines, model, un
     check_observed(submit.logs(machines.address, again.id), measured)
 
 
-def exported(machines: nodes.Machines) -> str:
+def exported(machines: cluster_nodes.Machines) -> str:
     """The metrics once the loss in the probe stage and its probes are among them; empty before."""
     found = machines.metrics()
     matches = [
@@ -135,7 +135,7 @@ def check_observed(log: str, measured: str) -> None:
     assert {record["shard"] for record in done if record["stage"] == "label"} == {f"{i:05d}" for i in range(3)}
     assert {record["cell"] for record in done if record["stage"] == "probe"} == {"trained", "random"}
     assert all(record["job_id"] for record in records if record["name"] == "scenesweep")
-    assert {name for name in metrics.names() if name not in measured} <= {"ray_scenesweep_given_up"}
+    assert {name for name in prometheus.names() if name not in measured} <= {"ray_scenesweep_given_up"}
 
 
 def test_a_retried_probe_trial_leaves_out_finished_probes(undisturbed, model):
@@ -144,7 +144,7 @@ def test_a_retried_probe_trial_leaves_out_finished_probes(undisturbed, model):
     every = probe_specs(config.sweep, config.sampling.variants, run.sites)
     trials = pack(every, config.sweep.trial_axes)
     named = {trial.name: trial for trial in trials}
-    shared = {"job": replace(probe_stage.job(run), dry=True), "trials": named, "trial": trials[0].name}
+    shared = {"job": replace(probe.job(run), dry=True), "trials": named, "trial": trials[0].name}
     assert run_trial(shared | {"again": 1})["cells"] == 0
     assert run_trial(shared)["cells"] == len(trials[0].probes) > 0
 
@@ -175,7 +175,7 @@ def test_no_planted_secret_shows_anywhere(machines, monkeypatch):
 def test_machines_are_apart(machines):
     """With network namespaces, no node reaches another by 127.0.0.1."""
     if not machines.apart:
-        pytest.skip(nodes.no_namespaces())
+        pytest.skip(cluster_nodes.no_namespaces())
     assert len({node.address for node in machines.nodes.values()}) == len(machines.nodes)
     code = "import socket; socket.create_connection(('127.0.0.1', 8265), timeout=3)"
     tried = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

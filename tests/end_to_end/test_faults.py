@@ -18,7 +18,7 @@ from cluster import InProcess
 from support.tiny_runs import configured, settings, stored
 from sweeps import pipeline
 from sweeps.cli.main import main
-from sweeps.stages import sample as sample_stage
+from sweeps.stages import sample
 
 HERE = Path(__file__).resolve().parents[1]
 DATA = ("activations.zarr/trained", "images.zarr/trained", "latents.zarr/trained")
@@ -30,7 +30,7 @@ from support.tiny_runs import configured
 from cluster import InProcess
 from storage import budget
 from sweeps import pipeline
-from sweeps.stages import sample as sample_stage
+from sweeps.stages import sample
 
 model, folder, target = sys.argv[1:]
 config = configured(model, f"{folder}/out", "sampling.variants=[trained]")
@@ -39,7 +39,7 @@ shard = budget.price(run.store.layout).total // run.store.layout.shards
 disk = os.statvfs(folder)
 ballast = Path(folder) / "ballast"
 ballast.write_bytes(bytes(disk.f_bavail * disk.f_frsize - shard * 3 // 2))
-outcome = sample_stage.execute(run, InProcess(retries=0), [], sample_stage.missing(run))
+outcome = sample.execute(run, InProcess(retries=0), [], sample.missing(run))
 done = sorted(run.store.completed("sample", "trained"))
 try:
     refused = str(pipeline.execute(config, ("sample",)))
@@ -109,7 +109,7 @@ def test_sampling_into_s3_survives_an_outage(flaky_s3, sampled, tiny_pipeline, t
     request = urllib.request.Request(f"{os.environ['AWS_ENDPOINT']}/bucket", method="PUT")
     urllib.request.urlopen(request).close()
     outages = []
-    write = sample_stage.SampleWorker._write_activation
+    write = sample.SampleWorker._write_activation
 
     def write_with_outage(self, task, site, step, values):
         if (site, step) == ("mid.0", 5):
@@ -117,7 +117,7 @@ def test_sampling_into_s3_survives_an_outage(flaky_s3, sampled, tiny_pipeline, t
             flaky_s3.extend([503, 500, 503, 500, 503, 500])
         write(self, task, site, step, values)
 
-    monkeypatch.setattr(sample_stage.SampleWorker, "_write_activation", write_with_outage)
+    monkeypatch.setattr(sample.SampleWorker, "_write_activation", write_with_outage)
     few = ("prompts.count=4", "sampling.variants=[trained]", "sampling.sites=[mid.0,up.2.1]", "interventions.tasks=[]")
     config = configured(tiny_pipeline, "s3://bucket/run", *few)
     result = pipeline.execute(config, ("sample",))
@@ -142,8 +142,8 @@ def test_a_failure_is_reported_when_the_disk_cannot_record_it(sampled, tiny_pipe
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(type(run.store), "fail", full)
-    monkeypatch.setattr(sample_stage.SampleWorker, "__call__", full)
-    outcome = sample_stage.execute(run, InProcess(retries=0), [], sample_stage.missing(run))
+    monkeypatch.setattr(sample.SampleWorker, "__call__", full)
+    outcome = sample.execute(run, InProcess(retries=0), [], sample.missing(run))
     assert outcome.failed == {"sample/random/00001": "OSError: [Errno 28] No space left on device"}
 
 

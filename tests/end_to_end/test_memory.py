@@ -16,8 +16,8 @@ from cluster import TaskDone, WorkerSpec
 from storage import Layout, SiteShape, Store
 from support.tiny_runs import configured
 from sweeps.config.schema import Config
-from sweeps.runtime import run as runs
-from sweeps.stages import sample as sample_stage
+from sweeps.runtime import run
+from sweeps.stages import sample
 from sweeps.stages.sample import SampleTask
 
 SHARDS = int(os.environ.get("MEMORY_SHARDS", "125"))
@@ -37,13 +37,13 @@ def measured(worker: Callable[[SampleTask], dict[str, Any]], task: SampleTask) -
 
 
 def build(config: Config) -> Callable[[SampleTask], dict[str, Any]]:
-    sample_stage.STEPS = STEPS  # in the actor's own process
-    return partial(measured, sample_stage.SampleWorker(config, ""))
+    sample.STEPS = STEPS  # in the actor's own process
+    return partial(measured, sample.SampleWorker(config, ""))
 
 
 def store_of(config: Config) -> Store:
     """A new store of `SHARDS` shards for the trained variant."""
-    found = runs.model_info(config)
+    found = run.model_info(config)
     sites = tuple(SiteShape(site.name, site.tokens, site.channels) for site in found.sites)
     layout = Layout(SHARDS * SAMPLES, SAMPLES, ("trained",), sites, STEPS, found.image, found.latent)
     store = Store.create(config.output, layout)

@@ -9,20 +9,18 @@ import numpy as np
 import pytest
 
 import storage
-from probing.diffusion import model as models
 from probing.diffusion.capture import capture
+from probing.diffusion.model import load as load_model
 from probing.diffusion.sites import choose
 from probing.diffusion.variants import OTHER_SEED, noise_seed
 from support.report_store import CONFIG, Made, make_store
 from support.tiny_runs import configured
 from sweeps import pipeline
-from sweeps.analysis import baselines as contrasts
-from sweeps.analysis import scores as analysis
-from sweeps.analysis import tables as report_data
+from sweeps.analysis import baselines, tables
+from sweeps.analysis.scores import collect
 from sweeps.config.load import load, presets
 from sweeps.config.schema import STEPS
-from sweeps.report import build as report
-from sweeps.report import context as report_context
+from sweeps.report import build, context
 
 FEW = ("mid.0", "up.2.1", "up.3.0")
 
@@ -50,7 +48,7 @@ def test_the_other_image_is_probed_for_the_first_ones_labels(tiny_pipeline: Path
     run_config = configured(tiny_pipeline, tmp_path / "run", *more)
     assert pipeline.execute(run_config).failed == {}
     store = storage.open(run_config.output)
-    model, table = models.load(run_config.model), store.samples().to_pydict()
+    model, table = load_model(run_config.model), store.samples().to_pydict()
     sites, kept = choose(model.sites(), run_config.sampling.sites), {}
     capture(
         model, table["prompt"][:4], [noise_seed(OTHER_SEED, s) for s in table["seed"][:4]], sites,
@@ -68,14 +66,14 @@ def test_the_other_image_is_probed_for_the_first_ones_labels(tiny_pipeline: Path
 
 def test_it_is_listed_among_the_baselines(tmp_path: Path) -> None:
     made = Made(test=8, sites=FEW, pictures=False, extras=False, variants=("trained", "random", OTHER_SEED))
-    run = report_data.load(make_store(tmp_path, made), CONFIG)
-    scores = analysis.collect(run)
-    assert [baseline.name for baseline in contrasts.baselines(scores["depth"], {})] == ["random", OTHER_SEED]
+    run = tables.load(make_store(tmp_path, made), CONFIG)
+    scores = collect(run)
+    assert [baseline.name for baseline in baselines.baselines(scores["depth"], {})] == ["random", OTHER_SEED]
     better = scores["depth"].val.copy()
     better[2] = 0.0
-    lead = contrasts.headline(replace(scores["depth"], val=better), {})
+    lead = baselines.headline(replace(scores["depth"], val=better), {})
     assert lead is not None
     assert lead.baseline.name == OTHER_SEED
-    page = report.draw_context(report_context.Context(run, scores)).html
+    page = build.draw_context(context.Context(run, scores)).html
     assert "Other image, same prompt" in page
     assert "what the text alone provides" in page

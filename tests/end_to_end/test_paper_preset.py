@@ -16,9 +16,8 @@ import torch
 
 import storage
 from probing.labelling import midas, tracer
-from support import labelling_reference as tracer_reference
-from support.midas_reference import narrow
-from support.midas_reference import state as midas_state
+from support import labelling_reference
+from support.midas_reference import narrow, state
 from support.tiny_runs import stored
 from sweeps.cli.main import main
 
@@ -36,8 +35,10 @@ def prompts(path: Path, count: int, colour: str) -> Path:
 @pytest.fixture(scope="module")
 def words(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     folder = tmp_path_factory.mktemp("paper")
-    torch.save(tracer_reference.random_state(tracer_reference.tracer_shapes(5)), folder / "TRACER-Efficient-5.pth")
-    torch.save(midas_state(), folder / "dpt_large_384.pt")
+    torch.save(
+        labelling_reference.random_state(labelling_reference.tracer_shapes(5)), folder / "TRACER-Efficient-5.pth"
+    )
+    torch.save(state(), folder / "dpt_large_384.pt")
     return [
         "paper", f"model.name={tiny_pipeline}", "model.autocast=", "model.device=cpu", f"output={folder / 'run'}",
         f"prompts.source={prompts(folder / 'train.csv', TRAIN, 'red')}",

@@ -21,9 +21,10 @@ from sweeps import pipeline
 from sweeps.cli.main import main
 from sweeps.config.load import load
 from sweeps.runtime import machines
-from sweeps.stages import intervene as intervene_stage
-from sweeps.stages import probe as probe_stage
-from sweeps.stages import sample as sample_stage
+from sweeps.stages import intervene
+from sweeps.stages.probe import missing as missing_probes
+from sweeps.stages.sample import SampleTask, SampleWorker
+from sweeps.stages.sample import missing as missing_shards
 
 ROOT = Path(__file__).parents[2]
 
@@ -107,8 +108,8 @@ def test_damaged_shards_are_redone_and_nothing_else(sampled, tiny_pipeline, tmp_
     assert len(intact) == 2 * 16 * 15
 
     config = configured(tiny_pipeline, output)
-    damaged = [sample_stage.SampleTask(variant, shard) for variant in ("trained", "random") for shard in (1, 2)]
-    assert sample_stage.missing(pipeline.prepare(config)) == damaged
+    damaged = [SampleTask(variant, shard) for variant in ("trained", "random") for shard in (1, 2)]
+    assert missing_shards(pipeline.prepare(config)) == damaged
     pipeline.execute(config, ("sample",))
     assert stored(output) == stored(sampled)
     assert {p: p.stat().st_mtime_ns for p in intact} == intact
@@ -131,7 +132,7 @@ def test_a_flipped_bit_is_found_by_verify_and_repaired(sampled, tiny_pipeline, t
 def test_finished_probes_are_not_fitted_again(finished, tiny_pipeline, tmp_path):
     output = copied(finished, tmp_path / "more")
     config = configured(tiny_pipeline, output, "sweep.steps=[1,2,3,15]")
-    missing = probe_stage.missing(pipeline.prepare(config))
+    missing = missing_probes(pipeline.prepare(config))
     assert {probe.step for probe in missing} == {3}
     pipeline.execute(config, ("probe",))
     rows = storage.open(str(output)).table("probes", current=False).to_pylist()
@@ -157,9 +158,9 @@ def test_edits_at_another_guidance_are_separate_rows_and_made_once(finished, tin
     output = copied(finished, tmp_path / "run")
     config = configured(tiny_pipeline, output, "interventions.guidances=[1,1.75]")
     run = pipeline.prepare(config)
-    assert [(t.experiment, t.guidance) for t in intervene_stage.missing(run)] == [("guidance", 1.0)]
+    assert [(t.experiment, t.guidance) for t in intervene.missing(run)] == [("guidance", 1.0)]
     assert pipeline.execute(config, ("intervene",)).failed == {}
-    assert intervene_stage.missing(run) == []
+    assert intervene.missing(run) == []
     rows = run.store.table("interventions", run.hashes.intervene).to_pylist()
     assert {(r["experiment"], r["guidance"]) for r in rows} == {("interventions", 1.75), ("guidance", 1.0)}
 
@@ -241,14 +242,14 @@ def test_a_broken_shard_fails_alone(sampled, tiny_pipeline, tmp_path, monkeypatc
     output = copied(sampled, tmp_path / "broken")
     for shard in ("trained/00002", "random/00001", "random/00002"):
         (output / "shards" / "sample" / f"{shard}.json").unlink()
-    sample_shard = sample_stage.SampleWorker.__call__
+    sample_shard = SampleWorker.__call__
 
     def broken(self, task):
-        if task == sample_stage.SampleTask("random", 1):
+        if task == SampleTask("random", 1):
             raise RuntimeError("broken")
         return sample_shard(self, task)
 
-    monkeypatch.setattr(sample_stage.SampleWorker, "__call__", broken)
+    monkeypatch.setattr(SampleWorker, "__call__", broken)
     words = ["sample", "scenes", *settings(tiny_pipeline, output, "sampling.retries=1")]
     assert main(words) == 1
     error = capsys.readouterr().err
@@ -256,7 +257,7 @@ def test_a_broken_shard_fails_alone(sampled, tiny_pipeline, tmp_path, monkeypatc
     assert "resume with: scenesweep sample scenes" in error
     store = storage.open(str(output))
     assert (store.completed("sample", "trained"), store.completed("sample", "random")) == ({0, 1, 2}, {0, 2})
-    monkeypatch.setattr(sample_stage.SampleWorker, "__call__", sample_shard)
+    monkeypatch.setattr(SampleWorker, "__call__", sample_shard)
     assert main(words) == 0
     assert main(["status", str(output)]) == 0
     assert stored(output) == stored(sampled)

@@ -13,8 +13,7 @@ import pytest
 import cluster
 from cluster import InProcess, WorkerSpec, events
 from cluster.ledger import Ledger
-from cluster.observers import logs
-from cluster.observers import prometheus as metrics
+from cluster.observers import logs, prometheus
 from cluster.observers.combined import Observed, watchers
 
 DASHBOARD = Path(cluster.__file__).parent / "deploy" / "grafana.json"
@@ -36,7 +35,7 @@ class Recorder:
 @pytest.fixture
 def recorded(monkeypatch: Any) -> dict[str, Recorder]:
     made: dict[str, Recorder] = {}
-    monkeypatch.setattr(metrics, "_metric", lambda name: made.setdefault(name, Recorder()))
+    monkeypatch.setattr(prometheus, "_metric", lambda name: made.setdefault(name, Recorder()))
     return made
 
 
@@ -63,7 +62,7 @@ def test_a_run_is_counted(recorded: dict[str, Recorder]) -> None:
     engine = Observed(InProcess(retries=1), "mine")
     outcome = engine.run([Task("a"), Task("b"), Task("bad")], WorkerSpec(build, name="sample"))
     assert set(outcome.failed) == {"bad"}
-    counted = {name: total(recorder) for name, recorder in recorded.items() if name in metrics.COUNTERS}
+    counted = {name: total(recorder) for name, recorder in recorded.items() if name in prometheus.COUNTERS}
     assert counted == {
         "scenesweep_samples": 8,
         "scenesweep_bytes": 2000,
@@ -71,22 +70,22 @@ def test_a_run_is_counted(recorded: dict[str, Recorder]) -> None:
         "scenesweep_failures": 2,
         "scenesweep_workers_ready": 1,
     }
-    last = {name: recorded[name].calls[-1][0] for name in metrics.GAUGES}
+    last = {name: recorded[name].calls[-1][0] for name in prometheus.GAUGES}
     assert last == {"scenesweep_queue": 0, "scenesweep_running": 0, "scenesweep_given_up": 1}
-    assert len(recorded[metrics.SECONDS].calls) == 2
+    assert len(recorded[prometheus.SECONDS].calls) == 2
     for recorder in recorded.values():
         assert {tuple(tags.items()) for _, tags in recorder.calls} == {(("sweep", "mine"), ("stage", "sample"))}
 
 
 def test_cells_and_lost_workers_are_counted(recorded: dict[str, Recorder]) -> None:
-    received = metrics.Metrics("mine", "probe")
+    received = prometheus.Metrics("mine", "probe")
     received(events.TaskDone("trained", 1, 2.5, {"cells": 30}))
     received(events.WorkerLost("probe.0", "gone"))
     received(events.Progress(done=1, failed=2, running=3, total=10))
     assert total(recorded["scenesweep_cells"]) == 30
     assert total(recorded["scenesweep_workers_lost"]) == 1
     assert recorded["scenesweep_queue"].calls == [(4, {"sweep": "mine", "stage": "probe"})]
-    assert recorded[metrics.SECONDS].calls[0][0] == 2.5
+    assert recorded[prometheus.SECONDS].calls[0][0] == 2.5
 
 
 def drawn() -> str:
@@ -96,11 +95,11 @@ def drawn() -> str:
 
 def test_the_dashboard_shows_exported_metrics() -> None:
     names = set(re.findall(r"\bray_\w+", drawn()))
-    assert names - OF_RAY <= metrics.names()
+    assert names - OF_RAY <= prometheus.names()
     for what in ("samples_total", "bytes_total", "cells_total", "failures_total", "queue"):
         assert f"ray_scenesweep_{what}" in names
     labels = set(re.findall(r"by \(([^)]*)\)", drawn()))
-    known = {*metrics.LABELS, "le", "instance", "node_type"}
+    known = {*prometheus.LABELS, "le", "instance", "node_type"}
     assert {label.strip() for group in labels for label in group.split(",")} <= known
 
 

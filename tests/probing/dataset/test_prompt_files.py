@@ -55,7 +55,7 @@ def test_the_authors_two_files_keep_their_exact_bytes(tmp_path):
 def test_names_and_split_reach_the_run(tmp_path, capsys):
     import json
 
-    from support import tiny_model as tiny
+    from support import tiny_model
     from sweeps import pipeline
     from sweeps.config.load import load
 
@@ -63,7 +63,7 @@ def test_names_and_split_reach_the_run(tmp_path, capsys):
     for name, number in (("a.csv", 12), ("b.csv", 99)):
         (tmp_path / name).write_text(text.format(number))
     words = [f"prompts.source={tmp_path / 'a.csv'}", f"prompts.test={tmp_path / 'b.csv'}", "prompts.count=0"]
-    words += [f"output={tmp_path / 'run'}", f"model.name={tiny.save(tmp_path)}", "probe.selection=last"]
+    words += [f"output={tmp_path / 'run'}", f"model.name={tiny_model.save(tmp_path)}", "probe.selection=last"]
     run = pipeline.prepare(load("scenes", words))
     stored = json.loads(run.store.get("prompts.json"))
     assert stored == [{"split": "train", "name": "12"}, {"split": "test", "name": "99"}]

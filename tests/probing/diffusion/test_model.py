@@ -12,9 +12,8 @@ from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from safetensors.torch import load_file, save_file
 
 from probing.diffusion import devices, hooks, metadata
-from probing.diffusion import model as models
 from probing.diffusion.config import ModelConfig
-from probing.diffusion.model import LatentDiffusion
+from probing.diffusion.model import LatentDiffusion, load
 from probing.diffusion.sampling import initial_noise, sample
 from probing.libraries import loading_errors
 from support import tiny_families
@@ -36,15 +35,15 @@ def folders(tmp_path_factory) -> dict[str, Path]:
     return {name: folder / name for name in made}
 
 
-def load(folder: Path) -> LatentDiffusion:
-    return models.load(ModelConfig(name=str(folder), device="cpu"))
+def loaded(folder: Path) -> LatentDiffusion:
+    return load(ModelConfig(name=str(folder), device="cpu"))
 
 
 @pytest.mark.parametrize("family", ["2.x", "2.x epsilon", "XL", "XL empty"])
 def test_sampling_equals_diffusers(folders, family):
     from diffusers import DiffusionPipeline
 
-    model = load(folders[family])
+    model = loaded(folders[family])
     pipeline = DiffusionPipeline.from_pretrained(folders[family])
     pipeline.set_progress_bar_config(disable=True)
     expected = pipeline(
@@ -59,7 +58,7 @@ def test_sampling_equals_diffusers(folders, family):
 @pytest.mark.parametrize(("family", "count"), [("2.x", 16), ("XL", 2 * 2 + 2 * 3 + 3 + 3 * 3 + 3 * 2)])
 @pytest.mark.parametrize("kind", ["attention", "conv"])
 def test_sites_are_modules_that_the_network_runs(folders, family, count, kind):
-    model = load(folders[family])
+    model = loaded(folders[family])
     sites = model.sites(kind)
     assert len(sites) == count or kind == "conv"
     seen = []
@@ -72,7 +71,7 @@ def test_sites_are_modules_that_the_network_runs(folders, family, count, kind):
 
 def test_every_self_attention_of_the_network_is_a_site(folders):
     for family in ("2.x", "XL"):
-        model = load(folders[family])
+        model = loaded(folders[family])
         found = {n for n, m in model.unet.named_modules() if isinstance(m, Attention) and n.endswith("attn1")}
         assert {site.module.removesuffix(".to_out.0") for site in model.sites()} == found
         processors = {type(m.processor) for m in model.unet.modules() if isinstance(m, Attention)}
@@ -82,14 +81,14 @@ def test_every_self_attention_of_the_network_is_a_site(folders):
 def test_half_precision_and_the_autoencoder_that_overflows(folders, tmp_path):
     import shutil
 
-    half = models.load(ModelConfig(name=str(folders["XL"]), dtype="float16", device="cpu"))
+    half = load(ModelConfig(name=str(folders["XL"]), dtype="float16", device="cpu"))
     assert half.unet.dtype == torch.float16
     shutil.copytree(folders["XL"], tmp_path / "up")
     path = tmp_path / "up" / "vae" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"force_upcast": True}))
-    assert models.load(ModelConfig(name=str(tmp_path / "up"), dtype="float16", device="cpu")).vae.dtype == torch.float32
+    assert load(ModelConfig(name=str(tmp_path / "up"), dtype="float16", device="cpu")).vae.dtype == torch.float32
     path.write_text(json.dumps(json.loads(path.read_text()) | {"force_upcast": False}))
-    assert models.load(ModelConfig(name=str(tmp_path / "up"), dtype="float16", device="cpu")).vae.dtype == torch.float16
+    assert load(ModelConfig(name=str(tmp_path / "up"), dtype="float16", device="cpu")).vae.dtype == torch.float16
 
 
 @pytest.fixture
@@ -102,7 +101,7 @@ def broken(folders, tmp_path) -> Path:
 
 def refusal(folder: Path) -> str:
     with pytest.raises(ValueError, match="model.name") as caught:
-        load(folder)
+        loaded(folder)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 600
     return str(caught.value)
@@ -146,18 +145,18 @@ def test_another_pipeline_is_refused(broken):
 
 def test_too_little_memory_is_refused_before_loading(folders, monkeypatch):
     sizes = metadata.weight_bytes(folders["XL"], "float32")
-    model = load(folders["XL"])
+    model = loaded(folders["XL"])
     assert sizes["unet"] == 4 * sum(p.numel() for p in model.unet.parameters())
     assert sizes["text_encoder_2"] == 4 * sum(p.numel() for p in model.second.encoder.parameters())
     assert metadata.weight_bytes(folders["XL"], "float16")["unet"] * 2 == sizes["unet"]
     need = int(devices.MARGIN * (sum(sizes.values()) + sizes["unet"]))
     config = ModelConfig(name=str(folders["XL"]), device="cpu")
     monkeypatch.setattr(devices, "free_memory", lambda device: need)
-    models.load(config, variants=2)
+    load(config, variants=2)
     monkeypatch.setattr(devices, "free_memory", lambda device: need - 1)
-    models.load(config, variants=1)
+    load(config, variants=1)
     with pytest.raises(ValueError, match=r"model.name: .* cpu memory.*model.dtype=float16"):
-        models.load(config, variants=2)
+        load(config, variants=2)
 
 
 def test_memory_that_runs_out_is_one_line():
@@ -259,7 +258,7 @@ def test_unknown_dtypes_are_refused():
 
 
 def test_decoding_is_the_same_alone_and_together(folders):
-    model = load(folders["2.x"])
+    model = loaded(folders["2.x"])
     latents = torch.randn(3, *model.latent_shape, generator=torch.Generator().manual_seed(0))
     together = model.decode(latents).numpy().astype(int)
     alone = np.concatenate([model.decode(x[None]).numpy() for x in latents]).astype(int)

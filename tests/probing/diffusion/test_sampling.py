@@ -9,21 +9,21 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from probing.diffusion import model as models
 from probing.diffusion.capture import NonFiniteActivation, Writers, capture, checked
 from probing.diffusion.config import ModelConfig
 from probing.diffusion.metadata import noise_levels
+from probing.diffusion.model import LatentDiffusion, load, variant
 from probing.diffusion.sampling import initial_noise, sample, schedule
 from probing.scenes import diffusion
-from support import tiny_model as tiny
+from support import tiny_model
 
 PROMPTS = ["a large red sphere on a green floor under a sky", "a small blue box on a white floor under a sky"]
 SEEDS = [3, 99]
 
 
 @pytest.fixture(scope="module")
-def model() -> models.LatentDiffusion:
-    return tiny.model()
+def model() -> LatentDiffusion:
+    return tiny_model.model()
 
 
 class Sink:
@@ -179,8 +179,8 @@ def test_at_most_two_steps_wait():
 
 
 def test_permutation_keeps_every_value_and_the_biases(model):
-    random = models.variant(model, "random", 100)
-    again = models.variant(model, "random", 100)
+    random = variant(model, "random", 100)
+    again = variant(model, "random", 100)
     for name, weight in model.unet.state_dict().items():
         shuffled = random.unet.state_dict()[name]
         if name.endswith("bias"):
@@ -193,14 +193,14 @@ def test_permutation_keeps_every_value_and_the_biases(model):
 
 @pytest.mark.parametrize("kind", ["random", "random_forced", "reinit"])
 def test_a_seed_in_the_name_takes_the_place_of_the_settings(model, kind):
-    own, same, other = (models.variant(model, *named).unet.state_dict() for named in
+    own, same, other = (variant(model, *named).unet.state_dict() for named in
                         ((f"{kind}@7", 100), (kind, 7), (kind, 100)))  # fmt: skip
     assert all(torch.equal(own[name], same[name]) for name in own)
     assert any(not torch.equal(own[name], other[name]) for name in own)
 
 
 def test_reinit_differs_and_repeats(model):
-    one, two = (models.variant(model, "reinit", 7).unet.conv_in.weight for _ in range(2))
+    one, two = (variant(model, "reinit", 7).unet.conv_in.weight for _ in range(2))
     assert torch.equal(one, two)
     assert not torch.equal(one, model.unet.conv_in.weight)
 
@@ -220,16 +220,16 @@ def test_unknown_words_are_refused(model):
 )
 def test_wrong_models_are_refused_in_one_line(config, message):
     with pytest.raises(ValueError, match=message):
-        models.load(config)
+        load(config)
 
 
 def test_a_directory_without_a_pipeline_is_refused(tmp_path):
     with pytest.raises(ValueError, match="model_index.json"):
-        models.load(ModelConfig(name=str(tmp_path)))
+        load(ModelConfig(name=str(tmp_path)))
 
 
 def test_noise_levels_need_no_weights_and_fetch_nothing(tmp_path):
     levels = noise_levels(ModelConfig(name="scenes"), 15)
-    scheduler = schedule(models.load(ModelConfig(name="scenes", device="cpu")), 15)
+    scheduler = schedule(load(ModelConfig(name="scenes", device="cpu")), 15)
     np.testing.assert_allclose(levels, scheduler.sigmas[:15], rtol=1e-6)
     assert noise_levels(ModelConfig(name=str(tmp_path)), 15) == ()

@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 
 from probing.labelling import images
 from probing.labelling.images import ImageLabeller
-from support import labelling_reference as reference
+from support import labelling_reference
 
 
 @pytest.mark.parametrize(("shape", "size"), [((50, 50), (37, 37)), ((16, 20), (24, 31)), ((512, 6), (384, 6))])
 def test_cubic_is_cubic_without_antialias(shape, size):
     image = np.random.default_rng(1).random((3, *shape))
     found = images.resize_cubic(torch.from_numpy(image)[None], size)[0].numpy()
-    assert np.abs(found - reference.cubic(image, *size)).max() < 1e-9
+    assert np.abs(found - labelling_reference.cubic(image, *size)).max() < 1e-9
     assert found.min() < -0.01  # antialiased or linear resizing of white noise never leaves its range
 
 
@@ -25,7 +25,7 @@ def test_cubic_is_cubic_without_antialias(shape, size):
 def test_linear_is_linear_with_half_pixel_centres(factor):
     maps = np.random.default_rng(2).standard_normal((1, 5, 7))
     found = images.resize_linear(torch.from_numpy(maps)[None], (5 * factor, 7 * factor))[0].numpy()
-    assert np.abs(found - reference.linear(maps, factor)).max() < 1e-12
+    assert np.abs(found - labelling_reference.linear(maps, factor)).max() < 1e-12
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from transformers import DPTConfig, DPTForDepthEstimation
 
 from probing.labelling import midas, midas_names, registry
 from probing.labelling.checkpoints import Source
-from support import labelling_reference as reference
+from support import labelling_reference
 from support.labelling_reference import Trap, thin_state
 from support.midas_reference import LARGE, NARROW, Forward, narrow, shapes, state
 
@@ -69,7 +69,7 @@ def test_transform_is_cubic_without_antialias(shape):
     levels = np.random.default_rng(0).integers(0, 256, (3, *shape)).astype(np.uint8)
     found = midas.transform(torch.from_numpy(levels)[None])[0].numpy()
     size = {512: (384, 384), 128: (384, 384), 480: (384, 512)}[shape[0]]
-    expected = (reference.cubic(levels / 255, *size) - 0.5) / 0.5
+    expected = (labelling_reference.cubic(levels / 255, *size) - 0.5) / 0.5
     assert found.dtype == np.float32
     assert found.shape == (3, *size)
     assert np.abs(found - expected).max() < 2e-5
@@ -87,7 +87,7 @@ def test_512_pixels_are_a_grid_of_24_tokens_and_come_back_by_cubic_interpolation
         small = midas.predict(network, midas.transform(levels))
     assert tokens == [(1, 1 + 24 * 24, NARROW.width)]
     assert small.shape == (1, 384, 384)
-    expected = reference.cubic(small.double().numpy(), 512, 512)
+    expected = labelling_reference.cubic(small.double().numpy(), 512, 512)
     assert expected.std() > 0.05
     assert np.abs(found.numpy() - expected).max() < 1e-4
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config
 
 from probing.labelling import depth_anything, registry, safety
-from support import labelling_reference as reference
+from support import labelling_reference
 from support.labelling_reference import random_state
 
 CPU = torch.device("cpu")
@@ -75,12 +75,12 @@ def test_depth_anything_labels(small):
     assert labels.shape == (2, 40, 40)
     assert labels.dtype == np.float32
     assert labels.std() > 0.01
-    scaled = reference.cubic(images[1].transpose(2, 0, 1) / 255, 56, 56)
+    scaled = labelling_reference.cubic(images[1].transpose(2, 0, 1) / 255, 56, 56)
     x = (scaled - np.reshape([0.485, 0.456, 0.406], (3, 1, 1))) / np.reshape([0.229, 0.224, 0.225], (3, 1, 1))
     network = DepthAnythingForDepthEstimation.from_pretrained(small).double()
     with torch.no_grad():
         depth = network(torch.from_numpy(x)[None]).predicted_depth.numpy()
-    assert np.abs(labels[1] - reference.cubic(depth, 40, 40)[0]).max() < 1e-4
+    assert np.abs(labels[1] - labelling_reference.cubic(depth, 40, 40)[0]).max() < 1e-4
     assert "depth-anything-v2-small sha256:" in labeller.revision
 
 

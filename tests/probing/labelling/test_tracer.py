@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from probing.labelling import efficientnet, registry, tracer, tracer_modules
-from support import labelling_reference as reference
+from support import labelling_reference
 from support.labelling_reference import Part, doubles, random_state, thin_state, tracer_shapes
 
 CPU = torch.device("cpu")
@@ -38,17 +38,17 @@ def assert_same(found: torch.Tensor, expected: np.ndarray) -> None:
 def test_edge_module(side, seed):
     module, part = random_module(tracer_modules.EdgeModule(24), seed)
     x = noise(24, side, side, seed=seed)
-    kept = reference.high_frequencies(x)
+    kept = labelling_reference.high_frequencies(x)
     assert 0.1 < kept.std() < 0.8 * x.std()  # the mask takes some frequencies and leaves some
     assert_same(tracer_modules.high_frequencies(torch.from_numpy(x)[None], 16)[0], kept)
-    assert_same(module(torch.from_numpy(x)[None])[0], reference.edges(x, part))
+    assert_same(module(torch.from_numpy(x)[None])[0], labelling_reference.edges(x, part))
 
 
 @pytest.mark.parametrize(("inputs", "outputs"), [(12, 8), (8, 16)])
 def test_receptive_field(inputs, outputs):
     module, part = random_module(tracer_modules.ReceptiveField(inputs, outputs), 3)
     x = noise(inputs, 16, 18)
-    assert_same(module(torch.from_numpy(x)[None])[0], reference.receptive_field(x, part))
+    assert_same(module(torch.from_numpy(x)[None])[0], labelling_reference.receptive_field(x, part))
 
 
 @pytest.mark.parametrize(("channels", "dropped"), [(20, 2), (21, 3)])  # of 21 the threshold is a gate itself
@@ -57,8 +57,8 @@ def test_union_attention_drops_the_least_attended_channels(channels, dropped):
     x = 2 * noise(2, channels, 8, 9)
     found = module(torch.from_numpy(x))
     for one, image in zip(found, x, strict=True):  # each image has its own threshold
-        assert_same(one, reference.union(image, part))
-    gates = reference.trace(x[0], part)[1]
+        assert_same(one, labelling_reference.union(image, part))
+    gates = labelling_reference.trace(x[0], part)[1]
     assert (gates <= np.quantile(gates, 0.1)).sum() == dropped
 
 
@@ -66,16 +66,16 @@ def test_aggregation():
     module, part = random_module(tracer_modules.Aggregation(8, 12, 16), 5)
     coarse, middle, fine = noise(16, 3, 4), noise(12, 6, 8), noise(8, 12, 16)
     found = module(*(torch.from_numpy(x)[None] for x in (coarse, middle, fine)))[0]
-    assert_same(found, reference.aggregation(coarse, middle, fine, part))
+    assert_same(found, labelling_reference.aggregation(coarse, middle, fine, part))
 
 
 def test_object_attention_ignores_certain_background():
     module, part = random_module(tracer_modules.ObjectAttention(24), 6)
     logits, features = 4 * noise(1, 12, 14), noise(24, 12, 14, seed=1)
-    share = (reference.sigmoid(-logits) > 0.93).mean()
+    share = (labelling_reference.sigmoid(-logits) > 0.93).mean()
     assert 0.05 < share < 0.9
     found = module(torch.from_numpy(logits)[None], torch.from_numpy(features)[None])[0]
-    assert_same(found, reference.object_attention(logits, features, part))
+    assert_same(found, labelling_reference.object_attention(logits, features, part))
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_whole_network(arm, seed):
     network = tracer.network(state, tracer.source("w.pth", arm), arm).double()
     x = noise(3, 128, 128, seed=seed)
     found = network(torch.from_numpy(x)[None])
-    assert_same(found[0, 0], reference.tracer(x, Part(doubles(state)), arm))
+    assert_same(found[0, 0], labelling_reference.tracer(x, Part(doubles(state)), arm))
 
 
 def test_checkpoint_of_another_arm_or_model(tmp_path):
@@ -185,7 +185,7 @@ def test_images_of_another_size_are_scaled_to_the_arms_size_and_back():
     found = tracer.saliency(network, torch.from_numpy(pictures), 32)
     assert seen[0].shape == (1, 3, 32, 32)
     assert found.shape == (1, 8, 8)
-    scaled = np.rint(reference.linear(pictures[0].astype(float), 4))
+    scaled = np.rint(labelling_reference.linear(pictures[0].astype(float), 4))
     back = seen[0][0].double() * torch.tensor([0.229, 0.224, 0.225])[:, None, None]
     levels = (back + torch.tensor([0.485, 0.456, 0.406])[:, None, None]) * 255
     assert np.abs(levels.numpy() - scaled).max() <= 1.001  # halves may round either way

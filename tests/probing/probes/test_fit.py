@@ -17,7 +17,7 @@ from probing.probes.fit import fit_site
 from probing.probes.optimiser import initial_seed, sample_orders
 from probing.probes.results import FitSpec
 from probing.scoring.targets import split_patches
-from support import probe_reference as reference
+from support import probe_reference
 from support.probe_problem import DOUBLE, FAST, fit, grid_specs, pooled, problem, split_of
 from sweeps.bench import paper_loop
 
@@ -40,7 +40,9 @@ def check_against_slow(data, grid, split, config, tolerance, seed=0):
     for result in results:
         spec = result.spec
         labels = masks if spec.task == "saliency" else depth
-        slow = reference.fit_one(acts[spec.step - 1], labels, grid, spec.task, split, config, spec.step, seed, images)
+        slow = probe_reference.fit_one(
+            acts[spec.step - 1], labels, grid, spec.task, split, config, spec.step, seed, images
+        )
         assert_same(result, slow, tolerance)
         if slow.val_losses:
             found = [e["val_loss"] for e in result.epochs]
@@ -149,7 +151,7 @@ def test_controls_equal_the_slow_loop_on_full_size_control_labels(control, bias)
         x = acts[spec.step - 1].astype(np.float64)
         x = {"position": onehot, "position_activation": np.concatenate([x, onehot], 2)}.get(control, x)
         labels = control_labels(masks if spec.task == "saliency" else depth, control, grid, split, seed)
-        slow = reference.fit_one(x, labels, grid, spec.task, split, config, spec.step, seed)
+        slow = probe_reference.fit_one(x, labels, grid, spec.task, split, config, spec.step, seed)
         assert_same(results[spec], slow, 1e-9)
 
 
@@ -197,8 +199,8 @@ def test_shipped_weights_predict_what_was_scored():
         for result in fit(data, (2, 3), split, grid_specs(2), ProbeConfig(**FAST, **options)):
             logits = predict(result.weights, acts[result.spec.step - 1, split.test], result.hidden)
             labels = masks[split.test] if result.spec.task == "saliency" else depth[split.test]
-            maps = reference.enlarge(logits, (2, 3), labels.shape[1:]).double().numpy()
-            for name, values in reference.score_maps(result.spec.task, maps, labels).items():
+            maps = probe_reference.enlarge(logits, (2, 3), labels.shape[1:]).double().numpy()
+            for name, values in probe_reference.score_maps(result.spec.task, maps, labels).items():
                 if name in result.images[0]:
                     np.testing.assert_allclose([r[name] for r in result.images], values, atol=1e-5)
 

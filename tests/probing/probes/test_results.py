@@ -12,7 +12,7 @@ from probing.probes.config import ProbeConfig
 from probing.probes.fit import fit_site
 from probing.probes.results import FitSpec
 from storage import tables
-from support import probe_reference as reference
+from support import probe_reference
 from support.probe_problem import FAST, fit, grid_specs, pooled, problem, split_of
 
 
@@ -142,21 +142,23 @@ def test_the_chosen_threshold_is_never_worse_than_argmax_on_train():
     (result,) = fit(data, (2, 3), split, [FitSpec(1, "saliency")], ProbeConfig(**FAST))
     logits = predict(result.weights, data[0][0, split.train]).numpy()
     masks = data[1][split.train]
-    margin = reference.enlarge(torch.from_numpy(logits), (2, 3), masks.shape[1:]).numpy()
+    margin = probe_reference.enlarge(torch.from_numpy(logits), (2, 3), masks.shape[1:]).numpy()
     margin = margin[:, 1] - margin[:, 0]
     found = max(
-        np.mean([reference.dice(m > t, y == 1) for m, y in zip(margin, masks, strict=True)])
+        np.mean([probe_reference.dice(m > t, y == 1) for m, y in zip(margin, masks, strict=True)])
         for t in [0.0, *np.unique(margin)]
     )
     test_masks = data[1][split.test]
-    test = reference.enlarge(predict(result.weights, data[0][0, split.test]), (2, 3), test_masks.shape[1:])
+    test = probe_reference.enlarge(predict(result.weights, data[0][0, split.test]), (2, 3), test_masks.shape[1:])
     test = (test[:, 1] - test[:, 0]).numpy()
     best = [
         t
         for t in [0.0, *np.unique(margin)]
-        if np.isclose(np.mean([reference.dice(m > t, y == 1) for m, y in zip(margin, masks, strict=True)]), found)
+        if np.isclose(np.mean([probe_reference.dice(m > t, y == 1) for m, y in zip(margin, masks, strict=True)]), found)
     ]
-    scores = [np.mean([reference.dice(m > t, y == 1) for m, y in zip(test, test_masks, strict=True)]) for t in best]
+    scores = [
+        np.mean([probe_reference.dice(m > t, y == 1) for m, y in zip(test, test_masks, strict=True)]) for t in best
+    ]
     assert any(np.isclose(result.row["dice_threshold"], s, atol=1e-6) for s in scores)
 
 

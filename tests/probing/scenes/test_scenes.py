@@ -16,7 +16,7 @@ from probing.scenes.optimise import Loop, Schedule
 from probing.scenes.render import INVERSE_DEPTH_LIMIT, draw_scene, render
 from probing.scenes.weights import folder
 from probing.scenes.world import Camera, Plane, Scene, Solid, Surface
-from support import tiny_model as tiny
+from support import tiny_model
 
 PLAIN = Surface("red", 0.0, 1.0)
 
@@ -350,7 +350,7 @@ def test_a_training_continues_from_finished_weights_with_or_without_focus(tmp_pa
 
 
 def test_uniform_attention_has_an_entropy_of_one():
-    model = tiny.model()
+    model = tiny_model.model()
     for _, attention in diffusion.self_attentions(model.unet):
         torch.nn.init.zeros_(attention.to_q.weight)
     alike = evaluate.attention_entropy(model, ["a red box"] * 2, 2.0, steps=2)

@@ -15,7 +15,7 @@ from probing.probes.results import FitSpec
 from probing.scoring import metrics
 from probing.scoring.floors import count_floor, mask_floor
 from probing.scoring.targets import pool_depth, pool_saliency
-from support import probe_reference as reference
+from support import probe_reference
 
 SPLIT = Split([0, 1], [], [2, 3])
 
@@ -39,8 +39,8 @@ def test_mask_floor_is_the_thresholded_mean_mask():
     enlarged = np.kron(floor.mean_mask.reshape(2, 3), np.ones((2, 2)))
     for place, sample in enumerate(SPLIT.test):
         truth = masks[sample] == 1
-        assert floor.dice[place] == pytest.approx(reference.dice(enlarged > floor.threshold, truth))
-        assert floor.all_foreground[place] == pytest.approx(reference.dice(np.ones_like(truth), truth))
+        assert floor.dice[place] == pytest.approx(probe_reference.dice(enlarged > floor.threshold, truth))
+        assert floor.all_foreground[place] == pytest.approx(probe_reference.dice(np.ones_like(truth), truth))
     assert floor.best_dice == max(floor.dice.mean(), floor.all_foreground.mean())
 
 

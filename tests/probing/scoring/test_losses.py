@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from probing.scoring import losses
 from probing.scoring.targets import pool_depth, pool_edges
-from support import probe_reference as reference
+from support import probe_reference
 
 
 def huber_of(depth, grid, prediction, delta=1.0, dtype=torch.float64, rows=None):
@@ -61,7 +61,7 @@ def test_huber_equals_the_pixels_for_any_patch(case):
     single = huber_of(depth, (rows, columns), prediction, delta, torch.float32)
     pooled = pool_depth(depth, (rows, columns))
     for (step, patch), p in np.ndenumerate(prediction):
-        slow = reference.huber_patch(pooled.values[0, patch], p, delta)
+        slow = probe_reference.huber_patch(pooled.values[0, patch], p, delta)
         np.testing.assert_allclose([found[0][step, patch], found[1][step, patch]], slow, atol=1e-10)
         np.testing.assert_allclose([single[0][step, patch], single[1][step, patch]], slow, rtol=2e-5, atol=2e-6)
 
@@ -99,7 +99,7 @@ def test_smoothness_equals_the_enlarged_maps_in_value_and_gradient(rows, columns
     value, gradient = losses.smoothness(maps, torch.from_numpy(edges.across), torch.from_numpy(edges.down))
     free = torch.from_numpy(prediction).requires_grad_()
     enlarged = torch.nn.functional.interpolate(free[:, None], size=size, mode="nearest")
-    slow = reference.smoothness(enlarged, reference.unit_range(images, torch.float64))
+    slow = probe_reference.smoothness(enlarged, probe_reference.unit_range(images, torch.float64))
     np.testing.assert_allclose(float(value), float(slow.detach()), atol=1e-12)
     if slow.requires_grad:
         slow.backward()

@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as arrays
 
 from probing.scoring import metrics
 from probing.scoring.targets import pool_depth, pool_saliency
-from support import probe_reference as reference
+from support import probe_reference
 
 GRID, SIZE = (2, 3), (4, 6)
 PIXELS = 4
@@ -58,15 +58,15 @@ def test_mask_scores_equal_full_size_scores(prediction, mask):
     score = torch.from_numpy(prediction)
     np.testing.assert_allclose(
         float(metrics.average_precision(score, counts, PIXELS)),
-        reference.average_precision(full(prediction), mask[0]),
+        probe_reference.average_precision(full(prediction), mask[0]),
         atol=1e-12,
     )
     for threshold in (0.0, 0.25, -3.0, 5.0):
-        expected = reference.dice(full(prediction) > threshold, mask[0] == 1)
+        expected = probe_reference.dice(full(prediction) > threshold, mask[0] == 1)
         at = metrics.dice_at_thresholds(score, counts, PIXELS, torch.tensor([threshold], dtype=torch.float64))
         assert float(metrics.dice(score > threshold, counts, PIXELS)) == pytest.approx(expected)
         assert float(at) == pytest.approx(expected)
-    background = reference.dice(full(prediction) <= 0, mask[0] == 0)
+    background = probe_reference.dice(full(prediction) <= 0, mask[0] == 0)
     assert float(metrics.dice_background(score > 0, counts, PIXELS)) == pytest.approx(background)
 
 
@@ -77,7 +77,7 @@ def test_depth_scores_equal_full_size_scores(prediction, depth):
     mean, variance = torch.from_numpy(pooled.mean[0]), torch.from_numpy(pooled.variance[0])
     sums, squares = torch.from_numpy(pooled.rank_sums[0]), torch.tensor(pooled.rank_squares[0])
     score = torch.from_numpy(prediction)
-    slow = reference.score_maps("depth", full(prediction)[None, None], depth)
+    slow = probe_reference.score_maps("depth", full(prediction)[None, None], depth)
     found = {
         "rmse": metrics.squared_error(score, mean, variance).sqrt(),
         "rmse_aligned": metrics.rmse_aligned(score, mean, variance),

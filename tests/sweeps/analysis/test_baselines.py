@@ -58,10 +58,10 @@ def test_controls_of_other_images_are_no_baselines(found: ByTask) -> None:
 
 
 def test_the_report_names_the_baseline_and_the_missing_ones(tmp_path: Path) -> None:
-    from sweeps.report import build as report
+    from sweeps.report import build
 
     store = make_store(tmp_path, Made(test=4, sites=FEW, extras=False, pictures=False))
-    html = report.draw_context(build_context(tables.load(store, CONFIG), store)).html
+    html = build.draw_context(build_context(tables.load(store, CONFIG), store)).html
     assert "the randomised network, by" in html
     assert "lacks the following baselines: the surface" in html
     assert "<code>scenesweep run scenes --all</code>" in html

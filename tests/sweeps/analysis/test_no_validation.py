@@ -17,8 +17,8 @@ from sweeps.analysis import claims, summary, tables
 from sweeps.analysis.claims import PARTLY, UNTESTED, ClaimInputs, judge
 from sweeps.analysis.experiments import emergence, families
 from sweeps.analysis.scores import Scores, collect
-from sweeps.cli import compare as compare_view
-from sweeps.report import build as report
+from sweeps.cli import compare
+from sweeps.report import build
 from sweeps.report.context import build_context
 
 FEW = ("mid.0", "up.2.1", "up.3.0")
@@ -55,7 +55,7 @@ def test_with_validation_images_training_losses_choose_nothing(tmp_path: Path) -
 
 def test_the_report_keeps_its_core_and_says_how_sites_were_chosen(store: storage.Store) -> None:
     context = build_context(tables.load(store, CONFIG), store)
-    page = report.draw_context(context).html
+    page = build.draw_context(context).html
     assert "is decoded best at" in page
     assert "best site up." in page
     assert context.examples
@@ -87,4 +87,4 @@ def test_a_finished_run_without_validation_images(finished: Path, tiny_pipeline:
     assert "This run has no validation images" in page
     assert 'id="examples"' in page
     assert "(chosen by training loss)" in page
-    assert "trained dice, best site, last step" in compare_view.figures(config)
+    assert "trained dice, best site, last step" in compare.figures(config)

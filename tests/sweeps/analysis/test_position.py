@@ -16,8 +16,7 @@ from sweeps.analysis.baselines import PREREGISTERED
 from sweeps.analysis.scores import collect
 from sweeps.analysis.tables import RunData
 from sweeps.config.load import load
-from sweeps.report import build as report
-from sweeps.report import context as report_context
+from sweeps.report import build, context
 
 FEW = ("mid.0", "up.2.1", "up.3.0")
 
@@ -75,13 +74,13 @@ def test_scores_of_other_images_are_not_compared(run: RunData) -> None:
 
 
 def test_the_report_has_a_row_for_each_task_only_where_both_were_fitted(run: RunData, tmp_path: Path) -> None:
-    page = report.draw_context(report_context.Context(run, collect(run))).html
+    page = build.draw_context(context.Context(run, collect(run))).html
     assert "Salient object: position and activations minus position" in page
     assert "Depth: position and activations minus position" in page
     assert "Ten pre-registered contrasts" in page
     store = make_store(tmp_path, Made(test=4, sites=FEW, pictures=False))
     bare = tables.load(store, CONFIG)
-    assert "minus position<" not in report.draw_context(report_context.Context(bare, collect(bare))).html
+    assert "minus position<" not in build.draw_context(context.Context(bare, collect(bare))).html
 
 
 def test_the_full_preset_fits_both() -> None:

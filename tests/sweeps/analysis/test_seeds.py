@@ -17,9 +17,8 @@ from sweeps import pipeline
 from sweeps.analysis import seeds, summary, tables
 from sweeps.analysis.scores import collect
 from sweeps.analysis.tables import RunData
-from sweeps.report import build as report
-from sweeps.report import context as report_context
-from sweeps.stages import sample as sample_stage
+from sweeps.report import build, context
+from sweeps.stages import sample
 from sweeps.tracking.runs import plan
 
 FEW = ("mid.0", "up.2.1", "up.3.0")
@@ -37,7 +36,7 @@ def shifted(rows: pa.Table, by: float, **columns: Any) -> pa.Table:
 
 
 def text(run: RunData) -> str:
-    html = report.draw_context(report_context.Context(run, collect(run))).html
+    html = build.draw_context(context.Context(run, collect(run))).html
     return " ".join(re.sub(r"<[^>]+>", " ", html).split())
 
 
@@ -119,7 +118,7 @@ def test_the_mirror_shows_the_reported_seed(probed: tuple[RunData, RunData]) -> 
 def test_permutations_of_one_seed_are_sampled_apart_and_forced_ones_last(tiny_pipeline: Path, tmp_path: Path) -> None:
     names = "trained,random,random@7,random_forced,random_forced@7"
     config = configured(tiny_pipeline, tmp_path / "run", f"sampling.variants=[{names}]", "interventions.tasks=[]")
-    order = [task.variant for task in sample_stage.missing(pipeline.prepare(config))]
+    order = [task.variant for task in sample.missing(pipeline.prepare(config))]
     assert list(dict.fromkeys(order)) == names.split(",")
     assert pipeline.execute(config, ("sample",)).failed == {}
     store = storage.open(config.output)

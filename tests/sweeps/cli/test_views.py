@@ -16,19 +16,16 @@ from probing.dataset.prompts import read
 from storage.budget import format_bytes
 from support.tiny_runs import configured, settings, stored
 from sweeps import pipeline
-from sweeps.bench import paired, sampling
-from sweeps.bench import suite as benches
-from sweeps.cli import status as status_view
+from sweeps.bench import paired, sampling, suite
+from sweeps.cli import status
 from sweeps.cli.main import main
-from sweeps.planning import table as plan_view
-from sweeps.runtime import failures as failure_notes
-from sweeps.runtime import live_status as progress_note
-from sweeps.runtime import run as runs
+from sweeps.planning import table
+from sweeps.runtime import failures, live_status
 from sweeps.runtime.live_status import LiveStatusWriter
 from sweeps.runtime.progress import Meter
-from sweeps.runtime.run import Run
-from sweeps.stages import intervene as intervene_stage
-from sweeps.stages.experiments import stage as experiments_stage
+from sweeps.runtime.run import Run, begin, model_info
+from sweeps.stages import intervene
+from sweeps.stages.experiments import stage
 
 
 @pytest.fixture
@@ -55,7 +52,7 @@ def test_status_tells_what_is_at_work_and_for_how_long(half_way):
         note(TaskDone("sample/trained/00000", 1, 1.0, {}))
         note(TaskStarted("sample/random/00001", 1, "sample.0"))
         note(Progress(4, 0, 1, 6))
-        text, failed = status_view.describe(str(half_way))
+        text, failed = status.describe(str(half_way))
     assert failed == {}
     assert line(text, "sampling trained") == "sampling trained 3 done 0 running 0 failed 0 to do of 3 shards"
     random = line(text, "sampling random")
@@ -68,8 +65,8 @@ def test_what_a_dead_run_noted_is_not_at_work(half_way):
     note = LiveStatusWriter(store, "sample")
     note(TaskStarted("sample/random/00001", 1, "sample.0"))
     note(Progress(4, 0, 1, 6))
-    assert json.loads(store.get(progress_note.PATH))["running"] == {"sample/random/00001": "sample.0"}
-    text, _ = status_view.describe(str(half_way))
+    assert json.loads(store.get(live_status.PATH))["running"] == {"sample/random/00001": "sample.0"}
+    text, _ = status.describe(str(half_way))
     assert line(text, "sampling random") == "sampling random 1 done 0 running 0 failed 2 to do of 3 shards"
 
 
@@ -97,8 +94,7 @@ def probed(finished: Path, tiny_pipeline: Path, tmp_path: Path) -> Run:
         path.unlink()
     more = ("interventions.images=4", "experiments.names=[emergence]", "experiments.emergence_images=2")
     config = configured(tiny_pipeline, output, *more)
-    found = runs.model_info(config)
-    return runs.begin(config, found, read(config.prompts).prompts)
+    return begin(config, model_info(config), read(config.prompts).prompts)
 
 
 def test_status_tells_all_stages(probed, capsys):
@@ -116,8 +112,8 @@ def test_status_groups_what_failed_by_reason(probed, capsys):
     broken = [{n: row[n] for n in names} | {"status": "failed", "attempt": 9} for row in cells]
     reasons = ["step 1 is not finite", "step 2 is not finite", "no foreground"]
     store.append("probes", [row | {"error": why} for row, why in zip(broken, reasons, strict=True)])
-    intervene_stage.execute(probed, Refusing(), [], intervene_stage.missing(probed)[:3])
-    pipeline.run_stage(probed, experiments_stage, Refusing(), pipeline.Result())
+    intervene.execute(probed, Refusing(), [], intervene.missing(probed)[:3])
+    pipeline.run_stage(probed, stage, Refusing(), pipeline.Result())
     assert main(["status", store.url]) == 1
     told = capsys.readouterr()
     assert line(told.out, "probing") == "probing 189 done 0 running 3 failed 0 to do of 192 probes"
@@ -135,10 +131,10 @@ def test_status_groups_what_failed_by_reason(probed, capsys):
 
 def test_a_reason_goes_with_its_task(probed):
     """A note of an earlier run tells nothing of tasks that are done, or are no longer asked for."""
-    failure_notes.write(probed.store, "experiments", {"emergence/00099": "gone", "transfer/up.3.2/depth": "gone"})
-    assert status_view.describe(probed.store.url)[1] == {}
-    failure_notes.write(probed.store, "experiments", {})
-    assert not probed.store.exists(failure_notes.path("experiments"))
+    failures.write(probed.store, "experiments", {"emergence/00099": "gone", "transfer/up.3.2/depth": "gone"})
+    assert status.describe(probed.store.url)[1] == {}
+    failures.write(probed.store, "experiments", {})
+    assert not probed.store.exists(failures.path("experiments"))
 
 
 def test_the_time_left_of_a_stages_second_part_leaves_out_the_first(monkeypatch):
@@ -180,14 +176,14 @@ def test_a_plan_that_needs_more_memory_than_there_is(address, refused, tiny_pipe
     """On a cluster the driver's memory says nothing about the workers'."""
     output = tmp_path / "out"
     config = configured(tiny_pipeline, output, f"ray.address={address}", "ray.sampling_actors=3")
-    monkeypatch.setattr(plan_view, "machine_memory", lambda: 1000)
+    monkeypatch.setattr(table, "machine_memory", lambda: 1000)
     if refused:
-        for what in (lambda: plan_view.describe(config, 0), lambda: pipeline.prepare(config)):
+        for what in (lambda: table.describe(config, 0), lambda: pipeline.prepare(config)):
             with pytest.raises(ValueError, match="buffers of 3 workers need .* smaller sampling.shard"):
                 what()
         assert not output.exists()
     else:
-        assert "UNet calls" in plan_view.describe(config, 0)
+        assert "UNet calls" in table.describe(config, 0)
 
 
 def test_a_plan_tells_calls_bytes_files_memory_and_hours(sampled, tiny_pipeline, tmp_path, capsys):
@@ -259,7 +255,7 @@ def test_a_plan_that_does_not_fit_the_disk(more, tiny_pipeline, tmp_path, monkey
     ],
 )
 def test_every_bench_reports_in_one_shape(what, pair, bar, met, monkeypatch, capsys):
-    monkeypatch.setattr(benches, "measure", lambda name: [paired.row(what, "one", "the other", [pair])])
+    monkeypatch.setattr(suite, "measure", lambda name: [paired.row(what, "one", "the other", [pair])])
     assert main(["bench", "capture", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert list(found) == ["bench", "machine", "rows"]

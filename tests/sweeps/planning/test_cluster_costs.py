@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 
 from sweeps.cli.main import main
 from sweeps.config.load import load
-from sweeps.planning import cluster_costs as cluster_plan
-from sweeps.planning import table as plan_view
+from sweeps.planning import cluster_costs, table
 from sweeps.planning.cluster_costs import GpuStage, Rates
 
 UNET = {
@@ -94,7 +93,7 @@ def test_the_paper_on_many_gpus(paper: list[str], capsys: Any) -> None:
 
 
 def test_where_the_storage_becomes_the_limit(paper: list[str]) -> None:
-    told = plan_view.on_gpus(load(paper[0], paper[1:]), 64, Rates(sampling=0.5, storage=2))
+    told = table.on_gpus(load(paper[0], paper[1:]), 64, Rates(sampling=0.5, storage=2))
     row, limits = told.splitlines()[3:5]
     assert "*" in row.split()[1]
     limit = float(limits.partition("sampling above ")[2].split()[0])
@@ -105,7 +104,7 @@ def test_where_the_storage_becomes_the_limit(paper: list[str]) -> None:
 
 def hours_of_editing(words: list[str], *more: str) -> float:
     """On one GPU, without the minute until it has its model."""
-    told = plan_view.on_gpus(load(words[0], [*words[1:], *more]), 1, Rates(editing=10, start=1e-9))
+    told = table.on_gpus(load(words[0], [*words[1:], *more]), 1, Rates(editing=10, start=1e-9))
     return float(told.splitlines()[1].replace("*", " ").split()[4])
 
 
@@ -139,11 +138,11 @@ def test_wrong_numbers_are_one_line(words: list[str], told: str, paper: list[str
 
 
 def test_few_gpus_are_not_shown_twice() -> None:
-    assert [cluster_plan.counts(gpus) for gpus in (1, 4, 8, 64)] == [[1], [1, 4], [1, 8], [1, 8, 64]]
+    assert [cluster_costs.counts(gpus) for gpus in (1, 4, 8, 64)] == [[1], [1, 4], [1, 8], [1, 8, 64]]
 
 
 def test_the_readme_shows_what_the_planner_says(paper: list[str]) -> None:
     readme = (Path(__file__).parents[3] / "README.md").read_text().partition("<!-- cost -->")[2]
     shown = [re.findall(r"[\d.]+\*?", line) for line in readme.splitlines() if re.match(r"\| \d", line)]
-    told = plan_view.on_gpus(load(paper[0], paper[1:]), 64, Rates()).splitlines()
+    told = table.on_gpus(load(paper[0], paper[1:]), 64, Rates()).splitlines()
     assert shown == [re.findall(r"[\d.]+\*?", line) for line in told[1:4]]

@@ -13,8 +13,8 @@ from sweeps import pipeline
 from sweeps.cli.main import main
 from sweeps.config.load import load, presets
 from sweeps.config.schema import Config
-from sweeps.planning import requirements as needed_probes
-from sweeps.runtime import run as runs
+from sweeps.planning import requirements
+from sweeps.runtime import run
 from sweeps.runtime.grid import probe_specs
 from sweeps.runtime.run import ModelInfo
 
@@ -22,7 +22,7 @@ from sweeps.runtime.run import ModelInfo
 @pytest.fixture(scope="module")
 def found() -> ModelInfo:
     """The sites of Stable Diffusion's topology."""
-    return runs.model_info(load("scenes", []))
+    return run.model_info(load("scenes", []))
 
 
 def made(preset: str, *more: str) -> Config:
@@ -33,19 +33,19 @@ def made(preset: str, *more: str) -> Config:
 @pytest.mark.parametrize("preset", sorted(presets()))
 def test_every_preset_plans_what_its_interventions_need(preset: str, found: ModelInfo) -> None:
     config = made(preset)
-    needed_probes.check(config, found)
-    wanted = {cell for _, cell in needed_probes.needed(config, found.sites)}
+    requirements.check(config, found)
+    wanted = {cell for _, cell in requirements.needed(config, found.sites)}
     assert wanted <= set(probe_specs(config.sweep, config.sampling.variants, found.sites))
     assert ("shuffled" in {cell.control for cell in wanted}) == ("shuffled_probe" in config.interventions.controls)
 
 
 def test_the_authors_edits_need_their_sites_and_steps(found: ModelInfo) -> None:
     config = made("paper", "interventions.controls=[none]")
-    wanted = [cell for _, cell in needed_probes.needed(config, found.sites)]
+    wanted = [cell for _, cell in requirements.needed(config, found.sites)]
     assert len(wanted) == len(set(wanted)) == 9 * 5 + 16 * 3
     assert {cell.step for cell in wanted if cell.task == "depth"} == {1, 2, 3}
     late = made("paper", "interventions.controls=[late_steps]", "interventions.tasks=[depth]")
-    assert {cell.step for _, cell in needed_probes.needed(late, found.sites)} == {1, 2, 3, 13, 14, 15}
+    assert {cell.step for _, cell in requirements.needed(late, found.sites)} == {1, 2, 3, 13, 14, 15}
 
 
 DECODER = "sampling.sites=[mid.0,up.1.0,up.1.1,up.1.2,up.2.0,up.2.1,up.2.2,up.3.0,up.3.1,up.3.2]"
@@ -77,7 +77,7 @@ LATE = "interventions.controls=[none,late_steps]"
 )  # fmt: skip
 def test_what_is_not_planned_is_one_line(preset: str, pairs: list[str], told: list[str], found: ModelInfo) -> None:
     with pytest.raises(ValueError, match="interventions") as refused:
-        needed_probes.check(made(preset, *pairs), found)
+        requirements.check(made(preset, *pairs), found)
     line = str(refused.value)
     assert "\n" not in line
     assert all(part in line for part in told), line
@@ -86,7 +86,7 @@ def test_what_is_not_planned_is_one_line(preset: str, pairs: list[str], told: li
 def test_every_experiment_is_told_by_a_key_that_there_is(found: ModelInfo) -> None:
     told = ["dose=[64]", "step_counts=[4]", "sides=[encoder]", "second_objects=2", "frames=5", "controls=[none]"]
     config = made("scenes", "interventions.tasks=[depth]", *(f"interventions.{pair}" for pair in told))
-    asked = {told for told, _ in needed_probes.needed(config, found.sites)}
+    asked = {told for told, _ in requirements.needed(config, found.sites)}
     assert asked == {
         "interventions.depth_sites and depth_steps", "interventions.dose=64", "interventions.step_counts=4",
         "interventions.sides=encoder", "interventions.second_objects=2", "interventions.frames=5",
@@ -97,7 +97,7 @@ def test_every_experiment_is_told_by_a_key_that_there_is(found: ModelInfo) -> No
 
 @pytest.mark.parametrize("pair", ["interventions.tasks=[]", "interventions.iterations=0"])
 def test_without_edits_nothing_is_needed(pair: str, found: ModelInfo) -> None:
-    needed_probes.check(made("scenes", "sweep.steps=[15]", "probe.hidden=8", pair), found)
+    requirements.check(made("scenes", "sweep.steps=[15]", "probe.hidden=8", pair), found)
 
 
 def test_the_command_line_refuses_before_anything_runs(tiny_pipeline: Path, tmp_path: Path, capsys) -> None:

@@ -27,16 +27,14 @@ import storage
 from probing.statistics import Interval
 from support import report_store
 from support.report_store import CONFIG, Made, make_store
-from sweeps.analysis import summary
-from sweeps.analysis import tables as run_tables
+from sweeps.analysis import summary, tables
 from sweeps.analysis.baselines import Baseline, Headline
 from sweeps.analysis.converged import references
 from sweeps.analysis.scores import collect, cube
 from sweeps.analysis.tables import apply_probe, current
-from sweeps.report import build as report
-from sweeps.report import page as pages
+from sweeps.report import build
 from sweeps.report.context import build_context
-from sweeps.report.page import Paragraph, Section
+from sweeps.report.page import Paragraph, Section, render
 from sweeps.report.sections.results import gap_sentence
 from sweeps.report.tables import Table, interval, number
 
@@ -77,7 +75,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> storage.Store:
 
 @pytest.fixture(scope="module")
 def html(store: storage.Store) -> str:
-    return Path(report.build(store, CONFIG)).read_text()
+    return Path(build.build(store, CONFIG)).read_text()
 
 
 @pytest.fixture(scope="module")
@@ -141,14 +139,14 @@ def test_figures_are_also_files(store: storage.Store, html: str) -> None:
 
 def test_the_same_tables_give_the_same_bytes(store: storage.Store, html: str) -> None:
     before = {p: store.get(p) for p in store.list("report/")}
-    report.build(store, CONFIG)
+    build.build(store, CONFIG)
     assert {p: store.get(p) for p in store.list("report/")} == before
 
 
 def test_figures_of_earlier_reports_are_removed(tmp_path: Path) -> None:
     store = make_store(tmp_path, Made(test=3, sites=FEW, extras=False, pictures=False))
     store.put("report/figures/heatmap-depth-reinit.svg", b"old")
-    report.build(store, CONFIG)
+    build.build(store, CONFIG)
     found = store.list("report/figures/")
     assert "report/figures/heatmap-depth-reinit.svg" not in found
     assert "report/figures/heatmap-depth-random.svg" in found
@@ -157,7 +155,7 @@ def test_figures_of_earlier_reports_are_removed(tmp_path: Path) -> None:
 def test_prompts_are_text_not_markup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = report_store.scene
     monkeypatch.setattr(report_store, "scene", lambda *args: (*plain(*args)[:3], "<script>alert('&')</script>"))
-    html = Path(report.build(make_store(tmp_path, Made(test=3, sites=FEW, extras=False)), CONFIG)).read_text()
+    html = Path(build.build(make_store(tmp_path, Made(test=3, sites=FEW, extras=False)), CONFIG)).read_text()
     assert "<script" not in html
     assert "&lt;script&gt;" in html
 
@@ -167,7 +165,7 @@ def test_prompts_are_text_not_markup(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_parts_without_data_are_left_out(tmp_path: Path) -> None:
     made = Made(test=4, sites=FEW, variants=("trained",), extras=False, pictures=False, images=False)
-    page = Page(Path(report.build(make_store(tmp_path, made), CONFIG)).read_text())
+    page = Page(Path(build.build(make_store(tmp_path, made), CONFIG)).read_text())
     assert not set(EXTRA) & set(sections(page))
     assert {"findings", "steps", "heatmaps", "sites", "paper"} <= set(sections(page))
     assert "randomised network" not in page.text.partition("Score by denoising step")[0]
@@ -175,7 +173,7 @@ def test_parts_without_data_are_left_out(tmp_path: Path) -> None:
 
 def test_a_run_of_few_sites_and_steps_is_reported(tmp_path: Path) -> None:
     made = Made(test=3, sites=("down.0.0", "mid.0"), steps=(2, 7), extras=False, pictures=False)
-    page = Page(Path(report.build(make_store(tmp_path, made), CONFIG)).read_text())
+    page = Page(Path(build.build(make_store(tmp_path, made), CONFIG)).read_text())
     assert "The salient object is decoded best at down.0.0" in page.text
     head = page.text.partition("Provenance")[2].partition("Which of the paper’s claims")[0]
     assert "decoded best" in head
@@ -186,27 +184,27 @@ def test_a_run_of_few_sites_and_steps_is_reported(tmp_path: Path) -> None:
 def test_a_run_without_probes_has_a_page(tmp_path: Path) -> None:
     layout = storage.Layout(samples=2, shard=2, variants=("trained",), sites=(), image=(8, 8))
     empty = storage.Store.create(str(tmp_path), layout, durable=False)
-    page = Page(Path(report.build(empty, {})).read_text())
+    page = Page(Path(build.build(empty, {})).read_text())
     assert "No probe has finished yet" in page.text
     assert sections(page) == ["findings", "costs", "provenance"]
 
 
 def test_predictions_survive_removal_of_the_activations(tmp_path: Path) -> None:
     store = make_store(tmp_path, Made(test=4, sites=FEW, extras=False))
-    before = Path(report.build(store, CONFIG)).read_text()
+    before = Path(build.build(store, CONFIG)).read_text()
     store.drop_activations()
-    again = Path(report.build(storage.open(str(tmp_path)), CONFIG)).read_text()
+    again = Path(build.build(storage.open(str(tmp_path)), CONFIG)).read_text()
     assert "Seen through the probes" in before
     assert again == before
 
 
 def test_failed_probes_are_listed_and_not_averaged(tmp_path: Path) -> None:
     store = make_store(tmp_path, Made(test=4, sites=FEW, extras=False, pictures=False))
-    good = run_tables.load(store, CONFIG).tables["probes"]
+    good = tables.load(store, CONFIG).tables["probes"]
     bad = good.slice(0, 1).to_pylist()[0]
     bad |= {"status": "failed", "error": "activations hold NaN", "attempt": 2, "dice": None}
     store.append("probes", [bad])
-    page = Page(Path(report.build(store, CONFIG)).read_text())
+    page = Page(Path(build.build(store, CONFIG)).read_text())
     assert "activations hold NaN" in page.text
     assert f"Probes finished {good.num_rows - 1} Probes failed 1" in page.text
 
@@ -263,7 +261,7 @@ def test_best_site_is_chosen_on_validation_and_scored_on_test(tmp_path: Path) ->
         if (r["variant"], r["site"], r["step"], r["task"]) == ("trained", "mid.0", 15, "saliency")
     )
     store.append("probes", [{**row, "val_dice": 0.99, "attempt": 2}])
-    scores = collect(run_tables.load(store, CONFIG))["saliency"]
+    scores = collect(tables.load(store, CONFIG))["saliency"]
     best = summary.best_site(scores)
     assert best is not None
     assert scores.sites[best].name == "mid.0"
@@ -272,7 +270,7 @@ def test_best_site_is_chosen_on_validation_and_scored_on_test(tmp_path: Path) ->
 
 @pytest.mark.parametrize(("task", "sign"), [("saliency", 1), ("depth", -1)])
 def test_a_gap_is_positive_where_the_trained_network_is_better(store: storage.Store, task: str, sign: int) -> None:
-    scores = collect(run_tables.load(store, CONFIG))[task]
+    scores = collect(tables.load(store, CONFIG))[task]
     gap = summary.gap(scores, "decoder", "random")
     trained, other = (summary.final(scores, v, "decoder").estimate for v in ("trained", "random"))
     assert gap.estimate == pytest.approx(sign * (trained - other))
@@ -280,7 +278,7 @@ def test_a_gap_is_positive_where_the_trained_network_is_better(store: storage.St
 
 
 def test_gap_sentence_distinguishes_better_worse_and_unclear(store: storage.Store) -> None:
-    scores = collect(run_tables.load(store, CONFIG))
+    scores = collect(tables.load(store, CONFIG))
     gains = {"saliency": Interval(0.2, 0.1, 0.3), "depth": Interval(-0.06, -0.11, -0.01)}
     found = {
         task: Headline(Baseline("random", scores[task], "random"), gain, 0.9, 0.9, ()) for task, gain in gains.items()
@@ -295,7 +293,7 @@ def test_gap_sentence_distinguishes_better_worse_and_unclear(store: storage.Stor
 
 
 def test_emergence_is_the_first_step_with_95_percent_of_the_rise(store: storage.Store) -> None:
-    scores = collect(run_tables.load(store, CONFIG))["depth"]
+    scores = collect(tables.load(store, CONFIG))["depth"]
     found = summary.emergence(scores, "trained", "decoder")
     curve, floor = scores.means[0, scores.site_indices("decoder")].mean(0), 0.78
     rise = (curve - floor) / (curve[-1] - floor)
@@ -304,7 +302,7 @@ def test_emergence_is_the_first_step_with_95_percent_of_the_rise(store: storage.
 
 
 def test_emergence_is_also_shown_as_a_noise_level(store: storage.Store, page: Page) -> None:
-    context = build_context(run_tables.load(store, CONFIG), store)
+    context = build_context(tables.load(store, CONFIG), store)
     assert list(context.sigmas) == list(range(1, 16))
     levels = np.array(list(context.sigmas.values()))
     assert (np.diff(levels) < 0).all()
@@ -332,7 +330,7 @@ def test_interventions_show_edit_controls_and_pictures(store: storage.Store, pag
 
 
 def test_edits_keep_their_controls_in_order(store: storage.Store) -> None:
-    found = summary.interventions(run_tables.load(store, CONFIG))
+    found = summary.interventions(tables.load(store, CONFIG))
     assert [e.effect.control for e in found[:4]] == [
         "edit", "none", "random_direction", "random_probe",
     ]  # fmt: skip
@@ -341,7 +339,7 @@ def test_edits_keep_their_controls_in_order(store: storage.Store) -> None:
 
 
 def test_a_converged_reference_is_compared_image_by_image(store: storage.Store, page: Page) -> None:
-    pairs = references(run_tables.load(store, CONFIG))
+    pairs = references(tables.load(store, CONFIG))
     assert [(p.measure.score, p.site, p.step) for p in pairs] == [(s, "up.2.1", 15) for s in ("dice", "ap", "rmse")]
     rmse = pairs[-1]
     assert rmse.trained - rmse.reference == pytest.approx(rmse.gain.estimate)
@@ -376,14 +374,14 @@ def test_floors_and_oracle_are_shown_beside_every_score(page: Page) -> None:
 @pytest.mark.parametrize("task", ["saliency", "depth"])
 def test_a_position_control_raises_the_floor_where_it_is_better(tmp_path: Path, task: str) -> None:
     store = make_store(tmp_path, Made(test=4, sites=FEW, pictures=False))
-    plain = collect(run_tables.load(store, CONFIG))[task]
+    plain = collect(tables.load(store, CONFIG))[task]
     rows = [
         {**r, "dice": 0.5, "rmse": 0.6, "attempt": 2}
         for r in store.table("probes").to_pylist()
         if (r["control"], r["site"]) == ("position", "up.2.1")
     ]
     store.append("probes", rows)
-    run = run_tables.load(store, CONFIG)
+    run = tables.load(store, CONFIG)
     found = collect(run)[task]
     place = [s.name for s in found.sites].index("up.2.1")
     expected = plain.floor.copy()
@@ -400,7 +398,7 @@ def test_a_position_control_raises_the_floor_where_it_is_better(tmp_path: Path, 
 
 def test_a_missing_position_control_is_mentioned(tmp_path: Path) -> None:
     store = make_store(tmp_path, Made(test=3, sites=FEW, extras=False, pictures=False))
-    page = Page(Path(report.build(store, CONFIG)).read_text())
+    page = Page(Path(build.build(store, CONFIG)).read_text())
     assert "No probe of the position alone was fitted for the salient object and depth" in page.text
 
 
@@ -419,7 +417,7 @@ def test_other_site_families_are_compared_with_the_decoder(store: storage.Store,
 
 
 def test_transfer_matrix_is_indexed_by_training_and_application_step(store: storage.Store) -> None:
-    drawn = report.draw(run_tables.load(store, CONFIG), store)
+    drawn = build.draw(tables.load(store, CONFIG), store)
     panel = next(p for p in drawn.figures if p.name == "transfer-saliency-up-3-0")
     found = {(a, b): v for _, _, _, a, b, v in panel.rows}
     assert found[2, 5] == pytest.approx(0.9 - 0.12)
@@ -434,7 +432,7 @@ def test_numbers_link_to_their_provenance(page: Page) -> None:
 
 def test_provenance_names_hash_cells_and_run_of_every_experiment(store: storage.Store, page: Page) -> None:
     text = page.text[page.text.index("Where the numbers come from") :]
-    summary = run_tables.load(store, CONFIG).wandb_id("summary")
+    summary = tables.load(store, CONFIG).wandb_id("summary")
     assert re.search(rf"vae c7d9e0f2 30 10 {summary}", text)
     assert re.search(rf"transfer 7a45fe12 450 0 {summary}", text)
     assert re.search(r"up\.2\.1 \d+ 64 / 32 / 96 c7d9e0f2 \w+ \w+", text)
@@ -446,7 +444,7 @@ def test_provenance_names_hash_cells_and_run_of_every_experiment(store: storage.
 def test_grids_with_more_rows_than_columns_are_reported(tmp_path: Path) -> None:
     """As in a model whose latents have 96 rows and 64 columns."""
     store = make_store(tmp_path, Made(test=4, sites=(*FEW, "up.1.0"), stretch=1.5))
-    drawn = report.draw(run_tables.load(store, CONFIG), store)
+    drawn = build.draw(tables.load(store, CONFIG), store)
     page = Page(drawn.html)
     assert {*EXTRA, "network"} <= set(sections(page))
     grids = {s.name: s.grid for s in drawn.context.run.sites}
@@ -518,7 +516,7 @@ def test_numbers_have_true_minus_signs() -> None:
 
 def test_table_cells_are_escaped() -> None:
     table = Table("a < b", ["x", "y"], [["<i>", 1.0]])
-    html = pages.render("", "", "", [Section("s", "S", "S", [table, Paragraph("<i>")])])
+    html = render("", "", "", [Section("s", "S", "S", [table, Paragraph("<i>")])])
     assert "<i>" not in html.partition("<main")[2]
     assert "a &lt; b" in html
     assert '<th scope="row">&lt;i&gt;</th><td class="n">1.00</td>' in html

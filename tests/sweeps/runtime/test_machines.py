@@ -13,11 +13,11 @@ import pytest
 import storage
 from cluster import Session, TaskDone, TaskFailed, TaskStarted, facts
 from support.report_store import CONFIG, Made, make_store
-from sweeps.analysis import tables as report_data
+from sweeps.analysis import tables
 from sweeps.report.context import build_context
-from sweeps.report.sections import provenance as report_facts
+from sweeps.report.sections import provenance
 from sweeps.report.tables import Table
-from sweeps.runtime import machines as cluster_facts
+from sweeps.runtime import machines
 from sweeps.runtime.machines import WorkerCount
 from sweeps.tracking.runs import plan, summary_digest
 from sweeps.tracking.summary import cluster_numbers
@@ -77,7 +77,7 @@ def test_a_real_session_tells_nothing_of_its_machine(ray_local: Session) -> None
 
 
 def test_workers_at_once_are_counted_by_stage(store: storage.Store) -> None:
-    cluster_facts.begin(store, RAY | SMALL)
+    machines.begin(store, RAY | SMALL)
     listener = pickle.loads(pickle.dumps(WorkerCount(store.url, "sample")))
     for key in ("a", "b"):
         listener(TaskStarted(key, 1, "sample.0"))
@@ -88,29 +88,29 @@ def test_workers_at_once_are_counted_by_stage(store: storage.Store) -> None:
     one = WorkerCount(store.url, "label")
     one(TaskStarted("c", 1, "label.0"))
     one(TaskDone("c", 1, 0.1, {}))
-    assert cluster_facts.read(store) == [RAY | SMALL | {"workers": {"sample": 2, "label": 1}}]
+    assert machines.read(store) == [RAY | SMALL | {"workers": {"sample": 2, "label": 1}}]
 
 
 def test_a_cluster_that_grows_is_one_session_and_another_is_a_second(store: storage.Store) -> None:
-    cluster_facts.begin(store, RAY | SMALL)
-    cluster_facts.count(store, "sample", 3, LARGE)
-    cluster_facts.count(store, "sample", 2, SMALL)
-    assert cluster_facts.read(store) == [RAY | LARGE | {"workers": {"sample": 3}}]
-    cluster_facts.begin(store, RAY | SMALL)  # resumed, and grown again
-    cluster_facts.count(store, "probe", 5, LARGE)
-    assert cluster_facts.read(store) == [RAY | LARGE | {"workers": {"sample": 3, "probe": 5}}]
-    cluster_facts.begin(store, RAY | SMALL | {"address": "this machine"})
-    cluster_facts.count(store, "intervene", 1, SMALL)
-    assert [one["address"] for one in cluster_facts.read(store)] == ["private network", "this machine"]
+    machines.begin(store, RAY | SMALL)
+    machines.count(store, "sample", 3, LARGE)
+    machines.count(store, "sample", 2, SMALL)
+    assert machines.read(store) == [RAY | LARGE | {"workers": {"sample": 3}}]
+    machines.begin(store, RAY | SMALL)  # resumed, and grown again
+    machines.count(store, "probe", 5, LARGE)
+    assert machines.read(store) == [RAY | LARGE | {"workers": {"sample": 3, "probe": 5}}]
+    machines.begin(store, RAY | SMALL | {"address": "this machine"})
+    machines.count(store, "intervene", 1, SMALL)
+    assert [one["address"] for one in machines.read(store)] == ["private network", "this machine"]
 
 
 def test_mirror_and_report_tell_them(store: storage.Store) -> None:
-    before = report_data.load(store, CONFIG)
+    before = tables.load(store, CONFIG)
     assert (before.cluster, cluster_numbers(before)) == ([], {})
-    cluster_facts.begin(store, RAY | LARGE)
-    cluster_facts.count(store, "sample", 5, LARGE)
-    cluster_facts.count(store, "probe", 7, LARGE)
-    run = report_data.load(store, CONFIG)
+    machines.begin(store, RAY | LARGE)
+    machines.count(store, "sample", 5, LARGE)
+    machines.count(store, "probe", 7, LARGE)
+    run = tables.load(store, CONFIG)
     (told,) = plan(run, "site")[0].config["cluster"]
     assert told == RAY | LARGE | {"workers": {"probe": 7}}
     assert summary_digest(run) != summary_digest(before)
@@ -119,15 +119,15 @@ def test_mirror_and_report_tell_them(store: storage.Store) -> None:
     assert (numbers["cluster/nodes"], numbers["cluster/gpus"]) == (4, 5)
     assert numbers["cluster/gpu_models"] == "H100, A100"
     assert (numbers["cluster/workers/sample"], numbers["cluster/workers/probe"]) == (5, 7)
-    blocks = report_facts.costs(build_context(run, store)).blocks
-    machines = next(block for block in blocks if isinstance(block, Table) and block.columns[-1] == "Ray")
-    assert {"H100 on 1, A100 on 2", "sample 5, probe 7"} <= set(machines.rows[0])
+    blocks = provenance.costs(build_context(run, store)).blocks
+    shown = next(block for block in blocks if isinstance(block, Table) and block.columns[-1] == "Ray")
+    assert {"H100 on 1, A100 on 2", "sample 5, probe 7"} <= set(shown.rows[0])
 
 
 def test_later_stages_elsewhere_leave_the_runs_of_sites_as_they_are(store: storage.Store) -> None:
-    cluster_facts.begin(store, RAY | LARGE)
-    cluster_facts.count(store, "probe", 7, LARGE)
-    digests = [p.digest for p in plan(report_data.load(store, CONFIG), "site")]
-    cluster_facts.begin(store, RAY | SMALL)
-    cluster_facts.count(store, "intervene", 1, SMALL)
-    assert [p.digest for p in plan(report_data.load(store, CONFIG), "site")] == digests
+    machines.begin(store, RAY | LARGE)
+    machines.count(store, "probe", 7, LARGE)
+    digests = [p.digest for p in plan(tables.load(store, CONFIG), "site")]
+    machines.begin(store, RAY | SMALL)
+    machines.count(store, "intervene", 1, SMALL)
+    assert [p.digest for p in plan(tables.load(store, CONFIG), "site")] == digests

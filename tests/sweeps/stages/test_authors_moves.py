@@ -7,22 +7,22 @@ import shutil
 from pathlib import Path
 
 from support.tiny_runs import configured
-from sweeps.runtime import run as runs
-from sweeps.stages import intervene as intervene_stage
+from sweeps.runtime.run import reopen
+from sweeps.stages import intervene
 
 
 def test_positions_are_those_of_the_prompts_own_test_list(finished: Path, tiny_pipeline: Path, tmp_path: Path) -> None:
     shutil.copytree(finished, tmp_path / "run")
     config = configured(tiny_pipeline, tmp_path / "run", "interventions.images=0", "interventions.move_rule=authors")
-    run = runs.reopen(config)
+    run = reopen(config)
     rows = run.store.curation().to_pylist()
     test = [row["sample"] for row in rows if row["split"] == "test"]
-    plain = [(task.sample, task.position) for task in intervene_stage.tasks(run)]
+    plain = [(task.sample, task.position) for task in intervene.tasks(run)]
     assert plain == [(sample, place) for place, sample in enumerate(test)]
 
     told = [{"split": "test" if row["sample"] in test else "train", "name": ""} for row in rows]
     run.store.put("prompts.json", json.dumps(told).encode())
     dropped = test[1]
     run.store.write_curation({**row, "keep": row["sample"] != dropped} for row in rows)
-    found = [(task.sample, task.position) for task in intervene_stage.tasks(run)]
+    found = [(task.sample, task.position) for task in intervene.tasks(run)]
     assert found == [(sample, place) for place, sample in enumerate(test) if sample != dropped]

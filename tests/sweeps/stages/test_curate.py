@@ -18,7 +18,7 @@ from probing.labelling import safety
 from support.tiny_runs import copied, settings
 from sweeps.cli.main import main
 from sweeps.config.load import load
-from sweeps.runtime import run as runs
+from sweeps.runtime.run import reopen
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def curation(words: list[str]) -> dict[int, tuple[bool, str, str]]:
 
 def hashes(words: list[str]) -> dict[str, str]:
     config = load(words[0], words[1:])
-    return vars(runs.reopen(config).hashes)
+    return vars(reopen(config).hashes)
 
 
 def save_decisions(path: Path, words: list[str], rows: list[tuple[int, str, str]]) -> str:

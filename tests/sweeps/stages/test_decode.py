@@ -12,14 +12,14 @@ import pytest
 import torch
 
 import storage
-from probing.diffusion import model as models
+from probing.diffusion.model import load
 from probing.probes.surface import picture_points
 from support.tiny_runs import configured, copied, settings
 from sweeps import pipeline
 from sweeps.cli.main import main
 from sweeps.runtime import side_store
 from sweeps.runtime.run import reopen
-from sweeps.stages import decode as decoded_stage
+from sweeps.stages import decode
 
 MORE = ("sweep.controls=[none,surface_rgb]", "sweep.control_sites=[up.3.0,mid.0]", "interventions.tasks=[]")
 
@@ -48,9 +48,9 @@ def test_the_control_has_rows_at_the_chosen_sites(finished: Path) -> None:
 
 def test_what_is_read_are_the_colours_of_the_decoded_clean_estimates(finished: Path, tiny_pipeline: Path) -> None:
     run = opened(tiny_pipeline, finished)
-    model = models.load(run.config.model)
+    model = load(run.config.model)
     clean = run.store.read_latents("trained", 2, [5])[1]
-    store = side_store.open_if_present(decoded_stage.url(str(finished)))
+    store = side_store.open_if_present(decode.url(str(finished)))
     assert store is not None
     found = store.read_activations("trained", "rgb", 2, [5])
     expected = picture_points(model.decode(torch.from_numpy(clean)).numpy(), model.latent_shape[1:])
@@ -58,13 +58,13 @@ def test_what_is_read_are_the_colours_of_the_decoded_clean_estimates(finished: P
 
 
 def test_nothing_is_decoded_twice_and_more_steps_are_added(finished: Path, tiny_pipeline: Path) -> None:
-    assert decoded_stage.missing(opened(tiny_pipeline, finished)) == []
+    assert decode.missing(opened(tiny_pipeline, finished)) == []
     wider = opened(tiny_pipeline, finished, "sweep.steps=[1,2,3,15]")
-    assert [(t.shard, t.steps) for t in decoded_stage.missing(wider)] == [(shard, (3,)) for shard in range(3)]
+    assert [(t.shard, t.steps) for t in decode.missing(wider)] == [(shard, (3,)) for shard in range(3)]
     some = opened(tiny_pipeline, finished, "sweep.steps=[1,2,3,14,15]", "sweep.surface_rgb_steps=[1,14]")
-    assert {t.steps for t in decoded_stage.missing(some)} == {(14,)}
+    assert {t.steps for t in decode.missing(some)} == {(14,)}
     without = opened(tiny_pipeline, finished, "sweep.controls=[none]", "sweep.steps=[1,2,3,15]")
-    assert decoded_stage.missing(without) == []
+    assert decode.missing(without) == []
 
 
 def test_a_lost_chunk_is_told_and_decoded_again(finished: Path, tiny_pipeline: Path, tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_a_lost_chunk_is_told_and_decoded_again(finished: Path, tiny_pipeline: P
     for part in (output / "results" / "probes").glob("*.parquet"):
         if "surface_rgb" in pq.read_table(part)["control"].to_pylist():
             part.unlink()
-    assert decoded_stage.missing(opened(tiny_pipeline, output)) == [decoded_stage.DecodeTask(1, (15,))]
+    assert decode.missing(opened(tiny_pipeline, output)) == [decode.DecodeTask(1, (15,))]
     pipeline.execute(configured(tiny_pipeline, output, *MORE), ("probe",))
     assert chunk.read_bytes() == before
     assert main(["verify", str(output), "--recompute", "0"]) == 0
@@ -95,7 +95,7 @@ def test_a_run_without_latents_is_refused_in_one_line(finished: Path, tiny_pipel
     run = opened(tiny_pipeline, finished)
     monkeypatch.setattr(run.store, "layout", replace(run.store.layout, latent=()))
     with pytest.raises(ValueError, match=r"sweep\.controls=surface_rgb: .* holds no latents"):
-        decoded_stage.layout(run)
+        decode.layout(run)
 
 
 def test_a_plan_tells_what_is_decoded(tiny_pipeline: Path, tmp_path: Path, capsys) -> None:

@@ -14,14 +14,14 @@ from interventions.pictures import Pictures, pack, picture_path
 from interventions.plan import Row
 from interventions.recipe import Recipe
 from interventions.summary import summarise
-from sweeps.analysis import interventions as edit_findings
-from sweeps.analysis import summary as findings
+from sweeps.analysis import summary
+from sweeps.analysis.interventions import ablations, second_objects, side
 from sweeps.analysis.scores import MEASURES
-from sweeps.report.figures import ablations as figures_edits
-from sweeps.report.gallery import interventions as edit_gallery
+from sweeps.report.figures.ablations import ablation_panel, panels
+from sweeps.report.gallery.interventions import by_steps, kept, moving, pairs, series, step_count, transplants
 from sweeps.report.page import Strip
-from sweeps.report.sections import edited_images as report_edit_pictures
-from sweeps.report.sections import interventions as report_edits
+from sweeps.report.sections import edited_images
+from sweeps.report.sections.interventions import patching_limits
 
 MEASURE = {measure.task: measure for measure in MEASURES}
 
@@ -62,7 +62,7 @@ def objects() -> list[dict]:
 
 
 def test_an_ablation_holds_the_main_edit_on_its_own_images():
-    steps, sides = edit_findings.ablations(rows())
+    steps, sides = ablations(rows())
     assert [(p.label, p.after.estimate, p.images) for p in steps.points] == [
         ("1", 0.4, 4),
         ("3", 0.5, 4),
@@ -74,13 +74,13 @@ def test_an_ablation_holds_the_main_edit_on_its_own_images():
 
 @pytest.mark.parametrize(("group", "sites"), SITES.items())
 def test_groups_of_sites_are_named(group: str, sites: str):
-    assert edit_findings.side(sites) == group
-    assert edit_findings.side("mid.0") == "bottleneck"
-    assert edit_findings.side("down.0.0,up.1.0") == "down.0.0,up.1.0"
+    assert side(sites) == group
+    assert side("mid.0") == "bottleneck"
+    assert side("down.0.0,up.1.0") == "down.0.0,up.1.0"
 
 
 def test_second_objects_give_a_slope_for_each_way_of_editing():
-    found = edit_findings.second_objects([*rows(), *objects()])
+    found = second_objects([*rows(), *objects()])
     assert list(found) == ["edit", "natural"]
     assert found["edit"][0].slope.estimate == pytest.approx(0.5)
     assert found["natural"][0].slope.estimate == pytest.approx(0)
@@ -89,17 +89,17 @@ def test_second_objects_give_a_slope_for_each_way_of_editing():
 
 def test_panels_carry_their_numbers():
     table = pa.Table.from_pylist([*rows(), *objects()])
-    panels = {p.name: p for p in figures_edits.panels(table)}
-    assert set(panels) == {"edits-saliency-steps", "edits-saliency-sides", "edits-second-object"}
-    assert [r[1:5] for r in panels["edits-saliency-steps"].rows] == [
+    drawn = {p.name: p for p in panels(table)}
+    assert set(drawn) == {"edits-saliency-steps", "edits-saliency-sides", "edits-second-object"}
+    assert [r[1:5] for r in drawn["edits-saliency-steps"].rows] == [
         ("1", 4, 0.3, 0.4), ("3", 4, 0.3, 0.5), ("10", 4, 0.3, 0.6),
     ]  # fmt: skip
-    asked, came = np.array([r[3:] for r in panels["edits-second-object"].rows if r[0] == "edit"]).T
+    asked, came = np.array([r[3:] for r in drawn["edits-second-object"].rows if r[0] == "edit"]).T
     assert came == pytest.approx(0.5 * asked)
-    assert "3: 0.50" in panels["edits-saliency-steps"].text
-    for panel in panels.values():
+    assert "3: 0.50" in drawn["edits-saliency-steps"].text
+    for panel in drawn.values():
         assert panel.svg.count("<path") > 5
-    assert figures_edits.panels(None) == []
+    assert panels(None) == []
 
 
 def pictures(
@@ -126,7 +126,7 @@ class Folder:
 
 
 def strips_of(found: list[Pictures]) -> list[Strip]:
-    return [block for block in report_edit_pictures.pictures(found) if isinstance(block, Strip)]
+    return [block for block in edited_images.pictures(found) if isinstance(block, Strip)]
 
 
 def shown() -> list[Pictures]:
@@ -138,25 +138,23 @@ def shown() -> list[Pictures]:
     ]  # fmt: skip
     made.append(replace(made[0], stage_hash="before"))
     files = {picture_path(f"{place}"): pack(p) for place, p in enumerate(made)}
-    return edit_gallery.kept(
-        Folder({**files, picture_path("broken"): b"\0" * 20, "interventions/0.yaml": b"x"}), {"now"}
-    )
+    return kept(Folder({**files, picture_path("broken"): b"\0" * 20, "interventions/0.yaml": b"x"}), {"now"})
 
 
 def test_kept_pictures_are_chosen_by_what_they_show():
     found = shown()
     assert len(found) == 11
-    assert [p.sample for p in edit_gallery.pairs(found, "saliency")] == [0, 1, 2]
-    assert [edit_gallery.step_count(p) for p in edit_gallery.by_steps(found, "saliency")] == [1, 3, 10]
-    assert {p.sample for p in edit_gallery.by_steps(found, "saliency")} == {0}
-    assert edit_gallery.by_steps(found, "depth") == []
-    assert [len(p.goals) for p in edit_gallery.series(found)] == [4]
-    assert [p.experiment for p in edit_gallery.moving(found)] == ["animation"]
+    assert [p.sample for p in pairs(found, "saliency")] == [0, 1, 2]
+    assert [step_count(p) for p in by_steps(found, "saliency")] == [1, 3, 10]
+    assert {p.sample for p in by_steps(found, "saliency")} == {0}
+    assert by_steps(found, "depth") == []
+    assert [len(p.goals) for p in series(found)] == [4]
+    assert [p.experiment for p in moving(found)] == ["animation"]
 
 
 def test_controls_alone_are_no_edit():
     plain = replace(pictures("interventions", 0, 3), rows=(Row(0, "none"), Row(0, "natural")))
-    assert edit_gallery.pairs([plain], "saliency") == []
+    assert pairs([plain], "saliency") == []
 
 
 def test_the_page_shows_pairs_steps_objects_and_an_animation():
@@ -166,7 +164,7 @@ def test_the_page_shows_pairs_steps_objects_and_an_animation():
     assert {"1 step", "3 steps", "10 steps", "requested: size 0.55, 1.5 farther"} <= {p.caption for p in found}
     assert any("3 right, 1 down" in strip.name for strip in strips)
     assert [p.format for p in found].count("gif") == 2
-    assert report_edit_pictures.pictures([]) == []
+    assert edited_images.pictures([]) == []
 
 
 def test_each_guidance_has_its_own_unedited_images():
@@ -176,11 +174,11 @@ def test_each_guidance_has_its_own_unedited_images():
         for sample in range(4)
         for trial in range(2)
     ]
-    found = next(a for a in edit_findings.ablations([*rows(), *mine]) if a.experiment == "guidance")
+    found = next(a for a in ablations([*rows(), *mine]) if a.experiment == "guidance")
     assert [(p.label, p.before.estimate, p.after.estimate) for p in found.points] == [
         ("1", 0.2, 0.25), ("4", 0.3, 0.5), ("9", 0.4, 0.8),
     ]  # fmt: skip
-    panel = figures_edits.ablation_panel(found)
+    panel = ablation_panel(found)
     assert panel.name == "edits-saliency-guidance"
     assert "1: 0.20 and 0.25; 4: 0.30 and 0.50; 9: 0.40 and 0.80" in panel.text
 
@@ -193,8 +191,8 @@ def transplant(sample: int, steps: int) -> Pictures:
 
 def test_transplants_show_the_other_image_then_more_and_more_steps():
     made = [transplant(s, n) for s in (4, 2) for n in (15, 3)]
-    series = edit_gallery.transplants(made, "saliency")
-    assert [[(p.sample, edit_gallery.step_count(p)) for p in one] for one in series] == [
+    series = transplants(made, "saliency")
+    assert [[(p.sample, step_count(p)) for p in one] for one in series] == [
         [(4, 3), (4, 15)], [(2, 3), (2, 15)],
     ]  # fmt: skip
     for strip in strips_of(made):
@@ -208,10 +206,10 @@ def test_the_page_says_the_most_that_can_be_had_apart_from_the_edits():
     often = [(s, 0) for s in range(4)]
     found = [row(s, t, 0.4, experiment="transplant") for s, t in often]
     found += [row(s, t, 0.9, experiment="transplant", steps=",".join(map(str, range(1, 16)))) for s, t in often]
-    effects = [findings.Edits(e, MEASURE[e.series.task], np.array([0.3]), np.array([0.4])) for e in summarise(found)]
-    (paragraph,) = report_edits.patching_limits(effects)
+    effects = [summary.Edits(e, MEASURE[e.series.task], np.array([0.3]), np.array([0.4])) for e in summarise(found)]
+    (paragraph,) = patching_limits(effects)
     text = paragraph.text
     assert "4 images" in text
     assert "from 0.30" in text
     assert text.index("to 0.40") < text.index("steps 1 to 3") < text.index("to 0.90") < text.index("steps 1 to 15")
-    assert report_edits.patching_limits([]) == []
+    assert patching_limits([]) == []

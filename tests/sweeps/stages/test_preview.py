@@ -12,18 +12,16 @@ import pytest
 
 import storage
 from cluster.process import pinned_threads
-from probing.dataset import prompts as prompt_files
+from probing.dataset import prompts
 from support.tiny_runs import configured, settings, stored
 from sweeps import pipeline
 from sweeps.cli.main import main
 from sweeps.config.hashing import chosen_by, hashes
 from sweeps.config.load import load
 from sweeps.config.schema import previews
-from sweeps.curation import page as curation_page
-from sweeps.runtime import run as runs
-from sweeps.runtime.run import reopen
-from sweeps.stages import curate as curate_stage
-from sweeps.stages import preview as preview_stage
+from sweeps.curation import page
+from sweeps.runtime.run import layout, reopen
+from sweeps.stages import curate, preview
 
 COUNT = 10
 
@@ -31,7 +29,7 @@ COUNT = 10
 @pytest.fixture(scope="module")
 def captions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("prompts") / "raw.csv"
-    found = prompt_files.read(prompt_files.PromptConfig(count=COUNT)).prompts
+    found = prompts.read(prompts.PromptConfig(count=COUNT)).prompts
     with path.open("w", newline="") as stream:
         rows = csv.writer(stream)
         rows.writerow(["prompts", "seeds"])
@@ -79,9 +77,9 @@ def chosen(
 
 
 def test_only_kept_samples_are_recorded_for_every_variant(chosen):
-    store, preview = storage.open(str(chosen)), storage.open(str(chosen / "preview"))
-    decided = preview.curation().to_pydict()
-    raw, packed = preview.samples().to_pydict(), store.samples().to_pydict()
+    store, preview_store = storage.open(str(chosen)), storage.open(str(chosen / "preview"))
+    decided = preview_store.curation().to_pydict()
+    raw, packed = preview_store.samples().to_pydict(), store.samples().to_pydict()
     kept = [i for i, keep in zip(decided["sample"], decided["keep"], strict=True) if keep]
     assert len(kept) == 5
     assert {why for why, keep in zip(decided["reason"], decided["keep"], strict=True) if not keep} == {"blank"}
@@ -116,33 +114,32 @@ def test_labels_belong_to_the_image_of_the_capture_pass(chosen):
 def test_the_page_of_a_preview_shows_depth_and_its_rules_do_not_look_at_it(
     previewed, tiny_pipeline, captions, monkeypatch
 ):
-    config = preview_stage.settings(configured(tiny_pipeline, previewed, *words(captions, 0)))
+    config = preview.settings(configured(tiny_pipeline, previewed, *words(captions, 0)))
     run = reopen(config)
     depth = run.store.read_labels("depth", [0, 1])
     assert depth.dtype == np.float16
-    shown = list(curation_page.shown_samples(run, curate_stage.measures(run)))
+    shown = list(page.shown_samples(run, curate.measures(run)))
     assert len(shown) == COUNT
     np.testing.assert_array_equal(shown[1].depth, depth[1])
-    seen, measure = [], curate_stage.measure
-    monkeypatch.setattr(curate_stage, "measure", lambda *given: seen.append(given[2]) or measure(*given))
-    assert len(curate_stage.measures(run)) == COUNT
+    seen, measure = [], curate.measure
+    monkeypatch.setattr(curate, "measure", lambda *given: seen.append(given[2]) or measure(*given))
+    assert len(curate.measures(run)) == COUNT
     assert seen == [None] * 3
 
 
 def test_a_preview_that_was_begun_without_depth_stays_so(tiny_pipeline, captions, tmp_path, monkeypatch):
     config = configured(tiny_pipeline, tmp_path / "run", *words(captions, 0), "prompts.count=4")
-    layout = runs.layout
     with monkeypatch.context() as early:
-        early.setattr(runs, "layout", lambda *given: replace(layout(*given), tasks={"saliency": "uint8"}))
+        early.setattr("sweeps.runtime.run.layout", lambda *given: replace(layout(*given), tasks={"saliency": "uint8"}))
         pipeline.run_preview(config, pipeline.Result())
     again = pipeline.Result()
     pipeline.run_preview(config, again)
     assert again.failed == {}
     store = storage.open(str(tmp_path / "run" / "preview"))
     assert set(store.layout.tasks) == {"saliency"}
-    own = preview_stage.settings(config)
+    own = preview.settings(config)
     run = reopen(own)
-    assert all(s.depth is None for s in curation_page.shown_samples(run, curate_stage.measures(run)))
+    assert all(s.depth is None for s in page.shown_samples(run, curate.measures(run)))
 
 
 @pytest.mark.slow
@@ -209,7 +206,7 @@ def test_nothing_kept_is_one_clear_line(tiny_pipeline, captions, previewed, tmp_
 def test_a_preview_that_stopped_is_told_by_status(
     tiny_pipeline, captions, previewed, threshold, tmp_path, monkeypatch, capsys
 ):
-    from sweeps.stages import label as label_stage
+    from sweeps.stages import label
 
     output = tmp_path / "stopped"
     shutil.copytree(previewed, output)
@@ -220,15 +217,15 @@ def test_a_preview_that_stopped_is_told_by_status(
     def broken(self, task):
         raise RuntimeError("no labels today")
 
-    whole = label_stage.LabelWorker.__call__
-    monkeypatch.setattr(label_stage.LabelWorker, "__call__", broken)
+    whole = label.LabelWorker.__call__
+    monkeypatch.setattr(label.LabelWorker, "__call__", broken)
     assert main(["sample", "scenes", *words_]) == 1
     assert not (output / "layout.json").exists()
     assert main(["status", str(output)]) == 1
     out = capsys.readouterr()
     assert "no labels today" in out.err
     assert "once the preview is curated" in out.out
-    monkeypatch.setattr(label_stage.LabelWorker, "__call__", whole)
+    monkeypatch.setattr(label.LabelWorker, "__call__", whole)
     assert main(["sample", "scenes", *words_]) == 0
     assert storage.open(str(output)).layout.samples == 5
 
@@ -253,5 +250,5 @@ def test_the_choice_is_part_of_the_sampling_hash_only_where_there_is_one():
 
 def test_the_fewest_samples_are_those_of_the_split():
     config = load("scenes", ["curation.train=4", "curation.val=2", "curation.test=0.5"])
-    assert preview_stage.fewest(config, 100) == 6
-    assert preview_stage.fewest(config, 5) == 5
+    assert preview.fewest(config, 100) == 6
+    assert preview.fewest(config, 5) == 5

@@ -13,11 +13,11 @@ import torch
 
 import storage
 from probing.diffusion.conditioning import conditions
+from probing.diffusion.model import load as load_model
 from probing.diffusion.replay import entering, replay_unet
 from probing.diffusion.sampling import sample
 from probing.probes.converged import fit_converged
-from support import tiny_model as tiny
-from support import tiny_runs
+from support import tiny_model, tiny_runs
 from support.tiny_runs import copied
 from sweeps import pipeline
 from sweeps.cli.main import main
@@ -27,13 +27,10 @@ from sweeps.runtime import experiments
 from sweeps.runtime.grid import ProbeSpec, pack
 from sweeps.runtime.layout import trained_at
 from sweeps.runtime.run import reopen
-from sweeps.stages import curate as curate_stage
-from sweeps.stages import probe as probe_stage
-from sweeps.stages import replay as families
-from sweeps.stages.experiments import converged as converged_stage
-from sweeps.stages.experiments import emergence as emergence_stage
-from sweeps.stages.experiments import renders as truth_stage
-from sweeps.stages.experiments import stage as experiments_stage
+from sweeps.stages import curate, replay
+from sweeps.stages.experiments import converged, emergence, renders, stage
+from sweeps.stages.probe import experiment_job
+from sweeps.stages.probe import job as probe_job
 from sweeps.stages.probe_trial import site_targets
 from sweeps.stages.probe_tune import run_trial
 
@@ -87,15 +84,15 @@ def test_converged_references_are_those_of_the_stored_activations(finished: Path
         ("up.3.2", 15, task, "done") for task in ("saliency", "depth")
     }
     run = opened(configured(tiny_pipeline, finished))
-    samples, split = curate_stage.kept(run)
-    job = probe_stage.job(run)
+    samples, split = curate.kept(run)
+    job = probe_job(run)
     acts = run.store.read_activations("trained", "up.3.2", 15, samples.tolist())
     mine = fit_converged(acts[None], [15], (16, 16), site_targets(job, job.site("up.3.2")), split)
     for result in mine:
         row = next(r for r in found if r["task"] == result.spec.task)
         assert row["test_loss"] == pytest.approx(result.row["test_loss"], rel=1e-9)
     assert len(rows(finished, "images", "converged")) == 2 * 4
-    assert converged_stage.missing(run) == []
+    assert converged.missing(run) == []
 
 
 def test_probes_on_renders_are_scored_against_the_renderer(finished: Path, tiny_pipeline: Path, tmp_path: Path) -> None:
@@ -103,9 +100,9 @@ def test_probes_on_renders_are_scored_against_the_renderer(finished: Path, tiny_
     shutil.copytree(finished, output)
     names = "experiments.names=[truth]", "experiments.truth_sites=[up.3.2]", "experiments.truth_steps=[15]"
     run = opened(configured(tiny_pipeline, output, *names))
-    assert [task.step for task in truth_stage.missing(run)] == [15]
-    worker = truth_stage.worker(run)()
-    worker(truth_stage.TruthTask(15))
+    assert [task.step for task in renders.missing(run)] == [15]
+    worker = renders.worker(run)()
+    worker(renders.TruthTask(15))
     found = rows(output, "probes", "truth")
     assert {(r["site"], r["task"], r["n_train"], r["n_test"]) for r in found} == {
         ("up.3.2", task, 5, 4) for task in ("saliency", "depth")
@@ -117,7 +114,7 @@ def test_probes_on_renders_are_scored_against_the_renderer(finished: Path, tiny_
     cells = standard[8:].reshape(4, 16, 8, 16, 8)
     oracle = np.sqrt(cells.var((2, 4)).mean((1, 2)))
     assert [r["oracle_rmse"] for r in seen] == pytest.approx(oracle, rel=1e-4)
-    assert truth_stage.missing(run) == []
+    assert renders.missing(run) == []
 
 
 def test_renders_for_probing_are_no_renders_of_training() -> None:
@@ -126,7 +123,7 @@ def test_renders_for_probing_are_no_renders_of_training() -> None:
 
     others = [*world.RENDER_SEEDS.values(), prompts.FIRST_SCENE, world.CARD_SEED]
     assert all(abs(world.TRUTH_SEED - first) >= 5_000_000 for first in others)
-    model = tiny.model()
+    model = tiny_model.model()
     clean = torch.zeros(2, *model.latent_shape)
     levels = [truth.noised(model, clean, [1, 2], step, 15).std() for step in (1, 8, 15)]
     assert levels == sorted(levels, reverse=True)
@@ -134,7 +131,7 @@ def test_renders_for_probing_are_no_renders_of_training() -> None:
 
 def test_truth_is_refused_where_nothing_can_be_rendered() -> None:
     with pytest.raises(ValueError, match=r"experiments\.names=truth"):
-        truth_stage.check(load("paper", ["experiments.names=[truth]"]))
+        renders.check(load("paper", ["experiments.names=[truth]"]))
 
 
 def test_ablations_leave_the_main_probes_alone(finished: Path) -> None:
@@ -168,12 +165,12 @@ def test_nothing_is_done_twice_and_more_steps_are_added(finished: Path, tiny_pip
     config = configured(tiny_pipeline, output)
     run = opened(config)
     assert experiments.missing(run) == []
-    assert families.missing(run) == []
-    assert experiments_stage.missing(run) == []
+    assert replay.missing(run) == []
+    assert stage.missing(run) == []
     wider = opened(configured(tiny_pipeline, output, "experiments.conv_steps=[1,15]", "experiments.emergence_images=3"))
     assert {probe.step for probe in experiments.missing(wider) if probe.experiment == "conv"} == {1}
-    assert {task.steps for task in families.missing(wider)} == {(1,)}
-    assert len(emergence_stage.missing(wider)) == 1
+    assert {task.steps for task in replay.missing(wider)} == {(1,)}
+    assert len(emergence.missing(wider)) == 1
 
 
 def test_a_lost_family_chunk_is_regenerated_with_the_same_bytes(
@@ -190,7 +187,7 @@ def test_a_lost_family_chunk_is_regenerated_with_the_same_bytes(
         if "vae" in pq.read_table(part)["experiment"].to_pylist():
             part.unlink()
     run = opened(configured(tiny_pipeline, output))
-    assert [(t.family, t.shard) for t in families.missing(run)] == [("vae", 1)]
+    assert [(t.family, t.shard) for t in replay.missing(run)] == [("vae", 1)]
     pipeline.execute(configured(tiny_pipeline, output), ("probe",))
     assert chunk.read_bytes() == before
     assert main(["verify", str(output), "--recompute", "0"]) == 0
@@ -206,8 +203,8 @@ def test_clean_drops_the_families_too(finished: Path, tmp_path: Path) -> None:
 
 def test_a_retried_trial_of_an_experiment_leaves_out_its_finished_probes(finished: Path, tiny_pipeline: Path) -> None:
     run = opened(configured(tiny_pipeline, finished))
-    main = probe_stage.job(run)
-    job = replace(main, dry=True, experiments=tuple(probe_stage.experiment_job(run, main, n) for n in ("conv", "vae")))
+    main = probe_job(run)
+    job = replace(main, dry=True, experiments=tuple(experiment_job(run, main, n) for n in ("conv", "vae")))
     job = replace(job, experiments=tuple(replace(one, dry=True) for one in job.experiments))
     (trial,) = pack([ProbeSpec("trained", "vae.mid", step, "depth", experiment="vae") for step in (1, 15)], ["variant"])
     told = {"job": job, "trials": {trial.name: trial}, "trial": trial.name}
@@ -237,9 +234,7 @@ def test_transfer_leaves_out_sites_that_are_not_recorded(finished: Path, tiny_pi
 
 
 def test_a_replayed_step_gives_what_sampling_recorded(finished: Path, tiny_pipeline: Path) -> None:
-    from probing.diffusion import model as models
-
-    model = models.load(configured(tiny_pipeline, finished).model)
+    model = load_model(configured(tiny_pipeline, finished).model)
     store = storage.open(str(finished))
     table = store.samples().to_pydict()
     told = conditions(model, table["prompt"][:4], False)
@@ -262,7 +257,7 @@ def test_replay_reads_convolutions_as_a_hook_in_the_loop_does() -> None:
 
     from probing.diffusion.hooks import record
 
-    model = tiny.model()
+    model = tiny_model.model()
     sites = model.sites("conv")
     seen, before = {}, {}
 
