@@ -188,8 +188,8 @@ def test_safety_checker_loads_the_old_nested_names(checker):
 def test_pixels_are_those_of_clip(shape):
     processing = pytest.importorskip("transformers.models.clip.image_processing_pil_clip")
     images = pictures(2, *shape)
-    theirs = processing.CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
-    expected = theirs(list(images), return_tensors="np")["pixel_values"]
+    reference = processing.CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    expected = reference(list(images), return_tensors="np")["pixel_values"]
     assert np.abs(safety.clip_pixels(images, 32).numpy() - np.stack(expected)).max() < 1e-5
 
 

@@ -40,8 +40,8 @@ def test_the_gain_is_paired_and_positive_if_trained_is_better(found: ByTask) -> 
     scores, position = found[0]["depth"], found[1]["position"]["depth"]
     lead = baselines.headline(scores, {"position": position})
     assert lead is not None
-    ours, theirs = (s.part("trained", "decoder")[-1] for s in (scores, position))
-    assert lead.gain.estimate == pytest.approx(np.mean(theirs - ours))
+    ours, baseline = (s.part("trained", "decoder")[-1] for s in (scores, position))
+    assert lead.gain.estimate == pytest.approx(np.mean(baseline - ours))
     assert lead.gain.low <= lead.gain.estimate <= lead.gain.high
 
 

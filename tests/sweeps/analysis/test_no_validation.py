@@ -53,7 +53,7 @@ def test_with_validation_images_training_losses_choose_nothing(tmp_path: Path) -
         assert summary.best_site(replace(found, val=-found.val)) != best
 
 
-def test_the_report_keeps_its_core_and_says_how_sites_were_chosen(store: storage.Store) -> None:
+def test_the_report_keeps_its_core_and_states_how_sites_were_chosen(store: storage.Store) -> None:
     context = build_context(tables.load(store, CONFIG), store)
     page = build.draw_context(context).html
     assert "is decoded best at" in page

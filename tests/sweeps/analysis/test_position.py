@@ -58,7 +58,7 @@ def test_p_is_corrected_over_the_tasks_and_the_ten_stay_as_they_are(run: RunData
     assert [n.task for n in found] == ["saliency", "depth"]
     assert [n.holm for n in found] == pytest.approx(list(statistics.holm([n.p for n in found])))
     assert len(PREREGISTERED) == 10
-    assert position.LARGER not in {rival for _, rival in PREREGISTERED}
+    assert position.LARGER not in {baseline for _, baseline in PREREGISTERED}
 
 
 def test_the_mean_is_over_sites_where_both_were_fitted(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Status, plan and benches of sampling: what is at work, at which pace, what is refused, what is measured."""
+"""Status, plan and benches of sampling: running tasks, their pace, refused plans, rows of measurements."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def line(text: str, start: str) -> str:
     return " ".join(found.split())
 
 
-def test_status_tells_what_is_at_work_and_for_how_long(half_way):
+def test_status_shows_running_tasks_with_rate_and_time_left(half_way):
     store = storage.open(str(half_way))
     with store.lease("somebody"):
         note = LiveStatusWriter(store, "sample")
@@ -60,7 +60,7 @@ def test_status_tells_what_is_at_work_and_for_how_long(half_way):
     assert "left" in random
 
 
-def test_what_a_dead_run_noted_is_not_at_work(half_way):
+def test_tasks_of_a_dead_run_are_not_shown_as_running(half_way):
     store = storage.open(str(half_way))
     note = LiveStatusWriter(store, "sample")
     note(TaskStarted("sample/random/00001", 1, "sample.0"))
@@ -70,12 +70,12 @@ def test_what_a_dead_run_noted_is_not_at_work(half_way):
     assert line(text, "sampling random") == "sampling random 1 done 0 running 0 failed 2 to do of 3 shards"
 
 
-def test_status_tells_failed_shards_with_their_reason(half_way, capsys):
+def test_status_shows_failed_shards_with_their_reason(half_way, capsys):
     storage.open(str(half_way)).fail("sample", "random", 2, "site mid.0 step 3: activation is not finite")
     assert main(["status", str(half_way)]) == 1
-    told = capsys.readouterr()
-    assert "1 done 0 running 1 failed 1 to do" in line(told.out, "sampling random")
-    assert "sample/random/00002 site mid.0 step 3" in " ".join(told.err.split())
+    printed = capsys.readouterr()
+    assert "1 done 0 running 1 failed 1 to do" in line(printed.out, "sampling random")
+    assert "sample/random/00002 site mid.0 step 3" in " ".join(printed.err.split())
 
 
 class Refusing:
@@ -87,7 +87,7 @@ class Refusing:
 
 @pytest.fixture
 def probed(finished: Path, tiny_pipeline: Path, tmp_path: Path) -> Run:
-    """A finished run that now asks for four edited images and for emergence."""
+    """A finished run whose settings now request four edited images and emergence."""
     output = tmp_path / "probed"
     shutil.copytree(finished, output)
     for path in (output / "results" / "interventions").glob("*.parquet"):
@@ -97,40 +97,40 @@ def probed(finished: Path, tiny_pipeline: Path, tmp_path: Path) -> Run:
     return begin(config, model_info(config), read(config.prompts).prompts)
 
 
-def test_status_tells_all_stages(probed, capsys):
+def test_status_shows_all_stages(probed, capsys):
     assert main(["status", probed.store.url]) == 0
-    told = capsys.readouterr()
-    assert line(told.out, "probing") == "probing 192 done 0 running 0 failed 0 to do of 192 probes"
-    assert line(told.out, "other experiments").endswith("0 done 0 running 0 failed 2 to do of 2 tasks")
-    assert line(told.out, "intervening").startswith("intervening 0 done 0 running 0 failed 4 to do of 4 images")
-    assert told.err == ""
+    printed = capsys.readouterr()
+    assert line(printed.out, "probing") == "probing 192 done 0 running 0 failed 0 to do of 192 probes"
+    assert line(printed.out, "other experiments").endswith("0 done 0 running 0 failed 2 to do of 2 tasks")
+    assert line(printed.out, "intervening").startswith("intervening 0 done 0 running 0 failed 4 to do of 4 images")
+    assert printed.err == ""
 
 
 def test_status_groups_what_failed_by_reason(probed, capsys):
     store, names = probed.store, ("experiment", "variant", "site", "step", "task", "control", "seed", "stage_hash")
-    cells = store.table("probes", probed.hashes.probe).slice(0, 3).to_pylist()
-    broken = [{n: row[n] for n in names} | {"status": "failed", "attempt": 9} for row in cells]
+    rows = store.table("probes", probed.hashes.probe).slice(0, 3).to_pylist()
+    broken = [{n: row[n] for n in names} | {"status": "failed", "attempt": 9} for row in rows]
     reasons = ["step 1 is not finite", "step 2 is not finite", "no foreground"]
     store.append("probes", [row | {"error": why} for row, why in zip(broken, reasons, strict=True)])
     intervene.execute(probed, Refusing(), [], intervene.missing(probed)[:3])
     pipeline.run_stage(probed, stage, Refusing(), pipeline.Result())
     assert main(["status", store.url]) == 1
-    told = capsys.readouterr()
-    assert line(told.out, "probing") == "probing 189 done 0 running 3 failed 0 to do of 192 probes"
-    assert line(told.out, "other experiments").startswith("other experiments 0 done 0 running 2 failed 0 to do")
-    assert line(told.out, "intervening").startswith("intervening 0 done 0 running 3 failed 1 to do of 4 images")
-    *said, resuming = [" ".join(row.split()) for row in told.err.splitlines()[1:]]
+    printed = capsys.readouterr()
+    assert line(printed.out, "probing") == "probing 189 done 0 running 3 failed 0 to do of 192 probes"
+    assert line(printed.out, "other experiments").startswith("other experiments 0 done 0 running 2 failed 0 to do")
+    assert line(printed.out, "intervening").startswith("intervening 0 done 0 running 3 failed 1 to do of 4 images")
+    *lines, resuming = [" ".join(row.split()) for row in printed.err.splitlines()[1:]]
     assert resuming == "the command that made the run resumes it"
-    assert len(said) == 4
-    assert [row.partition("/")[0] for row in said] == ["emergence", "intervene", "probe", "probe"]
-    assert " and 1 more ValueError: no room for" in said[0]
-    assert " and 2 more ValueError: no room for" in said[1]
-    told_of = sorted(row.partition(" ")[2].replace("step 2", "step 1") for row in said[2:])
-    assert told_of == ["and 1 more step 1 is not finite", "no foreground"]
+    assert len(lines) == 4
+    assert [row.partition("/")[0] for row in lines] == ["emergence", "intervene", "probe", "probe"]
+    assert " and 1 more ValueError: no room for" in lines[0]
+    assert " and 2 more ValueError: no room for" in lines[1]
+    reasons_shown = sorted(row.partition(" ")[2].replace("step 2", "step 1") for row in lines[2:])
+    assert reasons_shown == ["and 1 more step 1 is not finite", "no foreground"]
 
 
 def test_a_reason_goes_with_its_task(probed):
-    """A note of an earlier run tells nothing of tasks that are done, or are no longer asked for."""
+    """Reasons that an earlier run noted are not shown for tasks that are done or no longer requested."""
     failures.write(probed.store, "experiments", {"emergence/00099": "gone", "transfer/up.3.2/depth": "gone"})
     assert status.describe(probed.store.url)[1] == {}
     failures.write(probed.store, "experiments", {})
@@ -148,7 +148,7 @@ def test_the_time_left_of_a_stages_second_part_leaves_out_the_first(monkeypatch)
     assert last == "sampling: 3/4 shards, 20 s left"
 
 
-def test_notes_are_seldom_but_the_last_is_written(half_way, monkeypatch):
+def test_the_live_status_is_written_seldom_but_its_last_state_always(half_way, monkeypatch):
     store = storage.open(str(half_way))
     written = []
     monkeypatch.setattr(type(store), "put", lambda self, path, data: written.append(json.loads(data)))
@@ -161,7 +161,7 @@ def test_notes_are_seldom_but_the_last_is_written(half_way, monkeypatch):
     assert [(n["done"], n["failed"], n["seconds_left"]) for n in written[1:]] == [(49, 1, 0.0)]
 
 
-def test_a_full_disk_takes_no_note_and_stops_no_run(half_way, monkeypatch):
+def test_a_full_disk_loses_the_live_status_and_stops_no_run(half_way, monkeypatch):
     store = storage.open(str(half_way))
 
     def full(self, path, data):
@@ -173,7 +173,7 @@ def test_a_full_disk_takes_no_note_and_stops_no_run(half_way, monkeypatch):
 
 @pytest.mark.parametrize(("address", "refused"), [("none", True), ("local", True), ("auto", False)])
 def test_a_plan_that_needs_more_memory_than_there_is(address, refused, tiny_pipeline, tmp_path, monkeypatch):
-    """On a cluster the driver's memory says nothing about the workers'."""
+    """On a cluster the workers may have other memory than the driver."""
     output = tmp_path / "out"
     config = configured(tiny_pipeline, output, f"ray.address={address}", "ray.sampling_actors=3")
     monkeypatch.setattr(table, "machine_memory", lambda: 1000)
@@ -186,7 +186,7 @@ def test_a_plan_that_needs_more_memory_than_there_is(address, refused, tiny_pipe
         assert "UNet calls" in table.describe(config, 0)
 
 
-def test_a_plan_tells_calls_bytes_files_memory_and_hours(sampled, tiny_pipeline, tmp_path, capsys):
+def test_a_plan_shows_calls_bytes_files_memory_and_hours(sampled, tiny_pipeline, tmp_path, capsys):
     assert main(["plan", "scenes", *settings(tiny_pipeline, tmp_path / "out"), "--rate", "2"]) == 0
     out = capsys.readouterr().out
     layout = storage.open(str(sampled)).layout
@@ -227,10 +227,10 @@ def test_a_plan_prices_every_stage(preset, tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     (start,) = (i for i, text in enumerate(lines) if text.startswith("stage "))
     (end,) = (i for i, text in enumerate(lines) if text.startswith("all UNet calls"))
-    told = {text.partition("  ")[0]: text.removesuffix(" or more").split()[-2:] for text in lines[start + 1 : end + 1]}
+    shown = {text.partition("  ")[0]: text.removesuffix(" or more").split()[-2:] for text in lines[start + 1 : end + 1]}
     for name, calls in PRICED[preset].items():
-        assert float(told[name][0]) == pytest.approx(calls), name
-    assert sum(float(calls) for calls, _ in list(told.values())[:-1]) == float(told["all UNet calls"][0])
+        assert float(shown[name][0]) == pytest.approx(calls), name
+    assert sum(float(calls) for calls, _ in list(shown.values())[:-1]) == float(shown["all UNet calls"][0])
     assert "(assumed; --rate takes a measured one)" in lines[end + 1]
     assert not (tmp_path / "out").exists()
 
@@ -239,9 +239,9 @@ def test_a_plan_prices_every_stage(preset, tmp_path, capsys):
 def test_a_plan_that_does_not_fit_the_disk(more, tiny_pipeline, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("storage.backends.files.LocalFiles.free", lambda self: 1000)
     assert main(["plan", "scenes", *settings(tiny_pipeline, tmp_path / "out"), *more]) == 2
-    told = capsys.readouterr()
-    assert "its disk has 1 kB free" in told.err
-    assert told.out == ""
+    printed = capsys.readouterr()
+    assert "its disk has 1 kB free" in printed.err
+    assert printed.out == ""
 
 
 @pytest.mark.parametrize(
@@ -266,9 +266,9 @@ def test_every_bench_reports_in_one_shape(what, pair, bar, met, monkeypatch, cap
     assert list(row) == [*paired.KEYS, "bar", "met"]
     assert (row["bar"], row["met"], row["pairs"]) == (bar, met, [list(pair)])
     assert main(["bench", "capture"]) == 0
-    told = capsys.readouterr().out
-    assert told.startswith(f"{what}: ")
-    assert told.rstrip().endswith({True: ": met", False: ": missed", None: " s)"}[met])
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"{what}: ")
+    assert printed.rstrip().endswith({True: ": met", False: ": missed", None: " s)"}[met])
 
 
 @pytest.mark.slow

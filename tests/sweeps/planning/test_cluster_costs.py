@@ -93,8 +93,8 @@ def test_the_paper_on_many_gpus(paper: list[str], capsys: Any) -> None:
 
 
 def test_where_the_storage_becomes_the_limit(paper: list[str]) -> None:
-    told = table.on_gpus(load(paper[0], paper[1:]), 64, Rates(sampling=0.5, storage=2))
-    row, limits = told.splitlines()[3:5]
+    text = table.on_gpus(load(paper[0], paper[1:]), 64, Rates(sampling=0.5, storage=2))
+    row, limits = text.splitlines()[3:5]
     assert "*" in row.split()[1]
     limit = float(limits.partition("sampling above ")[2].split()[0])
     # bytes of one sample, all sites and steps, fp16, and its share of latents and images
@@ -104,11 +104,11 @@ def test_where_the_storage_becomes_the_limit(paper: list[str]) -> None:
 
 def hours_of_editing(words: list[str], *more: str) -> float:
     """On one GPU, without the minute until it has its model."""
-    told = table.on_gpus(load(words[0], [*words[1:], *more]), 1, Rates(editing=10, start=1e-9))
-    return float(told.splitlines()[1].replace("*", " ").split()[4])
+    text = table.on_gpus(load(words[0], [*words[1:], *more]), 1, Rates(editing=10, start=1e-9))
+    return float(text.splitlines()[1].replace("*", " ").split()[4])
 
 
-def test_test_images_are_edited_and_no_others(paper: list[str], tmp_path: Path) -> None:
+def test_only_test_images_are_edited(paper: list[str], tmp_path: Path) -> None:
     assert hours_of_editing(paper) == pytest.approx(371 * 2 / 10)
     assert hours_of_editing(paper, "curation.test=0") == pytest.approx((617 - 246) * 2 / 10)
     assert hours_of_editing(paper, "interventions.images=100", "interventions.tasks=[depth]") == pytest.approx(10)
@@ -122,7 +122,7 @@ def test_test_images_are_edited_and_no_others(paper: list[str], tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "expected"),
     [
         (["--gpus", "-1"], "above 0"),
         (["--gpus", "4", "--rates", "storage=fast"], "--rates storage=fast: needs a number, in GB/s"),
@@ -130,10 +130,10 @@ def test_test_images_are_edited_and_no_others(paper: list[str], tmp_path: Path) 
         (["--gpus", "4", "--rates", "storage=-1"], "above 0"),
     ],
 )
-def test_wrong_numbers_are_one_line(words: list[str], told: str, paper: list[str], capsys: Any) -> None:
+def test_wrong_numbers_are_one_line(words: list[str], expected: str, paper: list[str], capsys: Any) -> None:
     assert main(["plan", *paper, *words]) == 2
     error = capsys.readouterr().err
-    assert told in error
+    assert expected in error
     assert error.count("\n") == 1
 
 
@@ -141,8 +141,8 @@ def test_few_gpus_are_not_shown_twice() -> None:
     assert [cluster_costs.counts(gpus) for gpus in (1, 4, 8, 64)] == [[1], [1, 4], [1, 8], [1, 8, 64]]
 
 
-def test_the_readme_shows_what_the_planner_says(paper: list[str]) -> None:
+def test_the_readme_shows_the_numbers_of_the_planner(paper: list[str]) -> None:
     readme = (Path(__file__).parents[3] / "README.md").read_text().partition("<!-- cost -->")[2]
     shown = [re.findall(r"[\d.]+\*?", line) for line in readme.splitlines() if re.match(r"\| \d", line)]
-    told = table.on_gpus(load(paper[0], paper[1:]), 64, Rates()).splitlines()
-    assert shown == [re.findall(r"[\d.]+\*?", line) for line in told[1:4]]
+    lines = table.on_gpus(load(paper[0], paper[1:]), 64, Rates()).splitlines()
+    assert shown == [re.findall(r"[\d.]+\*?", line) for line in lines[1:4]]

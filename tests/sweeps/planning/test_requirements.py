@@ -34,18 +34,18 @@ def made(preset: str, *more: str) -> Config:
 def test_every_preset_plans_what_its_interventions_need(preset: str, found: ModelInfo) -> None:
     config = made(preset)
     requirements.check(config, found)
-    wanted = {cell for _, cell in requirements.needed(config, found.sites)}
-    assert wanted <= set(probe_specs(config.sweep, config.sampling.variants, found.sites))
-    assert ("shuffled" in {cell.control for cell in wanted}) == ("shuffled_probe" in config.interventions.controls)
+    probes = {probe for _, probe in requirements.needed(config, found.sites)}
+    assert probes <= set(probe_specs(config.sweep, config.sampling.variants, found.sites))
+    assert ("shuffled" in {probe.control for probe in probes}) == ("shuffled_probe" in config.interventions.controls)
 
 
 def test_the_authors_edits_need_their_sites_and_steps(found: ModelInfo) -> None:
     config = made("paper", "interventions.controls=[none]")
-    wanted = [cell for _, cell in requirements.needed(config, found.sites)]
-    assert len(wanted) == len(set(wanted)) == 9 * 5 + 16 * 3
-    assert {cell.step for cell in wanted if cell.task == "depth"} == {1, 2, 3}
+    probes = [probe for _, probe in requirements.needed(config, found.sites)]
+    assert len(probes) == len(set(probes)) == 9 * 5 + 16 * 3
+    assert {probe.step for probe in probes if probe.task == "depth"} == {1, 2, 3}
     late = made("paper", "interventions.controls=[late_steps]", "interventions.tasks=[depth]")
-    assert {cell.step for _, cell in requirements.needed(late, found.sites)} == {1, 2, 3, 13, 14, 15}
+    assert {probe.step for _, probe in requirements.needed(late, found.sites)} == {1, 2, 3, 13, 14, 15}
 
 
 DECODER = "sampling.sites=[mid.0,up.1.0,up.1.1,up.1.2,up.2.0,up.2.1,up.2.2,up.3.0,up.3.1,up.3.2]"
@@ -53,7 +53,7 @@ LATE = "interventions.controls=[none,late_steps]"
 
 
 @pytest.mark.parametrize(
-    ("preset", "pairs", "told"),
+    ("preset", "pairs", "expected"),
     [
         ("paper", ["sweep.controls=[none]"],
          ["interventions.controls=shuffled_probe", "add shuffled to sweep.controls=[none]"]),
@@ -75,23 +75,23 @@ LATE = "interventions.controls=[none,late_steps]"
         ("scenes", ["probe.hidden=8"], ["probe.hidden=8", "need linear probes"]),
     ],
 )  # fmt: skip
-def test_what_is_not_planned_is_one_line(preset: str, pairs: list[str], told: list[str], found: ModelInfo) -> None:
+def test_what_is_not_planned_is_one_line(preset: str, pairs: list[str], expected: list[str], found: ModelInfo) -> None:
     with pytest.raises(ValueError, match="interventions") as refused:
         requirements.check(made(preset, *pairs), found)
     line = str(refused.value)
     assert "\n" not in line
-    assert all(part in line for part in told), line
+    assert all(part in line for part in expected), line
 
 
-def test_every_experiment_is_told_by_a_key_that_there_is(found: ModelInfo) -> None:
-    told = ["dose=[64]", "step_counts=[4]", "sides=[encoder]", "second_objects=2", "frames=5", "controls=[none]"]
-    config = made("scenes", "interventions.tasks=[depth]", *(f"interventions.{pair}" for pair in told))
-    asked = {told for told, _ in requirements.needed(config, found.sites)}
-    assert asked == {
+def test_the_reason_of_every_experiment_names_an_existing_key(found: ModelInfo) -> None:
+    pairs = ["dose=[64]", "step_counts=[4]", "sides=[encoder]", "second_objects=2", "frames=5", "controls=[none]"]
+    config = made("scenes", "interventions.tasks=[depth]", *(f"interventions.{pair}" for pair in pairs))
+    reasons = {reason for reason, _ in requirements.needed(config, found.sites)}
+    assert reasons == {
         "interventions.depth_sites and depth_steps", "interventions.dose=64", "interventions.step_counts=4",
         "interventions.sides=encoder", "interventions.second_objects=2", "interventions.frames=5",
     }  # fmt: skip
-    names = {word.split("=")[0].removeprefix("interventions.") for text in asked for word in text.split(" and ")}
+    names = {word.split("=")[0].removeprefix("interventions.") for text in reasons for word in text.split(" and ")}
     assert all(hasattr(config.interventions, name) for name in names)
 
 
@@ -110,7 +110,7 @@ def test_the_command_line_refuses_before_anything_runs(tiny_pipeline: Path, tmp_
     assert not (tmp_path / "run").exists()
 
 
-def test_probes_that_are_there_already_need_no_plan(finished: Path, tiny_pipeline: Path, tmp_path: Path) -> None:
+def test_probes_that_are_already_fitted_need_no_plan(finished: Path, tiny_pipeline: Path, tmp_path: Path) -> None:
     shutil.copytree(finished, tmp_path / "run")
     config = configured(tiny_pipeline, tmp_path / "run", "sweep.steps=[15]")
     assert pipeline.execute(config, ("intervene",)).failed == {}

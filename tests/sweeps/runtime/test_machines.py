@@ -1,4 +1,4 @@
-"""The machines of a run: told without names or addresses, kept in the store, counted by stage."""
+"""The machines of a run: described without names or addresses, kept in the store, counted by stage."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def store(tmp_path: Path) -> storage.Store:
     return make_store(tmp_path, Made(train=2, test=3, sites=("mid.0",), steps=(1, 15), extras=False, pictures=False))
 
 
-def test_nodes_are_told_by_kind_and_not_by_name() -> None:
+def test_nodes_are_described_by_kind_and_not_by_name() -> None:
     assert (LARGE["nodes"], LARGE["cpus"], LARGE["gpus"]) == (4, 52, 5)
     assert LARGE["kinds"] == [
         {"nodes": 1, "cpus": 4, "gpus": 0, "gpu": ""},
@@ -52,7 +52,7 @@ def test_nodes_are_told_by_kind_and_not_by_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("address", "told"),
+    ("address", "expected"),
     [
         ("127.0.0.1:6379", "this machine"),
         ("[::1]:6379", "this machine"),
@@ -62,16 +62,16 @@ def test_nodes_are_told_by_kind_and_not_by_name() -> None:
         ("head.lab.example:6379", "network, by name"),
     ],
 )
-def test_an_address_is_told_by_its_kind(address: str, told: str) -> None:
-    assert facts.kind(session(address)) == told
+def test_an_address_is_described_by_its_kind(address: str, expected: str) -> None:
+    assert facts.kind(session(address)) == expected
     assert facts.kind(session(address, embedded=True)) == "private Ray of this machine"
 
 
-def test_a_real_session_tells_nothing_of_its_machine(ray_local: Session) -> None:
-    told = facts.of(ray_local)
-    assert told["ray"] == ray_local.versions["ray"]
-    assert (told["nodes"], told["cpus"], told["gpus"]) == (1, 2, 0)
-    text = json.dumps(told)
+def test_the_description_of_a_real_session_names_no_machine(ray_local: Session) -> None:
+    described = facts.of(ray_local)
+    assert described["ray"] == ray_local.versions["ray"]
+    assert (described["nodes"], described["cpus"], described["gpus"]) == (1, 2, 0)
+    text = json.dumps(described)
     assert socket.gethostname() not in text
     assert "127.0.0.1" not in text
 
@@ -104,15 +104,15 @@ def test_a_cluster_that_grows_is_one_session_and_another_is_a_second(store: stor
     assert [one["address"] for one in machines.read(store)] == ["private network", "this machine"]
 
 
-def test_mirror_and_report_tell_them(store: storage.Store) -> None:
+def test_mirror_and_report_show_the_machines(store: storage.Store) -> None:
     before = tables.load(store, CONFIG)
     assert (before.cluster, cluster_numbers(before)) == ([], {})
     machines.begin(store, RAY | LARGE)
     machines.count(store, "sample", 5, LARGE)
     machines.count(store, "probe", 7, LARGE)
     run = tables.load(store, CONFIG)
-    (told,) = plan(run, "site")[0].config["cluster"]
-    assert told == RAY | LARGE | {"workers": {"probe": 7}}
+    (stored,) = plan(run, "site")[0].config["cluster"]
+    assert stored == RAY | LARGE | {"workers": {"probe": 7}}
     assert summary_digest(run) != summary_digest(before)
     numbers: dict[str, Any] = cluster_numbers(run)
     assert numbers["cluster/ray"] == "2.60.0"

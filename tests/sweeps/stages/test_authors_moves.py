@@ -11,7 +11,7 @@ from sweeps.runtime.run import reopen
 from sweeps.stages import intervene
 
 
-def test_positions_are_those_of_the_prompts_own_test_list(finished: Path, tiny_pipeline: Path, tmp_path: Path) -> None:
+def test_positions_count_all_prompts_of_the_test_list(finished: Path, tiny_pipeline: Path, tmp_path: Path) -> None:
     shutil.copytree(finished, tmp_path / "run")
     config = configured(tiny_pipeline, tmp_path / "run", "interventions.images=0", "interventions.move_rule=authors")
     run = reopen(config)
@@ -20,8 +20,8 @@ def test_positions_are_those_of_the_prompts_own_test_list(finished: Path, tiny_p
     plain = [(task.sample, task.position) for task in intervene.tasks(run)]
     assert plain == [(sample, place) for place, sample in enumerate(test)]
 
-    told = [{"split": "test" if row["sample"] in test else "train", "name": ""} for row in rows]
-    run.store.put("prompts.json", json.dumps(told).encode())
+    records = [{"split": "test" if row["sample"] in test else "train", "name": ""} for row in rows]
+    run.store.put("prompts.json", json.dumps(records).encode())
     dropped = test[1]
     run.store.write_curation({**row, "keep": row["sample"] != dropped} for row in rows)
     found = [(task.sample, task.position) for task in intervene.tasks(run)]

@@ -27,10 +27,10 @@ def published(finished: Path, tmp_path: Path) -> Path:
     own = Stored(storage.open(str(finished)), ())
     for site in own.store.layout.sites:
         key = ProbeKey("depth", site.name, 1)
-        path = AuthorsProbes(tmp_path / "theirs").path(key)
+        path = AuthorsProbes(tmp_path / "published").path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.save({"dense1.weight": torch.from_numpy(own.probe(key))}, path)
-    return tmp_path / "theirs"
+    return tmp_path / "published"
 
 
 def edits(output: Path) -> list[tuple]:
@@ -40,20 +40,22 @@ def edits(output: Path) -> list[tuple]:
     return sorted((tuple(row[name] for name in PLAIN) for row in rows if row["attempt"] == last), key=str)
 
 
-def test_the_same_weights_from_the_authors_files_edit_the_same(
+def test_equal_weights_from_the_authors_files_give_equal_edits(
     finished: Path, tiny_pipeline: Path, published: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "run"
     shutil.copytree(finished, output)
-    told = f"interventions.probes={published}"
-    assert pipeline.execute(configured(tiny_pipeline, output, told)).failed == {}
+    setting = f"interventions.probes={published}"
+    assert pipeline.execute(configured(tiny_pipeline, output, setting)).failed == {}
     assert len(storage.open(str(output)).table("interventions")) == 2 * len(edits(finished))
     assert edits(output) == edits(finished)
     assert any(str(published) in path.read_text() for path in (output / FOLDER).rglob("*.yaml"))
     assert str(published) in (output / "report" / "index.html").read_text()
 
 
-def test_they_need_not_be_fitted_but_controls_are(tiny_pipeline: Path, published: Path, tmp_path: Path, capsys) -> None:
+def test_published_probes_need_no_fit_but_controls_do(
+    tiny_pipeline: Path, published: Path, tmp_path: Path, capsys
+) -> None:
     few = settings(tiny_pipeline, tmp_path / "run", "sweep.steps=[15]", f"interventions.probes={published}")
     assert main(["plan", "scenes", *few]) == 0
     capsys.readouterr()
@@ -62,13 +64,13 @@ def test_they_need_not_be_fitted_but_controls_are(tiny_pipeline: Path, published
     AuthorsProbes(published).path(ProbeKey("depth", "up.2.1", 1)).unlink()
     assert main(["plan", "scenes", *few]) == 2
     line = capsys.readouterr().err
-    for told in ("interventions.probes=", "up_2_attn1_out_1", "probe_checkpoints.zip"):
-        assert told in line
+    for part in ("interventions.probes=", "up_2_attn1_out_1", "probe_checkpoints.zip"):
+        assert part in line
 
 
-def test_runs_without_them_keep_their_hashes(tiny_pipeline: Path) -> None:
+def test_runs_without_published_probes_keep_their_hashes(tiny_pipeline: Path) -> None:
     plain = configured(tiny_pipeline, "x")
-    theirs = configured(tiny_pipeline, "x", "interventions.probes=/folder")
+    published_run = configured(tiny_pipeline, "x", "interventions.probes=/folder")
     assert "probes" not in science(plain, "interventions")
-    assert hashes(theirs, "r").intervene != hashes(plain, "r").intervene
-    assert hashes(theirs, "r").probe == hashes(plain, "r").probe
+    assert hashes(published_run, "r").intervene != hashes(plain, "r").intervene
+    assert hashes(published_run, "r").probe == hashes(plain, "r").probe

@@ -1,4 +1,4 @@
-"""The verb `curate` on a tiny run: the checker's flags, decisions by hand, and what the run remembers of them."""
+"""The verb `curate` on a tiny run: the checker's flags, manual decisions, and how the run records them."""
 
 from __future__ import annotations
 
@@ -54,17 +54,17 @@ def save_decisions(path: Path, words: list[str], rows: list[tuple[int, str, str]
     return str(path)
 
 
-def test_decisions_are_applied_recorded_and_taken_back(words, tmp_path, capsys):
+def test_decisions_are_applied_recorded_and_reverted(words, tmp_path, capsys):
     assert main(["curate", *words]) == 0
-    said = capsys.readouterr().out
-    assert str(output(words) / "curation" / "index.html") in said
+    printed = capsys.readouterr().out
+    assert str(output(words) / "curation" / "index.html") in printed
     rules, before = curation(words), hashes(words)
     assert all(keep for keep, _, _ in rules.values())
     file = save_decisions(tmp_path / "d.csv", words, [(3, "drop", "two heads"), (5, "keep", "")])
     assert main(["curate", *words, "--decisions", file]) == 0
-    said = capsys.readouterr().out
-    assert "2 manual decisions applied" in said
-    assert "1 dropped (by hand: two heads)" in said
+    printed = capsys.readouterr().out
+    assert "2 manual decisions applied" in printed
+    assert "1 dropped (by hand: two heads)" in printed
     by_hand = curation(words)
     assert by_hand[3] == (False, "by hand: two heads", "")
     assert sum(keep for keep, _, _ in by_hand.values()) == 11
@@ -139,21 +139,21 @@ def test_flagged_images_are_dropped_with_that_reason(words, tmp_path, capsys):
     flags = safety.load(str(checker), torch.device("cpu"))(images)
     assert flags[6]
     assert flags.sum() < 6
-    asked = [*words, "curation.safety=true", f"curation.safety_weights={checker}", "curation.train=2"]
-    assert main(["curate", *asked]) == 0
+    with_checker = [*words, "curation.safety=true", f"curation.safety_weights={checker}", "curation.train=2"]
+    assert main(["curate", *with_checker]) == 0
     assert f"{flags.sum()} dropped (flagged by the safety checker)" in capsys.readouterr().out
     found = curation(words)
     assert {i for i, (keep, _, _) in found.items() if not keep} == set(np.flatnonzero(flags))
     assert found[6][1] == "flagged by the safety checker"
     (checker / "safety_checker" / "model.safetensors").unlink()
     (output(words) / "curation.json").unlink()
-    assert main(["curate", *asked]) == 0  # flags are kept: nothing is loaded again
+    assert main(["curate", *with_checker]) == 0  # flags are kept: nothing is loaded again
     assert curation(words) == found
 
 
-def test_a_checker_that_is_not_there_is_one_line(words, tmp_path, capsys):
-    asked = [*words, "curation.safety=true", f"curation.safety_weights={tmp_path / 'none'}"]
-    assert main(["curate", *asked]) == 2
+def test_a_missing_checker_is_one_line(words, tmp_path, capsys):
+    with_checker = [*words, "curation.safety=true", f"curation.safety_weights={tmp_path / 'none'}"]
+    assert main(["curate", *with_checker]) == 2
     error = capsys.readouterr().err
     assert "curation.safety_weights" in error
     assert error.count("\n") == 1

@@ -46,7 +46,7 @@ def test_the_control_has_rows_at_the_chosen_sites(finished: Path) -> None:
     assert all(r["status"] == "done" and np.isfinite(r["train_loss"]) for r in rows)
 
 
-def test_what_is_read_are_the_colours_of_the_decoded_clean_estimates(finished: Path, tiny_pipeline: Path) -> None:
+def test_features_are_the_colours_of_the_decoded_clean_estimates(finished: Path, tiny_pipeline: Path) -> None:
     run = opened(tiny_pipeline, finished)
     model = load(run.config.model)
     clean = run.store.read_latents("trained", 2, [5])[1]
@@ -67,7 +67,7 @@ def test_nothing_is_decoded_twice_and_more_steps_are_added(finished: Path, tiny_
     assert decode.missing(without) == []
 
 
-def test_a_lost_chunk_is_told_and_decoded_again(finished: Path, tiny_pipeline: Path, tmp_path: Path) -> None:
+def test_a_lost_chunk_is_reported_and_decoded_again(finished: Path, tiny_pipeline: Path, tmp_path: Path) -> None:
     output = tmp_path / "hurt"
     shutil.copytree(finished, output)
     chunk = next(p for p in (output / "decoded/activations.zarr/trained/rgb/c/1/14").rglob("*") if p.is_file())
@@ -98,7 +98,7 @@ def test_a_run_without_latents_is_refused_in_one_line(finished: Path, tiny_pipel
         decode.layout(run)
 
 
-def test_a_plan_tells_what_is_decoded(tiny_pipeline: Path, tmp_path: Path, capsys) -> None:
+def test_a_plan_shows_what_is_decoded(tiny_pipeline: Path, tmp_path: Path, capsys) -> None:
     assert main(["plan", "scenes", *settings(tiny_pipeline, tmp_path / "out", *MORE)]) == 0
     out = capsys.readouterr().out
     assert "36 clean estimates, for surface_rgb" in out

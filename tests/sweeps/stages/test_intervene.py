@@ -1,4 +1,4 @@
-"""What the report says and shows of ablations, second objects and kept pictures."""
+"""What the report states and shows about ablations, second objects and kept pictures."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ def rows() -> list[dict]:
 
 
 def objects() -> list[dict]:
-    """Second objects at half of the depth asked for, and not at all by another way."""
+    """Second objects at half of the requested depth by the edit, and without effect by another way of editing."""
     return [
         row(s, t, 0.5, experiment="second_object", task="depth", control=way, depth_before=0.2,
-            depth_wanted=0.2 + asked, depth_after=0.2 + share * asked)
+            depth_wanted=0.2 + requested, depth_after=0.2 + share * requested)
         for way, share in (("edit", 0.5), ("natural", 0.0))
         for s in range(3)
-        for t, asked in enumerate((1.5, 1.0, 0.5, -0.5))
+        for t, requested in enumerate((1.5, 1.0, 0.5, -0.5))
     ]  # fmt: skip
 
 
@@ -87,15 +87,15 @@ def test_second_objects_give_a_slope_for_each_way_of_editing():
     assert found["edit"][0].edits == 12
 
 
-def test_panels_carry_their_numbers():
+def test_panels_contain_their_numbers():
     table = pa.Table.from_pylist([*rows(), *objects()])
     drawn = {p.name: p for p in panels(table)}
     assert set(drawn) == {"edits-saliency-steps", "edits-saliency-sides", "edits-second-object"}
     assert [r[1:5] for r in drawn["edits-saliency-steps"].rows] == [
         ("1", 4, 0.3, 0.4), ("3", 4, 0.3, 0.5), ("10", 4, 0.3, 0.6),
     ]  # fmt: skip
-    asked, came = np.array([r[3:] for r in drawn["edits-second-object"].rows if r[0] == "edit"]).T
-    assert came == pytest.approx(0.5 * asked)
+    requested, achieved = np.array([r[3:] for r in drawn["edits-second-object"].rows if r[0] == "edit"]).T
+    assert achieved == pytest.approx(0.5 * requested)
     assert "3: 0.50" in drawn["edits-saliency-steps"].text
     for panel in drawn.values():
         assert panel.svg.count("<path") > 5
@@ -189,7 +189,7 @@ def transplant(sample: int, steps: int) -> Pictures:
     return replace(made, rows=(Row(0, "edit"), Row(0, "donor")), goals=(), recipe="", steps=tuple(range(1, steps + 1)))
 
 
-def test_transplants_show_the_other_image_then_more_and_more_steps():
+def test_patching_shows_the_other_image_then_growing_numbers_of_steps():
     made = [transplant(s, n) for s in (4, 2) for n in (15, 3)]
     series = transplants(made, "saliency")
     assert [[(p.sample, step_count(p)) for p in one] for one in series] == [
@@ -202,7 +202,7 @@ def test_transplants_show_the_other_image_then_more_and_more_steps():
     assert len(strips_of(made)) == 2
 
 
-def test_the_page_says_the_most_that_can_be_had_apart_from_the_edits():
+def test_the_page_states_the_upper_limit_from_patching():
     often = [(s, 0) for s in range(4)]
     found = [row(s, t, 0.4, experiment="transplant") for s, t in often]
     found += [row(s, t, 0.9, experiment="transplant", steps=",".join(map(str, range(1, 16)))) for s, t in often]

@@ -1,4 +1,4 @@
-"""Curation before capture: raw prompts are made once without recording, and only kept ones are recorded."""
+"""Curation before capture: raw prompts are sampled once without recording, and only kept ones are recorded."""
 
 from __future__ import annotations
 
@@ -111,9 +111,7 @@ def test_labels_belong_to_the_image_of_the_capture_pass(chosen):
         np.testing.assert_array_equal(store.read_labels(task, first), expected)
 
 
-def test_the_page_of_a_preview_shows_depth_and_its_rules_do_not_look_at_it(
-    previewed, tiny_pipeline, captions, monkeypatch
-):
+def test_the_page_of_a_preview_shows_depth_which_its_rules_ignore(previewed, tiny_pipeline, captions, monkeypatch):
     config = preview.settings(configured(tiny_pipeline, previewed, *words(captions, 0)))
     run = reopen(config)
     depth = run.store.read_labels("depth", [0, 1])
@@ -127,7 +125,7 @@ def test_the_page_of_a_preview_shows_depth_and_its_rules_do_not_look_at_it(
     assert seen == [None] * 3
 
 
-def test_a_preview_that_was_begun_without_depth_stays_so(tiny_pipeline, captions, tmp_path, monkeypatch):
+def test_a_preview_created_without_depth_stays_without(tiny_pipeline, captions, tmp_path, monkeypatch):
     config = configured(tiny_pipeline, tmp_path / "run", *words(captions, 0), "prompts.count=4")
     with monkeypatch.context() as early:
         early.setattr("sweeps.runtime.run.layout", lambda *given: replace(layout(*given), tasks={"saliency": "uint8"}))
@@ -144,7 +142,7 @@ def test_a_preview_that_was_begun_without_depth_stays_so(tiny_pipeline, captions
 
 @pytest.mark.slow
 def test_kept_samples_agree_with_a_run_of_those_prompts_alone(chosen, tiny_pipeline, tmp_path):
-    """Byte for byte: what the preview dropped leaves no trace in what is recorded."""
+    """Byte for byte: dropped samples do not change what is recorded."""
     table = storage.open(str(chosen)).samples().to_pydict()
     path = tmp_path / "kept.csv"
     with path.open("w", newline="") as stream:
@@ -171,7 +169,7 @@ def test_another_choice_is_refused_with_what_changed(chosen, tiny_pipeline, capt
     assert stored(chosen) == before
 
 
-def test_verify_and_status_speak_of_both_stores(chosen, capsys):
+def test_verify_and_status_cover_both_stores(chosen, capsys):
     assert main(["verify", str(chosen), "--recompute", "0"]) == 0
     assert main(["status", str(chosen)]) == 0
     out = capsys.readouterr().out
@@ -203,7 +201,7 @@ def test_nothing_kept_is_one_clear_line(tiny_pipeline, captions, previewed, tmp_
     assert "no previewed sample is kept (10 blank)" in capsys.readouterr().err
 
 
-def test_a_preview_that_stopped_is_told_by_status(
+def test_status_shows_a_preview_that_stopped(
     tiny_pipeline, captions, previewed, threshold, tmp_path, monkeypatch, capsys
 ):
     from sweeps.stages import label

@@ -59,7 +59,7 @@ def incomplete(path: Path) -> None:
         (["labels.depth=midas-v9"], None, "no labeller 'midas-v9'; known: depth-anything-v2-base"),
     ],
 )
-def test_wrong_checkpoints_are_told_before_any_work(tmp_path, capsys, settings, make, message):
+def test_wrong_checkpoints_are_refused_before_any_work(tmp_path, capsys, settings, make, message):
     path = tmp_path / "weights.pth"
     if make:
         make(path)

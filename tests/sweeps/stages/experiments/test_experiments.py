@@ -207,11 +207,11 @@ def test_a_retried_trial_of_an_experiment_leaves_out_its_finished_probes(finishe
     job = replace(main, dry=True, experiments=tuple(experiment_job(run, main, n) for n in ("conv", "vae")))
     job = replace(job, experiments=tuple(replace(one, dry=True) for one in job.experiments))
     (trial,) = pack([ProbeSpec("trained", "vae.mid", step, "depth", experiment="vae") for step in (1, 15)], ["variant"])
-    told = {"job": job, "trials": {trial.name: trial}, "trial": trial.name}
-    assert run_trial(told)["cells"] == 2
-    assert run_trial(told | {"again": 1})["cells"] == 0
+    arguments = {"job": job, "trials": {trial.name: trial}, "trial": trial.name}
+    assert run_trial(arguments)["cells"] == 2
+    assert run_trial(arguments | {"again": 1})["cells"] == 0
     unknown = replace(job, experiments=tuple(replace(one, stage_hash="0" * 16) for one in job.experiments))
-    assert run_trial(told | {"again": 1, "job": unknown})["cells"] == 2
+    assert run_trial(arguments | {"again": 1, "job": unknown})["cells"] == 2
 
 
 def test_another_smoothness_redoes_that_experiment_alone(finished: Path, tiny_pipeline: Path) -> None:
@@ -237,7 +237,7 @@ def test_a_replayed_step_gives_what_sampling_recorded(finished: Path, tiny_pipel
     model = load_model(configured(tiny_pipeline, finished).model)
     store = storage.open(str(finished))
     table = store.samples().to_pydict()
-    told = conditions(model, table["prompt"][:4], False)
+    condition = conditions(model, table["prompt"][:4], False)
     sites = model.sites()[-3:]
     for step in (1, 15):
         latents = (
@@ -246,7 +246,7 @@ def test_a_replayed_step_gives_what_sampling_recorded(finished: Path, tiny_pipel
             else torch.from_numpy(store.read_latents("trained", step - 1, [0, 1, 2, 3])[0])
         )
         seen: dict[str, np.ndarray] = {}
-        replay_unet(model, told, latents, step, 15, sites, seen.__setitem__)
+        replay_unet(model, condition, latents, step, 15, sites, seen.__setitem__)
         for site in sites:
             recorded = store.read_activations("trained", site.name, step, [0, 1, 2, 3]).astype(np.float32)
             np.testing.assert_allclose(seen[site.name].astype(np.float32), recorded, rtol=4e-3, atol=4e-3)
