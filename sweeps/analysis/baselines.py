@@ -77,15 +77,16 @@ class Headline:
     """expected baselines that the run does not have"""
 
 
-def headline(scores: Scores, controls: Mapping[str, Scores], part: str = "decoder") -> Headline | None:
+def headline(scores: Scores, controls: Mapping[str, Scores]) -> Headline | None:
     """The contrast that the report leads with; None if the run has no baseline."""
-    available = baselines(scores, controls, part)
+    available = baselines(scores, controls)
     if not available:
         return None
-    best = max(available, key=lambda b: np.nan_to_num(b.quality(part), nan=-np.inf))
-    trained = float(statistics.mean_defined(scores.part("trained", part)[-1]))
+    best = max(available, key=lambda b: np.nan_to_num(b.quality("decoder"), nan=-np.inf))
+    trained = float(statistics.mean_defined(scores.part("trained", "decoder")[-1]))
     missing = tuple(name for name in NAMED if name not in {b.name for b in available})
-    return Headline(best, gap(scores, best, part), trained, float(statistics.mean_defined(best.final(part))), missing)
+    baseline = float(statistics.mean_defined(best.final("decoder")))
+    return Headline(best, gap(scores, best, "decoder"), trained, baseline, missing)
 
 
 def gap(scores: Scores, baseline: Baseline, part: str) -> Interval:

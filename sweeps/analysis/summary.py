@@ -49,9 +49,9 @@ def final(scores: Scores, variant: str, part: str) -> Interval:
     return mean_of(scores, scores.part(variant, part)[-1])
 
 
-def gap(scores: Scores, part: str, other: str, variant: str = "trained") -> Interval:
-    """How much better `variant` scores than `other` at the last step, image by image; positive is better."""
-    values, other_values = (scores.part(v, part)[-1] for v in (variant, other))
+def gap(scores: Scores, part: str, other: str) -> Interval:
+    """How much better the trained network scores than `other` at the last step, image by image; positive is better."""
+    values, other_values = (scores.part(v, part)[-1] for v in ("trained", other))
     return mean_of(scores, scores.measure.sign * (values - other_values))
 
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,7 +26,7 @@ START_S = 180.0
 """seconds that the cluster may take to start"""
 
 
-def bench_cluster(sweep: Sequence[str] = SWEEP, pairs: int = 2) -> list[Row]:
+def bench_cluster(pairs: int = 2) -> list[Row]:
     """Row `cluster_over_local`: seconds from the command to the end of the last stage, the two in turn.
 
     The cluster is up before the clock starts; packing, uploading and starting the job count.
@@ -34,11 +34,11 @@ def bench_cluster(sweep: Sequence[str] = SWEEP, pairs: int = 2) -> list[Row]:
     timed = []
     with tempfile.TemporaryDirectory() as folder, head(os.cpu_count() or 1) as address:
         output = Path(folder) / "run"
-        command = [sys.executable, "-m", "sweeps", "run", *sweep, f"output={output}", "ray.address=local"]
+        command = [sys.executable, "-m", "sweeps", "run", *SWEEP, f"output={output}", "ray.address=local"]
         for _ in range(pairs):
             here = seconds(lambda: subprocess.run(command, check=True, capture_output=True))
             _remove_finished(output)
-            there = seconds(lambda: submitted(address, sweep, output))
+            there = seconds(lambda: submitted(address, output))
             _remove_finished(output)
             timed.append((there, here))
     return [row("cluster_over_local", "submitted to a cluster", "run here", timed)]
@@ -49,9 +49,9 @@ def _remove_finished(output: Path) -> None:
     shutil.rmtree(output)
 
 
-def submitted(address: str, sweep: Sequence[str], output: Path) -> None:
+def submitted(address: str, output: Path) -> None:
     """Run the command of a user with a cluster."""
-    job = submit.submit(address, [*sweep, f"output={output}"], output=str(output))
+    job = submit.submit(address, [*SWEEP, f"output={output}"], output=str(output))
     ended = submit.follow(address, job.id, lambda text: None)
     assert ended.status == "SUCCEEDED", submit.logs(address, job.id)
 

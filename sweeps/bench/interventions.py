@@ -51,7 +51,7 @@ class Problem:
     def plain(self, adam: Adam) -> Tensor:
         """One trial at a time on full-size pixels."""
         labels = self.labels if self.task == "saliency" else scale_range(self.labels, SPAN)
-        targets, weight = torch.from_numpy(labels).to(self.acts.device), torch.from_numpy(self.weight).to(self.acts)
+        targets, weight = torch.from_numpy(labels), torch.from_numpy(self.weight).to(self.acts)
         pairs = zip(self.acts, targets, strict=True)
         return torch.stack([full_size_edit(acts, weight, target, self.task, adam) for acts, target in pairs])
 
@@ -60,11 +60,11 @@ class Problem:
         side = round(self.acts.shape[1] ** 0.5)
         objective = TargetLabels(self.task, self.labels, SPAN, self.acts).on_grid((side, side)).objective
         probes = make_probes([self.weight], self.acts.shape[-1], self.acts)
-        rows = torch.arange(len(self.acts), device=self.acts.device)
+        rows = torch.arange(len(self.acts))
         return steer(self.acts, probes, torch.zeros_like(rows), objective, rows, adam)
 
 
-def _problem(task: str, trials: int, side: int, channels: int, size: int, device: str) -> Problem:
+def _problem(task: str, trials: int, side: int, channels: int, size: int) -> Problem:
     """Noise as activations and probe; discs at random places as labels."""
     random = np.random.default_rng(0)
     acts = torch.from_numpy(random.normal(size=(trials, side * side, channels)).astype(np.float32))
@@ -73,25 +73,22 @@ def _problem(task: str, trials: int, side: int, channels: int, size: int, device
     places = random.uniform(0.3, 0.7, size=(2, trials, 1, 1))
     distance = np.hypot(rows - places[0], columns - places[1])
     labels = distance < 0.2 if task == "saliency" else (rows - distance).astype(np.float32)
-    return Problem(task, acts.to(device), weight, labels)
+    return Problem(task, acts, weight, labels)
 
 
 def bench_interventions(
-    side: int = 16, channels: int = 64, size: int = 128, trials: int = 5, iterations: int = 128,
-    pairs: int = 5, device: str = "cpu",
-) -> list[Row]:  # fmt: skip
+    side: int = 16, channels: int = 64, size: int = 128, trials: int = 5, iterations: int = 128, pairs: int = 5
+) -> list[Row]:
     """Row `edit_speedup`, both tasks together: seconds of the plain way over the batched way, pooling included.
 
     `difference` is the largest between the batched activations and those of the plain way in double precision.
     """
     adam = Adam(5e-3, iterations)
-    problems = [_problem(task, trials, side, channels, size, device) for task in ("saliency", "depth")]
+    problems = [_problem(task, trials, side, channels, size) for task in ("saliency", "depth")]
 
     def run(way: str) -> None:
         for problem in problems:
             getattr(problem, way)(adam)
-        if problems[0].acts.is_cuda:
-            torch.cuda.synchronize()
 
     timed = timed_pairs(lambda: run("plain"), lambda: run("batched"), pairs, warm_up=False)
     exact = [replace(problem, acts=problem.acts.double()).plain(adam) for problem in problems]

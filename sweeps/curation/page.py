@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from matplotlib import colormaps
 from numpy.typing import NDArray
 from PIL import Image
 
 from probing.dataset.curation import FAILED, Measures, drop_reason
 from probing.dataset.manual_decisions import COLUMNS, Choice
+from sweeps.report.gallery.probes import map_limits
+from sweeps.report.thumbnails import Picture, colour_map, photo
 from sweeps.runtime.run import Run, decisions_digest
 from sweeps.stages import curate
 
@@ -23,8 +23,6 @@ SIDE = 320
 """maximum length in pixels of an image's longer side on the page"""
 LABEL_SIDE = 160
 """the same for a label"""
-QUALITY = 80
-"""JPEG quality"""
 MASK_COLOUR = (255, 0, 160)
 
 
@@ -61,36 +59,26 @@ def build(title: str, identity: str, samples: Iterable[Shown], choices: Mapping[
 
 def _entry(shown: Shown) -> dict[str, object]:
     """A sample as the page's script expects it; pictures as data URLs."""
-    image = Image.fromarray(shown.image)
-    image.thumbnail((SIDE, SIDE))
     # A palette of two colours, of which the first is transparent.
     mask = Image.fromarray(_thin(shown.mask).astype(np.uint8), "L").convert("P")
     mask.putpalette((0, 0, 0, *MASK_COLOUR))
+    encoded = io.BytesIO()
+    mask.save(encoded, "png", transparency=0)
     depth = ""
     if shown.depth is not None:
         # Near is bright, and every image has a range of its own.
         values = np.nan_to_num(_thin(shown.depth).astype(np.float64))
-        low, high = np.percentile(values, (1, 99))
-        scaled = ((values - low) / max(high - low, 1e-9)).clip(0, 1)
-        colours = (colormaps["magma"](scaled)[..., :3] * 255).astype(np.uint8)
-        depth = _address(Image.fromarray(colours), "jpeg", quality=QUALITY)
+        depth = photo(colour_map(values, "depth", *map_limits("depth", values)), "").address
     return {
         "i": shown.sample,
         "seed": shown.seed,
         "prompt": shown.prompt,
         "rule": shown.rule,
         "foreground": round(shown.foreground, 4),
-        "image": _address(image, "jpeg", quality=QUALITY),
-        "mask": _address(mask, "png", transparency=0),
+        "image": photo(shown.image, "", longest=SIDE).address,
+        "mask": Picture(encoded.getvalue(), "png", "").address,
         "depth": depth,
     }
-
-
-def _address(image: Image.Image, format: str, **options: object) -> str:
-    """Data URL of an image."""
-    out = io.BytesIO()
-    image.save(out, format, **options)
-    return f"data:image/{format};base64,{base64.b64encode(out.getvalue()).decode()}"
 
 
 def _thin(values: NDArray[np.generic]) -> NDArray[np.generic]:

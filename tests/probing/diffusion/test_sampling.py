@@ -65,6 +65,29 @@ def test_every_site_is_recorded_once_a_step(model):
     assert not any(m._forward_hooks for m in model.unet.modules())
 
 
+def module_of(site: str) -> str:
+    """Where diffusers keeps the output projection of a site's self-attention."""
+    block, *numbers = site.split(".")
+    place = f"mid_block.attentions.{numbers[0]}" if block == "mid" else f"{block}_blocks.{'.attentions.'.join(numbers)}"
+    return f"{place}.transformer_blocks.0.attn1.to_out.0"
+
+
+def test_a_site_holds_the_outputs_of_its_own_module(model):
+    outputs: dict[str, list[torch.Tensor]] = {}
+    handles = []
+    for site in model.sites():
+        kept = outputs.setdefault(site.name, [])
+        module = model.unet.get_submodule(module_of(site.name))
+        handles.append(module.register_forward_hook(lambda _module, _inputs, out, kept=kept: kept.append(out[2:])))
+    sample(model, PROMPTS, SEEDS, steps=2, guidance=2.0, decode=False)
+    for handle in handles:
+        handle.remove()
+    sink, _ = captured(model, steps=2)
+    for site, values in outputs.items():
+        for step, expected in enumerate(values, 1):
+            assert np.array_equal(sink.arrays[site, step], expected.half().numpy()), f"{site} at step {step}"
+
+
 def test_the_recorded_half_is_the_conditional_one(model):
     """Both runs start from the same latents, so the conditional halves of the first step must agree."""
     guided, _ = captured(model, guidance=3.0, steps=2)
