@@ -87,11 +87,6 @@ def interval(estimate: Interval, digits: int = 2) -> Num:
     return Num(f'{value} <span class="ci">({low}{separator}{high})</span>')
 
 
-def steps(estimate: Interval) -> Num:
-    """A denoising step with its interval, in whole numbers."""
-    return interval(estimate, 0) if math.isfinite(estimate.estimate) else Num(MISSING)
-
-
 def p_value(p: float) -> Num:
     """Three decimals, or an upper bound."""
     if not math.isfinite(p):

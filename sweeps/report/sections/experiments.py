@@ -27,7 +27,7 @@ from sweeps.report.figures.experiments import (
 from sweeps.report.gallery.experiments import Emerging, Smoothed
 from sweeps.report.links import site_link, source_link
 from sweeps.report.page import Block, Figures, Folded, Heading, Paragraph, Section, Strip, StripGroup, downloads
-from sweeps.report.tables import MISSING, Cell, Num, Table, grid_size, interval, number, p_value, steps
+from sweeps.report.tables import MISSING, Cell, Num, Table, grid_size, interval, number, p_value
 
 STYLE = "strip seven"
 
@@ -63,7 +63,7 @@ def _arrivals(context: Context, found: Sequence[Emergence]) -> Table:
     for e in found:
         for a in e.curves:
             title = f"{TASK_TITLES[e.measure.task]}: {a.name}"
-            rows.append([title, steps(a.step), context.sigma(a.step), float(a.mean[0]), float(a.mean[-1])])
+            rows.append([title, interval(a.step, 0), context.sigma(a.step), float(a.mean[0]), float(a.mean[-1])])
     for e in found:
         lead = Num(f"{interval(e.lead, 0)} steps" if np.isfinite(e.lead.estimate) else MISSING)
         title = f"{TASK_TITLES[e.measure.task]}: lead of the probe over the clean estimate"

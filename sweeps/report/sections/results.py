@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 from markupsafe import Markup
@@ -20,7 +19,7 @@ from sweeps.report.figures.probes import block_curves, dumbbells, heatmap, site_
 from sweeps.report.links import code, site_link
 from sweeps.report.page import Block, Figures, Folded, Heading, Paragraph, Section, Tile, Tiles, downloads
 from sweeps.report.sections.measures import nested_test, other_measures, ten_contrasts
-from sweeps.report.tables import MISSING, Cell, Table, interval, number, p_value, steps
+from sweeps.report.tables import MISSING, Cell, Table, interval, number, p_value
 
 
 def headline(context: Context) -> Section:
@@ -92,24 +91,23 @@ def gap_sentence(context: Context) -> Markup:
 
 def _gap_part(context: Context, task: str, one: Headline) -> Markup:
     """What the interval of one task's gain shows."""
-    gain = one.gain
-    size = Markup("{} in {}").format(interval(gain), context.scores[task].measure.label)
-    if gain.high < 0:
-        loss = replace(gain, estimate=-gain.estimate, low=-gain.high, high=-gain.low)
-        size = Markup("{} in {}").format(interval(loss), context.scores[task].measure.label)
+    gains = {context.scores[task].measure.label: one.gain}
     if task == "saliency" and context.precision_gain is not None:
-        size += Markup(" and {} in average precision").format(interval(context.precision_gain))
+        gains["average precision"] = context.precision_gain
     form = "{} than its best baseline for {}, {}, by {}"
-    standing = "better" if gain.low > 0 else "worse" if gain.high < 0 else ""
+    standing = "better" if one.gain.low > 0 else "worse" if one.gain.high < 0 else ""
     if not standing:
         form, standing = "{} than its best baseline for {}, {}: the difference is {}", "not shown to be better"
-    return Markup(form).format(standing, TASK_NOUNS[task], baseline_noun(one.baseline.name), size)
+    elif standing == "worse":  # a loss is written as a positive number
+        gains = {name: Interval(-gain.estimate, -gain.high, -gain.low) for name, gain in gains.items()}
+    sizes = Markup(" and ").join(Markup("{} in {}").format(interval(gain), name) for name, gain in gains.items())
+    return Markup(form).format(standing, TASK_NOUNS[task], baseline_noun(one.baseline.name), sizes)
 
 
 def _rise_sentence(scores: Sequence[Scores]) -> Markup:
     found = [(s, summary.emergence(s, "trained", "decoder")) for s in scores if s.site_indices("decoder")]
     parts = [
-        Markup("by step {} for {}").format(steps(e), TASK_NOUNS[s.measure.task])
+        Markup("by step {} for {}").format(interval(e, 0), TASK_NOUNS[s.measure.task])
         for s, e in found
         if np.isfinite(e.estimate)
     ]
@@ -180,7 +178,7 @@ def _rise_tile(scores: Scores) -> Tile | None:
     title = f"{TASK_TITLES[scores.measure.task]}, decoder at 95 % of its rise"
     if not np.isfinite(found.estimate):
         return Tile(title, MISSING, "the last step does not clearly beat the floor")
-    return Tile(title, Markup("step {}").format(steps(found)), f"of {scores.steps[-1]} denoising steps")
+    return Tile(title, Markup("step {}").format(interval(found, 0)), f"of {scores.steps[-1]} denoising steps")
 
 
 def curves(context: Context) -> Section:
@@ -311,13 +309,13 @@ def _rise_table(context: Context) -> Table:
             continue
         name = s.sites[index].name
         found = summary.emergence(s, "trained", name)
-        best += [Markup("{} {}").format(steps(found), code(name)), context.sigma(found)]
+        best += [Markup("{} {}").format(interval(found, 0), code(name)), context.sigma(found)]
     rows = [best]
     named = {"decoder": "Decoder mean", "encoder": "Encoder mean"} | {b: f"Block {b}" for b in BLOCKS}
     for part, label in named.items():
         if next(iter(scores.values())).site_indices(part):
             rises = [summary.emergence(s, "trained", part) for s in scores.values()]
-            rows.append([label, *(value for rise in rises for value in (steps(rise), context.sigma(rise)))])
+            rows.append([label, *(value for rise in rises for value in (interval(rise, 0), context.sigma(rise)))])
     floors = "; ".join(f"for {TASK_NOUNS[t]} {s.floor_word('all')}" for t, s in scores.items())
     caption = (
         "First step with 95 % of the rise from the floor to the last step, trained network; no entry if the last step "

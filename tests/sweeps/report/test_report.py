@@ -290,6 +290,10 @@ def test_gap_sentence_distinguishes_better_worse_and_unclear(store: storage.Stor
     context.headlines = {"depth": replace(found["depth"], gain=Interval(0.1, -0.1, 0.3))}
     text = re.sub("<[^>]+>", "", gap_sentence(context))
     assert re.search("not shown to be better than its best baseline[^;]* 0.10 .−0.10 to 0.30.", text)
+    context.headlines = {"saliency": replace(found["saliency"], gain=Interval(-0.2, -0.3, -0.1))}
+    context.precision_gain = Interval(-0.05, -0.08, -0.02)
+    text = re.sub("<[^>]+>", "", gap_sentence(context))
+    assert re.search("worse than .* by 0.20 .0.10–0.30. in Dice and 0.05 .0.02–0.08. in average precision", text)
 
 
 def test_emergence_is_the_first_step_with_95_percent_of_the_rise(store: storage.Store) -> None:
