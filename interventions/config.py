@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from interventions.controls import VARIATIONS
+from probing.diffusion.config import STEPS as STEPS
 from probing.diffusion.sites import SiteSpec, choose
 
 TASKS = ("saliency", "depth")
@@ -16,8 +17,6 @@ CONTROLS = ("none", "random_direction", "random_probe", "shuffled_probe", "late_
 """controls of the real edit, each with rows of its own in the results"""
 COMPARISONS = (*CONTROLS, *VARIATIONS)
 """everything that can run beside the real edit: controls, and variations of the edit itself"""
-STEPS = 15
-"""denoising steps of a sample"""
 SIDES = ("encoder", "bottleneck", "decoder")
 MAIN, SECOND_OBJECT, ANIMATION = "interventions", "second_object", "animation"
 """experiments that are not ablations: the main measurement, appendix E, and one object moving across an image"""

@@ -98,7 +98,7 @@ def _scene_prompts(count: int, seed: int) -> Iterator[Prompt]:
 def _file_prompts(config: PromptConfig, source: str, split: str, dropped: Counter[str]) -> list[Prompt]:
     """Prompts of a file or glob. Those of a given split are taken as they are, others made distinct and drawn from."""
     limits = Limits(config.min_score, config.max_unsafe, config.max_watermark)
-    rows = [row for path in _paths(source) for row in prompt_files.read(path, config.encoding, limits, dropped)]
+    rows = [row for path in files_of(source) for row in prompt_files.read(path, config.encoding, limits, dropped)]
     if not split:
         # each prompt once (protocol), or each pair of prompt and seed if the file has seeds
         distinct: dict[tuple[str, int | None], Row] = {}
@@ -119,7 +119,8 @@ def _file_prompts(config: PromptConfig, source: str, split: str, dropped: Counte
     return prompts
 
 
-def _paths(source: str) -> list[Path]:
+def files_of(source: str) -> list[Path]:
+    """The files of a path or glob. Raises ValueError if there is none."""
     if Path(source).is_file():  # first, because a name with brackets is a valid glob too
         return [Path(source)]
     paths = [Path(path) for path in sorted(glob.glob(source)) if Path(path).is_file()]

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 SCENES = "scenes"
 """name of the embedded model"""
+STEPS = 15
+"""denoising steps of a sample (the paper's)"""
 DTYPES = {"float32": 4, "float16": 2, "bfloat16": 2}
 """names of the supported dtypes, and bytes per value"""
 

@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
-from safetensors import SafetensorError, safe_open
 
+from probing import contents
+from probing.diffusion import parts
 from probing.diffusion.config import DTYPES, SCENES, ModelConfig
-from probing.diffusion.sites import SiteSpec, attention_sites, conv_sites, vae_site
+from probing.diffusion.sites import SiteSpec, attention_sites, conv_sites, vae_sites
 from probing.libraries import loading_errors
 
 
@@ -35,13 +36,18 @@ class ModelInfo:
     """sites of the additional site families, `conv` and `vae`"""
 
 
+def shipped_weights() -> Path:
+    """The folder of the scenes model's weights, which ship with the package."""
+    return Path(str(files("probing.scenes") / "weights"))
+
+
 def model_path(config: ModelConfig) -> Path | str:
     """The pipeline's local directory, or the hub id.
 
     Raises ValueError if the name is neither, the directory is no pipeline, or a hub id has no revision.
     """
     if config.name == SCENES:
-        return Path(str(files("probing.scenes") / "weights" / "pipeline"))
+        return shipped_weights() / "pipeline"
     if Path(config.name).is_dir():
         if not (Path(config.name) / "model_index.json").exists():
             raise ValueError(f"model.name: {config.name} has no model_index.json; give a pipeline's directory")
@@ -82,9 +88,10 @@ def local_config_folder(config: ModelConfig) -> Path | None:
 def read_model_info(config: ModelConfig, folder: Path) -> ModelInfo:
     """The metadata of the pipeline whose configuration files are in `folder`.
 
-    Raises ValueError if the UNet has no sites.
+    Raises ValueError if one of them is not supported, or the UNet has no sites.
     """
-    unet, vae = (json.loads((folder / part / "config.json").read_text()) for part in ("unet", "vae"))
+    with loading_errors(config.name):
+        unet, vae = parts.read_unet(folder), parts.read_vae(folder)
     size = unet["sample_size"]
     height, width = (size, size) if isinstance(size, int) else size
     factor = 2 ** (len(vae["block_out_channels"]) - 1)
@@ -93,14 +100,16 @@ def read_model_info(config: ModelConfig, folder: Path) -> ModelInfo:
         latent=(unet["in_channels"], height, width),
         image=(height * factor, width * factor),
         revision=revision(config),
-        families={"conv": conv_sites(unet, (height, width)), "vae": (vae_site(vae, (height, width)),)},
+        families={"conv": conv_sites(unet, (height, width)), "vae": vae_sites(vae, (height, width))},
     )
 
 
 def revision(config: ModelConfig) -> str:
     """What identifies the exact weights: a hub id's commit, or a checksum of local files.
 
-    The checksum covers the size and the first megabyte of each safetensors file; hashing gigabytes takes too long.
+    The checksum covers the size and the first megabyte of each safetensors file, as in all earlier versions, so that
+    their runs can be resumed; a run's record of its inputs covers every byte. Settings of the scheduler that earlier
+    versions dropped are part of it, so that their runs of such a model are not mixed with others.
     """
     path = model_path(config)
     if not isinstance(path, Path):
@@ -110,7 +119,35 @@ def revision(config: ModelConfig) -> str:
         with file.open("rb") as handle:
             digest.update(f"{file.relative_to(path)} {file.stat().st_size}".encode())
             digest.update(handle.read(1 << 20))
-    return digest.hexdigest()[:16]
+    with loading_errors(config.name):
+        known = (path / parts.SCHEDULER_FILE).exists()
+        dropped = parts.unlike_earlier(parts.read_scheduler(path)) if known else {}
+    added = hashlib.sha256(json.dumps(dropped, sort_keys=True).encode()).hexdigest()[:8] if dropped else ""
+    return digest.hexdigest()[:16] + (f"+{added}" if added else "")
+
+
+def model_files(config: ModelConfig) -> dict[str, Path]:
+    """The files of a pipeline's directory that are loaded, by relative path; none for a hub id, whose commit is pinned.
+
+    Parts may be symbolic links.
+    """
+    path = model_path(config)
+    if not isinstance(path, Path):
+        return {}
+    names = ("unet", "vae", "scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
+    found = [path / "model_index.json"]
+    for part in (path / name for name in names):
+        if part.is_dir():
+            found += parts.weight_files(part)
+            found += sorted(f for f in part.iterdir() if f.suffix in (".json", ".txt", ".model"))
+    return {file.relative_to(path).as_posix(): file for file in found}
+
+
+def identity(config: ModelConfig) -> str:
+    """Name and content of a model, for files that refer to it: a hub id's commit, or a digest over all files."""
+    found = contents.digests(model_files(config))
+    text = json.dumps(found, sort_keys=True)
+    return f"{config.name}@{hashlib.sha256(text.encode()).hexdigest()[:16] if found else config.revision}"
 
 
 def weight_bytes(folder: Path, dtype: str) -> dict[str, int]:
@@ -120,40 +157,52 @@ def weight_bytes(folder: Path, dtype: str) -> dict[str, int]:
     """
     sizes = {}
     for part in ("unet", "vae", "text_encoder", "text_encoder_2"):
-        values = 0
-        for file in (folder / part).glob("*.safetensors"):
-            if ".fp16" in file.name or ".non_ema" in file.name:
-                continue
-            try:
-                with safe_open(file, framework="numpy") as tensors:
-                    values += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())
-            except SafetensorError as error:
-                raise ValueError(f"{part}/{file.name}: weights truncated or damaged; download them again") from error
-        if values:
-            sizes[part] = values * DTYPES[dtype]
+        if shapes := parts.tensor_shapes(folder, part):
+            sizes[part] = sum(map(math.prod, shapes.values())) * DTYPES[dtype]
     return sizes
+
+
+def check(config: ModelConfig) -> None:
+    """Raise ValueError if a field of the model's configuration files is neither honoured nor without effect here.
+
+    Also if the weights, where they are on this machine, have other sizes than the files state.
+    """
+    folder = config_folder(config)
+    with loading_errors(config.name):
+        parts.check(folder)
 
 
 def noise_levels(config: ModelConfig, steps: int) -> tuple[float, ...]:
     """Sigma that enters the UNet at each step, from the scheduler's JSON file.
 
     The same values as `sampling.schedule(model, steps).sigmas`, without importing torch. Empty if the model is
-    not on this machine or has an unknown beta schedule; downloads nothing.
+    not on this machine, or if its sigmas are spaced by a rule of their own; downloads nothing.
     """
     folder = local_config_folder(config)
-    path = folder / "scheduler" / "scheduler_config.json" if folder else None
-    if path is None or not path.exists():
+    try:
+        settings = parts.lms_settings(parts.read_scheduler(folder)) if folder else {}
+    except ValueError:
+        settings = {}
+    # sigmas that are spaced by another rule than the time are left to the library
+    if not settings or any(settings.get(f"use_{rule}_sigmas") for rule in ("karras", "exponential", "beta")):
         return ()
-    # defaults of diffusers' LMSDiscreteScheduler
-    settings: dict = {"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear", "num_train_timesteps": 1000}
-    settings |= json.loads(path.read_text())
-    power = {"linear": 1, "scaled_linear": 2}.get(settings["beta_schedule"])
-    if power is None:
-        return ()
-    count = settings["num_train_timesteps"]
-    start, end = (settings[name] ** (1 / power) for name in ("beta_start", "beta_end"))
+    count, start, end = settings.get("num_train_timesteps", 1000), settings["beta_start"], settings["beta_end"]
     # in float32 like diffusers, because 1 - alphas is tiny at the last steps
-    betas = np.linspace(start, end, count, dtype=np.float32) ** power
+    if settings.get("trained_betas") is not None:
+        betas = np.array(settings["trained_betas"], dtype=np.float32)
+    elif settings.get("beta_schedule", "linear") == "squaredcos_cap_v2":
+        bars = np.cos((np.arange(count + 1) / count + 0.008) / 1.008 * math.pi / 2) ** 2
+        betas = np.minimum(1 - bars[1:] / bars[:-1], 0.999).astype(np.float32)
+    else:
+        power = 2 if settings.get("beta_schedule") == "scaled_linear" else 1
+        betas = np.linspace(start ** (1 / power), end ** (1 / power), count, dtype=np.float32) ** power
     alphas = np.cumprod(1 - betas, dtype=np.float64).astype(np.float32)
-    sigmas = np.interp(np.linspace(count - 1, 0, steps), np.arange(count), np.sqrt((1 - alphas) / alphas))
+    spacing = settings.get("timestep_spacing", "linspace")
+    if spacing == "leading":
+        times = np.arange(steps)[::-1] * (count // steps) + settings.get("steps_offset", 0)
+    elif spacing == "trailing":
+        times = np.arange(count, 0, -count / steps).round() - 1
+    else:
+        times = np.linspace(count - 1, 0, steps)
+    sigmas = np.interp(times, np.arange(count), np.sqrt((1 - alphas) / alphas))
     return tuple(sigmas.astype(np.float32).tolist())

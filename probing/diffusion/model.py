@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 import torch
 from torch import Tensor, nn
 
-from probing.diffusion import devices, metadata
+from probing.diffusion import devices, metadata, parts
 from probing.diffusion.config import SCENES, ModelConfig
-from probing.diffusion.sites import SiteSpec, attention_sites, conv_sites, vae_site
+from probing.diffusion.sites import SiteSpec, attention_sites, conv_sites, vae_sites
 from probing.diffusion.variants import OTHER_SEED, VARIANTS, kind, own_seed
 from probing.libraries import loading_errors, quiet_libraries
 
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Network = TypeVar("Network", bound=nn.Module)
-ENCODERS = {"StableDiffusionPipeline": 1, "StableDiffusionXLPipeline": 2}
-"""supported pipeline classes and their number of text encoders: Stable Diffusion 1.x and 2.x, and XL"""
 DECODED = 16
 """maximal number of latents that are decoded together"""
 DECODED_PIXELS = 1 << 20
@@ -49,7 +47,7 @@ class LatentDiffusion:
     vae: AutoencoderKL
     text_encoder: nn.Module
     tokenizer: PreTrainedTokenizerBase
-    scheduler_config: dict[str, object]
+    scheduler_config: dict[str, Any]
     device: torch.device
     autocast: torch.dtype | None = None
     embedded: bool = False
@@ -74,7 +72,7 @@ class LatentDiffusion:
         """Sites of a family: `attention`, `conv` or `vae`."""
         latent = self.latent_shape[1:]
         if family == "vae":
-            return (vae_site(self.vae.config, latent),)
+            return vae_sites(self.vae.config, latent)
         return (attention_sites if family == "attention" else conv_sites)(self.unet.config, latent)
 
     @torch.inference_mode()
@@ -144,18 +142,14 @@ class _Origin(TypedDict):
 def _load_parts(path: Path | str, config: ModelConfig, device: torch.device) -> LatentDiffusion:
     """The model on the CPU. Raises ValueError if the pipeline is of another class or lacks tensors."""
     # diffusers takes seconds to import
-    from diffusers import DiffusionPipeline
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-    from diffusers.schedulers.scheduling_lms_discrete import LMSDiscreteScheduler
 
     origin: _Origin = {"revision": config.revision or None, "local_files_only": isinstance(path, Path)}
     dtype = getattr(torch, config.dtype)
-    index = DiffusionPipeline.load_config(str(path), **origin)
-    assert isinstance(index, dict)
-    encoders = ENCODERS.get(index.get("_class_name", ""), 0)
-    if not encoders:
-        raise ValueError(f"is a {index.get('_class_name')}; supported pipelines: {', '.join(ENCODERS)}")
+    folder = metadata.config_folder(config)
+    parts.check(folder)
+    index, encoders = parts.read_index(folder)
     text_encoder, tokenizer = _load_text(index, path, "", origin, dtype)
     second = None
     if encoders == 2:
@@ -166,7 +160,7 @@ def _load_parts(path: Path | str, config: ModelConfig, device: torch.device) -> 
         vae=_load_network(AutoencoderKL, path, "vae", origin, dtype),
         text_encoder=text_encoder,
         tokenizer=tokenizer,
-        scheduler_config=dict(LMSDiscreteScheduler.load_config(str(path), subfolder="scheduler", **origin)),
+        scheduler_config=parts.read_scheduler(folder),
         device=device,
         autocast=getattr(torch, config.autocast) if config.autocast and device.type == "cuda" else None,
         embedded=config.name == SCENES,
@@ -181,10 +175,7 @@ def _load_text(
     import transformers
 
     part = f"text_encoder{suffix}"
-    encoder_class = (index.get(part) or [None, None])[1]
-    if encoder_class not in ("CLIPTextModel", "CLIPTextModelWithProjection"):
-        raise ValueError(f"its {part} is a {encoder_class}; a CLIP text encoder is needed")
-    encoder = _load_network(getattr(transformers, encoder_class), path, part, origin, dtype)
+    encoder = _load_network(getattr(transformers, index[part][1]), path, part, origin, dtype)
     tokenizer_class = (index.get(f"tokenizer{suffix}") or [None, "AutoTokenizer"])[1]
     loader = getattr(transformers, tokenizer_class, transformers.AutoTokenizer)
     return encoder, loader.from_pretrained(str(path), subfolder=f"tokenizer{suffix}", **origin)

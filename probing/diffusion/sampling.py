@@ -12,6 +12,7 @@ from torch import Tensor
 
 from probing.diffusion.conditioning import conditions
 from probing.diffusion.model import LatentDiffusion
+from probing.diffusion.parts import lms_settings
 
 
 @dataclass(frozen=True)
@@ -51,10 +52,8 @@ def initial_noise(model: LatentDiffusion, seeds: Sequence[int]) -> Tensor:
 
 
 def schedule(model: LatentDiffusion, steps: int) -> LMSDiscreteScheduler:
-    """A new linear multistep scheduler (section 3.1). It keeps state, so each batch needs its own."""
-    names = ("beta_start", "beta_end", "beta_schedule", "num_train_timesteps", "prediction_type")
-    settings = {name: model.scheduler_config[name] for name in names if name in model.scheduler_config}
-    scheduler = LMSDiscreteScheduler(**settings, steps_offset=1)  # type: ignore[arg-type]
+    """A new linear multistep scheduler (see `lms_settings`). It keeps state, so each batch needs its own."""
+    scheduler = LMSDiscreteScheduler(**lms_settings(model.scheduler_config))
     scheduler.set_timesteps(steps)
     return scheduler
 

@@ -106,10 +106,12 @@ def conv_sites(config: Mapping[str, Any], latent: tuple[int, int]) -> tuple[Site
     )
 
 
-def vae_site(config: Mapping[str, Any], latent: tuple[int, int]) -> SiteSpec:
-    """The self-attention of the VAE decoder's mid block (section 4.2); `config` is the VAE's."""
+def vae_sites(config: Mapping[str, Any], latent: tuple[int, int]) -> tuple[SiteSpec, ...]:
+    """The self-attention of the VAE decoder's mid block, if it has one (section 4.2); `config` is the VAE's."""
+    if not config.get("mid_block_add_attention", True):
+        return ()
     module = "decoder.mid_block.attentions.0.to_out.0"
-    return SiteSpec("vae.mid", module, config["block_out_channels"][-1], *latent, "decoder", "vae")
+    return (SiteSpec("vae.mid", module, config["block_out_channels"][-1], *latent, "decoder", "vae"),)
 
 
 def choose(sites: Sequence[SiteSpec], names: Sequence[str]) -> tuple[SiteSpec, ...]:

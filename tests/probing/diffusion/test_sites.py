@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from probing.diffusion import hooks
-from probing.diffusion.sites import attention_sites, choose, conv_sites, vae_site
+from probing.diffusion.sites import attention_sites, choose, conv_sites, vae_sites
 from probing.scenes import diffusion
 
 V14 = {
@@ -50,8 +50,10 @@ def test_another_family_is_found_by_the_same_rule():
     assert sites[0].tokens == 64 * 64
 
 
-def test_vae_site():
-    assert vae_site({"block_out_channels": [128, 256, 512, 512]}, (64, 64)).channels == 512
+def test_vae_sites():
+    config = {"block_out_channels": [128, 256, 512, 512]}
+    assert [site.channels for site in vae_sites(config, (64, 64))] == [512]
+    assert vae_sites(config | {"mid_block_add_attention": False}, (64, 64)) == ()
 
 
 def test_unknown_sites_are_named_with_a_suggestion():

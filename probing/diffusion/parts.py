@@ -1,0 +1,573 @@
+"""The configuration files of a pipeline's parts: every field is honoured, has no effect here, or is refused by name.
+
+The tables below list the fields of the classes that are supported. A field that is in no table is refused unless it is
+null, because what it changes would be lost. Reads JSON files and safetensors headers only, without torch.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from probing.diffusion.config import STEPS
+
+ENCODERS = {"StableDiffusionPipeline": 1, "StableDiffusionXLPipeline": 2}
+"""supported pipeline classes and their number of text encoders: Stable Diffusion 1.x and 2.x, and XL"""
+SCHEDULER_FILE = "scheduler/scheduler_config.json"
+TEXT_ENCODERS = ("CLIPTextModel", "CLIPTextModelWithProjection")
+
+
+@dataclass(frozen=True)
+class Field:
+    """What a field of a configuration may hold."""
+
+    expected: str
+    """in words, for the message of a refusal"""
+    accepts: Callable[[Any], bool]
+
+    def __or__(self, other: Field) -> Field:
+        return Field(f"{self.expected} or {other.expected}", lambda v: self.accepts(v) or other.accepts(v))
+
+
+def only(*values: object) -> Field:
+    """One of some values, so that another one is refused."""
+    names = " or ".join(json.dumps(value) for value in values)
+    return Field(names, lambda v: any(type(v) is type(value) and v == value for value in values))
+
+
+def whole(low: int) -> Field:
+    """A whole number from `low` on."""
+    return Field(f"a whole number from {low} on", lambda v: type(v) is int and v >= low)
+
+
+def each(field: Field) -> Field:
+    """A list with at least one value."""
+    return Field(
+        f"a list of {field.expected}",
+        lambda v: isinstance(v, list | tuple) and len(v) > 0 and all(map(field.accepts, v)),
+    )
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+
+
+NUMBER = Field("a finite number", _is_number)
+POSITIVE = Field("a positive number", lambda v: _is_number(v) and v > 0)
+FLAG = Field("true or false", lambda v: type(v) is bool)
+TEXT = Field("text", lambda v: isinstance(v, str))
+NULL = only(None)
+NO_EFFECT = Field("anything", lambda v: True)
+"""a field that changes nothing here, whatever it holds"""
+BETA = Field("a number between 0 and 1", lambda v: _is_number(v) and 0 < v < 1)
+ACTIVATION = only("silu", "swish", "mish", "gelu", "relu")
+SIZES = whole(1) | each(whole(1))
+
+_LEFT_BY_TRAINING = (
+    "decay",
+    "inv_gamma",
+    "min_decay",
+    "optimization_step",
+    "power",
+    "update_after_step",
+    "use_ema_warmup",
+)
+
+UNET = {
+    "sample_size": SIZES,
+    "in_channels": whole(1),
+    "out_channels": whole(1),
+    "center_input_sample": FLAG,
+    "flip_sin_to_cos": FLAG,
+    "freq_shift": whole(0),
+    "down_block_types": each(only("CrossAttnDownBlock2D", "DownBlock2D")),
+    "mid_block_type": only("UNetMidBlock2DCrossAttn", "UNetMidBlock2D", None),
+    "up_block_types": each(only("CrossAttnUpBlock2D", "UpBlock2D")),
+    "only_cross_attention": only(False) | each(only(False)),  # there would be no self-attention to record
+    "block_out_channels": each(whole(1)),
+    "layers_per_block": SIZES,
+    "downsample_padding": only(1),  # another one changes the sizes of sites
+    "mid_block_scale_factor": POSITIVE,
+    "dropout": NUMBER,  # of training alone
+    "act_fn": ACTIVATION,
+    "norm_num_groups": whole(1),
+    "norm_eps": POSITIVE,
+    "cross_attention_dim": SIZES,
+    "transformer_layers_per_block": SIZES,
+    "reverse_transformer_layers_per_block": NULL,
+    "encoder_hid_dim": NULL,
+    "encoder_hid_dim_type": NULL,
+    "attention_head_dim": SIZES,
+    "num_attention_heads": NULL,
+    "dual_cross_attention": only(False),
+    "use_linear_projection": FLAG,
+    "class_embed_type": NULL,  # needs a class for each sample
+    "addition_embed_type": only("text_time", None),
+    "addition_time_embed_dim": whole(1) | NULL,
+    "num_class_embeds": NULL,
+    "upcast_attention": FLAG,
+    "resnet_time_scale_shift": only("default", "scale_shift"),
+    "resnet_skip_time_act": only(False),
+    "resnet_out_scale_factor": only(1, 1.0),
+    "time_embedding_type": only("positional"),
+    "time_embedding_dim": whole(1) | NULL,
+    "time_embedding_act_fn": ACTIVATION | NULL,
+    "timestep_post_act": ACTIVATION | NULL,
+    "time_cond_proj_dim": NULL,  # the guidance embedding of latent consistency models
+    "conv_in_kernel": only(1, 3, 5, 7),
+    "conv_out_kernel": only(1, 3, 5, 7),
+    "projection_class_embeddings_input_dim": whole(1) | NULL,
+    "attention_type": only("default"),
+    "class_embeddings_concat": only(False),
+    "mid_block_only_cross_attention": only(False, None),
+    "cross_attention_norm": NULL,
+    "addition_embed_type_num_heads": NO_EFFECT,  # of additional embeddings that are refused
+} | dict.fromkeys(_LEFT_BY_TRAINING, NO_EFFECT)
+"""fields of UNet2DConditionModel"""
+
+VAE = {
+    "in_channels": only(3),
+    "out_channels": only(3),
+    "down_block_types": each(only("DownEncoderBlock2D")),
+    "up_block_types": each(only("UpDecoderBlock2D")),
+    "block_out_channels": each(whole(1)),
+    "layers_per_block": whole(1),
+    "act_fn": ACTIVATION,
+    "latent_channels": whole(1),
+    "norm_num_groups": whole(1),
+    "sample_size": SIZES,  # of tiled decoding, which is not used
+    "scaling_factor": POSITIVE,
+    "shift_factor": only(None, 0, 0.0),
+    "latents_mean": NULL,
+    "latents_std": NULL,
+    "force_upcast": FLAG,
+    "use_quant_conv": FLAG,
+    "use_post_quant_conv": FLAG,
+    "mid_block_add_attention": FLAG,
+}
+"""fields of AutoencoderKL"""
+
+TEXT_ENCODER = {
+    "vocab_size": whole(1),
+    "hidden_size": whole(1),
+    "intermediate_size": whole(1),
+    "projection_dim": whole(1) | NULL,
+    "num_hidden_layers": whole(1),
+    "num_attention_heads": whole(1),
+    "max_position_embeddings": whole(1),
+    "hidden_act": only("quick_gelu", "gelu", "gelu_new", "relu", "silu"),
+    "layer_norm_eps": POSITIVE,
+    "pad_token_id": whole(0) | NULL,
+    "bos_token_id": whole(0) | NULL,
+    "eos_token_id": whole(0),
+    "model_type": only("clip_text_model"),
+    "return_dict": only(True, None),
+    "use_return_dict": only(True, None),
+    # of training and of other uses, but checked by the library
+    "attention_dropout": NUMBER,
+    "dropout": NUMBER,
+    "initializer_range": NUMBER,
+    "initializer_factor": NUMBER,
+    "output_hidden_states": only(False, None),
+    "output_attentions": only(False, None),
+    "chunk_size_feed_forward": whole(0),
+    "is_encoder_decoder": only(False),
+    "architectures": each(TEXT) | NULL,
+    "dtype": TEXT | NULL,
+    "torch_dtype": TEXT | NULL,
+    "transformers_version": TEXT | NULL,
+    "quantization_config": NULL,
+}
+"""fields of CLIPTextConfig"""
+
+NOISE = {
+    "num_train_timesteps": whole(STEPS),
+    "beta_start": BETA,
+    "beta_end": BETA,
+    "beta_schedule": only("linear", "scaled_linear", "squaredcos_cap_v2"),
+    "trained_betas": each(BETA) | NULL,
+    "prediction_type": only("epsilon", "v_prediction"),
+    "timestep_spacing": only("linspace", "leading", "trailing"),
+    "steps_offset": whole(0),
+    "use_karras_sigmas": FLAG,
+    "use_exponential_sigmas": FLAG,
+    "use_beta_sigmas": FLAG,
+}
+"""fields of a scheduler that are honoured: the noise schedule that the model was trained with, and the places of steps
+in it. They are all that diffusers' LMSDiscreteScheduler takes"""
+
+SCHEDULER = (
+    NOISE
+    | {
+        "rescale_betas_zero_snr": only(False),  # LMS cannot start from pure noise, of infinite sigma
+        "use_flow_sigmas": only(False),
+        "use_dynamic_shifting": only(False),
+        "shift_terminal": NULL,
+        "sigma_min": NULL,
+        "sigma_max": NULL,
+        "timestep_type": only("discrete"),
+    }
+    | dict.fromkeys(
+        # of the samplers that LMS takes the place of
+        "algorithm_type clip_sample clip_sample_range corrector_order disable_corrector dynamic_thresholding_ratio "
+        "euler_at_final final_sigmas_type flow_shift interpolation_type lambda_min_clipped lower_order_final "
+        "noise_sampler_seed predict_x0 predictor_order sample_max_value set_alpha_to_one skip_prk_steps solver_order "
+        "solver_p solver_type tau_func thresholding time_shift_type use_lu_lambdas variance_type".split(),
+        NO_EFFECT,
+    )
+)
+"""fields of the schedulers in SCHEDULERS"""
+
+_BETAS = {"beta_start": 0.0001, "beta_end": 0.02}
+_LATENT_BETAS = {"beta_start": 0.00085, "beta_end": 0.012}
+SCHEDULERS = {
+    **dict.fromkeys(
+        "DDIM DDIMParallel DDPM DDPMParallel DEISMultistep DPMSolverMultistep DPMSolverSinglestep "
+        "EulerAncestralDiscrete EulerDiscrete LMSDiscrete PNDM SASolver UniPCMultistep".split(),
+        _BETAS,
+    ),
+    **dict.fromkeys("DPMSolverSDE HeunDiscrete KDPM2AncestralDiscrete KDPM2Discrete".split(), _LATENT_BETAS),
+}
+"""schedulers of a discrete noise schedule, without the word Scheduler, and the betas of a file that names none"""
+
+
+def lms_settings(scheduler: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of diffusers' LMSDiscreteScheduler for a pipeline's scheduler configuration.
+
+    The protocol samples every model with LMS (section 3.1: 15 steps), whichever sampler its file names. The model's
+    noise schedule, what it predicts and the spacing of steps are taken from the file; fields of the replaced sampler
+    have no effect. A missing spacing is LMS's own, evenly spaced, as in the paper.
+    """
+    kind = str(scheduler.get("_class_name", "LMSDiscreteScheduler")).removesuffix("Scheduler")
+    return SCHEDULERS.get(kind, _BETAS) | {name: scheduler[name] for name in NOISE if name in scheduler}
+
+
+def unlike_earlier(scheduler: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a scheduler that runs of earlier versions dropped, where they differ from what was used."""
+    settings = lms_settings(scheduler)
+    used: dict[str, Any] = {"trained_betas": None, "timestep_spacing": "linspace"}
+    used |= dict.fromkeys(("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"), False)
+    found = {name: settings[name] for name, value in used.items() if settings.get(name, value) != value}
+    if "timestep_spacing" in found and settings.get("steps_offset", 0) != 0:
+        found["steps_offset"] = settings["steps_offset"]
+    if "beta_start" not in scheduler and settings["beta_start"] != _BETAS["beta_start"]:
+        found["beta_start"] = settings["beta_start"]
+    return found
+
+
+def read_json(folder: Path, name: str) -> dict[str, Any]:
+    """A JSON file of a pipeline. Raises ValueError if it is missing, damaged or no object."""
+    try:
+        values = json.loads((folder / name).read_bytes())
+    except OSError as error:
+        raise ValueError(f"{folder}: {name} can't be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{folder / name}: no readable JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{folder / name}: holds no JSON object")
+    return values
+
+
+def refuse(name: str, field: str, problem: str) -> ValueError:
+    """A ValueError that names a file of a pipeline and its field."""
+    return ValueError(f"{name}: {field}{problem}")
+
+
+def check_fields(name: str, values: Mapping[str, Any], table: Mapping[str, Field]) -> None:
+    """Raise ValueError for the first field that is neither honoured nor known to have no effect.
+
+    Names with an underscore are diffusers' own notes.
+    """
+    for field, value in values.items():
+        if field.startswith("_"):
+            continue
+        shown = json.dumps(value)
+        shown = f"={shown if len(shown) <= 80 else shown[:77] + '...'}"
+        if field not in table:
+            if value is not None:
+                raise refuse(name, field, f"{shown} is not known here, and what it changes would be lost")
+        elif not table[field].accepts(value):
+            raise refuse(name, field, f"{shown} is not supported; supported: {table[field].expected}")
+
+
+def read_unet(folder: Path) -> dict[str, Any]:
+    """The UNet's configuration with the defaults of fields that are read here. Raises ValueError as `check_fields`."""
+    name = "unet/config.json"
+    values = read_json(folder, name)
+    check_fields(name, values, UNET)
+    if values.get("_class_name", "UNet2DConditionModel") != "UNet2DConditionModel":
+        raise refuse(name, "_class_name", f"={values['_class_name']} is not supported; supported: UNet2DConditionModel")
+    if "sample_size" not in values:
+        raise refuse(name, "sample_size", " is missing, so the size of images is not known")
+    defaults: dict[str, Any] = {
+        "in_channels": 4,
+        "out_channels": 4,
+        "block_out_channels": [320, 640, 1280, 1280],
+        "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
+        "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
+    }
+    values = defaults | values
+    size, levels = values["sample_size"], len(values["block_out_channels"])
+    if isinstance(size, list) and len(size) != 2:
+        raise refuse(name, "sample_size", f"={size} is not supported; supported: a number, or height and width")
+    by_level = ("down_block_types", "up_block_types", "layers_per_block", "cross_attention_dim",
+                "transformer_layers_per_block", "attention_head_dim", "only_cross_attention")  # fmt: skip
+    for field in by_level:
+        if isinstance(values.get(field), list) and len(values[field]) != levels:
+            raise refuse(name, field, f" has {len(values[field])} values, block_out_channels {levels}")
+    return values
+
+
+def read_vae(folder: Path) -> dict[str, Any]:
+    """The autoencoder's configuration with defaults, likewise."""
+    name = "vae/config.json"
+    values = read_json(folder, name)
+    check_fields(name, values, VAE)
+    if values.get("_class_name", "AutoencoderKL") != "AutoencoderKL":
+        raise refuse(name, "_class_name", f"={values['_class_name']} is not supported; supported: AutoencoderKL")
+    defaults: dict[str, Any] = {
+        "latent_channels": 4,
+        "block_out_channels": [64],
+        "layers_per_block": 1,
+        "down_block_types": ["DownEncoderBlock2D"],
+        "up_block_types": ["UpDecoderBlock2D"],
+    }
+    values = defaults | values
+    for field in ("down_block_types", "up_block_types"):
+        if len(values[field]) != len(values["block_out_channels"]):
+            levels = len(values["block_out_channels"])
+            raise refuse(name, field, f" has {len(values[field])} values, block_out_channels {levels}")
+    return values
+
+
+def read_scheduler(folder: Path) -> dict[str, Any]:
+    """The scheduler's configuration. Raises ValueError for a scheduler or a field that is not supported."""
+    name = SCHEDULER_FILE
+    values = read_json(folder, name)
+    if "_class_name" not in values:
+        component = read_json(folder, "model_index.json").get("scheduler")
+        values["_class_name"] = component[1] if isinstance(component, list) and len(component) == 2 else None
+    kind = values["_class_name"]
+    if not isinstance(kind, str) or kind.removesuffix("Scheduler") not in SCHEDULERS:
+        known = ", ".join(sorted(SCHEDULERS))
+        raise refuse(name, "_class_name", f"={kind} has no noise schedule that LMS can sample; supported: {known}")
+    check_fields(name, values, SCHEDULER)
+    settings = lms_settings(values)
+    count, betas = settings.get("num_train_timesteps", 1000), settings.get("trained_betas")
+    if betas is not None and len(betas) != count:
+        raise refuse(name, "trained_betas", f" has {len(betas)} values, num_train_timesteps is {count}")
+    if settings.get("timestep_spacing") == "leading":
+        last = count // STEPS * (STEPS - 1) + settings.get("steps_offset", 0)
+        if last >= count:
+            raise refuse(name, "steps_offset", f" puts a step at {last}, num_train_timesteps is {count}")
+    if sum(settings.get(f"use_{which}_sigmas", False) for which in ("karras", "exponential", "beta")) > 1:
+        raise refuse(name, "use_karras_sigmas", ", use_exponential_sigmas and use_beta_sigmas exclude each other")
+    return values
+
+
+def read_index(folder: Path) -> tuple[dict[str, Any], int]:
+    """A pipeline's index and its number of text encoders.
+
+    Raises ValueError for another class, or a component that would be left out.
+    """
+    name = "model_index.json"
+    index = read_json(folder, name)
+    kind = index.get("_class_name")
+    if not isinstance(kind, str) or kind not in ENCODERS:
+        raise ValueError(f"is a {kind}; supported pipelines: {', '.join(ENCODERS)}")
+    # components that a run without images, safety checker or watermark does not need
+    known = {"safety_checker", "feature_extractor", "image_encoder", "requires_safety_checker", "add_watermarker"}
+    parts = ["unet", "vae", "scheduler", *(f"{part}{suffix}" for part in ("text_encoder", "tokenizer")
+                                           for suffix in ("", "_2")[: ENCODERS[kind]])]  # fmt: skip
+    for field, value in index.items():
+        if field in parts:
+            named = isinstance(value, list) and len(value) == 2 and all(isinstance(x, str) for x in value)
+            if not named:
+                raise refuse(name, field, f"={json.dumps(value)} names no library and class")
+        elif field == "force_zeros_for_empty_prompt":
+            check_fields(name, {field: value}, {field: FLAG})
+        elif not field.startswith("_") and field not in known and value not in (None, [None, None]):
+            raise refuse(name, field, f"={json.dumps(value)[:80]} is not known here, and what it does would be lost")
+    expected: dict[str, tuple[str, ...]] = {"unet": ("UNet2DConditionModel",), "vae": ("AutoencoderKL",)}
+    expected |= {part: TEXT_ENCODERS for part in parts if part.startswith("text_encoder")}
+    for part, classes in expected.items():
+        found = (index.get(part) or [None, None if part.startswith("text") else classes[0]])[1]
+        if found not in classes:
+            raise ValueError(f"its {part} is a {found}; supported: {', '.join(classes)}")
+    return index, ENCODERS[kind]
+
+
+def check(folder: Path) -> None:
+    """Check all configuration files of a pipeline, and that its weights, if they are there, have the stated sizes.
+
+    Raises ValueError that names file and field.
+    """
+    _, encoders = read_index(folder)
+    unet, vae = read_unet(folder), read_vae(folder)
+    read_scheduler(folder)
+    widths = []
+    for part in ("text_encoder", "text_encoder_2")[:encoders]:
+        name = f"{part}/config.json"
+        text = {"hidden_size": 512, "num_attention_heads": 8} | read_json(folder, name)
+        check_fields(name, text, TEXT_ENCODER)
+        if text["hidden_size"] % text["num_attention_heads"]:
+            raise refuse(name, "num_attention_heads", f"={text['num_attention_heads']} does not divide hidden_size")
+        widths.append(text["hidden_size"])
+        _check_tensors(folder, part, _text_tensors(text))
+    _check_conditioning(unet, vae, encoders, sum(widths))
+    for name, values, default in (("unet/config.json", unet, 32), ("vae/config.json", vae, 32)):
+        groups = values.get("norm_num_groups", default)
+        for channels in values["block_out_channels"]:
+            if channels % groups:
+                raise refuse(name, "norm_num_groups", f"={groups} does not divide block_out_channels {channels}")
+    _check_tensors(folder, "unet", _unet_tensors(unet))
+    _check_tensors(folder, "vae", _vae_tensors(vae))
+
+
+def _check_conditioning(unet: Mapping[str, Any], vae: Mapping[str, Any], encoders: int, width: int) -> None:
+    """Raise ValueError if the UNet needs other inputs than latents, the time and the text."""
+    name = "unet/config.json"
+    if not unet["in_channels"] == unet["out_channels"] == vae["latent_channels"]:
+        raise refuse(
+            name, "in_channels",
+            f"={unet['in_channels']}, out_channels={unet['out_channels']}, and latents have {vae['latent_channels']}: "
+            "a model that needs an image or a mask besides its text is not supported",
+        )  # fmt: skip
+    kind = unet.get("addition_embed_type")
+    if (kind == "text_time") != (encoders == 2):
+        raise refuse(name, "addition_embed_type", f"={json.dumps(kind)} does not fit {encoders} text encoder(s)")
+    needed = _by_level(unet, "cross_attention_dim", 1280)
+    if set(needed) != {width}:
+        raise refuse(name, "cross_attention_dim", f"={needed[0]} does not fit text states of width {width}")
+    heads = _by_level(unet, "attention_head_dim", 8)
+    for channels, count in zip(unet["block_out_channels"], heads, strict=True):
+        if channels % count:
+            raise refuse(name, "attention_head_dim", f"={count} does not divide block_out_channels {channels}")
+
+
+def _by_level(values: Mapping[str, Any], field: str, default: int) -> list[int]:
+    value = values.get(field, default)
+    return list(value) if isinstance(value, list | tuple) else [value] * len(values["block_out_channels"])
+
+
+Tensors = Iterator[tuple[str, str, tuple[int | None, ...] | None]]
+"""(field, tensor, shape with None for any size, or None if there must be no such tensor)"""
+
+
+def _unet_tensors(unet: Mapping[str, Any]) -> Tensors:
+    """The tensors whose names and shapes follow from the UNet's configuration, one for each field that sets sizes."""
+    channels, last = unet["block_out_channels"], len(unet["block_out_channels"]) - 1
+    layers = _by_level(unet, "layers_per_block", 2)
+    depths = _by_level(unet, "transformer_layers_per_block", 1)
+    widths = _by_level(unet, "cross_attention_dim", 1280)
+    kernel, out_kernel = unet.get("conv_in_kernel", 3), unet.get("conv_out_kernel", 3)
+    time = unet.get("time_embedding_dim") or 4 * channels[0]
+    yield "conv_in_kernel", "conv_in.weight", (channels[0], unet["in_channels"], kernel, kernel)
+    yield "conv_out_kernel", "conv_out.weight", (unet["out_channels"], channels[0], out_kernel, out_kernel)
+    yield "time_embedding_dim", "time_embedding.linear_1.weight", (time, channels[0])
+    if unet.get("addition_embed_type"):
+        inputs = unet.get("projection_class_embeddings_input_dim")
+        yield "projection_class_embeddings_input_dim", "add_embedding.linear_1.weight", (time, inputs)
+    else:
+        yield "addition_embed_type", "add_embedding.linear_1.weight", None
+    mid = unet.get("mid_block_type", "UNetMidBlock2DCrossAttn")
+    blocks = [
+        *(("down_block_types", f"down_blocks.{i}", kind, i, layers[i])
+          for i, kind in enumerate(unet["down_block_types"])),
+        *(("up_block_types", f"up_blocks.{i}", kind, last - i, layers[last - i] + 1)
+          for i, kind in enumerate(unet["up_block_types"])),
+        ("mid_block_type", "mid_block", mid or "", last, 2 if "CrossAttn" in (mid or "") else 1 if mid else 0),
+    ]  # fmt: skip
+    linear: tuple[int | None, ...] = (None, None) if unet.get("use_linear_projection") else (None, None, 1, 1)
+    for field, path, kind, level, count in blocks:
+        attentions = (1 if path == "mid_block" else count) if "CrossAttn" in kind else 0
+        if count:
+            shape = (channels[level], None, 3, 3)
+            yield "block_out_channels", f"{path}.resnets.{count - 1}.conv1.weight", shape
+        yield "layers_per_block", f"{path}.resnets.{count}.conv1.weight", None
+        yield field, f"{path}.attentions.{attentions}.norm.weight", None
+        if attentions:
+            block = f"{path}.attentions.{attentions - 1}"
+            yield "use_linear_projection", f"{block}.proj_in.weight", linear
+            inner, depth = f"{block}.transformer_blocks", depths[level]
+            width = (channels[level], widths[level])
+            yield "cross_attention_dim", f"{inner}.{depth - 1}.attn2.to_k.weight", width
+            yield "transformer_layers_per_block", f"{inner}.{depth}.norm1.weight", None
+
+
+def _vae_tensors(vae: Mapping[str, Any]) -> Tensors:
+    """Those that follow from the autoencoder's configuration."""
+    channels, layers, latent = vae["block_out_channels"], vae["layers_per_block"], vae["latent_channels"]
+    yield "latent_channels", "decoder.conv_in.weight", (channels[-1], latent, 3, 3)
+    yield "block_out_channels", "decoder.conv_out.weight", (3, channels[0], 3, 3)
+    post = (latent, latent, 1, 1) if vae.get("use_post_quant_conv", True) else None
+    yield "use_post_quant_conv", "post_quant_conv.weight", post
+    quant = (2 * latent, 2 * latent, 1, 1) if vae.get("use_quant_conv", True) else None
+    yield "use_quant_conv", "quant_conv.weight", quant
+    norm = (channels[-1],) if vae.get("mid_block_add_attention", True) else None
+    yield "mid_block_add_attention", "decoder.mid_block.attentions.0.group_norm.weight", norm
+    for i, width in enumerate(channels):
+        yield "block_out_channels", f"encoder.down_blocks.{i}.resnets.{layers - 1}.conv1.weight", (width, None, 3, 3)
+        yield "layers_per_block", f"encoder.down_blocks.{i}.resnets.{layers}.conv1.weight", None
+        mirrored = channels[-1 - i]
+        yield "block_out_channels", f"decoder.up_blocks.{i}.resnets.{layers}.conv1.weight", (mirrored, None, 3, 3)
+        yield "layers_per_block", f"decoder.up_blocks.{i}.resnets.{layers + 1}.conv1.weight", None
+
+
+def _text_tensors(text: Mapping[str, Any]) -> Tensors:
+    """Those that follow from a CLIP text encoder's configuration."""
+    width, layers = text["hidden_size"], text.get("num_hidden_layers", 12)
+    inner = text.get("intermediate_size", 2048)
+    yield "vocab_size", "embeddings.token_embedding.weight", (text.get("vocab_size", 49408), width)
+    positions = text.get("max_position_embeddings", 77)
+    yield "max_position_embeddings", "embeddings.position_embedding.weight", (positions, width)
+    yield "intermediate_size", f"encoder.layers.{layers - 1}.mlp.fc1.weight", (inner, width)
+    yield "num_hidden_layers", f"encoder.layers.{layers}.mlp.fc1.weight", None
+
+
+def tensor_shapes(folder: Path, part: str) -> dict[str, tuple[int, ...]]:
+    """Shapes of a part's tensors by name, from the headers of its safetensors files; empty if there are none here.
+
+    Half-precision and non-EMA copies of the weights are left out. Raises ValueError for a damaged file.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in weight_files(folder / part):
+        try:
+            with safe_open(file, framework="numpy") as tensors:
+                shapes |= {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"{part}/{file.name}: weights truncated or damaged; download them again") from error
+    return shapes
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a part that are loaded."""
+    return [f for f in sorted(folder.glob("*.safetensors")) if ".fp16" not in f.name and ".non_ema" not in f.name]
+
+
+def _check_tensors(folder: Path, part: str, expected: Tensors) -> None:
+    shapes = tensor_shapes(folder, part)
+    if not shapes:  # a hub id's weights are loaded later
+        return
+    # text encoders are saved with and without this prefix
+    shapes = {name.removeprefix("text_model."): shape for name, shape in shapes.items()}
+    for field, tensor, shape in expected:
+        found = shapes.get(tensor)
+        fits = (
+            found is not None and len(found) == len(shape)
+            and all(want in (None, have) for want, have in zip(shape, found, strict=True))
+            if shape is not None
+            else found is None
+        )  # fmt: skip
+        if found is None and shape is not None:
+            raise ValueError(f"its {part} lacks {tensor}, which {part}/config.json ({field}) states; download it again")
+        if not fits:
+            size = "absent" if shape is None else "x".join("?" if n is None else str(n) for n in shape)
+            problem = f" does not fit the weights: {tensor} is {'x'.join(map(str, found or ()))}, expected {size}"
+            raise refuse(f"{part}/config.json", field, problem)
