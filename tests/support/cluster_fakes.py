@@ -80,7 +80,7 @@ def build(folder: Path, script: tuple[str, ...] = ()) -> Callable[[Scripted], di
 
 
 def noting(url: str) -> Callable[[Scripted], dict[str, Any]]:
-    """The factory of a worker that writes a note to a store per task; "rob" puts another planner's lease there first."""
+    """The factory of a worker that writes a note to a store per task; "rob" first puts a foreign lease there."""
     store = storage.open(url)
 
     def note(task: Scripted) -> dict[str, Any]:
