@@ -4,31 +4,41 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
-from interventions.controls import VARIATIONS
+from interventions.controls import LATE_STEPS, NULLS, VARIATIONS
 from probing.diffusion.config import STEPS as STEPS
 from probing.diffusion.sites import SiteSpec, choose
 
 TASKS = ("saliency", "depth")
 LR_UNITS = ("absolute", "rms")
+WEIGHTS, PATTERN, MEAN_DIFFERENCE = "weights", "pattern", "mean_difference"
+DIRECTIONS = (WEIGHTS, PATTERN, MEAN_DIFFERENCE)
+"""directions of an edit: the paper's inner optimisation, which follows the probe's weights; the pattern, covariance
+times weights, in which the network itself writes what the probe reads (Haufe et al. 2014); and the difference of the
+mean activations of patches with and without the object (for depth: of near and far patches)"""
+SCALES = ("reading", "gap", "rms")
+"""units of an edit's gain: the change of the probe's reading by the paper's edit, patch by patch; or a size of the
+whole edit in units of the natural gap between the two classes along its direction, or of the site's root mean square"""
 MOVE_RULES = ("visible", "authors")
-CONTROLS = ("none", "random_direction", "random_probe", "shuffled_probe", "late_steps")
-"""controls of the real edit, each with rows of its own in the results"""
-COMPARISONS = (*CONTROLS, *VARIATIONS)
-"""everything that can run beside the real edit: controls, and variations of the edit itself"""
+CONTROLS = ("none", "random_direction", "random_probe", "shuffled_probe", LATE_STEPS)
+"""default controls of the real edit, each with rows of its own in the results"""
+COMPARISONS = ("none", *NULLS, LATE_STEPS, *VARIATIONS)
+"""everything that can run beside the real edit: nulls of the same size, the comparison of timing, and variations"""
 SIDES = ("encoder", "bottleneck", "decoder")
 MAIN, SECOND_OBJECT, ANIMATION = "interventions", "second_object", "animation"
 """experiments that are not ablations: the main measurement, appendix E, and one object moving across an image"""
+GAIN = "gain"
+"""the ablation of the gain: dose response with every null of the main edit"""
 GUIDANCE = "guidance"
 """the ablation of the guidance scale; its unedited images are sampled again at each scale"""
 PATCHING = "transplant"
 """activation patching: the experiment that uses no probe (the value is the name in results)"""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class EditSpec:
-    """One kind of edit: where, when and how strongly activations are moved (section 5.1).
+    """One kind of edit: where, when, along what and how strongly activations are moved (section 5.1).
 
     Task keys and stored recipes depend on the names and the order of these fields.
     """
@@ -47,17 +57,31 @@ class EditSpec:
     """absolute, or rms: in units of the site's root mean square at that step"""
     depth_span: float = 9.0
     """the depth target is min-max scaled to plus and minus this; 0 keeps standardised depth"""
+    direction: str = WEIGHTS
+    """what activations are moved along: weights, pattern or mean_difference"""
+    scale: str = "reading"
+    """unit of `gain`: reading, gap or rms"""
+    gain: float = 1.0
+    """size of the edit in units of `scale`"""
+
+    def __repr__(self) -> str:
+        # fields that came later are left out at their defaults, so that keys of earlier tasks stay the same
+        later = ("direction", "scale", "gain")
+        shown = [f for f in fields(self) if f.name not in later or getattr(self, f.name) != f.default]
+        return f"EditSpec({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in shown)})"
 
     def __post_init__(self) -> None:
         _check_choice("task", self.task, TASKS)
         _check_choice("lr_units", self.lr_units, LR_UNITS)
+        _check_choice("directions", self.direction, DIRECTIONS)
+        _check_choice("scale", self.scale, SCALES)
         if not self.sites:
             raise ValueError(f"interventions.{self.task}_sites is empty; give names, decoder or all")
         if not self.steps or self.steps[0] < 1 or list(self.steps) != sorted(set(self.steps)):
             raise ValueError(f"interventions.{self.task}_steps={list(self.steps)}: give ascending steps from 1 on")
         if self.iterations < 0:
             raise ValueError(f"interventions.iterations={self.iterations}: must be 0 or more")
-        for name, low in (("lr", math.ulp(0.0)), ("depth_span", 0.0)):
+        for name, low in (("lr", math.ulp(0.0)), ("depth_span", 0.0), ("gain", math.ulp(0.0))):
             if not low <= getattr(self, name) < math.inf:
                 raise ValueError(f"interventions.{name}={getattr(self, name)}: must be a positive number")
 
@@ -88,9 +112,21 @@ class InterventionConfig:
     """absolute, or rms: in units of the site's root mean square at that step"""
     depth_span: float = 9.0
     """the depth target is min-max scaled to plus and minus this; 0 keeps standardised depth"""
+    directions: tuple[str, ...] = (WEIGHTS,)
+    """what activations are moved along, each with all its controls: weights (the paper's inner optimisation), pattern
+    (activation covariance times the probe), mean_difference (between patches with and without the object)"""
+    scale: str = "reading"
+    """unit of the gains: reading (1 moves the probe's reading as far as the paper's edit), gap (of the natural gap
+    between the two classes of patches along the direction), rms (of the site's root mean square)"""
+    saliency_gain: float = 1.0
+    """size of saliency edits along the pattern or the mean difference, in units of `scale`; edits along the weights
+    are the paper's own"""
+    depth_gain: float = 1.0
+    """the same for depth"""
     controls: tuple[str, ...] = CONTROLS
-    """comparisons beside the real edit: none, random_direction, random_probe, shuffled_probe, late_steps;
-    and variations of the edit: rank_one, natural"""
+    """comparisons beside the real edit: none; nulls of the same size (random_direction, random_probe, shuffled_probe,
+    mirror_target, decoy_place); late_steps, which compares timing; and the variations rank_one and natural, the paper's
+    edit turned along the probe or its pattern with the same norm"""
     guidance: float | None = None
     """guidance scale while editing; null is that of sampling"""
     probes: str = ""
@@ -105,6 +141,8 @@ class InterventionConfig:
     """test images of each ablation below; 0 means as many as `images`"""
     dose: tuple[int, ...] = ()
     """further numbers of iterations, each an experiment `dose` of the real edit (dose response)"""
+    gains: tuple[float, ...] = ()
+    """further gains, each an experiment `gain` of every direction with all its nulls (dose response)"""
     step_counts: tuple[int, ...] = ()
     """further numbers of edited steps, each an experiment `steps` (appendix D)"""
     sides: tuple[str, ...] = ()
@@ -129,42 +167,60 @@ class InterventionConfig:
         for name, low in (("moves", 1), ("rows", 1), *((name, 0) for name in counts)):
             if getattr(self, name) < low:
                 raise ValueError(f"interventions.{name}={getattr(self, name)}: must be {low} or more")
+        if not self.directions:
+            raise ValueError("interventions.directions is empty; give weights, pattern or mean_difference")
         for task in self.tasks:
             _check_choice("tasks", task, TASKS)
-            self.spec(task)
+            for direction in self.directions:
+                self.spec(task, direction)
         for control in self.controls:
             _check_choice("controls", control, COMPARISONS)
-        for scale in self.guidances:
-            if not 0 < scale < math.inf:
-                raise ValueError(f"interventions.guidances={scale}: must be a positive number")
+        for name in ("guidances", "gains"):
+            for value in getattr(self, name):
+                if not 0 < value < math.inf:
+                    raise ValueError(f"interventions.{name}={value}: must be a positive number")
         for side in self.sides:
             _check_choice("sides", side, (*SIDES, "all"))
         _check_choice("move_rule", self.move_rule, MOVE_RULES)
 
-    def spec(self, task: str) -> EditSpec:
-        """The main edit of a task."""
+    def spec(self, task: str, direction: str = WEIGHTS) -> EditSpec:
+        """The main edit of a task along a direction."""
         sites, steps = getattr(self, f"{task}_sites"), getattr(self, f"{task}_steps")
-        return EditSpec(task, tuple(sites), tuple(steps), self.iterations, self.lr, self.lr_units, self.depth_span)
+        spec = EditSpec(task, tuple(sites), tuple(steps), self.iterations, self.lr, self.lr_units, self.depth_span)
+        if direction == WEIGHTS:
+            return spec
+        return replace(spec, direction=direction, scale=self.scale, gain=getattr(self, f"{task}_gain"))
 
     def experiments(self, task: str) -> tuple[tuple[str, EditSpec, tuple[str, ...]], ...]:
-        """(experiment, edit, comparisons) of a task: the main experiment first, then ablations of the real edit.
+        """(experiment, edit, comparisons) of a task, direction by direction; activation patching comes last.
 
-        An ablation equal to the main edit is left out.
+        Of a direction, the main experiment comes first, then ablations, without those equal to the main edit.
         """
-        main = self.spec(task)
-        ablations = [("dose", replace(main, iterations=n)) for n in self.dose]
-        ablations += [("steps", replace(main, steps=tuple(range(1, n + 1)))) for n in self.step_counts]
-        ablations += [("sides", replace(main, sites=(side,))) for side in self.sides]
-        found = [(MAIN, main, tuple(self.controls)), *((name, spec, ()) for name, spec in ablations if spec != main)]
+        found = [entry for direction in self.directions for entry in self._of_direction(task, direction)]
+        if self.transplants:
+            main = self.spec(task)
+            all_steps = replace(main, steps=tuple(range(1, STEPS + 1)))
+            found += [(PATCHING, spec, ()) for spec in dict.fromkeys((main, all_steps))]
+        return tuple(found)
+
+    def _of_direction(self, task: str, direction: str) -> list[tuple[str, EditSpec, tuple[str, ...]]]:
+        main = self.spec(task, direction)
+        nulls = tuple(name for name in self.controls if name in NULLS)
+        found = [(MAIN, main, tuple(self.controls))]
+        if direction == WEIGHTS:
+            found += [("dose", replace(main, iterations=n), ()) for n in self.dose]
+        found += [("steps", replace(main, steps=tuple(range(1, n + 1))), ()) for n in self.step_counts]
+        found += [("sides", replace(main, sites=(side,)), ()) for side in self.sides]
+        # the paper's edit has the gain 1 in units of its own reading
+        scale = "reading" if direction == WEIGHTS else self.scale
+        found += [(GAIN, replace(main, scale=scale, gain=gain), nulls) for gain in self.gains]
+        found = [entry for i, entry in enumerate(found) if i == 0 or entry[1] != main]
         variations = tuple(name for name in self.controls if name in VARIATIONS)
         if task == "depth" and self.second_objects:
             found.append((SECOND_OBJECT, main, variations))
         if self.frames:
             found.append((ANIMATION, main, variations))
-        if self.transplants:
-            all_steps = replace(main, steps=tuple(range(1, STEPS + 1)))
-            found += [(PATCHING, spec, ()) for spec in dict.fromkeys((main, all_steps))]
-        return tuple(found)
+        return found
 
     def scales(self, sampling: float | None = None) -> tuple[float, ...]:
         """The further guidance scales, without that of the main edit (`sampling` unless `guidance` is set)."""

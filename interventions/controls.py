@@ -16,11 +16,19 @@ if TYPE_CHECKING:  # planning and the report need the names alone
 
 EDIT = "edit"
 """the real edit"""
+LATE_STEPS = "late_steps"
+"""the real edit in the last steps. It compares timing and is no null: where late edits paint the picture as well, the
+early ones are not refuted"""
+MIRROR_TARGET, DECOY_PLACE = "mirror_target", "decoy_place"
+NULLS = ("random_direction", "random_probe", "shuffled_probe", MIRROR_TARGET, DECOY_PLACE)
+"""edits of the same size that should not reach the target: along other directions, towards the opposite move, and the
+real edit shifted by half of the image in both axes"""
 STEERED = {
     EDIT: ("trained", "none"),
     "random_probe": ("random", "none"),
     "shuffled_probe": ("trained", "shuffled"),
-    "late_steps": ("trained", "none"),
+    LATE_STEPS: ("trained", "none"),
+    MIRROR_TARGET: ("trained", "none"),
 }
 """edit or control -> (variant, control) of the probe that drives its inner optimisation"""
 VARIATIONS = ("rank_one", "natural")
@@ -46,19 +54,26 @@ def rescaled(edit: Tensor, strength: Tensor) -> Tensor:
     return edit * factor[..., None]
 
 
-def random_direction(centred: NDArray, probe: NDArray, generator: np.random.Generator) -> NDArray[np.float64]:
-    """Draw a unit vector (C) orthogonal to `probe` (C) from the covariance of centred vectors (m, C).
+def random_direction(
+    centred: NDArray, avoided: Sequence[NDArray], generator: np.random.Generator
+) -> NDArray[np.float64]:
+    """Draw a unit vector (C) orthogonal to the avoided vectors (C) from the covariance of centred vectors (m, C).
 
-    Raises ValueError if the vectors vary along the probe alone.
+    Raises ValueError if the vectors vary along the avoided ones alone.
     """
     # A sum of the centred vectors with Gaussian weights has exactly their covariance.
     drawn = generator.standard_normal(len(centred)) @ centred.astype(np.float64)
-    square = probe @ probe
-    if square > 0:
-        drawn = drawn - (drawn @ probe) / square * probe
+    scale, basis = np.linalg.norm(drawn), []
+    for vector in avoided:
+        length = np.linalg.norm(vector)
+        for earlier in basis:
+            vector = vector - (vector @ earlier) / (earlier @ earlier) * earlier
+        if np.linalg.norm(vector) > 1e-9 * length:  # not a combination of the earlier ones, and not zero
+            basis.append(vector)
+            drawn = drawn - (drawn @ vector) / (vector @ vector) * vector
     norm = np.linalg.norm(drawn)
-    if not norm > 0:
-        raise ValueError("control random_direction: the activations vary along the probe alone")
+    if not norm > 1e-9 * scale:
+        raise ValueError("control random_direction: the activations vary along the edit alone")
     return drawn / norm
 
 

@@ -98,7 +98,12 @@ def plan(
     position = {sample: i for i, sample in enumerate(order or sorted(samples))}
     kinds: list[tuple[str, str, EditSpec, tuple[str, ...], float | None]]
     kinds = [(task, *experiment, None) for task in config.tasks for experiment in config.experiments(task)]
-    kinds += [(t, GUIDANCE, config.spec(t), (), scale) for t in config.tasks for scale in config.scales(guidance)]
+    kinds += [
+        (task, GUIDANCE, config.spec(task, direction), (), scale)
+        for task in config.tasks
+        for direction in config.directions
+        for scale in config.scales(guidance)
+    ]
     return [
         EditTask(sample, position[sample], task, spec, controls, experiment, scale)
         for count, sample in enumerate(chosen)

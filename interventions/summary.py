@@ -1,7 +1,11 @@
 """Effects over all interventions: medians, bootstrap intervals, and tests against every control (no torch).
 
 Trials of one image are not independent, so the bootstrap resamples images with all their trials, and tests
-compare one median per image.
+compare one mean per image.
+
+Agreement with the target alone is no causal score: an edit that adds junk where the target is raises it, too. The
+primary score is therefore *target minus original*: agreement with the target label minus agreement with the label of
+the unedited image. An object that follows gains in the first and loses in the second.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from interventions.controls import EDIT, VARIATIONS
+from interventions.controls import EDIT, NULLS, VARIATIONS
 from probing import statistics
 from probing.statistics import Interval, PairedTest
 
@@ -24,6 +28,8 @@ EDITS = (EDIT, *VARIATIONS)
 """rows that should move the scene; all others are controls"""
 SIGN = {"saliency": 1.0, "depth": -1.0}
 """Dice is better when higher, RMSE when lower"""
+PERFECT = {"saliency": 1.0, "depth": 0.0}
+"""score of a label against itself"""
 MEDIANS = (
     "mirror_after", "original_after", "constant_after", "pearson_after", "area_before", "area_target",
     "area_after", "readout_before", "readout_after", "readout_spearman", "outside_change", "edit_norm",
@@ -47,18 +53,30 @@ class Series:
     iterations: int
     lr: float
     guidance: float
+    direction: str = "weights"
+    scale: str = "reading"
+    gain: float = 1.0
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A real edit compared with one alternative; positive numbers mean that the edit is better."""
+    """A real edit compared with one alternative; positive numbers mean that the edit is better.
+
+    With controls, the target-minus-original scores are compared; with labels, agreement with the target label and with
+    the other label.
+    """
 
     other: str
     """a control, or `mirror`, `original`, `constant`, `others`: labels that the edited images should match less"""
     gain: Interval
-    """median over trials of the edit's score minus the other's, with an interval over images"""
+    """mean over images of the edit's score minus the other's, with an interval over images"""
     test: PairedTest
-    """Wilcoxon signed-rank on per-image medians"""
+    """Wilcoxon signed-rank on per-image means"""
+
+    @property
+    def null(self) -> bool:
+        """Whether the other is an edit of the same size that should not reach the target."""
+        return self.other in NULLS
 
 
 @dataclass(frozen=True)
@@ -79,6 +97,14 @@ class Effect:
     """gain as a share of the median before"""
     slope: Interval
     """median over trials of the slope of the measured on the intended change; NaN if unknown"""
+    moved: Interval
+    """mean over images of the change of target minus original by the edit; 0 for no edit"""
+    improved: Interval
+    """mean over images of the improvement of the score against the target label"""
+    shift: Interval
+    """mean over images of the share of the intended shift of the object's centre; NaN if unknown"""
+    kept: Interval
+    """mean over images of the share of edited images that still match their caption; NaN if unknown"""
     caused: float
     """slope over trials of (after - before) on (perfect - before), in the score's units; NaN if undefined"""
     medians: dict[str, float]
@@ -114,11 +140,6 @@ def median_interval(values: Array, image: NDArray[np.int64], counts: Array) -> I
     return statistics.interval(float(np.nanmedian(values)), medians(values, image, counts))
 
 
-def per_image(values: Array, image: NDArray[np.int64], images: int) -> Array:
-    """Median over the trials of every image, shape (images); NaN if it has none."""
-    return medians(values, image, np.eye(images))
-
-
 class _Columns:
     """Columns of some rows as float arrays."""
 
@@ -131,10 +152,16 @@ class _Columns:
     def __getitem__(self, name: str) -> Array:
         return np.array([np.nan if (v := row.get(name)) is None else v for row in self.rows], dtype=np.float64)
 
-    def aligned(self, other: _Columns, name: str) -> Array:
-        """Another control's column, trial by trial; NaN for trials that it lacks."""
-        values = dict(zip(other.keys, other[name], strict=True))
-        return np.array([values.get(key, np.nan) for key in self.keys], dtype=np.float64)
+    def partners(self, other: _Columns, values: Array) -> Array:
+        """Another control's values in the order of these trials; NaN for trials that it lacks."""
+        by_key = dict(zip(other.keys, values, strict=True))
+        return np.array([by_key.get(key, np.nan) for key in self.keys], dtype=np.float64)
+
+
+def series_of(row: ResultRow) -> Series:
+    """The series that a row belongs to; rows of earlier versions lack its last columns."""
+    values = {f.name: row.get(f.name) for f in fields(Series)}
+    return Series(**{name: value for name, value in values.items() if value is not None})
 
 
 def summarise(rows: Iterable[ResultRow], resamples: int = statistics.RESAMPLES) -> list[Effect]:
@@ -145,7 +172,7 @@ def summarise(rows: Iterable[ResultRow], resamples: int = statistics.RESAMPLES) 
     grouped: dict[Series, dict[str, list[ResultRow]]] = {}
     for row in rows:
         if row.get("status", "done") == "done":
-            series = Series(*(row[field.name] for field in fields(Series)))
+            series = series_of(row)
             grouped.setdefault(series, {}).setdefault(str(row["control"]), []).append(row)
     effects = []
     for series, controls in sorted(grouped.items(), key=lambda item: item[0]):
@@ -176,7 +203,11 @@ def _effect(series: Series, name: str, tables: dict[str, _Columns], counts: Arra
         gain=statistics.interval(change, sign * (draws[1] - draws[0])),
         relative=change / middle[0] if middle[0] else np.nan,
         slope=median_interval(table["slope"], table.image, counts),
-        caused=_caused(before, after, 1.0 if series.task == "saliency" else 0.0),
+        moved=image_means(_target_minus_original(table, sign) - sign * (before - PERFECT[series.task]), table, counts),
+        improved=image_means(sign * (after - before), table, counts),
+        shift=image_means(table["shift_share"], table, counts),
+        kept=image_means(table["content_kept"], table, counts),
+        caused=_caused(before, after, PERFECT[series.task]),
         medians={n: float(np.nanmedian(v)) for n in MEDIANS if not np.isnan(v := table[n]).all()},
         reached=float((readings >= threshold).mean()) if len(readings) else np.nan,
         comparisons=_comparisons(name, tables, sign, counts) if name in EDITS else (),
@@ -194,22 +225,40 @@ def _caused(before: Array, after: Array, perfect: float) -> float:
     return float(intended @ measured) / square if square > 1e-12 else np.nan
 
 
+def _target_minus_original(table: _Columns, sign: float) -> Array:
+    """Agreement with the target label minus agreement with the unedited image's own label, by trial."""
+    return sign * (table["score_after"] - table["original_after"])
+
+
+def per_image(values: Array, table: _Columns, images: int) -> Array:
+    """Mean over the trials of every image, shape (images); NaN if it has none."""
+    known = ~np.isnan(values)
+    count = np.bincount(table.image[known], minlength=images)
+    total = np.bincount(table.image[known], values[known], minlength=images)
+    return np.divide(total, count, out=np.full(images, np.nan), where=count > 0)
+
+
+def image_means(values: Array, table: _Columns, counts: Array) -> Interval:
+    """Mean over images of per-image means of trials (n), with an interval over images."""
+    return statistics.mean_interval(per_image(values, table, counts.shape[1]), counts)
+
+
 def _comparisons(name: str, tables: dict[str, _Columns], sign: float, counts: Array) -> tuple[Comparison, ...]:
     """Compare an edit with every control, and with the labels that its own images should match less."""
-    edit = tables[name]
-    scores = edit["score_after"]
-    controls = sorted(other for other in tables if other not in EDITS)
-    alternatives = {other: edit.aligned(tables[other], "score_after") for other in controls}
-    alternatives |= {other: edit[f"{other}_after"] for other in ("mirror", "original", "constant", "others")}
+    edit, images = tables[name], counts.shape[1]
+    pairs: dict[str, tuple[Array, Array]] = {}
+    for other in sorted(other for other in tables if other not in EDITS):
+        theirs = _target_minus_original(tables[other], sign)
+        pairs[other] = _target_minus_original(edit, sign), edit.partners(tables[other], theirs)
+    for other in ("mirror", "original", "constant", "others"):
+        pairs[other] = sign * edit["score_after"], sign * edit[f"{other}_after"]
     found = []
-    for other, other_scores in alternatives.items():
-        if np.isnan(other_scores).all():
-            continue
+    for other, (ours, theirs) in pairs.items():
         # trials without a partner count in neither the interval nor the test
-        ours, theirs = sign * np.where(np.isnan(other_scores), np.nan, scores), sign * other_scores
-        gain = median_interval(ours - theirs, edit.image, counts)
-        our_medians, their_medians = (per_image(values, edit.image, counts.shape[1]) for values in (ours, theirs))
-        found.append(Comparison(other, gain, statistics.paired_test(our_medians, their_medians)))
+        lead = per_image(ours - theirs, edit, images)
+        if not np.isnan(lead).all():
+            test = statistics.paired_test(lead, np.zeros(images))
+            found.append(Comparison(other, statistics.mean_interval(lead, counts), test))
     return tuple(found)
 
 

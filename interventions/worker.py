@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from interventions.config import GUIDANCE, PATCHING, STEPS, InterventionConfig, choose_sites
-from interventions.controls import EDIT
+from interventions.controls import EDIT, MIRROR_TARGET
 from interventions.counterfactual import Move, SecondObject, TargetSpec
 from interventions.editing import patching
 from interventions.editing.edit import Edited, edit_batch, untouched
@@ -100,7 +100,13 @@ class Intervener:
         """The rows of a task for given targets; `stored`: the recipe may refer to `original` by its sample number."""
         case = make_case(task.task, self.labelling.of_original(original), targets)
         like = torch.zeros((), dtype=torch.float32, device=self.model.device)
-        labels = TargetLabels(task.task, case.targets, task.spec.depth_span, like)
+        wanted = case.targets
+        if MIRROR_TARGET in task.controls:
+            opposite = [label for label in case.mirrors if label is not None]
+            if len(opposite) < len(targets):
+                raise ValueError(f"control {MIRROR_TARGET} needs moves: other targets have no opposite")
+            wanted = np.concatenate([wanted, np.stack(opposite)])
+        labels = TargetLabels(task.task, wanted, task.spec.depth_span, like)
         parts = []
         for rows in batches(len(targets), task.controls, self.config.rows):
             if task.spec.iterations == 0:
@@ -153,6 +159,9 @@ class Intervener:
             "iterations": spec.iterations,
             "lr": spec.lr,
             "guidance": self.guidance if task.guidance is None else task.guidance,
+            "direction": spec.direction,
+            "scale": spec.scale,
+            "gain": spec.gain,
             "status": "done",
         }
 

@@ -52,9 +52,9 @@ INTERVENTIONS = _schema(
     "readout_least others_before others_after floor shift_share slope outside_label departure_before "
     "departure_after depth_wanted depth_before depth_after content_kept "
     "own_scale_before own_scale_after aligned_before aligned_after "
-    "outside_change guidance seconds status error attempt stage_hash",
+    "outside_change guidance direction scale gain seconds status error attempt stage_hash",
     experiment=_TEXT, sample=_INT, trial=_INT, task=_TEXT, control=_TEXT, sites=_TEXT, steps=_TEXT,
-    iterations=_INT, status=_TEXT, error=_TEXT, attempt=_INT, stage_hash=_TEXT,
+    iterations=_INT, direction=_TEXT, scale=_TEXT, status=_TEXT, error=_TEXT, attempt=_INT, stage_hash=_TEXT,
 )  # fmt: skip
 SAMPLES = _schema("sample prompt seed shard", sample=_INT, prompt=_TEXT, seed=_INT, shard=_INT)
 CURATION = _schema("sample keep reason split", sample=_INT, keep=pa.bool_(), reason=_TEXT, split=_TEXT)
@@ -66,9 +66,11 @@ KEYS = {
     "images": (*_PROBE, "sample", "stage_hash"),
     "epochs": (*_PROBE, "epoch", "stage_hash"),
     "interventions": ("experiment", "sample", "trial", "task", "control", "sites", "steps",
-                      "iterations", "lr", "guidance", "stage_hash"),
+                      "iterations", "lr", "guidance", "direction", "scale", "gain", "stage_hash"),
 }  # fmt: skip
 """Columns that identify a row: among rows that agree in them, only the latest attempt counts."""
+BEFORE = {"interventions": {"direction": "weights", "scale": "reading", "gain": 1.0}}
+"""Values of columns that came later, in parts from before them: all edits were the paper's own."""
 
 
 def rows_to_table(name: str, rows: Iterable[dict], schema: pa.Schema) -> pa.Table:
@@ -142,7 +144,8 @@ class Tables:
             for path, table in zip(fresh, pool.map(self.read_file, fresh), strict=True):
                 for field in schema:  # parts of earlier versions lack columns, those of later ones have more
                     if field.name not in table.column_names:
-                        table = table.append_column(field, pa.nulls(table.num_rows, field.type))
+                        value = pa.scalar(BEFORE.get(name, {}).get(field.name), field.type)
+                        table = table.append_column(field, pa.repeat(value, table.num_rows))
                 self._parts[path] = table.select(schema.names).cast(schema)
         return [self._parts[path] for path in paths]
 

@@ -84,6 +84,10 @@ class Editor:
         self.controls = tuple(dict.fromkeys(row.control for row in self.rows))
         self.trials = torch.tensor([row.trial for row in self.rows], device=device)
         self.local = torch.unique(self.trials, return_inverse=True)[1]
+        # the labels of the opposite moves follow those of the moves
+        moves = len(self.targets.labels) // 2
+        goals = [row.trial + moves * (row.control == controls.MIRROR_TARGET) for row in self.rows]
+        self.goals = torch.tensor(goals, device=device)
         kinds = controls.probes_of(self.controls)
         which = [kinds.index(controls.STEERED.get(row.control, controls.STEERED[controls.EDIT])) for row in self.rows]
         self.which = torch.tensor(which, device=device)
@@ -98,18 +102,18 @@ class Editor:
 
     def active(self) -> bool:
         """Whether the running step is edited in any row."""
-        late = self.step in self.late and "late_steps" in self.controls
+        late = self.step in self.late and controls.LATE_STEPS in self.controls
         return self.spec.iterations > 0 and (self.step in self.spec.steps or late)
 
     def __call__(self, site: SiteSpec, acts: Tensor) -> Tensor:
         """Edited activations (R, T, C) of a site, always in fp32."""
         with torch.autocast(acts.device.type, enabled=False):
-            site_probes = self.probe_cache.get(self.spec.task, site, self.step, self.controls)
+            site_probes = self.probe_cache.get(self.spec.task, site, self.step, self.controls, self.spec.direction)
             target = self.targets.on_grid((site.height, site.width))
             edit = torch.zeros_like(acts)
             if self.step in self.spec.steps:
                 self._edit(site, acts, site_probes, target, edit)
-            late = self.rows_with("late_steps")
+            late = self.rows_with(controls.LATE_STEPS)
             if self.step in self.late and len(late):
                 # the right probe at the wrong time, as strong as the real edit was in its own steps
                 strength = self.strength[site.name, self.late.index(self.step)]
@@ -119,19 +123,56 @@ class Editor:
             return acts + edit
 
     def _steer(self, acts: Tensor, site_probes: SiteProbes, target: GridTargets, rows: Tensor) -> Tensor:
-        unit = site_probes.stats.rms if self.spec.lr_units == "rms" else 1.0
+        """Change (n, T, C) of some rows by the paper's optimisation, turned into the edit's direction.
+
+        Turned, a patch moves as far as changes the reading of its probe as much as the paper's edit does.
+        """
+        unit, which = site_probes.stats.rms if self.spec.lr_units == "rms" else 1.0, self.which[rows]
         adam = Adam(self.spec.lr * unit, self.spec.iterations)
-        return steer(acts[rows], site_probes.linear, self.which[rows], target.objective, self.trials[rows], adam)
+        moved = steer(acts[rows], site_probes.linear, which, target.objective, self.goals[rows], adam)
+        directions = site_probes.directions
+        if directions is None:
+            return moved
+        change = torch.bmm(moved, site_probes.linear.weight[which][..., None])[..., 0]
+        # a control's probe may be zero, and then moves nothing
+        reading = directions.reading[which][:, None]
+        length = (change / reading).where(reading.abs() > 0, 0.0)
+        return length[..., None] * directions.unit[which][:, None, :]
+
+    def _sized(self, edit: Tensor, site_probes: SiteProbes) -> Tensor:
+        """The real edit (n, T, C) with the size that the edit's scale and gain ask for."""
+        gain = self.spec.gain
+        if self.spec.scale == "reading":
+            return edit if gain == 1 else gain * edit
+        if self.spec.scale == "rms":
+            norm = site_probes.stats.rms * edit.shape[-1] ** 0.5
+        elif site_probes.directions is not None:
+            norm = site_probes.directions.gap
+        else:
+            raise ValueError("interventions.scale=gap: edits along the weights have no gap; use reading or rms")
+        own = edit.square().sum(-1).mean(-1).sqrt()
+        return edit * (gain * norm / own.clamp(min=1e-30)).where(own > 0, 0.0)[:, None, None]
 
     def _edit(self, site: SiteSpec, acts: Tensor, site_probes: SiteProbes, target: GridTargets, edit: Tensor) -> None:
         """Write the real edit and the controls of the same steps into `edit` (R, T, C)."""
-        real_rows, others = self.rows_with(controls.EDIT), self.rows_with("random_probe", "shuffled_probe")
+        real_rows = self.rows_with(controls.EDIT)
+        others = self.rows_with("random_probe", "shuffled_probe", controls.MIRROR_TARGET)
         steered = self._steer(acts, site_probes, target, torch.cat([real_rows, others]))
-        real = steered[: len(real_rows)]
+        real = self._sized(steered[: len(real_rows)], site_probes)
         strength = real.norm(dim=-1)
         self.strength[site.name, self.spec.steps.index(self.step)] = strength
         edit[real_rows] = real
-        edit[others] = controls.rescaled(steered[len(real_rows) :], strength[self.local[others]])
+        for i, other in zip(others.tolist(), steered[len(real_rows) :], strict=True):
+            wanted = strength[self.local[i]]
+            if self.rows[i].control == controls.MIRROR_TARGET:
+                # its object is elsewhere, and so are its large changes: the whole edit has the norm, not each patch
+                edit[i] = other * (wanted.norm() / other.norm().clamp(min=1e-30))
+            else:
+                edit[i] = controls.rescaled(other[None], wanted[None])[0]
+        decoys = self.rows_with(controls.DECOY_PLACE)
+        by_place = real[self.local[decoys]].unflatten(1, (site.height, site.width))
+        shift = (site.height // 2, site.width // 2)
+        edit[decoys] = by_place.roll(shift, dims=(1, 2)).flatten(1, 2)
         turned = self.rows_with("random_direction", *controls.VARIATIONS)
         if len(turned):
             directions = np.stack([self._direction(site, site_probes, self.rows[i]) for i in turned.tolist()])
@@ -140,19 +181,21 @@ class Editor:
 
     def _direction(self, site: SiteSpec, site_probes: SiteProbes, row: Row) -> NDArray[np.float64]:
         """Direction (C) of a turned edit; a random one is drawn for each site, step and trial."""
+        centred, probe = site_probes.stats.centred, site_probes.probe
         if row.control in controls.VARIATIONS:
-            return controls.probe_direction(row.control, site_probes.stats.centred, site_probes.direction)
+            return controls.probe_direction(row.control, centred, probe)
+        avoided = [probe]
+        if site_probes.directions is not None:
+            avoided.append(site_probes.directions.unit[0].double().cpu().numpy())
         # crc32 is the same in every process, unlike hash()
         entropy = [*self.seed, zlib.crc32(site.name.encode()), self.step, row.trial]
-        return controls.random_direction(
-            site_probes.stats.centred, site_probes.direction, np.random.default_rng(entropy)
-        )
+        return controls.random_direction(centred, avoided, np.random.default_rng(entropy))
 
     def _measure(self, before: Tensor, edit: Tensor, site_probes: SiteProbes, target: GridTargets) -> None:
         """Add readings of the true probe, z-scores and edit norms for the rows edited in this step."""
         after = before + edit
         now = torch.full_like(self.count, float(self.step in self.spec.steps))
-        now[self.rows_with("late_steps")] = float(self.step in self.late)
+        now[self.rows_with(controls.LATE_STEPS)] = float(self.step in self.late)
         true = torch.zeros_like(self.which)
         readings = [site_probes.linear.readings(acts, true) for acts in (before, after)]
         (score_before, _), (score, rank) = (target.scores(reading, self.trials) for reading in readings)

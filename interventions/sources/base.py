@@ -1,4 +1,4 @@
-"""What edits need from outside: probes by key, and activations (no torch)."""
+"""What edits need from outside: probes by key, activations and their moments (no torch)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from numpy.typing import NDArray
+
+from interventions.sources.moments import Moments
 
 PROBE_SEED = 0
 """seed of the probes that drive edits: the protocol's"""
@@ -37,4 +39,6 @@ class Sources:
 
     probe: Probe
     vectors: Callable[[str, int], NDArray]
-    """(site, step) -> activation vectors (m, channels) of the trained network on training samples"""
+    """(site, step) -> activation vectors (m, channels) of the trained network on some training samples"""
+    moments: Callable[[str, str, int, str], Moments]
+    """(task, site, step, variant) -> moments of the activations over all patches of the training samples"""

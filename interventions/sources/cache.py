@@ -10,9 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from interventions.config import MEAN_DIFFERENCE, WEIGHTS
 from interventions.controls import probes_of
 from interventions.editing.steer import LinearProbes, as_direction, make_probes
 from interventions.sources.base import ProbeKey, Sources
+from interventions.sources.moments import Moments
 from probing.diffusion.sites import SiteSpec
 
 VECTORS = 1024
@@ -58,31 +60,75 @@ class SiteProbes:
     linear: LinearProbes
     """of the real edit (first) and of the controls, in the order of `controls.probes_of`"""
     stats: ActivationStats
-    direction: NDArray[np.float64]
-    """(C) of the real edit's probe"""
+    probe: NDArray[np.float64]
+    """(C) of the real edit"""
+    directions: Directions | None = None
+    """where the edit goes; None for the paper's own, which follows the probe's weights channel by channel"""
+
+
+@dataclass(frozen=True, eq=False)
+class Directions:
+    """What activations are moved along in place of the weights, for each of the probes."""
+
+    unit: Tensor
+    """(P, C) unit vectors"""
+    reading: Tensor
+    """(P) change of a probe's reading by one unit along its direction"""
+    gap: float
+    """natural gap of the two classes along the real edit's direction"""
 
 
 @dataclass(eq=False)
 class ProbeCache:
-    """Loads the probes of a site and step once for each task and set of controls."""
+    """Loads the probes of a site and step once for each task, direction and set of controls."""
 
     sources: Sources
     device: torch.device
     site_probes: dict[tuple, SiteProbes] = field(default_factory=dict)
     stats: dict[tuple[str, int], ActivationStats] = field(default_factory=dict)
+    moments: dict[tuple[str, str, int, str], Moments] = field(default_factory=dict)
 
-    def get(self, task: str, site: SiteSpec, step: int, controls: Sequence[str]) -> SiteProbes:
-        """The probes of a site and step. Raises ValueError if a probe is missing or does not fit the site."""
+    def get(self, task: str, site: SiteSpec, step: int, controls: Sequence[str], direction: str) -> SiteProbes:
+        """The probes of a site and step. Raises ValueError if a probe is missing or does not fit the site, or if a
+        probe reads its direction backwards."""
         kinds = probes_of(controls)
-        key = (task, site.name, step, kinds)
+        key = (task, site.name, step, kinds, direction)
         if key not in self.site_probes:
             like = torch.zeros((), dtype=torch.float32, device=self.device)
             if (site.name, step) not in self.stats:
                 self.stats[site.name, step] = ActivationStats.of(self.sources.vectors(site.name, step), like)
-            weights = [self._weights(ProbeKey(task, site.name, step, *kind), site.channels) for kind in kinds]
-            probes, (direction, _) = make_probes(weights, site.channels, like), as_direction(weights[0], site.channels)
-            self.site_probes[key] = SiteProbes(probes, self.stats[site.name, step], direction)
+            keys = [ProbeKey(task, site.name, step, *kind) for kind in kinds]
+            weights = [self._weights(key, site.channels) for key in keys]
+            probes = [as_direction(one, site.channels)[0] for one in weights]
+            directions = None if direction == WEIGHTS else self._directions(direction, keys, probes, like)
+            linear, stats = make_probes(weights, site.channels, like), self.stats[site.name, step]
+            self.site_probes[key] = SiteProbes(linear, stats, probes[0], directions)
         return self.site_probes[key]
+
+    def _directions(
+        self, name: str, keys: Sequence[ProbeKey], probes: Sequence[NDArray[np.float64]], like: Tensor
+    ) -> Directions:
+        units, readings = [], []
+        for key, probe in zip(keys, probes, strict=True):
+            moments = self._moments(key)
+            # shuffled labels have no class means to speak of
+            by_means = name == MEAN_DIFFERENCE and key.control == "none"
+            unit = moments.mean_difference() if by_means else moments.pattern(probe)
+            units.append(unit)
+            readings.append(float(unit @ probe))
+        if not readings[0] > 0:
+            raise ValueError(
+                f"interventions.directions={name}: the probe of {keys[0].task} at {keys[0].site}, step {keys[0].step} "
+                "does not read this direction; use other sites or steps"
+            )
+        unit, reading = torch.from_numpy(np.stack(units)).to(like), torch.tensor(readings).to(like)
+        return Directions(unit, reading, self._moments(keys[0]).gap(units[0]))
+
+    def _moments(self, key: ProbeKey) -> Moments:
+        place = (key.task, key.site, key.step, key.variant)
+        if place not in self.moments:
+            self.moments[place] = self.sources.moments(*place)
+        return self.moments[place]
 
     def _weights(self, key: ProbeKey, channels: int) -> NDArray:
         weights = self.sources.probe(key)

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load
 
 from interventions.labelling import Original
 from interventions.sources.base import PROBE_SEED, ProbeKey, Sources
+from interventions.sources.moments import Moments, measure
+from probing.scoring.targets import Grid, pool_saliency, split_patches
 from storage import Store, probe_path
 
 STATS_SAMPLES = 8
 """training samples whose activations describe a site's distribution"""
+AT_ONCE = 16
+"""training samples in memory while moments are measured"""
 
 
 @dataclass(frozen=True)
@@ -23,6 +29,10 @@ class Stored:
     store: Store
     train: tuple[int, ...]
     """training samples, ascending"""
+    grids: Mapping[str, Grid]
+    """site -> height and width in patches"""
+    threshold: int = 0
+    """a pixel is foreground if its saliency is above this"""
     seed: int = PROBE_SEED
     """seed of the probes that are used"""
 
@@ -45,10 +55,29 @@ class Stored:
         values = self.store.read_activations("trained", site, step, list(self.train[:STATS_SAMPLES]))
         return values.reshape(-1, values.shape[-1])
 
+    def moments(self, task: str, site: str, step: int, variant: str) -> Moments:
+        """Moments over the training samples, AT_ONCE of them in memory. Raises ValueError if a class has no patch."""
+        return measure(self._labelled_patches(task, site, step, variant))
+
+    def _labelled_patches(
+        self, task: str, site: str, step: int, variant: str
+    ) -> Iterator[tuple[NDArray, NDArray[np.bool_]]]:
+        for start in range(0, len(self.train), AT_ONCE):
+            samples = list(self.train[start : start + AT_ONCE])
+            labels = self.store.read_labels(task, samples)
+            if task == "saliency":
+                masks = pool_saliency(labels, self.grids[site], self.threshold)
+                positive = 2 * masks.counts > masks.pixels
+            else:
+                depth = split_patches(labels, self.grids[site]).mean(axis=2, dtype=np.float64)
+                positive = depth > np.median(depth, axis=1, keepdims=True)
+            acts = self.store.read_activations(variant, site, step, samples)
+            yield acts.reshape(-1, acts.shape[-1]), positive.reshape(-1)
+
     @property
     def sources(self) -> Sources:
-        """Probes and activations as callables."""
-        return Sources(self.probe, self.vectors)
+        """Probes, activations and moments as callables."""
+        return Sources(self.probe, self.vectors, self.moments)
 
     @cached_property
     def _samples(self) -> dict[int, tuple[str, int]]:

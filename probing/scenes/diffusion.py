@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import torch
 from diffusers.models.attention_processor import Attention, AttnProcessor
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
@@ -28,6 +29,11 @@ FOCUS = 3.0
 """initial attention logit of a token with itself, as a multiple of the logarithm of the number of tokens"""
 VISITED = 15
 """denoising steps of sampling; half of the training uses exactly their noise levels"""
+SHIFT = 4.0
+"""noise levels are those of Stable Diffusion divided by this, the ratio of its latents' side (64) to ours (16): what
+covers as many latent pixels is averaged as often (the resolution shift of simple diffusion, Hoogeboom et al. 2023)"""
+ATTENTION_RATE = 0.1
+"""learning rate of queries and keys of self-attention, as a share of that of all other weights"""
 
 
 def build_unet(channels: Sequence[int] = CHANNELS, text_width: int = 128) -> UNet2DConditionModel:
@@ -46,12 +52,19 @@ def build_unet(channels: Sequence[int] = CHANNELS, text_width: int = 128) -> UNe
     ).to(memory_format=torch.channels_last)
 
 
+def shifted_betas() -> list[float]:
+    """Betas (1000) of Stable Diffusion's noise schedule with every noise level sigma divided by SHIFT."""
+    betas = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
+    signal = np.cumprod(1 - betas)
+    shifted = 1 / (1 + (1 - signal) / signal / SHIFT**2)
+    return [float(f"{beta:.9g}") for beta in 1 - shifted / np.concatenate([[1.0], shifted[:-1]])]
+
+
 def build_scheduler() -> LMSDiscreteScheduler:
-    """Stable Diffusion's noise schedule; the network predicts velocity."""
+    """Stable Diffusion's noise schedule, shifted to the size of the latents; the network predicts velocity."""
     return LMSDiscreteScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
+        # diffusers annotates an array, and writes a list to the scheduler's file
+        trained_betas=shifted_betas(),  # type: ignore[arg-type]
         num_train_timesteps=1000,
         prediction_type="v_prediction",
         steps_offset=1,
@@ -84,13 +97,11 @@ def focus_attention(unet: UNet2DConditionModel, seed: int) -> None:
                 part.weight.copy_(basis * agreement**0.5)
 
 
-def hold_attention(unet: UNet2DConditionModel) -> None:
-    """Freeze queries and keys of every self-attention; values, outputs and the tokens themselves are trained.
+def learning_rate(name: str) -> float:
+    """Learning rate of a parameter of `Denoiser` as a multiple of the schedule's.
 
-    If they were trained, attention would drift back to near-uniform."""
-    for _, attention in self_attentions(unet):
-        attention.to_q.requires_grad_(False)
-        attention.to_k.requires_grad_(False)
+    Queries and keys of self-attention learn slowly: at the full rate, attention drifts back to near-uniform."""
+    return ATTENTION_RATE if ".attn1.to_q." in name or ".attn1.to_k." in name else 1.0
 
 
 class Denoiser(nn.Module):
@@ -174,8 +185,7 @@ def train(
         model.load_state_dict(start)
     else:
         focus_attention(model.unet, seed)
-    hold_attention(model.unet)
-    loop = Loop(model, schedule, folder, seed)
+    loop = Loop(model, schedule, folder, seed, learning_rate)
     loop.resume()
 
     def loss(step: int, generator: torch.Generator) -> Tensor:

@@ -10,7 +10,9 @@ import numpy as np
 import pyarrow.compute as pc
 from scipy import stats
 
-from interventions.summary import Effect, Series, summarise
+from interventions.config import DIRECTIONS
+from interventions.controls import LATE_STEPS, NULLS
+from interventions.summary import Effect, Series, series_of, summarise
 from probing import statistics
 from probing.diffusion.variants import OTHER_SEED, is_plain
 from probing.statistics import Interval
@@ -27,7 +29,7 @@ FALSE_DISCOVERIES = 0.05
 """accepted false discovery rate among the cells of a heatmap that are shown as above the floor"""
 MAIN_EDITS = "interventions"
 """experiment of the main edits"""
-CONTROL_ORDER = ("edit", "none", "random_direction", "random_probe", "shuffled_probe", "late_steps")
+CONTROL_ORDER = ("edit", "none", *NULLS, LATE_STEPS)
 
 
 def curve(scores: Scores, variant: str, part: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -138,15 +140,14 @@ class Edits:
 
 
 def interventions(run: RunData) -> list[Edits]:
-    """Finished interventions: saliency first, the main series first, each series followed by its controls."""
+    """Finished interventions: saliency first, main series first, the paper's direction first; controls follow edits."""
     table, measures = run.table("interventions"), {m.task: m for m in MEASURES}
     if table is None:
         return []
     rows = [r for r in table.to_pylist() if r["status"] == "done" and r["task"] in measures]
     trials: dict[tuple[str, Series], list[tuple[float, float]]] = defaultdict(list)
     for row in rows:
-        series = Series(*(row[name] for name in Series.__dataclass_fields__))
-        trials[row["control"], series].append((row["score_before"], row["score_after"]))
+        trials[row["control"], series_of(row)].append((row["score_before"], row["score_after"]))
     edits = []
     for effect in summarise(rows):
         before, after = np.array(trials[effect.control, effect.series], float).T
@@ -154,10 +155,11 @@ def interventions(run: RunData) -> list[Edits]:
     return sorted(edits, key=_edit_order)
 
 
-def _edit_order(edit: Edits) -> tuple[bool, bool, Series, int, str]:
-    control = edit.effect.control
+def _edit_order(edit: Edits) -> tuple[bool, bool, int, Series, int, str]:
+    control, series = edit.effect.control, edit.effect.series
     rank = CONTROL_ORDER.index(control) if control in CONTROL_ORDER else len(CONTROL_ORDER)
-    return (edit.measure.task != "saliency", not edit.main, edit.effect.series, rank, control)
+    direction = DIRECTIONS.index(series.direction)
+    return (edit.measure.task != "saliency", not edit.main, direction, series, rank, control)
 
 
 def controls(run: RunData) -> Sequence[str]:

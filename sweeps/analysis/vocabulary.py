@@ -57,6 +57,7 @@ EXPERIMENT_TITLES = {
     "sides": "group of edited sites",
     "dose": "optimiser iterations",
     "guidance": "guidance scale",
+    "gain": "gain of the edit",
     "second_object": "second object",
     "animation": "moving object",
     "transplant": "activation patching",
@@ -64,12 +65,23 @@ EXPERIMENT_TITLES = {
 LATENT_TITLES = {"x0": "clean estimate, decoded", "xt": "noisy latent, decoded"}
 LABELLER_TITLES = {"x0": "labeller on the clean estimate", "xt": "labeller on the noisy latent"}
 
+DIRECTION_TITLES = {"weights": "probe weights", "pattern": "pattern", "mean_difference": "mean difference"}
+"""what the edits of a run move activations along"""
+DIRECTION_NOUNS = {
+    "weights": "along the probe’s weights (the paper’s edit)",
+    "pattern": "along the probe’s pattern",
+    "mean_difference": "along the difference of class means",
+}
+SCALE_TITLES = {"reading": "of the paper’s reading", "gap": "of the natural gap", "rms": "of the activation RMS"}
+"""units of an edit's gain"""
 EDIT_CONTROL_TITLES = {
     "edit": "edit",
     "none": "no edit",
     "random_direction": "random direction",
     "random_probe": "probe of randomised network",
     "shuffled_probe": "probe of shuffled labels",
+    "mirror_target": "opposite move",
+    "decoy_place": "same edit, other place",
     "late_steps": "late steps only",
     "rank_one": "along the probe",
     "natural": "along the covariance",

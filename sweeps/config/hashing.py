@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from sweeps.config.schema import Config, previews
 
 EDITED = {"images", "tasks", "ablation_images", "second_objects", "transplants", "keep_images"}
-ABLATIONS = {"dose", "step_counts", "sides", "guidances"}
+ABLATIONS = {"dose", "step_counts", "sides", "guidances", "gains"}
 """fields of interventions that only set how many edits there are, not what an edit does"""
+IN_ROWS = {"directions", "scale", "saliency_gain", "depth_gain"}
+"""fields of interventions that identify every row of the results, so that rows of other values may stand beside it"""
 
-NOT_SCIENCE = {"model": {"device"}, "sampling": {"retries", "preview"}, "interventions": EDITED | ABLATIONS}
+NOT_SCIENCE = {"model": {"device"}, "sampling": {"retries", "preview"}, "interventions": EDITED | ABLATIONS | IN_ROWS}
 """fields that change no result and are in no hash"""
 
 IF_SET = {("interventions", "probes")}

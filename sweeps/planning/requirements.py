@@ -6,16 +6,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from interventions.config import ANIMATION, PATCHING, SECOND_OBJECT, EditSpec, choose_sites
-from interventions.controls import STEERED, late_steps, probes_of
+from interventions.config import ANIMATION, GAIN, PATCHING, SECOND_OBJECT, EditSpec, choose_sites
+from interventions.controls import EDIT, LATE_STEPS, STEERED, late_steps, probes_of
 from interventions.sources.authors import AuthorsProbes
 from interventions.sources.base import PROBE_SEED, ProbeKey
 from probing.diffusion.sites import SiteSpec, choose
 from sweeps.config.schema import GRID, STEPS, Config
 from sweeps.runtime.grid import ProbeSpec, finished, probe_specs
 from sweeps.runtime.run import ModelInfo, reopen
-
-_LATE = "late_steps"
 
 
 def needed(config: Config, sites: Sequence[SiteSpec]) -> Iterator[tuple[str, ProbeSpec]]:
@@ -31,13 +29,15 @@ def _needed_by_edit(
     config: Config, experiment: str, spec: EditSpec, controls: Sequence[str], sites: Sequence[SiteSpec]
 ) -> Iterator[tuple[str, ProbeSpec]]:
     edit_reason = _edit_reason(config, experiment, spec)
-    late = late_steps(spec.steps, STEPS) if _LATE in controls else ()
+    late = late_steps(spec.steps, STEPS) if LATE_STEPS in controls else ()
     control_reasons = {
-        STEERED[name]: f"interventions.controls={name}" for name in controls if name in STEERED and name != _LATE
+        STEERED[name]: f"interventions.controls={name}"
+        for name in controls
+        if name in STEERED and STEERED[name] != STEERED[EDIT]
     }
     for variant, control in probes_of(controls):
         for step in sorted({*spec.steps, *late}):
-            reason = edit_reason if step in spec.steps else f"interventions.controls={_LATE}"
+            reason = edit_reason if step in spec.steps else f"interventions.controls={LATE_STEPS}"
             for site in sites:
                 probe = ProbeSpec(variant, site.name, step, spec.task, control, PROBE_SEED)
                 yield control_reasons.get((variant, control)) or reason, probe
@@ -49,6 +49,7 @@ def _edit_reason(config: Config, experiment: str, spec: EditSpec) -> str:
         "steps": ("step_counts", len(spec.steps)),
         "sides": ("sides", spec.sites[0]),
         "dose": ("dose", spec.iterations),
+        GAIN: ("gains", spec.gain),
         SECOND_OBJECT: ("second_objects", config.interventions.second_objects),
         ANIMATION: ("frames", config.interventions.frames),
     }

@@ -27,7 +27,9 @@ INFO = StageInfo("intervene", verb="intervene", doing="intervening", unit="image
 STAGE = INFO.name
 ENDED = ("done", "skipped")
 """status of rows that are not made again; a skipped task had no object to move, and no report counts its row"""
-ROW_KEY = ("experiment", "sample", "task", "sites", "steps", "iterations", "guidance")
+ROW_KEY = (
+    "experiment", "sample", "task", "sites", "steps", "iterations", "guidance", "direction", "scale", "gain"
+)  # fmt: skip
 """columns that identify a task"""
 
 
@@ -83,7 +85,8 @@ def intervener(job: InterveneJob) -> Intervener:
 
     config = job.config
     model = load(config.model)
-    stored = Stored(storage.open(config.output), job.train)
+    grids = {site.name: (site.height, site.width) for site in model.sites()}
+    stored = Stored(storage.open(config.output), job.train, grids, config.labels.threshold)
     sources, published = stored.sources, config.interventions.probes
     if published:
         sources = replace(sources, probe=theirs_first(published, stored.probe))
@@ -133,7 +136,9 @@ def _row_key(run: Run, task: EditTask) -> tuple[object, ...]:
     sites = ",".join(site.name for site in choose_sites(run.sites, task.spec.sites))
     steps = ",".join(map(str, task.spec.steps))
     guidance = _main_guidance(run.config) if task.guidance is None else task.guidance
-    return (task.experiment, task.sample, task.task, sites, steps, task.spec.iterations, guidance)
+    spec = task.spec
+    edit = (spec.direction, spec.scale, spec.gain)
+    return (task.experiment, task.sample, task.task, sites, steps, spec.iterations, guidance, *edit)
 
 
 def _rows(run: Run) -> Iterator[tuple[tuple[object, ...], str, str]]:

@@ -36,7 +36,7 @@ def test_random_directions_are_orthogonal_and_follow_the_covariance():
     spread = np.array([5.0, 1.0, 1.0, 0.0])
     vectors = random.normal(size=(400, 4)) * spread
     probe = np.array([0.0, 0.0, 1.0, 0.0])
-    drawn = np.stack([controls.random_direction(vectors, probe, np.random.default_rng(i)) for i in range(300)])
+    drawn = np.stack([controls.random_direction(vectors, [probe], np.random.default_rng(i)) for i in range(300)])
     assert np.allclose(drawn @ probe, 0, atol=1e-12)
     assert np.allclose(np.linalg.norm(drawn, axis=1), 1)
     assert not drawn[:, 3].any()
@@ -45,8 +45,8 @@ def test_random_directions_are_orthogonal_and_follow_the_covariance():
 
 def test_a_direction_needs_room_beside_the_probe():
     vectors = np.random.default_rng(0).normal(size=(9, 1)) * np.array([1.0, 0.0])
-    with pytest.raises(ValueError, match="vary along the probe alone"):
-        controls.random_direction(vectors, np.array([2.0, 0.0]), np.random.default_rng(0))
+    with pytest.raises(ValueError, match="vary along the edit alone"):
+        controls.random_direction(vectors, [np.array([2.0, 0.0])], np.random.default_rng(0))
 
 
 def test_turned_edits_keep_sign_and_norm_of_every_token():

@@ -83,6 +83,23 @@ def test_ablations_leave_out_what_repeats_the_main_edit():
     assert controls["dose"] == ()
 
 
+def test_every_direction_has_its_controls_and_gains():
+    config = InterventionConfig(
+        tasks=("saliency",), directions=("weights", "pattern"), saliency_gain=2.0, gains=(1.0, 2.0, 4.0),
+        controls=("none", "random_direction", "late_steps"), dose=(8,), transplants=1,
+    )  # fmt: skip
+    found = [(t.experiment, t.spec.direction, t.spec.gain, t.spec.iterations, t.controls) for t in plan(config, [3])]
+    every, nulls = ("none", "random_direction", "late_steps"), ("random_direction",)
+    assert found[:-2] == [
+        ("interventions", "weights", 1.0, 128, every), ("dose", "weights", 1.0, 8, ()),
+        ("gain", "weights", 2.0, 128, nulls), ("gain", "weights", 4.0, 128, nulls),
+        ("interventions", "pattern", 2.0, 128, every), ("gain", "pattern", 1.0, 128, nulls),
+        ("gain", "pattern", 4.0, 128, nulls),
+    ]  # fmt: skip
+    assert [entry[0] for entry in found[-2:]] == ["transplant", "transplant"]
+    assert len({t.key for t in plan(config, [3])}) == len(found)
+
+
 def test_other_guidance_scales_are_tasks_of_their_own():
     spec = InterventionConfig().spec("depth")
     config = InterventionConfig(tasks=("depth",), guidances=(1.0, 2.0, 3.0, 3.0), ablation_images=1)

@@ -1,4 +1,4 @@
-"""Sums over interventions: medians, intervals over images, tests, and what a collapse looks like."""
+"""Summaries of interventions: intervals over images, tests, and edits that look like effects but are none."""
 
 from __future__ import annotations
 
@@ -24,9 +24,11 @@ def rows(task: str = "saliency", edit: float = 0.3, other: float = 0.0, images: 
             for control, gain in (("edit", edit), ("random_direction", other), ("none", 0.0)):
                 noise = 0.0 if control == "none" else random.normal(scale=0.05)
                 after = start + sign * (gain + noise)
+                # an object that follows its target leaves the place where it was
+                left = summary.PERFECT[task] - sign * gain
                 found.append({**COMMON, "task": task, "sample": sample, "trial": trial, "control": control,
                               "score_before": start, "score_after": after, "mirror_after": start,
-                              "constant_after": None, "slope": gain})  # fmt: skip
+                              "original_after": left, "constant_after": None, "slope": gain})  # fmt: skip
     return found
 
 
@@ -39,9 +41,13 @@ def test_a_real_effect_holds_against_every_comparison(task: str):
     assert edit.gain.estimate == pytest.approx(0.3, abs=0.05)
     assert edit.gain.low > 0.2
     assert edit.slope.estimate == pytest.approx(0.3)
-    assert {a.other for a in edit.comparisons} == {"none", "random_direction", "mirror"}
-    assert all(a.test.p < 1e-4 and a.test.pairs == 30 for a in edit.comparisons)
-    assert all(a.gain.low > 0 for a in edit.comparisons)
+    assert {a.other for a in edit.comparisons} == {"none", "random_direction", "mirror", "original"}
+    assert edit.moved.estimate == pytest.approx(0.6, abs=0.05)
+    assert edit.improved.estimate == pytest.approx(0.3, abs=0.05)
+    assert all(a.test.p < 1e-4 and a.test.pairs == 30 for a in edit.comparisons if a.other != "original")
+    assert all(a.gain.low > 0 for a in edit.comparisons if a.other != "original")
+    assert [a.other for a in edit.comparisons if a.null] == ["random_direction"]
+    assert none.moved.estimate == pytest.approx(0)
     assert none.gain.estimate == 0
     assert turned.gain.low < 0 < turned.gain.high
     assert not turned.comparisons
@@ -62,7 +68,7 @@ def test_a_variation_is_an_edit_and_no_control():
     assert (
         {a.other for a in edit.comparisons}
         == {a.other for a in natural.comparisons}
-        == {"none", "random_direction", "mirror"}
+        == {"none", "random_direction", "mirror", "original"}
     )
     assert natural.gain.estimate == pytest.approx(edit.gain.estimate + 0.1, abs=1e-6)
 
@@ -79,7 +85,33 @@ def test_a_missing_control_trial_is_no_comparison():
     kept = [r for r in rows() if r["control"] != "random_direction" or r["sample"] < 20]
     edit = summary.summarise(kept)[0]
     against = {a.other: a.test.pairs for a in edit.comparisons}
-    assert against == {"none": 30, "random_direction": 20, "mirror": 30}
+    assert against == {"none": 30, "random_direction": 20, "mirror": 30, "original": 30}
+
+
+def test_clutter_at_the_target_improves_its_score_and_moves_nothing():
+    """Junk where the target is raises agreement with it; the object stays where it was."""
+    junk = [
+        {**r, "original_after": 0.9} if r["control"] == "random_direction" else r for r in rows(edit=0.3, other=0.3)
+    ]
+    edit, _, turned = summary.summarise(junk)
+    assert turned.improved.low > 0.2
+    assert turned.moved.estimate == pytest.approx(0.4, abs=0.05)
+    lead = next(c for c in edit.comparisons if c.other == "random_direction")
+    assert lead.gain.estimate == pytest.approx(0.2, abs=0.05)
+    assert lead.gain.low > 0
+
+
+def test_every_image_counts_the_same_whatever_its_number_of_trials():
+    few = [r for r in rows(images=8) if r["trial"] == 0 or r["sample"] == 0]
+    moved = [{**r, "score_after": r["score_before"] + (0.4 if r["sample"] == 0 else 0.0)} for r in few]
+    edit = summary.summarise(moved)[0]
+    assert edit.improved.estimate == pytest.approx(0.4 / 8)
+
+
+def test_rows_of_earlier_versions_are_the_papers_edits():
+    old = rows()[0]
+    assert summary.series_of(old) == summary.series_of({**old, "direction": "weights", "scale": "reading", "gain": 1.0})
+    assert summary.series_of({**old, "direction": "pattern"}) != summary.series_of(old)
 
 
 @settings(max_examples=30, deadline=None)

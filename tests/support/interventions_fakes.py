@@ -9,8 +9,10 @@ from zlib import crc32
 import numpy as np
 
 from interventions.config import InterventionConfig
+from interventions.editing.steer import as_direction
 from interventions.labelling import Labelling, Original
 from interventions.sources.base import ProbeKey, Sources
+from interventions.sources.moments import Moments, measure
 from interventions.worker import Intervener
 from probing.diffusion.model import LatentDiffusion
 from support import tiny_model as tiny
@@ -41,7 +43,13 @@ def vectors(site: str, step: int) -> np.ndarray:
     return random.normal(size=(64, channels(site))).astype(np.float32)
 
 
-SOURCES = Sources(probe, vectors)
+def moments(task: str, site: str, step: int, variant: str) -> Moments:
+    random = np.random.default_rng([crc32(f"{task}.{variant}.{site}".encode()), step])
+    acts = random.normal(size=(64, channels(site))).astype(np.float32)
+    return measure([(acts, acts @ as_direction(probe(ProbeKey(task, site, step)), channels(site))[0] > 0)])
+
+
+SOURCES = Sources(probe, vectors, moments)
 
 
 def mask() -> np.ndarray:

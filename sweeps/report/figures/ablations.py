@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow as pa
 from matplotlib.figure import Figure
 
-from interventions.config import GUIDANCE
+from interventions.config import GAIN, GUIDANCE
 from interventions.summary import DepthSlope
 from sweeps.analysis.interventions import Ablation, Row, ablations, second_objects
 from sweeps.analysis.scores import MEASURES
-from sweeps.analysis.vocabulary import EDIT_CONTROL_TITLES, EXPERIMENT_TITLES, TASK_TITLES
+from sweeps.analysis.vocabulary import DIRECTION_TITLES, EDIT_CONTROL_TITLES, EXPERIMENT_TITLES, TASK_TITLES
 from sweeps.report.figures.base import SITE_INKS, Panel, ink, reach, rules, style
 
 AXES = {
@@ -29,7 +29,8 @@ LABELS = {measure.task: measure.label for measure in MEASURES}
 def panels(table: pa.Table | None) -> list[Panel]:
     """A panel per ablation, and one of second objects if there are any."""
     rows = table.to_pylist() if table is not None else []
-    found = [ablation_panel(ablation) for ablation in ablations(rows)]
+    # the gain has a panel of its own, with the nulls at every dose
+    found = [ablation_panel(ablation) for ablation in ablations(rows) if ablation.experiment != GAIN]
     objects = second_objects(rows)
     return [*found, second_object_panel(objects)] if objects else found
 
@@ -37,7 +38,8 @@ def panels(table: pa.Table | None) -> list[Panel]:
 def ablation_panel(ablation: Ablation) -> Panel:
     """Median score after the edit by setting, with the median of the unedited images; these differ by guidance."""
     task, points, label = ablation.task, ablation.points, LABELS[ablation.task]
-    name, what = f"edits-{task}-{ablation.experiment}", EXPERIMENT_TITLES[ablation.experiment]
+    direction = ablation.direction.replace("_", "-")
+    name, what = f"edits-{task}-{direction}-{ablation.experiment}", EXPERIMENT_TITLES[ablation.experiment]
     x = np.arange(len(points))
     before, after = [p.before.estimate for p in points], [p.after.estimate for p in points]
     by_guidance = ablation.experiment == GUIDANCE
@@ -55,7 +57,7 @@ def ablation_panel(ablation: Ablation) -> Panel:
         ax.set_xticks(x, [p.label for p in points])
         ax.set_xlabel(AXES[ablation.experiment])
         ax.set_ylabel(f"median {label}")
-        ax.set_title(f"{TASK_TITLES[task]} – {what}")
+        ax.set_title(f"{TASK_TITLES[task]}, {DIRECTION_TITLES[ablation.direction]}")
         ax.margins(x=0.08, y=0.2)
         rules(ax, "y")
         ax.legend(frameon=False, fontsize=8.5, ncols=2, loc="best")
@@ -66,15 +68,18 @@ def ablation_panel(ablation: Ablation) -> Panel:
     else:
         values = "; ".join(f"{p.label}: {a:.2f}" for p, a in zip(points, after, strict=True))
         text += f"{before[0]:.2f} without the edit: {values}."
-    rows = [(task, p.label, p.images, p.before.estimate, p.after.estimate, p.after.low, p.after.high) for p in points]
-    header = ("task", ablation.experiment, "images", "before", "after", "low", "high")
+    rows = [
+        (task, ablation.direction, p.label, p.images, p.before.estimate, p.after.estimate, p.after.low, p.after.high)
+        for p in points
+    ]
+    header = ("task", "direction", ablation.experiment, "images", "before", "after", "low", "high")
     return Panel(name, f"{TASK_TITLES[task]}: {what}", text, fig, header, rows)
 
 
-def second_object_panel(found: Mapping[str, tuple[DepthSlope, list[Row]]]) -> Panel:
+def second_object_panel(found: Mapping[tuple[str, str], tuple[DepthSlope, list[Row]]]) -> Panel:
     """Achieved and requested depth of an object at a place that had none (appendix E)."""
     name = "edits-second-object"
-    titles = {way: EDIT_CONTROL_TITLES.get(way, way) for way in found}
+    titles = {way: f"{DIRECTION_TITLES[way[0]]}, {EDIT_CONTROL_TITLES.get(way[1], way[1])}" for way in found}
     with style(name):
         fig = Figure(figsize=(4.1, 2.7))
         ax = fig.add_axes((0.14, 0.18, 0.83, 0.7))
@@ -90,11 +95,11 @@ def second_object_panel(found: Mapping[str, tuple[DepthSlope, list[Row]]]) -> Pa
     slopes = "; ".join(f"{titles[way]} {slope.slope.estimate:.2f}" for way, (slope, _) in found.items())
     text = f"Slope of the achieved on the requested depth at the place of the new object: {slopes}."
     numbers = [
-        (row["control"], row["sample"], row["trial"], *values)
-        for _, rows in found.values()
+        (direction, control, row["sample"], row["trial"], *values)
+        for (direction, control), (_, rows) in found.items()
         for row, *values in zip(rows, *_changes(rows), strict=True)
     ]
-    header = ("way", "sample", "trial", "asked", "came")
+    header = ("direction", "control", "sample", "trial", "asked", "came")
     return Panel(name, "Second object: requested and achieved depth", text, fig, header, numbers)
 
 

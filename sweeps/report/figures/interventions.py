@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
 
@@ -9,24 +10,73 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from interventions.config import GAIN, MAIN
+from interventions.controls import EDIT, NULLS
 from sweeps.analysis.summary import Edits
-from sweeps.analysis.vocabulary import EDIT_CONTROL_TITLES, TASK_TITLES
+from sweeps.analysis.vocabulary import DIRECTION_TITLES, EDIT_CONTROL_TITLES, SCALE_TITLES, TASK_TITLES
 from sweeps.report.figures.base import Panel, ink, reach, rules, style
 
 
 def edit_panels(edits: Sequence[Edits]) -> list[Panel]:
-    """Two panels per task of the main series: before and after, and the effect of each control."""
+    """Two panels per task and direction of the main edits: before and after, and the effect of each control."""
     found: list[Panel] = []
-    main = [e for e in edits if e.main]
-    for _, group in groupby(main, key=lambda e: e.effect.series):
+    names: Counter[str] = Counter()
+    for _, group in groupby((e for e in edits if e.main), key=lambda e: e.effect.series):
         members = list(group)
-        stem = f"edits-{members[0].measure.task}"
-        if any(p.name.startswith(stem) for p in found):
-            stem += f"-{len(found)}"
-        found += [before_after(e, stem) for e in members if e.effect.control == "edit"]
+        stem = f"edits-{members[0].measure.task}-{members[0].effect.series.direction.replace('_', '-')}"
+        names[stem] += 1
+        if names[stem] > 1:  # two doses of one direction in one output
+            stem += f"-{names[stem]}"
+        found += [before_after(e, stem) for e in members if e.effect.control == EDIT]
         if len(members) > 1:
             found.append(effects(members, stem))
     return found
+
+
+def dose_panels(edits: Sequence[Edits]) -> list[Panel]:
+    """A panel per task and direction with several gains: dose response of the edit and of every null."""
+    series: dict[tuple[str, str], list[Edits]] = {}
+    for edit in edits:
+        if edit.effect.series.experiment in (MAIN, GAIN):
+            series.setdefault((edit.measure.task, edit.effect.series.direction), []).append(edit)
+    return [dose_panel(own) for own in series.values() if len({e.effect.series.gain for e in own}) > 1]
+
+
+def dose_panel(edits: Sequence[Edits]) -> Panel:
+    """Change of target minus original by gain, for the edit and the nulls of the same size."""
+    first, task = edits[0].effect.series, edits[0].measure.task
+    name = f"edits-{task}-{first.direction.replace('_', '-')}-dose-response"
+    by_control: dict[str, list[Edits]] = {}
+    for edit in sorted(edits, key=lambda e: e.effect.series.gain):
+        if edit.effect.control == EDIT or edit.effect.control in NULLS:
+            by_control.setdefault(edit.effect.control, []).append(edit)
+    with style(name):
+        fig = Figure(figsize=(4.1, 2.7))
+        ax = fig.add_axes((0.14, 0.18, 0.83, 0.7))
+        for control, own in by_control.items():
+            x, moved = [e.effect.series.gain for e in own], [e.effect.moved for e in own]
+            y = [m.estimate for m in moved]
+            if control == EDIT:
+                ax.errorbar(x, y, yerr=reach(moved), fmt="o-", ms=5, color=ink("first"), label="edit", zorder=3)
+            else:
+                label = "nulls of the same size" if control == next(c for c in by_control if c != EDIT) else None
+                ax.plot(x, y, "o-", ms=3, lw=1, color=ink("random"), label=label)
+        ax.axhline(0, color=ink("muted"), lw=0.8)
+        ax.set_xlabel(f"gain, in units {SCALE_TITLES[first.scale]}")
+        ax.set_ylabel(f"change of {edits[0].measure.label}, target − original")
+        ax.set_title(_title(edits[0]))
+        rules(ax, "y")
+        ax.legend(frameon=False, fontsize=8.5, loc="best")
+    rows = [
+        (task, first.direction, e.effect.series.gain, control, e.effect.images, m.estimate, m.low, m.high)
+        for control, own in by_control.items()
+        for e in own
+        for m in [e.effect.moved]
+    ]
+    shown = "; ".join(f"{e.effect.series.gain:g}: {e.effect.moved.estimate:.2f}" for e in by_control.get(EDIT, ()))
+    text = f"Change of target minus original by gain: {shown}. Means with 95 % intervals over images."
+    header = ("task", "direction", "gain", "control", "images", "mean", "low", "high")
+    return Panel(name, f"{_title(edits[0])}: dose response", text, fig, header, rows)
 
 
 def before_after(edit: Edits, stem: str) -> Panel:
@@ -46,7 +96,7 @@ def before_after(edit: Edits, stem: str) -> Panel:
         ax.set_xlabel(f"{measure.label} against the requested label")
         ax.set_ylabel("edits")
         ax.set_xlim(edges[0], edges[-1])
-        ax.set_title(TASK_TITLES[measure.task])
+        ax.set_title(_title(edit))
         ax.yaxis.set_major_locator(MaxNLocator(5, integer=True))
         ax.legend(frameon=False, fontsize=8.5, loc="lower right", bbox_to_anchor=(1.02, 0.96), ncols=2)
     effect = edit.effect
@@ -55,30 +105,39 @@ def before_after(edit: Edits, stem: str) -> Panel:
     before, after = (np.histogram(v, edges)[0].tolist() for v in (edit.before, edit.after))
     lefts, rights = edges[:-1].tolist(), edges[1:].tolist()
     rows = [(measure.task, *row) for row in zip(lefts, rights, before, after, strict=True)]
-    title = f"{TASK_TITLES[measure.task]}: before and after"
-    return Panel(name, title, text, fig, ("task", "from", "to", "before", "after"), rows)
+    return Panel(name, f"{_title(edit)}: before and after", text, fig, ("task", "from", "to", "before", "after"), rows)
 
 
 def effects(edits: Sequence[Edits], stem: str) -> Panel:
-    """Improvement of the median score, for the edit and each control."""
+    """Change of target minus original by the edit and by each control."""
     measure, name = edits[0].measure, f"{stem}-controls"
-    gains = [e.effect.gain for e in edits]
+    gains = [e.effect.moved for e in edits]
     names = [EDIT_CONTROL_TITLES.get(e.effect.control, e.effect.control) for e in edits]
     with style(name):
         fig = Figure(figsize=(4.1, 2.7))
         ax = fig.add_axes((0.36, 0.18, 0.6, 0.7))
         for k, (edit, gain) in enumerate(zip(edits, gains, strict=True)):
-            role = "first" if edit.effect.control == "edit" else "random"
+            role = "first" if edit.effect.control == EDIT else "random"
             ax.errorbar(gain.estimate, k, xerr=reach([gain]), fmt="o", ms=5, color=ink(role))
         ax.axvline(0, color=ink("muted"), lw=0.8)
         ax.set_yticks(np.arange(len(edits)), names)
         ax.set_ylim(len(edits) - 0.5, -0.5)
         ax.tick_params(axis="y", length=0)
         rules(ax, "x")
-        ax.set_xlabel(f"improvement of the median {measure.label}")
-        ax.set_title(f"{TASK_TITLES[measure.task]} – edit and controls")
-    text = "Improvement of the median with 95 % intervals over images: "
+        ax.set_xlabel(f"change of {measure.label}, target − original")
+        ax.set_title(_title(edits[0]))
+    text = "Change of target minus original, means with 95 % intervals over images: "
     text += "; ".join(f"{n} {g.estimate:.2f}" for n, g in zip(names, gains, strict=True))
     rows = [(measure.task, e.effect.control, g.estimate, g.low, g.high) for e, g in zip(edits, gains, strict=True)]
-    title = f"{TASK_TITLES[measure.task]}: edit and controls"
-    return Panel(name, title, text + ".", fig, ("task", "control", "mean", "low", "high"), rows)
+    return Panel(
+        name,
+        f"{_title(edits[0])}: edit and controls",
+        text + ".",
+        fig,
+        ("task", "control", "mean", "low", "high"),
+        rows,
+    )
+
+
+def _title(edit: Edits) -> str:
+    return f"{TASK_TITLES[edit.measure.task]}, {DIRECTION_TITLES[edit.effect.series.direction]}"

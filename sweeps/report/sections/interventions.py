@@ -7,29 +7,29 @@ from collections.abc import Sequence
 import numpy as np
 from markupsafe import Markup
 
-from interventions.config import ANIMATION, PATCHING, SECOND_OBJECT
+from interventions.config import ANIMATION, PATCHING, PATTERN, SECOND_OBJECT, WEIGHTS
 from interventions.controls import EDIT
-from interventions.summary import EDITS, REACHED
 from probing.statistics import holm
-from sweeps.analysis.interventions import ABLATIONS, second_objects, setting
+from sweeps.analysis.interventions import ABLATIONS, Verdict, patching_share, second_objects, setting, verdicts
 from sweeps.analysis.summary import Edits
 from sweeps.analysis.vocabulary import (
+    DIRECTION_NOUNS,
+    DIRECTION_TITLES,
     EDIT_CONTROL_TITLES,
     EDIT_INSIDE_TITLES,
     EDIT_MEASURE_TITLES,
     EXPERIMENT_TITLES,
     OTHER_LABEL_TITLES,
+    SCALE_TITLES,
     TASK_TITLES,
 )
 from sweeps.report.context import Context
 from sweeps.report.figures import ablations
-from sweeps.report.figures.interventions import edit_panels
+from sweeps.report.figures.interventions import dose_panels, edit_panels
 from sweeps.report.page import Block, Figures, Paragraph, Section, downloads
 from sweeps.report.sections.edited_images import pictures
 from sweeps.report.tables import Cell, Table, interval, number, p_value
 
-BARS = {"saliency": "0.20", "depth": "30 %"}
-"""improvement of the median score that the protocol calls a success"""
 LEGEND = (
     "Areas are shares of the image. Slope: regression of the achieved on the requested change, over pixels; 1 is all "
     "of it, and constant maps cannot score well. Shift reached: of the object’s centre. Probe output: what the trained "
@@ -49,57 +49,122 @@ def interventions(context: Context) -> Section:
     blocks: list[Block] = [
         Paragraph(
             "A site’s activations are changed until its probe predicts a displaced label; the finished image is "
-            "labelled again and scored against that label. Medians are over trials; brackets are 95 % intervals from "
+            "labelled again and scored against that label. The primary score is target minus original: agreement with "
+            "the requested label minus agreement with the label of the unedited image. An edit that only adds clutter "
+            "where the object should be raises the first and leaves the second. Brackets are 95 % intervals from "
             "resampling images with all their trials."
         )
     ]
     if folder := context.run.setting("interventions.probes"):
         blocks.append(Paragraph(f"The edits use the probes published by the paper’s authors, loaded from {folder}."))
     table = context.run.table("interventions")
-    panels = [*edit_panels(context.edits), *ablations.panels(table)]
-    blocks += [_verdict(e) for e in edits if e.main and e.effect.control in EDITS]
-    blocks += [*patching_limits(context.edits), Figures(panels)]
+    panels = [*edit_panels(context.edits), *dose_panels(context.edits), *ablations.panels(table)]
+    for task in TASK_TITLES:
+        own = verdicts(context.edits, task)
+        main = [v for v in own if v.edit.main]
+        blocks += [_verdict(v, patching_share(context.edits, v.edit)) for v in main]
+        blocks += [*_why_they_differ(main), *_smallest_doses(own)]
+    blocks += [*patching_effects(context.edits), Figures(panels)]
     # Appendix E in one line per way of editing.
-    for way, (slope, _) in second_objects(table.to_pylist() if table is not None else []).items():
+    for (direction, control), (slope, _) in second_objects(table.to_pylist() if table is not None else []).items():
         text = Markup("Second objects, {}: slope of the achieved on the requested depth {}, correlation {}, {} edits.")
-        title = EDIT_CONTROL_TITLES.get(way, way)
-        blocks.append(Paragraph(text.format(title, interval(slope.slope), number(slope.correlation), slope.edits)))
+        way = f"{DIRECTION_TITLES[direction]}, {EDIT_CONTROL_TITLES.get(control, control)}"
+        blocks.append(Paragraph(text.format(way, interval(slope.slope), number(slope.correlation), slope.edits)))
     blocks += pictures(context.edited)
     for task in TASK_TITLES:
-        if own := [e for e in edits if e.measure.task == task]:
-            blocks += [_edit_table(own), *_inside_table(own)]
+        if own_edits := [e for e in edits if e.measure.task == task]:
+            blocks += [_edit_table(own_edits), *_inside_table(own_edits)]
     blocks += [_comparison_table(e) for e in edits if e.main and e.effect.comparisons]
     blocks.append(Paragraph(LEGEND, "note"))
     blocks += downloads("edits-and-controls", [p for p in panels if p.name.endswith("controls")])
     blocks += downloads("edits-before-after", [p for p in panels if p.name.endswith("after")])
-    for name in ABLATIONS:
+    for name in ("dose-response", *ABLATIONS):
         blocks += downloads(f"edits-{name}", [p for p in panels if p.name.endswith(f"-{name}")])
     return Section("interventions", "Does the model use it?", "Interventions", blocks)
 
 
-def _verdict(edit: Edits) -> Paragraph:
-    """What one way of editing did for a task, compared with its bar and every control."""
-    effect, task = edit.effect, edit.measure.task
-    beaten = sum(a.gain.low > 0 for a in effect.comparisons)
-    way = "" if effect.control == EDIT else f", {EDIT_CONTROL_TITLES[effect.control]}"
-    relative = f", {number(100 * effect.relative, 0)} %" if task == "depth" else ""
-    column, bar = REACHED[task]
-    text = Markup(
-        "<strong>{}{}.</strong> The median {} improves by {}{} (bar: {}); the edit beats {} of {} comparisons with an "
-        "interval above 0. At the edited sites, the probe’s output matches the target with a median {} of {}; "
-        "{} % of the edits reach {:g}."
+def _verdict(verdict: Verdict, of_patching: float) -> Paragraph:
+    """What one way of editing did for a task, and at what price."""
+    edit, effect, lead = verdict.edit, verdict.edit.effect, verdict.lead
+    task = edit.measure.task
+    text = Markup("<strong>{}, edits {}: {}.</strong> The mean {} against the requested label improves by {}").format(
+        TASK_TITLES[task],
+        DIRECTION_NOUNS[effect.series.direction],
+        "the scene follows" if verdict.acts else "the scene does not clearly follow",
+        edit.measure.label,
+        interval(effect.improved),
     )
-    return Paragraph(
-        text.format(
-            TASK_TITLES[task], way, edit.measure.label, interval(effect.gain), relative, BARS[task],
-            beaten, len(effect.comparisons), "Dice" if task == "saliency" else "rank correlation",
-            number(effect.medians.get(column, np.nan)), number(100 * effect.reached, 0), bar,
+    if task == "depth":
+        text += f" ({number(100 * effect.improved.estimate / effect.before.estimate, 0)} % of the median before)"
+    if np.isfinite(effect.shift.estimate):
+        text += Markup(", and the object’s centre makes {} of the requested shift").format(interval(effect.shift))
+    text += "."
+    if lead is not None:
+        text += Markup(" In target minus original, the lead over the strongest null ({}) is {}, p = {}.").format(
+            EDIT_CONTROL_TITLES.get(lead.other, lead.other), interval(lead.gain), p_value(verdict.p)
         )
-    )  # fmt: skip
+    if verdict.not_beaten:
+        titles = EDIT_CONTROL_TITLES | OTHER_LABEL_TITLES
+        text += f" It is not clearly better than: {', '.join(titles.get(n, n) for n in verdict.not_beaten)}."
+    if np.isfinite(of_patching):
+        text += f" It has {number(100 * of_patching, 0)} % of the effect of activation patching in the same steps."
+    price = [
+        ("edit size {} of the activation RMS", effect.medians.get("edit_norm")),
+        ("activation RMS z-score {}", effect.medians.get("departure_after")),
+        ("pixels outside change by {}", effect.medians.get("outside_change")),
+        ("{} of the images still match their caption", effect.kept.estimate),
+    ]
+    shown = [words.format(number(value)) for words, value in price if value is not None and np.isfinite(value)]
+    return Paragraph(text + (f" The price: {', '.join(shown)}." if shown else ""))
 
 
-def patching_limits(edits: Sequence[Edits]) -> list[Paragraph]:
-    """Effect of patching in another image's whole activations at the edited sites: an upper limit for edits there."""
+def _why_they_differ(main: Sequence[Verdict]) -> list[Paragraph]:
+    """Edits along the weights and along the pattern side by side, if a run has both at one reading."""
+    by_direction = {v.edit.effect.series.direction: v for v in main}
+    paper, pattern = by_direction.get(WEIGHTS), by_direction.get(PATTERN)
+    if paper is None or pattern is None or pattern.edit.effect.series.scale != "reading":
+        return []
+    outcomes = {
+        (False, True): "the paper’s edit does not move the scene, the edit along the pattern does",
+        (True, False): "the paper’s edit moves the scene, the edit along the pattern does not",
+        (True, True): "both edits move the scene",
+        (False, False): "neither edit clearly moves the scene",
+    }
+    size, wider = (v.edit.effect.medians.get("edit_norm", np.nan) for v in (paper, pattern))
+    gain = pattern.edit.effect.series.gain
+    reading = "as far" if gain == 1 else f"{gain:g} times as far"
+    return [
+        Paragraph(
+            f"In one sentence: {outcomes[paper.acts, pattern.acts]}. The pattern edit moves the probe’s reading "
+            f"{reading} as the paper’s, but changes the activations by {number(wider)} of their RMS in place of "
+            f"{number(size)}: fitted weights lean on directions in which activations vary little, where a small change "
+            "gives a large reading, while the pattern is the direction in which the activations themselves vary with "
+            "the label (Haufe et al., 2014)."
+        )
+    ]
+
+
+def _smallest_doses(found: Sequence[Verdict]) -> list[Paragraph]:
+    """For each direction with several doses, the smallest that beats every null."""
+    paragraphs = []
+    for direction, noun in DIRECTION_NOUNS.items():
+        series = [v for v in found if v.edit.effect.series.direction == direction]
+        if len(series) < 2:
+            continue
+        acting = sorted((v for v in series if v.acts), key=lambda v: v.edit.effect.series.gain)
+        doses = ", ".join(f"{g:g}" for g in sorted({v.edit.effect.series.gain for v in series}))
+        title = TASK_TITLES[series[0].edit.measure.task]
+        if acting:
+            series_ = acting[0].edit.effect.series
+            text = f"the smallest dose that beats every null is {series_.gain:g} {SCALE_TITLES[series_.scale]}"
+        else:
+            text = "no dose beats every null"
+        paragraphs.append(Paragraph(f"{title}, edits {noun}: {text} (doses: {doses})."))
+    return paragraphs
+
+
+def patching_effects(edits: Sequence[Edits]) -> list[Paragraph]:
+    """Effect of patching in another image's whole activations at the edited sites."""
     found = [e for e in edits if e.effect.series.experiment == PATCHING and e.effect.control == EDIT]
     paragraphs = []
     for task, title in TASK_TITLES.items():
@@ -112,9 +177,10 @@ def patching_limits(edits: Sequence[Edits]) -> list[Paragraph]:
         if changes:
             first = own[0][1]
             text = Markup(
-                "<strong>{}, upper limit.</strong> For {} images, the activations at the edited sites are replaced by "
-                "those of another image of the same prompt. {} against that other image’s label goes {}. What this "
-                "does not change, no edit at these sites can be expected to change."
+                "<strong>{}, activation patching.</strong> For {} images, the activations at the edited sites are "
+                "replaced by those of another image of the same prompt. {} against that other image’s label goes {}. "
+                "This is one change that the network itself could have made, at one guidance scale: a measure to "
+                "compare edits with, and no upper limit for them."
             )
             joined = Markup("; ").join(changes)
             paragraphs.append(Paragraph(text.format(title, first.effect.images, first.measure.label, joined)))
@@ -125,6 +191,7 @@ def _edit_table(edits: Sequence[Edits]) -> Table:
     """Medians before and after, for the edit, its controls and its ablations."""
     extras = [name for name in EDIT_MEASURE_TITLES if any(name in e.effect.medians for e in edits)]
     columns = ["Edit or control", "Trials", "Median before", "Median after", "Improvement"]
+    columns += ["Target − original", "Shift reached"]
     rows: list[list[Cell]] = [
         [
             edit_name(e),
@@ -132,12 +199,17 @@ def _edit_table(edits: Sequence[Edits]) -> Table:
             e.effect.before,
             e.effect.after,
             e.effect.gain,
+            e.effect.moved,
+            e.effect.shift,
             *(e.effect.medians.get(name, np.nan) for name in extras),
         ]
         for e in edits
     ]
     measure = edits[0].measure
-    caption = f"{TASK_TITLES[measure.task]}, {measure.label}; an improvement above 0 is better"
+    caption = (
+        f"{TASK_TITLES[measure.task]}, {measure.label}; an improvement above 0 is better; target − original is its "
+    )
+    caption += "change by the edit, a mean over images"
     marked = [i for i, e in enumerate(edits) if e.main and e.effect.control == "edit"]
     return Table(caption, [*columns, *(EDIT_MEASURE_TITLES[name] for name in extras)], rows, marked=marked)
 
@@ -153,13 +225,15 @@ def _inside_table(edits: Sequence[Edits]) -> list[Table]:
 
 
 def edit_name(edit: Edits) -> str:
-    """``edit``, ``random direction``, or the setting that an ablation varies."""
+    """``probe weights: edit``, ``pattern: random direction``, or the setting that an ablation varies."""
     series, control = edit.effect.series, edit.effect.control
-    title = EDIT_CONTROL_TITLES.get(control, control)
+    way = f"{DIRECTION_TITLES[series.direction]}: {EDIT_CONTROL_TITLES.get(control, control)}"
     if edit.main:
-        return title
+        return way
     experiment = EXPERIMENT_TITLES.get(series.experiment, series.experiment)
-    return f"{experiment}: {setting(series.experiment, series)[0] if series.experiment in ABLATIONS else title}"
+    if series.experiment not in ABLATIONS:
+        return f"{experiment}: {way}"
+    return f"{way}, {experiment} {setting(series.experiment, series)[0]}"
 
 
 def _comparison_table(edit: Edits) -> Table:
@@ -170,7 +244,8 @@ def _comparison_table(edit: Edits) -> Table:
         for a, p in zip(against, holm([a.test.p for a in against]).tolist(), strict=True)
     ]
     caption = (
-        f"{TASK_TITLES[edit.measure.task]}: median advantage of the edit, trial by trial (above 0: the edit is better; "
-        "p: Wilcoxon signed-rank test over images, corrected by Holm)"
+        f"{TASK_TITLES[edit.measure.task]}, edits {DIRECTION_NOUNS[edit.effect.series.direction]}: mean advantage over "
+        "images, in target minus original for controls and in agreement with the label for other labels (above 0: the "
+        "edit is better; p: Wilcoxon signed-rank test over images, corrected by Holm)"
     )
     return Table(caption, ["Compared with", edit.measure.label, "p"], rows)

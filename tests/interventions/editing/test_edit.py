@@ -10,7 +10,9 @@ from interventions.config import EditSpec
 from interventions.controls import EDIT
 from interventions.editing.edit import Editor, edit_batch
 from interventions.editing.readout import TargetLabels
+from interventions.editing.steer import as_direction
 from interventions.plan import Row, rows_of
+from interventions.sources.base import ProbeKey
 from interventions.sources.cache import ProbeCache
 from probing.diffusion.sampling import sample
 from support import interventions_fakes as fakes
@@ -115,7 +117,7 @@ def test_the_random_direction_is_one_per_trial_orthogonal_with_the_real_signs():
     worker, before = editor(rows), acts(4)
     change = run(worker, 1, before) - before
     weight = worker.probe_cache.get("saliency", next(s for s in fakes.model().sites() if s.name == SITE), 1,
-                                  worker.controls).linear.weight[0]  # fmt: skip
+                                  worker.controls, "weights").linear.weight[0]  # fmt: skip
     directions = []
     for real, turned in ((change[0], change[1]), (change[2], change[3])):
         assert (turned @ weight).abs().max() < 1e-4 * weight.norm() * turned.norm(dim=-1).max()
@@ -152,7 +154,7 @@ def test_the_step_size_can_be_in_units_of_the_site():
     rows, before = rows_of([0], ()), acts(1)
     plain, scaled = editor(rows), editor(rows, lr_units="rms")
     site = next(s for s in fakes.model().sites() if s.name == SITE)
-    rms = scaled.probe_cache.get("saliency", site, 1, (EDIT,)).stats.rms
+    rms = scaled.probe_cache.get("saliency", site, 1, (EDIT,), "weights").stats.rms
     by_hand = editor(rows, lr=0.05 * rms)
     changes = [run(worker, 1, before) - before for worker in (plain, scaled, by_hand)]
     assert torch.equal(changes[1], changes[2])
@@ -167,3 +169,102 @@ def test_steps_beyond_the_last_and_unknown_sites_are_refused():
     with pytest.raises(ValueError, match="did you mean 'up.2.1'"):
         edit_batch(fakes.model(), fakes.PROMPT, 3, targets(), rows_of([0], ()), spec(sites=("up.2.11",)),
                    probe_cache(), **settings)  # fmt: skip
+
+
+def site_probes(worker: Editor):
+    site = next(s for s in fakes.model().sites() if s.name == SITE)
+    return worker.probe_cache.get(worker.spec.task, site, 1, worker.controls, worker.spec.direction)
+
+
+@pytest.mark.parametrize("task", ["saliency", "depth"])
+@pytest.mark.parametrize("direction", ["pattern", "mean_difference"])
+def test_a_turned_edit_moves_every_reading_as_far_as_the_papers_along_one_direction(task: str, direction: str):
+    rows, before = rows_of([0, 1], ()), acts(2)
+    paper = run(editor(rows, task=task), 1, before) - before
+    worker = editor(rows, task=task, direction=direction)
+    turned = run(worker, 1, before) - before
+    weight = site_probes(worker).linear.weight[0]
+    assert torch.allclose(turned @ weight, paper @ weight, atol=1e-4)
+    moments = fakes.moments(task, SITE, 1, "trained")
+    probe = site_probes(worker).probe
+    unit = moments.pattern(probe) if direction == "pattern" else moments.mean_difference()
+    along = turned @ torch.from_numpy(unit).float()
+    assert torch.allclose(along.abs(), turned.norm(dim=-1), rtol=1e-4, atol=1e-6)
+    assert not torch.allclose(turned, paper, atol=1e-2)
+
+
+@pytest.mark.parametrize(("scale", "direction"), [("reading", "pattern"), ("reading", "weights"), ("gap", "pattern"),
+                                                   ("rms", "pattern"), ("rms", "weights")])  # fmt: skip
+def test_the_gain_is_in_units_of_its_scale(scale: str, direction: str):
+    rows, before = rows_of([0, 1], ()), acts(2)
+    one = run(editor(rows, direction=direction), 1, before) - before
+    worker = editor(rows, direction=direction, scale=scale, gain=1.7)
+    edit = run(worker, 1, before) - before
+    if scale == "reading":
+        assert torch.allclose(edit, 1.7 * one, rtol=1e-4, atol=1e-6)
+        return
+    parts = site_probes(worker)
+    unit = parts.stats.rms * before.shape[-1] ** 0.5 if scale == "rms" else parts.directions.gap
+    size = edit.square().sum(-1).mean(-1).sqrt()
+    assert torch.allclose(size, torch.full((2,), 1.7 * unit), rtol=1e-4)
+    cosine = torch.nn.functional.cosine_similarity(edit.flatten(1), one.flatten(1))
+    assert torch.allclose(cosine, torch.ones(2), atol=1e-5)
+
+
+def test_edits_along_the_weights_have_no_gap():
+    with pytest.raises(ValueError, match="scale=gap: edits along the weights have no gap"):
+        run(editor(rows_of([0], ()), scale="gap", gain=2.0), 1, acts(1))
+
+
+NULLS = ("random_direction", "random_probe", "shuffled_probe", "mirror_target", "decoy_place")
+
+
+def null_editor(direction: str) -> tuple[Editor, dict[Row, torch.Tensor]]:
+    """An editor with targets and, after them, the opposite targets; changes by row."""
+    rows = rows_of([0, 1], NULLS)
+    both = targets()
+    both = TargetLabels("saliency", np.concatenate([both.labels, both.labels[:, ::-1, ::-1]]), 9.0, torch.zeros(()))
+    worker = Editor(spec(direction=direction), rows, both, probe_cache(), (0, 0), (4,))
+    before = acts(len(rows))
+    change = run(worker, 1, before) - before
+    return worker, dict(zip(rows, change, strict=True))
+
+
+@pytest.mark.parametrize("direction", ["weights", "pattern", "mean_difference"])
+def test_every_null_has_the_norm_of_the_real_edit(direction: str):
+    _, change = null_editor(direction)
+    for row, edit in change.items():
+        real = change[Row(row.trial)]
+        if row.control in ("mirror_target", "decoy_place"):
+            assert edit.norm() == pytest.approx(float(real.norm()), rel=1e-4), row
+        else:
+            assert torch.allclose(edit.norm(dim=-1), real.norm(dim=-1), atol=1e-5), row
+
+
+@pytest.mark.parametrize("direction", ["weights", "pattern"])
+def test_nulls_go_elsewhere(direction: str):
+    worker, change = null_editor(direction)
+    parts = site_probes(worker)
+    real = change[Row(0)]
+    decoy = change[Row(0, "decoy_place")].unflatten(0, (8, 8))
+    assert torch.allclose(decoy, real.unflatten(0, (8, 8)).roll((4, 4), dims=(0, 1)), atol=1e-5)
+    random = change[Row(0, "random_direction")]
+    assert (random @ parts.linear.weight[0]).abs().max() < 1e-3 * random.norm()
+    if direction == "pattern":
+        assert (random @ parts.directions.unit[0]).abs().max() < 1e-3 * random.norm()
+    # the mirrored target is what an edit towards it alone would do, up to its size
+    opposite = TargetLabels("saliency", targets().labels[:, ::-1, ::-1].copy(), 9.0, torch.zeros(()))
+    alone = Editor(spec(direction=direction), rows_of([0], ()), opposite, probe_cache(), (0, 0), (4,))
+    expected = run(alone, 1, acts(1)) - acts(1)
+    found = change[Row(0, "mirror_target")]
+    assert torch.nn.functional.cosine_similarity(found.flatten(), expected.flatten(), dim=0) > 0.9999
+
+
+def test_a_null_along_the_pattern_follows_the_pattern_of_its_own_probe():
+    _, change = null_editor("pattern")
+    for control, kind in (("shuffled_probe", ("trained", "shuffled")), ("random_probe", ("random", "none"))):
+        key = ProbeKey("saliency", SITE, 1, *kind)
+        probe = as_direction(fakes.probe(key), fakes.channels(SITE))[0]
+        unit = torch.from_numpy(fakes.moments("saliency", SITE, 1, kind[0]).pattern(probe)).float()
+        edit = change[Row(1, control)]
+        assert torch.allclose((edit @ unit).abs(), edit.norm(dim=-1), rtol=1e-4, atol=1e-6)
