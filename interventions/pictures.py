@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.numpy import load, save
 
-from interventions.config import MAIN
+from interventions.config import MAIN, WEIGHTS
 from interventions.counterfactual import TargetSpec, target_from_values, target_values
 from interventions.plan import Row
 
@@ -51,6 +51,8 @@ class Pictures:
     """hash of the settings of the run"""
     steps: tuple[int, ...] = ()
     """edited denoising steps; empty in files of earlier versions"""
+    direction: str = WEIGHTS
+    """what activations are moved along"""
 
 
 def picture_path(key: str) -> str:
@@ -78,6 +80,7 @@ def pack(pictures: Pictures) -> bytes:
         "sample": pictures.sample,
         "stage_hash": pictures.stage_hash,
         "steps": list(pictures.steps),
+        "direction": pictures.direction,
     }
     return save(tensors, {"about": json.dumps(about)})
 

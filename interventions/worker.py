@@ -196,7 +196,7 @@ class Intervener:
             task.task, rows, np.stack([image.image for image in images]),
             np.stack([image.label(task.task) for image in images]), case.before.image, case.before.label(task.task),
             case.targets, targets, recipe, task.experiment, task.sample, str(self.common.get("stage_hash", "")),
-            task.spec.steps,
+            task.spec.steps, task.spec.direction,
         )  # fmt: skip
 
 

@@ -98,7 +98,7 @@ def _recipe(request: Request, config: Config, worker: Intervener) -> Recipe:
         request.prompt,
         request.seed,
         worker.guidance,
-        settings.spec(request.task),
+        settings.spec(request.task, settings.directions[-1]),
         request.goals or tuple(path_across(ACROSS, request.frames, worker.model.image_size)),
         () if request.way == EDIT else (request.way,),
         settings.rows,

@@ -79,6 +79,6 @@ def single_edit(parser: argparse.ArgumentParser) -> None:
     )
     add("--label", action="append", default=[], metavar="FILE", help="your own mask or depth: a picture or .npy")
     add("--animate", type=int, default=0, metavar="FRAMES", help="move the object across the image, as a GIF")
-    add("--way", default="edit", help="edit (the inner optimisation), rank_one or natural")
+    add("--way", default="edit", help="edit (along the last of interventions.directions), rank_one or natural")
     add("--recipe", default="", metavar="FILE", help="make the pictures of a recipe.yaml again")
     add("--to", default="play", metavar="FOLDER", help="folder that the pictures are written to (default: play)")

@@ -366,15 +366,16 @@ def interventions(images: int, first: int) -> pa.Table:
                 for trial in range(5):
                     before = float(np.clip(rng.normal(0.46, 0.12), 0, 1))
                     after = float(np.clip(before + rng.normal(gain, 0.1), 0, 1))
+                    worse = 0.3
                     if task == "depth":
-                        before, after = 1.5 - before, 1.5 - after * 1.1
+                        before, after, worse = 1.5 - before, 1.5 - after * 1.1, 1.2
                     rows.append(
                         {
                             "experiment": "interventions", "sample": first + sample,
                             "trial": trial, "task": task, "control": control, "dx": 20, "dy": -20,
                             "sites": "up.3.0", "steps": "1,2", "iterations": 8, "lr": 0.1,
                             "guidance": 2.0, "score_before": before, "score_after": after,
-                            "mirror_after": 0.3, "original_after": 0.5, "constant_after": 0.33,
+                            "mirror_after": worse, "original_after": 0.5, "constant_after": worse,
                             "area_before": 0.2, "area_target": 0.15, "area_after": 0.17,
                             "readout_before": 0.4, "readout_after": 0.95, "outside_change": 0.05,
                             "seconds": 0.3, "status": "done", "error": None, "attempt": 1,

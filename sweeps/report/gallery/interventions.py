@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 from safetensors import SafetensorError
 
-from interventions.config import ANIMATION, MAIN, PATCHING, SECOND_OBJECT
+from interventions.config import ANIMATION, DIRECTIONS, MAIN, PATCHING, SECOND_OBJECT
 from interventions.controls import EDIT
 from interventions.pictures import FOLDER, Pictures, unpack
 from interventions.recipe import from_yaml
@@ -42,19 +42,28 @@ def of_experiment(found: Sequence[Pictures], experiment: str, task: str = "") ->
     return [p for p in own if any(row.control == EDIT for row in p.rows)]
 
 
-def pairs(found: Sequence[Pictures], task: str) -> list[Pictures]:
-    """The first images of the main edits (Figures 7, 8)."""
-    return of_experiment(found, MAIN, task)[:SHOWN]
+def pairs(found: Sequence[Pictures], task: str) -> list[list[Pictures]]:
+    """The first images of the main edits (Figures 7, 8), each with its edits along every direction."""
+    own = of_experiment(found, MAIN, task)
+    samples = list(dict.fromkeys(p.sample for p in own))[:SHOWN]
+    return [_by_direction([p for p in own if p.sample == sample]) for sample in samples]
+
+
+def _by_direction(found: Sequence[Pictures]) -> list[Pictures]:
+    return sorted(found, key=lambda p: DIRECTIONS.index(p.direction))
 
 
 def by_steps(found: Sequence[Pictures], task: str) -> list[Pictures]:
-    """One image with a growing number of edited steps (Figure 11); empty without that ablation."""
-    ablated = of_experiment(found, "steps", task)
+    """One image with a growing number of edited steps (Figure 11); empty without that ablation.
+
+    Of several directions, the last one of DIRECTIONS that was ablated."""
+    ablated = _by_direction(of_experiment(found, "steps", task))
     if not ablated:
         return []
-    sample = ablated[0].sample
-    same = [p for p in [*ablated, *of_experiment(found, MAIN, task)] if p.sample == sample]
-    return sorted(same, key=step_count)
+    direction = ablated[-1].direction
+    sample = min(p.sample for p in ablated if p.direction == direction)
+    every = [*ablated, *of_experiment(found, MAIN, task)]
+    return sorted((p for p in every if (p.sample, p.direction) == (sample, direction)), key=step_count)
 
 
 def series(found: Sequence[Pictures]) -> list[Pictures]:

@@ -18,7 +18,7 @@ def claims(context: Context) -> Section:
     text = Markup(
         "The paper makes five claims about the model that it studied. For {}, this run supports <strong>{} of {}"
         "</strong>. The rules were fixed before any number was seen and use only the results tables. A claim that "
-        "fails here is a fact about this model and not about the paper’s."
+        "fails here fails for this model and this set-up; it says nothing about the paper’s model."
     ).format(context.model, supported, len(context.claims))
     rows = [[c.name, Markup("<strong>{}</strong><br>{}").format(c.verdict, c.evidence)] for c in context.claims]
     verdicts = Table("The paper’s claims and this run", ["Claim", "Verdict and evidence"], rows, style="text claims")

@@ -11,7 +11,7 @@ from interventions.controls import EDIT, VARIATIONS
 from interventions.counterfactual import Move, SecondObject, TargetSpec
 from interventions.pictures import Pictures, animation
 from interventions.plan import Row
-from sweeps.analysis.vocabulary import EDIT_CONTROL_TITLES, TASK_TITLES
+from sweeps.analysis.vocabulary import DIRECTION_TITLES, EDIT_CONTROL_TITLES, TASK_TITLES
 from sweeps.report.gallery import interventions
 from sweeps.report.gallery.probes import map_limits
 from sweeps.report.page import Block, Heading, Paragraph, Strip
@@ -21,13 +21,13 @@ PHOTO = 192
 """longest side of a picture in pixels"""
 PARTS = {
     "Edited pictures": "The first edited test images and their first move: the original, the requested label, the "
-    "edited image, and edits of the same size in other directions.",
+    "image edited along each direction, and edits of the same size along a random one.",
     "More and more edited steps": "One image and its first move, with a growing number of edited denoising steps, "
     "counted from the first (Figure 11 of the paper).",
     "A second object": "A copy of the object is requested beside it, ever farther away and smaller (Figure 12 of the "
     "paper).",
     "Another image’s activations": "Activation patching: at the edited sites, an image gets all activations of another "
-    "image of the same prompt. No edit at these sites can do more.",
+    "image of the same prompt.",
     "A moving object": "One prompt, one seed: the object is requested at places across the image.",
 }
 """heading and introduction of each part"""
@@ -45,12 +45,16 @@ def pictures(found: Sequence[Pictures]) -> list[Block]:
 def _pairs(found: Sequence[Pictures]) -> list[Strip]:
     strips = []
     for task, title in TASK_TITLES.items():
-        for shown in interventions.pairs(found, task):
-            cells = [*_before(shown), _label(shown, shown.targets[0], "requested")]
-            for control in (EDIT, *VARIATIONS, "random_direction"):
-                words = "after" if control == EDIT else EDIT_CONTROL_TITLES[control]
-                cells += _after(shown, Row(0, control), words)[: 1 if control == "random_direction" else 2]
-            strips.append(Strip(f"{title}, {_goal(shown.goals[0])}", cells))
+        for directions in interventions.pairs(found, task):
+            first = directions[0]
+            cells = [*_before(first), _label(first, first.targets[0], "requested")]
+            for shown in directions:
+                way = DIRECTION_TITLES[shown.direction]
+                for control in (EDIT, *VARIATIONS):
+                    words = way if control == EDIT else EDIT_CONTROL_TITLES[control]
+                    cells += _after(shown, Row(0, control), f"after: {words}")
+                cells += _after(shown, Row(0, "random_direction"), f"random direction, as large as {way}")[:1]
+            strips.append(Strip(f"{title}, {_goal(first.goals[0])}", cells))
     return strips
 
 
@@ -73,7 +77,7 @@ def _second_objects(found: Sequence[Pictures]) -> list[Strip]:
             for trial, goal in enumerate(shown.goals):
                 cells.append(_label(shown, shown.targets[trial], f"requested: {_goal(goal)}"))
                 cells += _after(shown, Row(trial, way), "after")
-            strips.append(Strip(EDIT_CONTROL_TITLES[way].capitalize(), cells))
+            strips.append(Strip(f"{DIRECTION_TITLES[shown.direction].capitalize()}, {EDIT_CONTROL_TITLES[way]}", cells))
     return strips
 
 
@@ -93,7 +97,7 @@ def _moving(found: Sequence[Pictures]) -> list[Strip]:
     for shown in interventions.moving(found):
         for way in _ways(shown):
             frames = [shown.images[shown.rows.index(Row(trial, way))] for trial in range(len(shown.goals))]
-            words = f"{TASK_TITLES[shown.task]}, {EDIT_CONTROL_TITLES[way]}"
+            words = f"{TASK_TITLES[shown.task]}, {DIRECTION_TITLES[shown.direction]}, {EDIT_CONTROL_TITLES[way]}"
             alt = f"Animation: an object requested across the image. {words}"
             cells.append(Picture(animation(frames), "gif", alt, words))
     return [Strip("", cells)] if cells else []
@@ -114,7 +118,7 @@ def _after(shown: Pictures, row: Row, words: str) -> list[Picture]:
     if row not in shown.rows:
         return []
     place = shown.rows.index(row)
-    alt = "Image after the edit" if words == "after" else f"Image after the edit: {words}"
+    alt = f"Image {words}" if words.startswith("after") else f"Image after the edit: {words}"
     return [photo(shown.images[place], alt, words, PHOTO), _label(shown, shown.labels[place], "its label")]
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from probing.statistics import Interval
 from support.report_store import CONFIG, Made, make_store
-from sweeps.analysis import claims, summary
+from sweeps.analysis import claims, interventions, summary
 from sweeps.analysis.baselines import FIT_ALL
 from sweeps.analysis.claims import CONTRADICTED, PARTLY, SUPPORTED, UNTESTED, ClaimInputs, judge
 from sweeps.analysis.experiments import Emergence, EmergenceCurve, families
@@ -127,16 +127,63 @@ def test_a_share_is_given_only_if_both_are_above_the_floor(share: float, fragmen
     assert fragment in claims.share_words(share)
 
 
-def test_the_causal_claim_needs_edits_that_beat_every_control(inputs: ClaimInputs) -> None:
-    def weaker(edit: Edits) -> Edits:
-        against = tuple(replace(a, gain=Interval(0.0, -0.1, 0.1)) for a in edit.effect.comparisons)
-        return replace(edit, effect=replace(edit.effect, comparisons=against))
+def changed(edits: list[Edits], task: str = "", direction: str = "", **comparison: object) -> list[Edits]:
+    """The edits with other comparisons of a task's real edits, or with another direction."""
 
-    def none(edit: Edits) -> Edits:
-        return replace(edit, effect=replace(edit.effect, gain=NAN))
+    def change(edit: Edits) -> Edits:
+        if task not in ("", edit.measure.task):
+            return edit
+        series = replace(edit.effect.series, direction=direction or edit.effect.series.direction)
+        against = tuple(replace(a, **comparison) for a in edit.effect.comparisons)
+        return replace(edit, effect=replace(edit.effect, series=series, comparisons=against))
 
-    assert verdicts(replace(inputs, edits=[weaker(e) for e in inputs.edits]))["causal"] == PARTLY
-    assert verdicts(replace(inputs, edits=[none(e) for e in inputs.edits]))["causal"] == CONTRADICTED
+    return [change(edit) for edit in edits]
+
+
+def test_the_causal_claim_needs_edits_that_beat_every_null(inputs: ClaimInputs) -> None:
+    def causal(edits: list[Edits]) -> str:
+        return verdicts(replace(inputs, edits=edits))["causal"]
+
+    weak = {"gain": Interval(0.0, -0.1, 0.1)}
+    assert causal(inputs.edits) == SUPPORTED
+    assert causal(changed(inputs.edits, "depth", **weak)) == PARTLY
+    assert causal(changed(inputs.edits, **weak)) == CONTRADICTED
+    unmoved = [replace(e, effect=replace(e.effect, improved=NAN)) for e in inputs.edits]
+    assert causal(unmoved) == CONTRADICTED
+    # one direction that acts on saliency and another that acts on depth are two partial answers
+    by_pattern = changed(changed(inputs.edits, direction="pattern"), "saliency", **weak)
+    assert causal([*changed(inputs.edits, "depth", **weak), *by_pattern]) == PARTLY
+    assert causal([*inputs.edits, *changed(inputs.edits, direction="pattern", **weak)]) == SUPPORTED
+
+
+def test_late_edits_that_paint_as_well_refute_nothing(inputs: ClaimInputs) -> None:
+    late = [
+        replace(e, effect=replace(e.effect, comparisons=(*e.effect.comparisons, replace(
+            e.effect.comparisons[0], other="late_steps", gain=Interval(0.0, -0.1, 0.1)))))
+        for e in inputs.edits if e.effect.comparisons
+    ]  # fmt: skip
+    assert verdicts(replace(inputs, edits=late))["causal"] == SUPPORTED
+
+
+def test_without_nulls_the_causal_claim_is_not_tested(inputs: ClaimInputs) -> None:
+    bare = [
+        replace(e, effect=replace(e.effect, comparisons=tuple(c for c in e.effect.comparisons if not c.null)))
+        for e in inputs.edits
+    ]
+    assert verdicts(replace(inputs, edits=bare))["causal"] == UNTESTED
+
+
+def test_more_doses_need_a_smaller_p(inputs: ClaimInputs) -> None:
+    edits = [e for e in inputs.edits if e.effect.control == "edit"]
+    (single,) = interventions.verdicts(edits, "saliency")
+    doses = [
+        replace(e, effect=replace(e.effect, series=replace(e.effect.series, experiment="gain", gain=gain)))
+        for e in edits
+        for gain in (2.0, 3.0)
+    ]
+    main, *_ = interventions.verdicts([*edits, *doses], "saliency")
+    assert single.acts
+    assert main.p == pytest.approx(3 * single.p)
 
 
 def test_evidence_contains_no_nan(inputs: ClaimInputs) -> None:

@@ -24,7 +24,10 @@ UNET = {
     "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
     "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
 }  # fmt: skip
-VAE = {"block_out_channels": [128, 256, 512, 512], "latent_channels": 4}
+VAE = {
+    "block_out_channels": [128, 256, 512, 512], "latent_channels": 4,
+    "down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4,
+}  # fmt: skip
 
 
 @pytest.fixture

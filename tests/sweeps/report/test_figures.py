@@ -115,9 +115,9 @@ def test_missing_entries_of_a_heatmap_are_empty(scores: dict[str, Scores]) -> No
 
 def test_edit_panels_hold_every_edit_and_control(run: RunData) -> None:
     found = {p.name: p for p in edit_panels(interventions(run))}
-    counts = rows(found["edits-saliency-before-after"])
+    counts = rows(found["edits-saliency-weights-before-after"])
     assert sum(int(r["after"]) for r in counts) == 50
-    controls = [r["control"] for r in rows(found["edits-depth-controls"])]
+    controls = [r["control"] for r in rows(found["edits-depth-weights-controls"])]
     assert controls == ["edit", "none", "random_direction", "random_probe"]
 
 

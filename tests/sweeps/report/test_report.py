@@ -329,7 +329,7 @@ def test_interventions_show_edit_controls_and_pictures(store: storage.Store, pag
     assert "random direction 50" in text
     assert "the opposite move’s label" in text
     alts = [a["alt"] for a in page.all("img")]
-    assert alts.count("Image after the edit") == 2
+    assert alts.count("Image after: probe weights") == 2
     assert alts.count("Depth: requested") == 1
 
 

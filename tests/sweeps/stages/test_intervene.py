@@ -21,7 +21,7 @@ from sweeps.report.figures.ablations import ablation_panel, panels
 from sweeps.report.gallery.interventions import by_steps, kept, moving, pairs, series, step_count, transplants
 from sweeps.report.page import Strip
 from sweeps.report.sections import edited_images
-from sweeps.report.sections.interventions import patching_limits
+from sweeps.report.sections.interventions import patching_effects
 
 MEASURE = {measure.task: measure for measure in MEASURES}
 
@@ -34,7 +34,8 @@ def row(sample: int, trial: int, after: float, **changes: object) -> dict:
         "steps": "1,2,3", "iterations": 128, "lr": 0.03, "guidance": 4.0, "status": "done",
         **dict.fromkeys(("depth_wanted", "depth_before", "depth_after")),
     }  # fmt: skip
-    return {**common, "sample": sample, "trial": trial, "score_before": 0.3, "score_after": after, **changes}
+    return {**common, "sample": sample, "trial": trial, "score_before": 0.3, "score_after": after,
+            "original_after": 0.7, **changes}  # fmt: skip
 
 
 def rows() -> list[dict]:
@@ -81,22 +82,32 @@ def test_groups_of_sites_are_named(group: str, sites: str):
 
 def test_second_objects_give_a_slope_for_each_way_of_editing():
     found = second_objects([*rows(), *objects()])
-    assert list(found) == ["edit", "natural"]
-    assert found["edit"][0].slope.estimate == pytest.approx(0.5)
-    assert found["natural"][0].slope.estimate == pytest.approx(0)
-    assert found["edit"][0].edits == 12
+    edit, natural = ("weights", "edit"), ("weights", "natural")
+    assert list(found) == [edit, natural]
+    assert found[edit][0].slope.estimate == pytest.approx(0.5)
+    assert found[natural][0].slope.estimate == pytest.approx(0)
+    assert found[edit][0].edits == 12
+
+
+def test_directions_are_kept_apart():
+    pattern = [{**r, "direction": "pattern", "score_after": 0.8} for r in rows()]
+    found = {(a.experiment, a.direction): [p.after.estimate for p in a.points] for a in ablations([*rows(), *pattern])}
+    assert found["steps", "weights"] == [0.4, 0.5, 0.6]
+    assert found["steps", "pattern"] == [0.8, 0.8, 0.8]
+    ways = second_objects([*objects(), *({**r, "direction": "pattern"} for r in objects())])
+    assert list(ways) == [("weights", "edit"), ("pattern", "edit"), ("weights", "natural"), ("pattern", "natural")]
 
 
 def test_panels_contain_their_numbers():
     table = pa.Table.from_pylist([*rows(), *objects()])
     drawn = {p.name: p for p in panels(table)}
-    assert set(drawn) == {"edits-saliency-steps", "edits-saliency-sides", "edits-second-object"}
-    assert [r[1:5] for r in drawn["edits-saliency-steps"].rows] == [
+    assert set(drawn) == {"edits-saliency-weights-steps", "edits-saliency-weights-sides", "edits-second-object"}
+    assert [r[2:6] for r in drawn["edits-saliency-weights-steps"].rows] == [
         ("1", 4, 0.3, 0.4), ("3", 4, 0.3, 0.5), ("10", 4, 0.3, 0.6),
     ]  # fmt: skip
-    requested, achieved = np.array([r[3:] for r in drawn["edits-second-object"].rows if r[0] == "edit"]).T
+    requested, achieved = np.array([r[4:] for r in drawn["edits-second-object"].rows if r[1] == "edit"]).T
     assert achieved == pytest.approx(0.5 * requested)
-    assert "3: 0.50" in drawn["edits-saliency-steps"].text
+    assert "3: 0.50" in drawn["edits-saliency-weights-steps"].text
     for panel in drawn.values():
         assert panel.svg.count("<path") > 5
     assert panels(None) == []
@@ -144,12 +155,22 @@ def shown() -> list[Pictures]:
 def test_kept_pictures_are_chosen_by_what_they_show():
     found = shown()
     assert len(found) == 11
-    assert [p.sample for p in pairs(found, "saliency")] == [0, 1, 2]
+    assert [[p.sample for p in directions] for directions in pairs(found, "saliency")] == [[0], [1], [2]]
     assert [step_count(p) for p in by_steps(found, "saliency")] == [1, 3, 10]
     assert {p.sample for p in by_steps(found, "saliency")} == {0}
     assert by_steps(found, "depth") == []
     assert [len(p.goals) for p in series(found)] == [4]
     assert [p.experiment for p in moving(found)] == ["animation"]
+
+
+def test_an_image_is_shown_with_its_edits_along_every_direction():
+    weights = pictures("interventions", 4, 3)
+    pattern = replace(weights, direction="pattern")
+    assert [[p.direction for p in one] for one in pairs([pattern, weights], "saliency")] == [["weights", "pattern"]]
+    (strip,) = strips_of([pattern, weights])
+    assert [p.caption for p in strip.pictures if "after" in p.caption] == [
+        "after: probe weights", "after: along the covariance", "after: pattern", "after: along the covariance",
+    ]  # fmt: skip
 
 
 def test_controls_alone_are_no_edit():
@@ -160,7 +181,8 @@ def test_controls_alone_are_no_edit():
 def test_the_page_shows_pairs_steps_objects_and_an_animation():
     strips = strips_of(shown())
     found = [picture for strip in strips for picture in strip.pictures]
-    assert [p.alt for p in found].count("Image after the edit") == 4 + 2 * len(SERIES)
+    assert [p.alt for p in found].count("Image after: probe weights") == 4
+    assert [p.alt for p in found].count("Image after") == 2 * len(SERIES)
     assert {"1 step", "3 steps", "10 steps", "requested: size 0.55, 1.5 farther"} <= {p.caption for p in found}
     assert any("3 right, 1 down" in strip.name for strip in strips)
     assert [p.format for p in found].count("gif") == 2
@@ -179,7 +201,7 @@ def test_each_guidance_has_its_own_unedited_images():
         ("1", 0.2, 0.25), ("4", 0.3, 0.5), ("9", 0.4, 0.8),
     ]  # fmt: skip
     panel = ablation_panel(found)
-    assert panel.name == "edits-saliency-guidance"
+    assert panel.name == "edits-saliency-weights-guidance"
     assert "1: 0.20 and 0.25; 4: 0.30 and 0.50; 9: 0.40 and 0.80" in panel.text
 
 
@@ -202,14 +224,14 @@ def test_patching_shows_the_other_image_then_growing_numbers_of_steps():
     assert len(strips_of(made)) == 2
 
 
-def test_the_page_states_the_upper_limit_from_patching():
+def test_the_page_states_the_effect_of_patching():
     often = [(s, 0) for s in range(4)]
     found = [row(s, t, 0.4, experiment="transplant") for s, t in often]
     found += [row(s, t, 0.9, experiment="transplant", steps=",".join(map(str, range(1, 16)))) for s, t in often]
     effects = [summary.Edits(e, MEASURE[e.series.task], np.array([0.3]), np.array([0.4])) for e in summarise(found)]
-    (paragraph,) = patching_limits(effects)
+    (paragraph,) = patching_effects(effects)
     text = paragraph.text
     assert "4 images" in text
     assert "from 0.30" in text
     assert text.index("to 0.40") < text.index("steps 1 to 3") < text.index("to 0.90") < text.index("steps 1 to 15")
-    assert patching_limits([]) == []
+    assert patching_effects([]) == []
