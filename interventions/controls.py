@@ -63,7 +63,8 @@ def random_direction(
     """
     # A sum of the centred vectors with Gaussian weights has exactly their covariance.
     drawn = generator.standard_normal(len(centred)) @ centred.astype(np.float64)
-    scale, basis = np.linalg.norm(drawn), []
+    scale = np.linalg.norm(drawn)
+    basis: list[NDArray] = []
     for vector in avoided:
         length = np.linalg.norm(vector)
         for earlier in basis:

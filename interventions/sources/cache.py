@@ -121,8 +121,8 @@ class ProbeCache:
                 f"interventions.directions={name}: the probe of {keys[0].task} at {keys[0].site}, step {keys[0].step} "
                 "does not read this direction; use other sites or steps"
             )
-        unit, reading = torch.from_numpy(np.stack(units)).to(like), torch.tensor(readings).to(like)
-        return Directions(unit, reading, self._moments(keys[0]).gap(units[0]))
+        gap = self._moments(keys[0]).gap(units[0])
+        return Directions(torch.from_numpy(np.stack(units)).to(like), torch.tensor(readings).to(like), gap)
 
     def _moments(self, key: ProbeKey) -> Moments:
         place = (key.task, key.site, key.step, key.variant)

@@ -48,8 +48,9 @@ def measure(parts: Iterable[tuple[NDArray, NDArray[np.bool_]]]) -> Moments:
 
     Raises ValueError if one of the classes is empty or a value is not finite.
     """
-    count, total, outer = 0, 0.0, 0.0
-    counts, sums = [0, 0], [0.0, 0.0]
+    zero = np.zeros(())
+    count, total, outer = 0, zero, zero
+    counts, sums = [0, 0], [zero, zero]
     shift: Array | None = None
     for acts, positive in parts:
         values = acts.astype(np.float64)
