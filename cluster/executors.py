@@ -11,6 +11,7 @@ from cluster.events import Observer, WorkerReady
 from cluster.ledger import Ledger, Outcome, Task
 from cluster.process import pinned_threads
 from cluster.workers import Worker, WorkerSpec, assert_ours, attempt, one_line
+from storage.errors import Unavailable
 
 
 class Executor(Protocol):
@@ -73,5 +74,5 @@ def build_with_retries(worker: WorkerSpec, retries: int) -> Worker:
     raise AssertionError("unreachable")
 
 
-class WorkerFailed(RuntimeError):
+class WorkerFailed(Unavailable):
     """Workers could not be built, or died before they took a task."""

@@ -17,6 +17,7 @@ from typing import TypedDict
 from cluster.observers import logs
 from cluster.process import sigterm_restored, temporary_environment
 from cluster.versions import check_arrival, versions
+from storage.errors import Unavailable
 
 OBJECT_STORE_BYTES = 200 * 2**20
 """Shared memory of an embedded Ray. Small, because results are small and data go to the store."""
@@ -106,7 +107,7 @@ def connect(address: str | None = None, *, num_cpus: int | None = None) -> Itera
     A connection that exists already is used as it is and left open.
 
     Raises ValueError if no cluster answers at the address or its Ray or Python version differs,
-    RuntimeError if the private Ray does not start.
+    Unavailable if the private Ray does not start.
     """
     import ray
 
@@ -160,7 +161,7 @@ def _start(num_cpus: int | None) -> None:
             )
         except Exception as error:
             reason = " ".join(str(error).split())
-            raise RuntimeError(
+            raise Unavailable(
                 f"Ray did not start on this machine ({reason}); ray.address=none works without it"
             ) from error
 

@@ -77,8 +77,10 @@ class EditSpec:
         _check_choice("scale", self.scale, SCALES)
         if not self.sites:
             raise ValueError(f"interventions.{self.task}_sites is empty; give names, decoder or all")
-        if not self.steps or self.steps[0] < 1 or list(self.steps) != sorted(set(self.steps)):
-            raise ValueError(f"interventions.{self.task}_steps={list(self.steps)}: give ascending steps from 1 on")
+        if not self.steps or list(self.steps) != sorted({*self.steps} & {*range(1, STEPS + 1)}):
+            raise ValueError(
+                f"interventions.{self.task}_steps={list(self.steps)}: give ascending steps from 1 to {STEPS}"
+            )
         if self.iterations < 0:
             raise ValueError(f"interventions.iterations={self.iterations}: must be 0 or more")
         for name, low in (("lr", math.ulp(0.0)), ("depth_span", 0.0), ("gain", math.ulp(0.0))):
@@ -164,7 +166,7 @@ class InterventionConfig:
 
     def __post_init__(self) -> None:
         counts = ("images", "ablation_images", "second_objects", "transplants", "frames", "keep_images")
-        for name, low in (("moves", 1), ("rows", 1), *((name, 0) for name in counts)):
+        for name, low in (("moves", 1), ("rows", 1), *((name, 0) for name in (*counts, "seed"))):
             if getattr(self, name) < low:
                 raise ValueError(f"interventions.{name}={getattr(self, name)}: must be {low} or more")
         if not self.directions:
@@ -179,6 +181,13 @@ class InterventionConfig:
             for value in getattr(self, name):
                 if not 0 < value < math.inf:
                     raise ValueError(f"interventions.{name}={value}: must be a positive number")
+        if self.guidance is not None and not 0 <= self.guidance < math.inf:
+            raise ValueError(f"interventions.guidance={self.guidance}: must be 0 or more")
+        if min(self.dose, default=0) < 0:
+            raise ValueError(f"interventions.dose={min(self.dose)}: must be 0 or more")
+        for count in self.step_counts:
+            if not 1 <= count <= STEPS:
+                raise ValueError(f"interventions.step_counts={count}: steps are 1 to {STEPS}")
         for side in self.sides:
             _check_choice("sides", side, (*SIDES, "all"))
         _check_choice("move_rule", self.move_rule, MOVE_RULES)
@@ -236,13 +245,15 @@ class InterventionConfig:
         return min(counts.get(experiment, self.ablation_images or main), main)
 
 
-def choose_sites(sites: Sequence[SiteSpec], names: Sequence[str]) -> tuple[SiteSpec, ...]:
+def choose_sites(
+    sites: Sequence[SiteSpec], names: Sequence[str], key: str = "interventions.*_sites"
+) -> tuple[SiteSpec, ...]:
     """The sites with the given names or in the given groups, in order of execution.
 
-    Raises ValueError for unknown names.
+    Raises ValueError, naming the setting `key`, for unknown names.
     """
     in_groups = {site.name for site in sites if site.side in SIDES and site.side in names}
-    return choose(sites, [*(name for name in names if name not in SIDES), *in_groups])
+    return choose(sites, [*(name for name in names if name not in SIDES), *in_groups], key)
 
 
 def _check_choice(name: str, value: str, allowed: Sequence[str]) -> None:

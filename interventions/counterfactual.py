@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from storage.backends import local_path
+
 LOW, HIGH, REFERENCE = 90, 120, 512
 """moves are at least LOW and less than HIGH pixels in an image of REFERENCE pixels (section 5.1)"""
 AUTHORS_SEEDS = {"saliency": 123, "depth": 1}
@@ -84,7 +86,7 @@ def sealed(target: TargetSpec) -> TargetSpec:
     """The target with the checksum of its file. Raises ValueError if the file cannot be read."""
     if not isinstance(target, FromFile) or target.sha256:
         return target
-    return replace(target, sha256=_checksum(Path(target.path)))
+    return replace(target, sha256=_checksum(local_path(target.path, "label")))
 
 
 def _checksum(path: Path) -> str:
@@ -100,9 +102,9 @@ def target_label(target: TargetSpec, task: str, mask: NDArray[np.bool_], depth: 
     Raises ValueError if the target does not fit the image, or its file is unreadable, changed, or of another size.
     """
     if isinstance(target, FromFile):
-        if target.sha256 and target.sha256 != _checksum(Path(target.path)):
+        if target.sha256 and target.sha256 != _checksum(local_path(target.path, "label")):
             raise ValueError(f"{target.path}: is not the file that the intervention was made with")
-        return read_label(Path(target.path), task, mask.shape)
+        return read_label(local_path(target.path, "label"), task, mask.shape)
     if isinstance(target, SecondObject):
         return second_object(mask, depth, target)[0 if task == "saliency" else 1]
     return shift_mask(mask, target) if task == "saliency" else shift_depth(depth, target)
@@ -179,7 +181,7 @@ def read_label(path: Path, task: str, size: tuple[int, int]) -> NDArray:
     standardised over its pixels.
     """
     try:
-        if path.suffix == ".npy":
+        if path.suffix.lower() == ".npy":
             values = np.load(path, allow_pickle=False)
         else:
             values = np.asarray(Image.open(path).convert("L"))
@@ -191,7 +193,7 @@ def read_label(path: Path, task: str, size: tuple[int, int]) -> NDArray:
     if task == "saliency":
         return values > (0 if values.dtype == bool else 127 if values.dtype == np.uint8 else 0.5)
     values = values.astype(np.float32)
-    if path.suffix != ".npy":
+    if path.suffix.lower() != ".npy":
         values = (values - values.mean()) / max(float(values.std()), 1e-6)
     if not np.isfinite(values).all():
         raise ValueError(f"{path}: depth is not finite; give finite numbers")

@@ -1,8 +1,15 @@
-"""Errors of reading and writing a store; all are ValueErrors with a message of one line."""
+"""Errors with a message of one line: of reading and writing a store (ValueErrors), and of the world around it."""
 
 
 class StoreError(ValueError):
     """A store or its use is wrong; the message names what, where and the fix."""
+
+
+class Unavailable(OSError):
+    """An object store, a cluster or a device does not do its part; the message names what, where and the fix.
+
+    Libraries raise many kinds for this, which are mapped to this one where they are called.
+    """
 
 
 class MissingChunk(StoreError):

@@ -4,6 +4,7 @@ FORMAT.md is the normative text; if this module differs from it, this module is 
 """
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
@@ -66,7 +67,7 @@ class ArraySpec:
     @property
     def nbytes(self) -> int:
         """Bytes of one chunk before coding."""
-        return int(np.prod(self.chunk)) * np.dtype(self.dtype).itemsize
+        return math.prod(self.chunk) * np.dtype(self.dtype).itemsize
 
     @property
     def fill(self) -> float | int:

@@ -15,15 +15,17 @@ from functools import partial
 import storage
 from cluster import Executor, InProcess, Observer
 from probing.dataset.prompts import Prompt, read
+from probing.diffusion import devices
 from probing.labelling import registry
 from storage import Store, budget
+from storage.backends import local_folder
 from storage.lease import Lease
 from sweeps.config.load import to_dict
 from sweeps.config.schema import Config, previews
 from sweeps.planning import requirements, table
 from sweeps.runtime import experiments, failures, live_status, machines
 from sweeps.runtime.progress import Meter, StageObserver
-from sweeps.runtime.run import ModelInfo, Run, begin, check_other, layout, local_path, model_info, reopen
+from sweeps.runtime.run import ModelInfo, Run, begin, check_other, layout, model_info, reopen
 from sweeps.stages import label, preview
 from sweeps.stages.all import STAGES
 from sweeps.stages.base import NOTES, Stage
@@ -77,6 +79,8 @@ def _checked(config: Config, report_dropped: bool = True) -> tuple[ModelInfo, tu
         raise ValueError("sampling.sites is empty; give names of sites, or all")
     _check_writable(config)
     info = model_info(config)
+    if table.on_this_machine(config) and config.model.device.startswith("cuda"):
+        devices.pick_device(config.model.device)
     check_other(config, info)
     renders.check(config)
     reading = read(config.prompts)
@@ -95,7 +99,7 @@ def _check_labellers(config: Config, model_info: ModelInfo) -> None:
 
 def _check_writable(config: Config) -> None:
     """Raise ValueError if the output cannot be written."""
-    folder = local_path(config.output)
+    folder = local_folder(config.output)
     if folder is None:
         return
     parent = folder

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interventions.sources.base import Probe, ProbeKey
+from storage.backends import local_path
 
 _FILES = {
     "saliency": "large_syn_dataset/at_step_{step}/segmentation_probe_{place}{suffix}.pth",
@@ -62,5 +63,5 @@ class AuthorsProbes:
 
 def theirs_first(folder: str, own: Probe) -> Probe:
     """The authors' probes if they publish them, `own` otherwise (those of controls)."""
-    theirs = AuthorsProbes(Path(folder))
+    theirs = AuthorsProbes(local_path(folder, "interventions.probes"))
     return lambda key: theirs(key) if theirs.publish(key) else own(key)

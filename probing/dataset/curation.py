@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -41,6 +42,16 @@ class CurationConfig:
     """validation samples, likewise; 0 for the paper's protocol: the report then chooses sites by training loss"""
     test: float = 0
     """test samples, likewise; 0 takes the rest"""
+
+    def __post_init__(self) -> None:
+        shares = ("min_foreground", "max_foreground", "min_saturation", "max_plain")
+        for name, high in (*((share, 1) for share in shares), ("min_contrast", 255)):
+            if not 0 <= getattr(self, name) <= high:
+                raise ValueError(f"curation.{name}={getattr(self, name)}: must be 0 to {high}")
+        for part in SPLITS:
+            size = getattr(self, part)
+            if not 0 <= size < math.inf or size >= 1 and size != int(size):
+                raise ValueError(f"curation.{part}={size}: give a whole number of samples, or a share below 1")
 
 
 @dataclass(frozen=True)

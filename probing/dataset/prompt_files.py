@@ -56,10 +56,11 @@ def read(path: Path, encoding: str, limits: Limits, dropped: Counter[str]) -> It
     """
     readers = {".csv": _csv_rows, ".jsonl": _json_rows, ".txt": _text_rows}
     rows: Iterable[Row]
-    if path.suffix == ".parquet":
+    kind = path.suffix.lower()
+    if kind == ".parquet":
         rows = _parquet_rows(path, limits, dropped)
-    elif path.suffix in readers:
-        rows = readers[path.suffix](path, _decode(path, encoding))
+    elif kind in readers:
+        rows = readers[kind](path, _decode(path, encoding))
     else:
         raise ValueError(f"prompts.source: {path} is no .csv, .parquet, .jsonl or .txt")
     for row in rows:
@@ -73,7 +74,7 @@ def _decode(path: Path, encoding: str) -> str:
     """The text with its line ends, which may be part of a quoted field, and without a byte order mark."""
     try:
         return path.read_bytes().decode(encoding).removeprefix("\ufeff")
-    except (UnicodeDecodeError, LookupError) as error:
+    except (LookupError, ValueError) as error:  # an encoding with a null character is a plain ValueError
         raise ValueError(f"prompts.encoding: {path} is not {encoding}: {error}") from error
     except OSError as error:
         raise ValueError(f"prompts.source: {path} can't be read: {error.strerror}") from error
@@ -83,20 +84,27 @@ def _error(path: Path, row: int, problem: str) -> ValueError:
     return ValueError(f"prompts.source: {path} row {row}: {problem}")
 
 
-def _find(names: Sequence[str], candidates: Sequence[str]) -> str | None:
-    """The first candidate among the names, whatever its case."""
-    lower = {name.strip().lower(): name for name in names}
-    return next((lower[name] for name in candidates if name in lower), None)
+def _find(where: str, names: Sequence[str], candidates: Sequence[str]) -> str | None:
+    """The first candidate among the names, whatever its case. Raises ValueError if two names fit it."""
+    for candidate in candidates:
+        fitting = [name for name in names if name.strip().lower() == candidate]
+        if len(fitting) > 1:
+            raise ValueError(
+                f"prompts.source: {where} has {candidate} {len(fitting)} times ({', '.join(fitting)}); keep one"
+            )
+        if fitting:
+            return fitting[0]
+    return None
 
 
 def _find_columns(path: Path, names: Sequence[str]) -> tuple[str, str | None, str | None]:
     """The columns of prompt, seed and name."""
-    prompt = _find(names, TEXT)
+    prompt, seed, name = (_find(str(path), names, columns) for columns in (TEXT, SEEDS, NAMES))
     if prompt is None:
         raise ValueError(
             f"prompts.source: {path} has no column {' / '.join(TEXT)}; its columns: {', '.join(names) or 'none'}"
         )
-    return prompt, _find(names, SEEDS), _find(names, NAMES)
+    return prompt, seed, name
 
 
 def _parse_seed(path: Path, row: int, value: object) -> int | None:
@@ -136,18 +144,26 @@ def _json_rows(path: Path, text: str) -> Iterator[Row]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
+            row = json.loads(line, object_pairs_hook=_object)
+        except (ValueError, RecursionError) as error:
             raise _error(path, number, f"broken JSON: {error}") from error
         if not isinstance(row, Mapping):
             raise _error(path, number, "no JSON object")
-        keys = _find(list(row), TEXT), _find(list(row), SEEDS), _find(list(row), NAMES)
+        keys = [_find(f"{path} row {number}", list(row), columns) for columns in (TEXT, SEEDS, NAMES)]
         if keys[0] is None:
             raise _error(path, number, f"no key {' / '.join(TEXT)}; its keys: {', '.join(row) or 'none'}")
         prompt, seed, name = (row[key] if key else None for key in keys)
         if prompt is not None and not isinstance(prompt, str):
             raise _error(path, number, f"prompt {prompt!r} is no text")
         yield Row(prompt or "", _parse_seed(path, number, seed), "" if name is None else str(name))
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """A JSON object; of a key that is there twice, JSON readers keep the last value in silence."""
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        raise ValueError("a key is there twice")
+    return row
 
 
 def _text_rows(_path: Path, text: str) -> Iterator[Row]:
@@ -167,7 +183,7 @@ def _parquet_rows(path: Path, limits: Limits, dropped: Counter[str]) -> Iterator
     dtype = dtype.value_type if pa.types.is_dictionary(dtype) else dtype
     if not (pa.types.is_string(dtype) or pa.types.is_large_string(dtype)):
         raise ValueError(f"prompts.source: {path}: column {prompt} holds {dtype}, not text")
-    filters = [(_find(names, columns), *rest) for columns, *rest in FILTERS]
+    filters = [(_find(str(path), names, columns), *rest) for columns, *rest in FILTERS]
     active = [f for f in filters if f[0] and getattr(limits, f[1]) != f[3]]
     needed = list(dict.fromkeys([c for c in (prompt, seed, name) if c] + [f[0] for f in active]))
     start = 1

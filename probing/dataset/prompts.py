@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,9 +14,12 @@ import numpy as np
 
 from probing.dataset import prompt_files
 from probing.dataset.prompt_files import Limits, Row
+from storage.backends import local_path
 
 SEED_LIMIT = 10**8
 """seeds are drawn uniformly below this (protocol)"""
+MOST_SCENES = 1_000_000
+"""prompts of one seed; the scenes after them are those of the next seed"""
 FIRST_SCENE = 20_000_000
 """first scene that prompts are drawn from; lower numbers are renders for training and evaluation"""
 
@@ -40,6 +44,17 @@ class PromptConfig:
     """maximal `punsafe`, if the file has one; 1 keeps all"""
     max_watermark: float = 1.0
     """maximal `pwatermark`, if the file has one; 1 keeps all"""
+
+    def __post_init__(self) -> None:
+        most = MOST_SCENES if self.source == "scenes" else math.inf
+        if not 0 <= self.count <= most:
+            limit = f" and at most {MOST_SCENES} of scenes" if self.count > 0 else ""
+            raise ValueError(f"prompts.count={self.count}: must be 0 or more{limit}")
+        for name in ("seed", "min_score", "max_unsafe", "max_watermark"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"prompts.{name}={getattr(self, name)}: must be 0 or more")
+        if not self.source:
+            raise ValueError("prompts.source is empty; give 'scenes', a file or a glob")
 
 
 @dataclass(frozen=True)
@@ -86,7 +101,7 @@ def _scene_prompts(count: int, seed: int) -> Iterator[Prompt]:
 
     rng = np.random.default_rng((seed, 7))
     seen: set[str] = set()
-    scene = FIRST_SCENE + seed * 1_000_000
+    scene = FIRST_SCENE + seed * MOST_SCENES
     while len(seen) < count:
         text = draw_scene(scene).caption
         scene += 1
@@ -98,7 +113,9 @@ def _scene_prompts(count: int, seed: int) -> Iterator[Prompt]:
 def _file_prompts(config: PromptConfig, source: str, split: str, dropped: Counter[str]) -> list[Prompt]:
     """Prompts of a file or glob. Those of a given split are taken as they are, others made distinct and drawn from."""
     limits = Limits(config.min_score, config.max_unsafe, config.max_watermark)
-    rows = [row for path in files_of(source) for row in prompt_files.read(path, config.encoding, limits, dropped)]
+    rows = [
+        row for path in files_of(source, split) for row in prompt_files.read(path, config.encoding, limits, dropped)
+    ]
     if not split:
         # each prompt once (protocol), or each pair of prompt and seed if the file has seeds
         distinct: dict[tuple[str, int | None], Row] = {}
@@ -119,11 +136,13 @@ def _file_prompts(config: PromptConfig, source: str, split: str, dropped: Counte
     return prompts
 
 
-def files_of(source: str) -> list[Path]:
+def files_of(source: str, split: str = "") -> list[Path]:
     """The files of a path or glob. Raises ValueError if there is none."""
-    if Path(source).is_file():  # first, because a name with brackets is a valid glob too
-        return [Path(source)]
-    paths = [Path(path) for path in sorted(glob.glob(source)) if Path(path).is_file()]
+    key = "prompts.test" if split == "test" else "prompts.source"
+    path = local_path(source, key)
+    if path.is_file():  # first, because a name with brackets is a valid glob too
+        return [path]
+    paths = [Path(path) for path in sorted(glob.glob(str(path))) if Path(path).is_file()]
     if not paths:
-        raise ValueError(f"prompts.source: no file {source}; give 'scenes', a file or a glob")
+        raise ValueError(f"{key}: no file {source}; give 'scenes', a file or a glob")
     return paths

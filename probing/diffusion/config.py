@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 SCENES = "scenes"
@@ -10,6 +11,7 @@ STEPS = 15
 """denoising steps of a sample (the paper's)"""
 DTYPES = {"float32": 4, "float16": 2, "bfloat16": 2}
 """names of the supported dtypes, and bytes per value"""
+DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,3})?")
 
 
 @dataclass(frozen=True)
@@ -34,3 +36,7 @@ class ModelConfig:
             value = getattr(self, key)
             if value not in DTYPES and (value or key == "dtype"):
                 raise ValueError(f"model.{key}={value!r}: use {', '.join(DTYPES)}")
+        if not DEVICE.fullmatch(self.device):
+            raise ValueError(f"model.device={self.device!r}: use cpu, cuda, cuda:NUMBER or auto")
+        if self.random_seed < 0:
+            raise ValueError(f"model.random_seed={self.random_seed}: must be 0 or more")

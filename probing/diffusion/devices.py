@@ -21,15 +21,22 @@ GPU_NODES = ("nvidia*", "nvhost*", "kfd", "dxg")
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of setting `model.device`; `auto` is CUDA if there is a GPU. Raises ValueError for another name."""
+    """The device of setting `model.device`; `auto` is CUDA if there is a GPU.
+
+    Raises ValueError for another name, or a GPU that this machine does not have.
+    """
     import torch
 
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if count else "cpu"
     try:
-        return torch.device(name)
+        device = torch.device(name)
     except RuntimeError as error:
         raise ValueError(f"model.device: {name!r} is no device; use cpu, cuda or auto") from error
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise ValueError(f"model.device={name}: torch sees {count} GPUs on this machine; use model.device=auto or cpu")
+    return device
 
 
 def device_name(name: str) -> str:

@@ -18,6 +18,7 @@ from probing.diffusion import parts
 from probing.diffusion.config import DTYPES, SCENES, ModelConfig
 from probing.diffusion.sites import SiteSpec, attention_sites, conv_sites, vae_sites
 from probing.libraries import loading_errors
+from storage.backends import local_path
 
 
 @dataclass(frozen=True)
@@ -48,11 +49,12 @@ def model_path(config: ModelConfig) -> Path | str:
     """
     if config.name == SCENES:
         return shipped_weights() / "pipeline"
-    if Path(config.name).is_dir():
-        if not (Path(config.name) / "model_index.json").exists():
-            raise ValueError(f"model.name: {config.name} has no model_index.json; give a pipeline's directory")
-        return Path(config.name)
-    if config.name.count("/") != 1 or config.name.startswith(("/", ".")):
+    folder = local_path(config.name, "model.name")
+    if folder.is_dir():
+        if not (folder / "model_index.json").exists():
+            raise ValueError(f"model.name: {folder} has no model_index.json; give a pipeline's directory")
+        return folder
+    if config.name.count("/") != 1 or config.name.startswith(("/", ".", "~")):
         raise ValueError(f"model.name: no directory {config.name}; give 'scenes', a pipeline's directory or OWNER/NAME")
     if not config.revision:
         raise ValueError(f"model.revision: {config.name} is a hub id; pin the commit to load")

@@ -114,15 +114,15 @@ def vae_sites(config: Mapping[str, Any], latent: tuple[int, int]) -> tuple[SiteS
     return (SiteSpec("vae.mid", module, config["block_out_channels"][-1], *latent, "decoder", "vae"),)
 
 
-def choose(sites: Sequence[SiteSpec], names: Sequence[str]) -> tuple[SiteSpec, ...]:
+def choose(sites: Sequence[SiteSpec], names: Sequence[str], key: str = "sampling.sites") -> tuple[SiteSpec, ...]:
     """The sites with the given names, in order of execution; `all` means every site.
 
-    Raises ValueError for an unknown name.
+    Raises ValueError, naming the setting `key`, for an unknown name.
     """
     known = {site.name: site for site in sites}
     requested = set(known) if "all" in names else set(names)
     for name in sorted(requested - set(known)):
         near = get_close_matches(name, known, 1)
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-        raise ValueError(f"sites: no site {name!r} in this model; {hint}")
+        raise ValueError(f"{key}: no site {name!r} in this model; {hint}")
     return tuple(site for site in sites if site.name in requested)

@@ -12,6 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from storage.backends import local_path
+
 State = dict[str, Tensor]
 
 
@@ -28,7 +30,7 @@ class Source:
 
     @property
     def file(self) -> Path:
-        return Path(self.path).expanduser()
+        return local_path(self.path, self.key)
 
     def error(self, problem: str) -> ValueError:
         """A ValueError of one line: setting, value, and what is wrong with it."""

@@ -11,6 +11,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from probing.labelling import checkpoints
 from probing.labelling.checkpoints import Source
 from probing.libraries import quiet_libraries
+from storage.backends import local_path
 
 SHAPE = ("hidden_size", "num_hidden_layers", "neck_hidden_sizes", "backbone_out_indices", "is_hybrid")
 """settings in which a directory must agree with the requested model, if that has them"""
@@ -22,8 +23,10 @@ class _Refused(Exception):
 
 def names_model(weights: str) -> bool:
     """True for a directory or a hub id ("owner/name", "owner/name@revision"), not for a file."""
-    path = Path(weights).expanduser()
-    if not weights or path.is_file():
+    if not weights:
+        return False
+    path = local_path(weights, "weights")
+    if path.is_file():
         return False
     is_id = weights.count("/") == 1 and weights[0] not in "/.~"
     return path.is_dir() or (is_id and path.suffix not in (".pt", ".pth", ".safetensors"))
@@ -36,7 +39,7 @@ def load(kind: type[PreTrainedModel], source: Source, config: PreTrainedConfig |
     shape (an epsilon) are taken from here. Pickled weights are read with `weights_only`.
     Raises ValueError if anything is missing, damaged or unsafe, or if it is another model.
     """
-    folder = Path(source.path).expanduser()
+    folder = source.file
     is_folder = folder.is_dir()
     name, _, revision = (str(folder), "", "") if is_folder else source.path.partition("@")
     loader: Any = kind  # the annotated return type of `from_pretrained` omits the report

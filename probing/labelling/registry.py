@@ -10,10 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import entry_points
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+
+from storage.backends import local_path
 
 if TYPE_CHECKING:
     import torch
@@ -49,6 +50,12 @@ class LabelConfig:
     depth_deviation: float = 0.0
     """standard deviation that standardises depth; 0 computes both over the training split"""
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold <= 254:
+            raise ValueError(f"labels.threshold={self.threshold}: saliency is 0 to 255; give 0 to 254")
+        if not self.depth_deviation >= 0:
+            raise ValueError(f"labels.depth_deviation={self.depth_deviation}: must be 0 or more")
+
 
 Make = Callable[[str, "torch.device"], Labeller]
 """(weights, device) -> labeller"""
@@ -73,7 +80,7 @@ def check(config: LabelConfig) -> None:
     for task in ("saliency", "depth"):
         name, weights = getattr(config, task), getattr(config, f"{task}_weights")
         make = _maker(task, name)
-        if name.startswith(("tracer", "midas")) or (weights and Path(weights).expanduser().exists()):
+        if name.startswith(("tracer", "midas")) or (weights and local_path(weights, f"labels.{task}_weights").exists()):
             import torch
 
             make(weights, torch.device("cpu"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +14,7 @@ from torch import Tensor
 from probing.labelling import hub, images
 from probing.labelling.checkpoints import Source
 from probing.libraries import quiet_libraries
+from storage.backends import local_path
 
 if TYPE_CHECKING:
     from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
@@ -68,7 +68,7 @@ def load(weights: str, device: torch.device) -> SafetyChecker:
     """
     from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 
-    inside = Path(weights).expanduser() / "safety_checker"
+    inside = local_path(weights or NAME, "curation.safety_weights") / "safety_checker"
     path = str(inside) if weights and inside.is_dir() else weights or NAME
     origin = Source("curation.safety_weights", path, NAME)
     network, revision = hub.load(StableDiffusionSafetyChecker, origin)

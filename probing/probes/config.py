@@ -50,7 +50,7 @@ class ProbeConfig:
         _one_of("normalise", self.normalise, NORMALISERS)
         _one_of("selection", self.selection, SELECTIONS)
         _one_of("dtype", self.dtype, DTYPES)
-        for name, low in (("epochs", 1), ("batch", 1), ("val_every", 1), ("hidden", 0), ("smoothness", 0)):
+        for name, low in (("epochs", 1), ("batch", 1), ("val_every", 1), ("hidden", 0), ("smoothness", 0), ("seed", 0)):
             if not getattr(self, name) >= low:
                 raise ValueError(f"probe.{name} must be at least {low}, not {getattr(self, name)}")
         for name in ("lr", "huber_delta"):

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from storage.backends.paths import local_path
 from storage.codec import Part, crc32c
 from storage.keys import PARTIAL
 
@@ -93,7 +94,7 @@ class LocalFiles(Files):
     threads = 2
 
     def __init__(self, root: str | Path) -> None:
-        self.root = Path(root).expanduser().absolute()
+        self.root = local_path(root).absolute()
         self.url = str(self.root)
 
     def _at(self, path: str) -> str:

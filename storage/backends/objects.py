@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import obstore
@@ -15,6 +16,9 @@ from storage.codec import Part, crc32c
 
 MOST_DELETIONS = 1000
 """Most files per request for deletion; S3 allows no more."""
+
+URL_SAFE = "/:%@!$&'()*+,;=~"
+"""Characters of a URL that keep their meaning; without this, `#` and `?` in a name would end the URL unseen."""
 
 _memories: dict[str, MemoryStore] = {}
 
@@ -31,7 +35,9 @@ class ObjectFiles(Files):
             store = _memories.setdefault(url, MemoryStore())
         if store is None:
             # Retries for three minutes what may succeed on a retry (500, 503, timeouts).
-            store = from_url(url, retry_config={"max_retries": 20, "retry_timeout": timedelta(minutes=3)})
+            store = from_url(
+                quote(url, safe=URL_SAFE), retry_config={"max_retries": 20, "retry_timeout": timedelta(minutes=3)}
+            )
         self.store = store
 
     def __reduce__(self) -> tuple:

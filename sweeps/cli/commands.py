@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from sweeps.cli.verbs import Verb, argument, job, output, settings, single_edit, verb
+from sweeps.cli.verbs import Verb, argument, job, output, settings, single_edit, url, verb
 
 BENCHES = ("capture", "store", "codecs", "probes", "tune", "interventions", "cluster")
 
@@ -129,16 +129,19 @@ def intervene(parsed: argparse.Namespace) -> int:
     if parsed.prompt is None and not parsed.recipe:
         return _run_stage(parsed)
 
+    from storage.backends import local_path
     from sweeps.cli import play
     from sweeps.config.load import load
 
     config = load(parsed.preset, parsed.overrides)
-    request: play.Request | Path = Path(parsed.recipe)
-    if not parsed.recipe:
+    request: play.Request | Path
+    if parsed.recipe:
+        request = local_path(parsed.recipe, "--recipe")
+    else:
         goals = play.goals_from(parsed.move, parsed.second, parsed.label)
         task = parsed.task or ("depth" if parsed.second else "saliency")
         request = play.Request(parsed.prompt, parsed.seed, task, goals, parsed.animate, parsed.way)
-    return _finish(play.play(config, request, Path(parsed.to)), {})
+    return _finish(play.play(config, request, local_path(parsed.to, "--to")), {})
 
 
 @verb("scenesweep report runs/scenes", output)
@@ -179,7 +182,10 @@ def status(parsed: argparse.Namespace) -> int:
     from sweeps.cli.status import describe, grouped
 
     text, failed = describe(parsed.output)
-    return _finish([text], grouped(failed))
+    code = _finish([text], grouped(failed))
+    if code:
+        print("the command that made the run resumes it", file=sys.stderr)
+    return code
 
 
 @verb(
@@ -236,7 +242,7 @@ def clean(parsed: argparse.Namespace) -> int:
 @verb(
     "scenesweep compare runs/scenes runs/guided",
     output,
-    argument("other", help="output folder or URL of the second run"),
+    argument("other", type=url, help="output folder or URL of the second run"),
 )
 def compare(parsed: argparse.Namespace) -> int:
     """Show the main results of two runs side by side."""
@@ -300,11 +306,13 @@ def train_scenes(parsed: argparse.Namespace) -> int:
     from dataclasses import replace
 
     from probing.scenes import training
+    from storage.backends import local_path
 
+    work, target = local_path(parsed.work, "work"), local_path(parsed.target, "target")
     config = training.on_gpu() if parsed.device == "cuda" else training.TrainingConfig()
     if parsed.steps:
         config = replace(config, denoiser=replace(config.denoiser, steps=parsed.steps))
     if parsed.start:
-        training.start_from(Path(parsed.work), Path(parsed.start), parsed.focus)
-    training.run(Path(parsed.work), Path(parsed.target), config, lambda line: print(line, flush=True))
+        training.start_from(work, local_path(parsed.start, "--start"), parsed.focus)
+    training.run(work, target, config, lambda line: print(line, flush=True))
     return 0

@@ -122,13 +122,13 @@ def arguments(preset: str, overrides: Sequence[str]) -> list[str]:
 
 
 def _differences(base: Mapping[str, object], requested: Mapping[str, object], prefix: str = "") -> Iterator[str]:
-    """key=value of each setting that differs, the value as JSON, which YAML contains."""
+    """key=value of each setting that differs: text as it is, other values as JSON, which YAML contains."""
     for key, value in requested.items():
         group = base.get(key)
         if isinstance(value, Mapping) and isinstance(group, Mapping):
             yield from _differences(group, value, f"{prefix}{key}.")
         elif value != group:
-            yield f"{prefix}{key}={json.dumps(value)}"
+            yield f"{prefix}{key}={value if isinstance(value, str) else json.dumps(value)}"
 
 
 def tracked(config: Config) -> str:

@@ -54,8 +54,21 @@ def settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that override the preset's")
 
 
-output = argument("output", help="output folder or URL of a run")
-job = argument("output", help="output folder or URL of a run, or a job's id")
+def is_pair(word: str) -> bool:
+    """Whether a word is a key=value pair; a path such as runs/guidance=3 or ./a=b.yaml is none."""
+    key, equals, _ = word.partition("=")
+    return bool(equals) and "/" not in key and not word.startswith("-")
+
+
+def url(text: str) -> str:
+    """The output as a run names it: OUT/ is OUT."""
+    from storage.backends import without_slash
+
+    return without_slash(text)
+
+
+output = argument("output", type=url, help="output folder or URL of a run")
+job = argument("output", type=url, help="output folder or URL of a run, or a job's id")
 address = argument("--address", required=True, help="the cluster's dashboard, http://HEAD:8265")
 follow = argument("--follow", action="store_true", help="show the job's log until it ends")
 

@@ -52,7 +52,7 @@ class ExperimentConfig:
             for step in getattr(self, name):
                 if not 1 <= step <= STEPS:
                     raise ValueError(f"experiments.{name}={step}: steps are 1 to {STEPS}")
-        if self.smoothness <= 0:
+        if not self.smoothness > 0:
             raise ValueError(f"experiments.smoothness={self.smoothness}: must be above 0")
         for name in ("emergence_images", "emergence_shown"):
             if getattr(self, name) < 0:

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
+from storage.backends import local_path
+from sweeps.config import reading
 from sweeps.config.schema import Config, hint
+
+NULLS = (None, "", "null", "Null", "NULL", "~")
+"""no value, as YAML writes it"""
+TRUE, FALSE = ("true", "yes", "on"), ("false", "no", "off")
+T = TypeVar("T")
 
 
 def presets() -> dict[str, Path]:
@@ -26,41 +32,22 @@ def load(preset: str, overrides: Sequence[str]) -> Config:
 
     Raises ValueError with one line that names key, value and fix.
     """
-    defaults = OmegaConf.create(to_dict(Config()))
-    settings = _read(preset)
-    settings.merge_with(_pairs(overrides))
-    try:
-        _refuse_unknown(defaults, settings, "")
-        merged = OmegaConf.merge(defaults, settings)
-        config = build(container(merged, "configuration", resolve=True))
-    except OmegaConfBaseException as error:
-        raise ValueError(f"configuration: {_first_line(error)}") from error
+    defaults = to_dict(Config())
+    settings: dict[str, Any] = {}
+    for layer in (*_read(preset), reading.pairs(overrides, defaults)):
+        _refuse_unknown(defaults, layer, "")
+        settings = _merged(settings, layer)
+    config = build(reading.resolved(_merged(defaults, settings)))
     _check_selection(config)
     return config
 
 
 def build(values: Mapping[str, Any]) -> Config:
-    """A Config from nested dictionaries; keys that are no settings (any more) are ignored.
+    """A Config from nested dictionaries of values or their text; keys that are no settings (any more) are ignored.
 
     Raises ValueError that names key and value if a value does not have its setting's type.
     """
-    schema = OmegaConf.structured(Config)
-    settings = _plain_settings(Config(), values, "")
-    try:
-        config = OmegaConf.to_object(OmegaConf.merge(schema, settings))
-    except OmegaConfBaseException as error:
-        value = OmegaConf.select(OmegaConf.create(settings), error.full_key or "")
-        raise ValueError(f"{error.full_key}={value!r}: {_first_line(error)}") from error
-    assert isinstance(config, Config)
-    return config
-
-
-def container(settings: object, source: str, resolve: bool) -> dict[str, Any]:
-    """What OmegaConf read, as plain dictionaries and lists. Raises ValueError if it has no keys."""
-    values = OmegaConf.to_container(settings, resolve=resolve)
-    if not isinstance(values, dict):
-        raise ValueError(f"{source} holds no keys; write `key: value` lines")
-    return {str(key): value for key, value in values.items()}
+    return _group(Config, values, "")
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -70,74 +57,131 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 def to_yaml(config: Config) -> str:
     """The configuration as YAML."""
+    from omegaconf import OmegaConf
+
     return OmegaConf.to_yaml(OmegaConf.create(to_dict(config)))
 
 
-def _read(preset: str) -> DictConfig:
+def from_yaml(document: bytes, source: str) -> dict[str, Any]:
+    """The values of a `to_yaml` document, for `build`. Raises ValueError that names the source."""
+    return reading.keys_of(reading.parse(document, source), source)
+
+
+def _read(preset: str, inside: Path | None = None, chain: tuple[Path, ...] = ()) -> list[dict[str, Any]]:
+    """The settings of a preset or file, after those of the preset or file that it stands on.
+
+    inside: the file that names it; a relative path is one from that file's folder.
+    """
     known = presets()
-    path = known.get(preset, Path(preset))
-    if preset not in known and not path.is_file():
-        raise ValueError(f"preset {preset!r}: no such preset or file; {hint(preset, known)}")
-    try:
-        settings = OmegaConf.load(path)
-    except Exception as error:  # the YAML reader raises several kinds
-        raise ValueError(f"{path}: not readable YAML: {_first_line(error)}") from error
-    if not isinstance(settings, DictConfig):
-        raise ValueError(f"{path}: holds no keys; write `key: value` lines")
+    path = known.get(preset)
+    if path is None:
+        path = local_path(preset, "preset")
+        path = inside.parent / path if inside else path
+        if not path.is_file():
+            where = f"{inside}: " if inside else ""
+            raise ValueError(f"{where}preset {preset!r}: no such preset or file; {hint(preset, known)}")
+    if path.resolve() in chain:
+        raise ValueError(f"{inside}: preset {preset!r} stands on itself; leave `preset` out of one of the files")
+    settings = reading.read(path)
     base = settings.pop("preset", None)
-    if base:
-        inherited = _read(base)
-        inherited.merge_with(settings)
-        return inherited
-    return settings
+    if base is None:
+        return [settings]
+    if not isinstance(base, str):
+        raise ValueError(f"{path}: preset={base}: give the name of a preset, or a file")
+    return [*_read(base, path, (*chain, path.resolve())), settings]
 
 
-def _pairs(overrides: Sequence[str]) -> DictConfig:
-    for text in overrides:
-        if "=" not in text or text.startswith("="):
-            raise ValueError(f"argument {text!r}: write key=value, such as sampling.shard=16")
-    try:
-        return OmegaConf.from_dotlist(list(overrides))
-    except Exception as error:  # the YAML reader raises several kinds
-        raise ValueError(f"arguments: {_first_line(error)}") from error
-
-
-def _refuse_unknown(defaults: DictConfig, settings: DictConfig, prefix: str) -> None:
-    for key in map(str, settings):
-        path = prefix + key
+def _refuse_unknown(defaults: Mapping[str, Any], settings: Mapping[str, Any], prefix: str) -> None:
+    for key, value in settings.items():
+        path = f"{prefix}{key}"
         if key not in defaults:
-            raise ValueError(f"{path}: unknown key; {hint(key, map(str, defaults), prefix)}")
-        group, value = defaults[key], settings[key]
-        if isinstance(group, DictConfig) and isinstance(value, DictConfig):
+            raise ValueError(f"{path}: unknown key; {hint(str(key), defaults, prefix)}")
+        group = defaults[key]
+        if isinstance(group, Mapping) and isinstance(value, Mapping):
             _refuse_unknown(group, value, f"{path}.")
-        elif isinstance(group, DictConfig):
+        elif isinstance(group, Mapping):
             raise ValueError(f"{path}={value}: a group of keys; set one of them, {path}.KEY=VALUE")
-        elif isinstance(value, DictConfig):
+        elif isinstance(value, Mapping):
             raise ValueError(f"{path}={value}: needs a value, not keys")
 
 
-def _plain_settings(default: Any, values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """The values of known keys; those that OmegaConf reads otherwise than a command line needs are converted.
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merged(merged[key], value) if both else value
+    return merged
 
-    A single value for a list is a list of one, a missing text is empty, 3.0 is a whole number, and 1 is no boolean.
+
+def _group(kind: type[T], values: object, prefix: str) -> T:
+    """A dataclass of settings, each read by the type of its field."""
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{prefix[:-1]}={values}: a group of keys; set one of them, {prefix}KEY=VALUE")
+    given = {}
+    for name, field_type in get_type_hints(kind).items():
+        if name in values:
+            is_group = dataclasses.is_dataclass(field_type)
+            path = f"{prefix}{name}"
+            given[name] = (_group if is_group else _value)(field_type, values[name], f"{path}." if is_group else path)
+    return kind(**given)
+
+
+def _value(kind: Any, value: Any, path: str) -> Any:
+    """One value of a setting; a single value for a list is a list of one.
+
+    Raises ValueError that names key, value and what is needed.
     """
-    settings: dict[str, Any] = {}
-    for name, default_value in vars(default).items():
-        if name not in values:
-            continue
-        value = values[name]
-        if dataclasses.is_dataclass(default_value):
-            value = _plain_settings(default_value, value, f"{prefix}{name}.")
-        elif isinstance(default_value, list | tuple) and not isinstance(value, list | tuple):
-            value = [value]
-        elif isinstance(default_value, str) and value is None:
-            value = ""
-        elif isinstance(default_value, bool) and not isinstance(value, bool):
-            raise ValueError(f"{prefix}{name}={value!r}: needs true or false")
-        elif isinstance(default_value, int) and isinstance(value, float) and value.is_integer():
-            value = int(value)
-        settings[name] = value
-    return settings
+    container = get_origin(kind)
+    if container in (list, tuple):
+        if value in NULLS:
+            raise ValueError(f"{path}={value or ''}: needs values; write [] for none")
+        items = value if isinstance(value, list | tuple) else [value]
+        return container(_value(get_args(kind)[0], item, f"{path}[{i}]") for i, item in enumerate(items))
+    if container is UnionType:
+        if value in NULLS:
+            return None
+        kind = get_args(kind)[0]
+    reading.check_references(value, None, path)  # resolved by now: what is left, another person put into an output
+    read, needed = READERS[kind]
+    try:
+        return read(value)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise ValueError(f"{path}={value}: needs {needed}") from error
+
+
+def _text(value: object) -> str:
+    if isinstance(value, Mapping | list | tuple):
+        raise TypeError
+    return "" if value is None else str(value)
+
+
+def _whole(value: Any) -> int:
+    """A whole number, also written 4.0 or 1e3."""
+    try:
+        return int(value, 10) if isinstance(value, str) else operator.index(value)
+    except (ValueError, TypeError):
+        number = float(value)
+        if not number.is_integer():
+            raise
+        return int(number)
+
+
+def _truth(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    word = str(value).lower()
+    if word not in (*TRUE, *FALSE):
+        raise ValueError
+    return word in TRUE
+
+
+READERS: dict[Any, tuple[Callable[[Any], Any], str]] = {
+    str: (_text, "a text"),
+    int: (_whole, "a whole number"),
+    float: (float, "a number"),
+    bool: (_truth, "true or false"),
+}
+"""type of a setting -> function that reads it, and what to call it"""
 
 
 def _check_selection(config: Config) -> None:
@@ -154,7 +198,3 @@ def _check_selection(config: Config) -> None:
     else:
         return
     raise ValueError(f"probe.selection=val: needs validation images, and {reason}; set probe.selection=last")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from difflib import get_close_matches
 
 from interventions.config import STEPS, InterventionConfig
@@ -15,12 +16,21 @@ from probing.labelling.registry import LabelConfig
 from probing.probes.config import ProbeConfig
 from probing.probes.controls import CONTROLS
 from probing.probes.tasks import TASKS
+from storage.backends.paths import CONTROL, without_slash
 from storage.codec import CODECS
 from sweeps.config.experiments import ExperimentConfig
 
 TRIAL_AXES = ("variant", "block", "site", "step", "task")
 GRID = "grid"
 """the main grid in the tables' column `experiment`"""
+ANY = (0, math.inf)
+"""the range of a number that may be anything but negative"""
+LARGEST_NUMBER = 2**63 - 1
+"""of whole numbers, in tables and random generators"""
+LONGEST_NAME = 120
+"""characters of a run's name; W&B allows 128 in a group"""
+MOST_CPUS = 1024
+"""of one machine; more would start as many processes or threads"""
 PREVIEW = "preview"
 """folder of a preview's own store, inside the run's output"""
 
@@ -48,10 +58,8 @@ class SamplingConfig:
     """for raw prompts: sample images without recording first, then record only the samples that curation keeps"""
 
     def __post_init__(self) -> None:
-        if self.shard < 1:
-            raise ValueError(f"sampling.shard={self.shard}: must be 1 or more")
-        if self.threads < 1:
-            raise ValueError(f"sampling.threads={self.threads}: must be 1 or more")
+        threads = (1, MOST_CPUS)
+        _check_range(self, "sampling", guidance=ANY, shard=(1, math.inf), threads=threads, retries=ANY)
         for name in self.variants:
             _check_variant(name, self.variants)
         if "trained" not in self.variants:
@@ -95,6 +103,8 @@ class SweepConfig:
         for name in ("steps", "tasks", "controls", "seeds"):
             if not getattr(self, name):
                 raise ValueError(f"sweep.{name} is empty; give at least one")
+        if min(self.seeds) < 0:
+            raise ValueError(f"sweep.seeds={min(self.seeds)}: must be 0 or more")
 
 
 @dataclass(frozen=True)
@@ -113,6 +123,12 @@ class RayConfig:
     """GPUs of each labelling worker"""
     probe_gpus: float = 0.0
     """GPUs of each probe trial"""
+
+    def __post_init__(self) -> None:
+        gpus = {f"{stage}_gpus": ANY for stage in ("sampling", "label", "probe")}
+        _check_range(self, "ray", num_cpus=(0, MOST_CPUS), sampling_actors=ANY, **gpus)
+        if not self.address:
+            raise ValueError("ray.address is empty; use local, auto, HOST:PORT or none")
 
 
 @dataclass(frozen=True)
@@ -154,10 +170,40 @@ class Config:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
     def __post_init__(self) -> None:
+        _check_values(self, "")
+        if not self.output:
+            raise ValueError("output is empty; give a folder or URL, such as output=runs/mine")
+        object.__setattr__(self, "output", without_slash(self.output))
+        if not 0 < len(self.name) <= LONGEST_NAME:
+            raise ValueError(f"name={self.name[:60]!r}: has {len(self.name)} characters; give 1 to {LONGEST_NAME}")
         seed = self.model.random_seed
         for name in self.sampling.variants:
             if not is_plain(name) and own_seed(name, seed) == seed:
                 raise ValueError(f"sampling.variants={name!r}: the same as {kind(name)}; model.random_seed is {seed}")
+
+
+def _check_values(group: object, prefix: str) -> None:
+    """Raise ValueError for a number or text that no setting can have, whatever its meaning."""
+    for name, value in vars(group).items():
+        if is_dataclass(value):
+            _check_values(value, f"{prefix}{name}.")
+            continue
+        for item in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(item, float) and not math.isfinite(item):
+                raise ValueError(f"{prefix}{name}={item}: must be a finite number")
+            if isinstance(item, int) and abs(item) > LARGEST_NUMBER:
+                raise ValueError(f"{prefix}{name}={str(item)[:20]}...: must be below 2**63")
+            if isinstance(item, str) and CONTROL.search(item):
+                raise ValueError(f"{prefix}{name}={item!r}: has line breaks or other control characters")
+
+
+def _check_range(group: object, prefix: str, **limits: tuple[float, float]) -> None:
+    """Raise ValueError for a number of a group outside its (lowest, highest) value."""
+    for name, (low, high) in limits.items():
+        value = getattr(group, name)
+        if not low <= value <= high:
+            most = f" and at most {high:g}" if high < math.inf else ""
+            raise ValueError(f"{prefix}.{name}={value}: must be {low:g} or more{most}")
 
 
 def _check_variant(name: str, listed: Sequence[str]) -> None:

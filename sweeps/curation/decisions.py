@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from pathlib import Path
 
 import storage
 from storage import LeaseHeld
+from storage.backends import local_path
 from sweeps import pipeline
 from sweeps.config.schema import Config, previews
 from sweeps.curation import page
@@ -54,7 +54,7 @@ def _before_recording(config: Config) -> bool:
 
 
 def _apply(config: Config, decisions: str) -> str:
-    path = Path(decisions).expanduser()
+    path = local_path(decisions, "--decisions")
     if not path.is_file():
         raise ValueError(f"--decisions: no file {decisions}; save one from the page that `scenesweep curate` writes")
     run = reopen(config)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from pathlib import Path
 
 from interventions.config import ANIMATION, GAIN, PATCHING, SECOND_OBJECT, EditSpec, choose_sites
 from interventions.controls import EDIT, LATE_STEPS, STEERED, late_steps, probes_of
 from interventions.sources.authors import AuthorsProbes
 from interventions.sources.base import PROBE_SEED, ProbeKey
 from probing.diffusion.sites import SiteSpec, choose
+from storage.backends import local_path
 from sweeps.config.schema import GRID, STEPS, Config
 from sweeps.runtime.grid import ProbeSpec, finished, probe_specs
 from sweeps.runtime.run import ModelInfo, reopen
@@ -22,7 +22,8 @@ def needed(config: Config, sites: Sequence[SiteSpec]) -> Iterator[tuple[str, Pro
     for task in settings.tasks:
         for experiment, spec, controls in settings.experiments(task):
             if spec.iterations and experiment != PATCHING:
-                yield from _needed_by_edit(config, experiment, spec, controls, choose_sites(sites, spec.sites))
+                edited = choose_sites(sites, spec.sites, f"interventions.{task}_sites")
+                yield from _needed_by_edit(config, experiment, spec, controls, edited)
 
 
 def _needed_by_edit(
@@ -87,7 +88,7 @@ def _not_published(config: Config, reasons: dict[ProbeSpec, str]) -> dict[ProbeS
 
     Raises ValueError if a published probe cannot be read.
     """
-    authors, own = AuthorsProbes(Path(config.interventions.probes)), {}
+    authors, own = AuthorsProbes(local_path(config.interventions.probes, "interventions.probes")), {}
     for probe, reason in reasons.items():
         key = ProbeKey(probe.task, probe.site, probe.step, probe.variant, probe.control)
         if not authors.publish(key):

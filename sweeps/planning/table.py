@@ -11,6 +11,7 @@ from probing.diffusion import devices, metadata
 from probing.diffusion.config import DTYPES
 from probing.diffusion.sites import SiteSpec
 from storage import budget
+from storage.backends import local_folder
 from storage.budget import Budget, format_bytes
 from sweeps.config.schema import STEPS, Config, previews
 from sweeps.planning import cluster_costs, requirements
@@ -155,7 +156,13 @@ def _shard_memory(config: Config, sites: tuple[SiteSpec, ...]) -> str:
     total = sum(weights.values()) + (weights.get("unet", 0) if len(config.sampling.variants) > 1 else 0)
     itemsize = DTYPES[config.model.autocast or config.model.dtype]
     sample = devices.sample_bytes(sites, config.sampling.guidance > 1, itemsize)
-    return devices.shard_advice(config.sampling.shard, total, sample, devices.device_name(config.model.device))
+    try:
+        device = devices.device_name(config.model.device)
+    except ValueError as error:
+        if on_this_machine(config):
+            raise
+        return f"not known here: {error}"
+    return devices.shard_advice(config.sampling.shard, total, sample, device)
 
 
 def with_preview(config: Config, model_info: ModelInfo, samples: int) -> tuple[list[str], Budget, int]:
@@ -182,8 +189,13 @@ def check_fits(config: Config, price: Budget, more: int = 0) -> None:
     The memory is this machine's, so it is checked only if the workers run here.
     """
     check_disk(config, price, more)
-    if config.ray.address in ("none", "local"):
+    if on_this_machine(config):
         budget.check_memory(price, machine_memory(), max(1, config.ray.sampling_actors))
+
+
+def on_this_machine(config: Config) -> bool:
+    """Return whether the workers run on this machine, so that its memory and devices count."""
+    return config.ray.address in ("none", "local")
 
 
 def machine_memory() -> int:
@@ -193,7 +205,7 @@ def machine_memory() -> int:
 
 def check_disk(config: Config, price: Budget, more: int = 0) -> None:
     """Raise ValueError if a plan, and `more` bytes, do not fit the disk beside what is there already."""
-    folder = run.local_path(config.output)
+    folder = local_folder(config.output)
     chunks = (p for p in folder.rglob("c/**/*") if p.is_file()) if folder else ()
     present = sum(p.stat().st_size for p in chunks)
     budget.check_disk(config.output, price.total + more, present)

@@ -45,7 +45,7 @@ def sites(config: Config, model_info: ModelInfo, name: str) -> tuple[SiteSpec, .
     names = getattr(config.experiments, f"{name}_sites")
     if "blocks" in names:
         names = [*(n for n in names if n != "blocks"), *{site.block: site.name for site in recorded}.values()]
-    chosen = choose(model_info.sites, names) if names else ()
+    chosen = choose(model_info.sites, names, f"experiments.{name}_sites") if names else ()
     return tuple(site for site in chosen if site in recorded)
 
 

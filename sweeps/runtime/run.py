@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 
 import storage
 from probing.dataset.prompts import Prompt
@@ -19,7 +18,7 @@ from probing.diffusion.metadata import ModelInfo
 from probing.diffusion.sites import SiteSpec, choose
 from storage import Layout, SiteShape, Store
 from sweeps.config.hashing import Hashes, chosen_by, hashes, science
-from sweeps.config.load import build, container, to_yaml
+from sweeps.config.load import build, from_yaml, to_yaml
 from sweeps.config.schema import PREVIEW, STEPS, Config, previews
 
 DECISIONS = "curation/decisions.csv"
@@ -181,17 +180,7 @@ def previewed_digest(config: Config) -> str:
 
 def stored_config(output: str) -> Config:
     """Return the configuration that an output was made with. Raises ValueError if there is none."""
-    from omegaconf import OmegaConf
-
     store = storage.open(output)
     if not store.exists("config.yaml"):
         raise ValueError(f"{output}: holds no config.yaml, so no run; give the output of a run")
-    settings = OmegaConf.create(store.get("config.yaml").decode())
-    values = container(settings, f"{output}/config.yaml", resolve=False)
-    return build({**values, "output": output})
-
-
-def local_path(url: str) -> Path | None:
-    """Return the folder of a local output, or None for an object store."""
-    text = url.removeprefix("file://")
-    return None if "://" in text else Path(text)
+    return build({**from_yaml(store.get("config.yaml"), f"{output}/config.yaml"), "output": output})

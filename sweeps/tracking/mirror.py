@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from storage import Store
+from storage.backends import local_folder as folder_at
 from sweeps.analysis import tables
 from sweeps.analysis.tables import Json, RunData
 from sweeps.report import build
@@ -93,8 +94,7 @@ def mirror(
 
 def local_folder(url: str) -> Path:
     """Folder of the offline runs: OUT/wandb, or ./wandb if the output is an object store."""
-    plain = url.removeprefix("file://")
-    return (Path.cwd() if "://" in plain else Path(plain)) / "wandb"
+    return (folder_at(url) or Path.cwd()) / "wandb"
 
 
 def _within(seconds: float, action: Callable[[], Mirrored]) -> Mirrored:

@@ -139,7 +139,8 @@ def test_stop_and_resume(head: dict[str, Any], capsys: Any) -> None:
 
 def test_a_yaml_file_is_sent_as_its_settings(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
-    file.write_text("name: 'two words'\nsampling: {shard: 4, sites: [mid.0]}\nlabels: {threshold: 3}\n")
+    sampling = "sampling: {shard: 4, sites: [mid.0]}\nlabels: {threshold: 3}\n"
+    file.write_text(f"name: 'two words #1'\nmodel: {{revision: 5e10234}}\n{sampling}")
     sent = jobs.arguments(str(file), ["output=/shared/run"])
     assert sent[0] == "scenes"
     assert str(tmp_path) not in " ".join(sent)
