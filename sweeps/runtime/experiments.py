@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
+from typing import TypeVar
 
 from probing.diffusion.sites import SiteSpec, choose
 from probing.probes.config import ProbeConfig
@@ -14,6 +15,7 @@ from sweeps.runtime.grid import ProbeSpec, finished
 from sweeps.runtime.layout import EXPERIMENTS_FILE, TRAINED
 from sweeps.runtime.run import ModelInfo, Run
 
+T = TypeVar("T")
 SMOOTHNESS = "smoothness"
 FIELDS = {SMOOTHNESS: ("smoothness",)}
 """settings that an experiment's numbers depend on, beside those of the probe stage; which probes there are is not
@@ -86,11 +88,16 @@ def probe_specs(config: Config, model_info: ModelInfo) -> list[ProbeSpec]:
 def missing(run: Run) -> list[ProbeSpec]:
     """Return the experiments' probes without a finished row of the current settings."""
     result = []
-    for name in PROBED:
+    for name, specs in PROBED.items():
         if requested(run.config, name):
-            done = finished(run.store, name, stage_hash(run, name))
-            result += [p for p in PROBED[name](run.config, run.model_info, name) if p not in done]
+            result += unfinished(run, name, specs(run.config, run.model_info, name), lambda probe: [probe])
     return result
+
+
+def unfinished(run: Run, name: str, tasks: Sequence[T], probes: Callable[[T], Iterable[ProbeSpec]]) -> list[T]:
+    """Return the tasks of an experiment with a probe that has no finished row of the current settings."""
+    done = finished(run.store, name, stage_hash(run, name)) if tasks else set()
+    return [task for task in tasks if not done.issuperset(probes(task))]
 
 
 def write_hashes(run: Run) -> None:

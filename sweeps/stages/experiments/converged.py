@@ -8,7 +8,7 @@ from functools import partial
 
 import storage
 from sweeps.runtime import experiments
-from sweeps.runtime.grid import ProbeSpec, finished
+from sweeps.runtime.grid import ProbeSpec
 from sweeps.runtime.layout import TRAINED
 from sweeps.runtime.run import Run
 from sweeps.stages import probe
@@ -68,14 +68,11 @@ def tasks(run: Run) -> list[ConvergedTask]:
 
 def missing(run: Run) -> list[ConvergedTask]:
     """Return sites and steps without a row of every task."""
-    requested = tasks(run)
-    done = finished(run.store, NAME, experiments.stage_hash(run, NAME)) if requested else set()
-    names = run.config.sweep.tasks
-    return [
-        task
-        for task in requested
-        if any(ProbeSpec(TRAINED, task.site, task.step, name, experiment=NAME) not in done for name in names)
-    ]
+
+    def probes(task: ConvergedTask) -> list[ProbeSpec]:
+        return [ProbeSpec(TRAINED, task.site, task.step, name, experiment=NAME) for name in run.config.sweep.tasks]
+
+    return experiments.unfinished(run, NAME, tasks(run), probes)
 
 
 def worker(run: Run) -> Callable[[], ConvergedWorker]:

@@ -14,7 +14,7 @@ from probing.diffusion.sites import SiteSpec
 from probing.scenes.world import TRUTH_SEED
 from sweeps.config.schema import STEPS, Config
 from sweeps.runtime import experiments
-from sweeps.runtime.grid import ProbeSpec, finished
+from sweeps.runtime.grid import ProbeSpec
 from sweeps.runtime.layout import TRAINED
 from sweeps.runtime.run import Run
 from sweeps.stages import probe
@@ -124,17 +124,12 @@ def tasks(run: Run) -> list[TruthTask]:
 
 def missing(run: Run) -> list[TruthTask]:
     """Return steps without a row of every site and task."""
-    requested = tasks(run)
-    if not requested:
-        return []
-    done = finished(run.store, NAME, experiments.stage_hash(run, NAME))
-    sites = experiments.sites(run.config, run.model_info, NAME)
-    probes = [(site.name, task) for site in sites for task in run.config.sweep.tasks]
 
-    def complete(step: int) -> bool:
-        return all(ProbeSpec(TRAINED, site, step, task, experiment=NAME) in done for site, task in probes)
+    def probes(task: TruthTask) -> list[ProbeSpec]:
+        sites, names = experiments.sites(run.config, run.model_info, NAME), run.config.sweep.tasks
+        return [ProbeSpec(TRAINED, site.name, task.step, name, experiment=NAME) for site in sites for name in names]
 
-    return [task for task in requested if not complete(task.step)]
+    return experiments.unfinished(run, NAME, tasks(run), probes)
 
 
 def split_like(split: Split) -> Split:

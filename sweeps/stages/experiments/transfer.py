@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 
 import numpy as np
 from safetensors.numpy import load
@@ -13,7 +14,7 @@ import storage
 from probing.diffusion.sites import SiteSpec
 from sweeps.config.schema import Config
 from sweeps.runtime import experiments
-from sweeps.runtime.grid import ProbeSpec, finished
+from sweeps.runtime.grid import ProbeSpec
 from sweeps.runtime.layout import TRAINED, transfer_control
 from sweeps.runtime.run import Run
 from sweeps.stages import probe
@@ -93,18 +94,15 @@ def tasks(run: Run) -> list[TransferTask]:
 
 def missing(run: Run) -> list[TransferTask]:
     """Return sites and tasks whose matrix is not complete."""
-    requested = tasks(run)
-    done = finished(run.store, NAME, experiments.stage_hash(run, NAME)) if requested else set()
-    steps = sorted(set(run.config.sweep.steps))
 
-    def complete(task: TransferTask) -> bool:
-        return all(
-            ProbeSpec(TRAINED, task.site, step, task.task, transfer_control(start), experiment=NAME) in done
-            for step in steps
-            for start in steps
-        )
+    def probes(task: TransferTask) -> list[ProbeSpec]:
+        pairs = product(run.config.sweep.steps, repeat=2)
+        return [
+            ProbeSpec(TRAINED, task.site, step, task.task, transfer_control(start), experiment=NAME)
+            for start, step in pairs
+        ]
 
-    return [task for task in requested if not complete(task)]
+    return experiments.unfinished(run, NAME, tasks(run), probes)
 
 
 def worker(run: Run) -> Callable[[], TransferWorker]:
