@@ -144,7 +144,7 @@ def test_a_retried_probe_trial_leaves_out_finished_probes(undisturbed, model):
     every = probe_specs(config.sweep, config.sampling.variants, run.sites)
     trials = pack(every, config.sweep.trial_axes)
     named = {trial.name: trial for trial in trials}
-    shared = {"job": replace(probe.job(run), dry=True), "trials": named, "trial": trials[0].name}
+    shared = {"job": replace(probe.job(run), dry=True), "trials": named, "trial": trials[0].name, "leases": {}}
     assert run_trial(shared | {"again": 1})["cells"] == 0
     assert run_trial(shared)["cells"] == len(trials[0].probes) > 0
 

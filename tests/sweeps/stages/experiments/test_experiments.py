@@ -207,7 +207,7 @@ def test_a_retried_trial_of_an_experiment_leaves_out_its_finished_probes(finishe
     job = replace(main, dry=True, experiments=tuple(experiment_job(run, main, n) for n in ("conv", "vae")))
     job = replace(job, experiments=tuple(replace(one, dry=True) for one in job.experiments))
     (trial,) = pack([ProbeSpec("trained", "vae.mid", step, "depth", experiment="vae") for step in (1, 15)], ["variant"])
-    arguments = {"job": job, "trials": {trial.name: trial}, "trial": trial.name}
+    arguments = {"job": job, "trials": {trial.name: trial}, "trial": trial.name, "leases": {}}
     assert run_trial(arguments)["cells"] == 2
     assert run_trial(arguments | {"again": 1})["cells"] == 0
     unknown = replace(job, experiments=tuple(replace(one, stage_hash="0" * 16) for one in job.experiments))
