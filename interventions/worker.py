@@ -57,7 +57,9 @@ class Intervener:
     common: ResultRow = field(default_factory=dict)
     """columns that all rows share, such as stage_hash and attempt"""
     about: dict[str, str] = field(default_factory=dict)
-    """names for recipes: `model` (name and revision) and `probes` (where they came from)"""
+    """names for recipes: `model` (name and content) and `probes` (where they came from)"""
+    earlier_name: str = ""
+    """the model's name in recipes of earlier versions, with a revision that does not cover the whole content"""
     total: int = STEPS
     """denoising steps of a sample"""
 
@@ -206,7 +208,7 @@ def replay(recipe: Recipe, intervener: Intervener) -> Outcome:
     Raises ValueError if the recipe was made with another model than that of `intervener`.
     """
     model = intervener.about.get("model", "")
-    if recipe.model and model and recipe.model != model:
+    if recipe.model and model and recipe.model not in (model, intervener.earlier_name):
         raise ValueError(f"intervention file: made with model {recipe.model}, this is {model}; load that one")
     config = replace(intervener.config, guidance=recipe.guidance, rows=recipe.rows, seed=recipe.draw_seed)
     worker = replace(intervener, config=config)

@@ -259,6 +259,17 @@ class Store:
         self._check_lease()
         self.files.delete([path])
 
+    def erase(self) -> None:
+        """Remove the arrays, records and documents of a run, so that another one can begin here.
+
+        The layout goes last: until then this is a store, which can be erased again.
+        """
+        self._check_lease()
+        documents = (keys.MANIFEST, keys.SAMPLES, "prompts.json", "inputs.json", "config.yaml")
+        folders = ("activations.zarr/", "images.zarr/", "labels.zarr/", "latents.zarr/", "shards/")
+        self.files.delete([*documents, *(path for folder in folders for path in self.files.list(folder))])
+        self.files.delete([keys.LAYOUT])
+
     def remove_partial_files(self) -> Sequence[str]:
         """Remove the half-written files of killed processes; return their paths. Only for the lease holder."""
         self._check_lease()

@@ -4,32 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
 import storage
 from cluster import Executor, InProcess, Observer
-from probing.dataset.prompts import Prompt, read
-from probing.diffusion import devices
-from probing.labelling import registry
+from probing.dataset.prompts import Prompt
 from storage import Store, budget
-from storage.backends import local_folder
 from storage.lease import Lease
 from sweeps.config.load import to_dict
 from sweeps.config.schema import Config, previews
-from sweeps.planning import requirements, table
-from sweeps.runtime import experiments, failures, live_status, machines
+from sweeps.planning import checks, table
+from sweeps.planning.checks import Start
+from sweeps.runtime import experiments, failures, inputs, live_status, machines
 from sweeps.runtime.progress import Meter, StageObserver
-from sweeps.runtime.run import ModelInfo, Run, begin, check_other, layout, model_info, reopen
-from sweeps.stages import label, preview
+from sweeps.runtime.run import Run, begin, layout, reopen
+from sweeps.stages import preview
 from sweeps.stages.all import STAGES
 from sweeps.stages.base import NOTES, Stage
-from sweeps.stages.experiments import renders
 
 VERBS = (*dict.fromkeys(stage.INFO.verb for stage in STAGES), "report")
 """verbs that run stages, in order; `run` runs all of them"""
@@ -50,63 +46,27 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def prepare(config: Config) -> Run:
+def prepare(config: Config, verbs: Sequence[str] = VERBS) -> Run:
     """Check everything that can be wrong, price the run, then create its store or open the existing one.
 
     Raises ValueError before anything is written. If the run has a preview, that must be finished.
     """
-    return begin(config, *_priced(config))
+    start = checks.check(config, verbs)
+    return begin(config, start.model_info, _priced(start))
 
 
-def _priced(config: Config) -> tuple[ModelInfo, tuple[Prompt, ...]]:
-    """Return the model's metadata and the prompts of a run that is checked and fits the disk."""
-    model_info, prompts = _checked(config, report_dropped=not previews(config))
-    if previews(config):
-        prompts = preview.kept(config, prompts)
-    side_stores = table.side_store_space(config, model_info, len(prompts))
-    table.check_fits(config, budget.price(layout(config, model_info, len(prompts))), side_stores)
-    return model_info, prompts
+def _priced(start: Start) -> tuple[Prompt, ...]:
+    """Return the prompts of the recording pass, which fits the disk; the preview, if there is one, must be finished."""
+    config, info = start.config, start.model_info
+    prompts = preview.kept(config, info, start.prompts) if previews(config) else start.prompts
+    side_stores = table.side_store_space(config, info, len(prompts))
+    table.check_fits(config, budget.price(layout(config, info, len(prompts))), side_stores)
+    return prompts
 
 
 def _lease(config: Config, verb: str = "") -> Lease:
     """Return the lease of the run's output, to be entered before anything is written there."""
     return storage.hold(config.output, f"scenesweep {config.name} {verb}".strip())
-
-
-def _checked(config: Config, report_dropped: bool = True) -> tuple[ModelInfo, tuple[Prompt, ...]]:
-    """Return the model's metadata and all prompts. Raises ValueError for whatever is wrong with the settings."""
-    if not config.sampling.sites:
-        raise ValueError("sampling.sites is empty; give names of sites, or all")
-    _check_writable(config)
-    info = model_info(config)
-    if table.on_this_machine(config) and config.model.device.startswith("cuda"):
-        devices.pick_device(config.model.device)
-    check_other(config, info)
-    renders.check(config)
-    reading = read(config.prompts)
-    for reason, count in reading.dropped.items() if report_dropped else ():
-        say(f"prompts: {count} dropped ({reason})")
-    return info, reading.prompts
-
-
-def _check_labellers(config: Config, model_info: ModelInfo) -> None:
-    """Raise ValueError if a labeller is not available, unless all labels are there already."""
-    with suppress(ValueError):  # no output yet
-        if label.complete(reopen(config, model_info)):
-            return
-    registry.check(config.labels)
-
-
-def _check_writable(config: Config) -> None:
-    """Raise ValueError if the output cannot be written."""
-    folder = local_folder(config.output)
-    if folder is None:
-        return
-    parent = folder
-    while not (parent.exists() or parent == parent.parent):
-        parent = parent.parent
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise ValueError(f"output: cannot write to {parent}; give output=ANOTHER folder")
 
 
 @contextmanager
@@ -163,21 +123,29 @@ def run_stage(run: Run, stage: Stage, executor: Executor, result: Result, prefix
 
 def run_preview(config: Config, result: Result) -> None:
     """Sample and curate an image of every raw prompt; both passes are priced before anything is written."""
-    _preview(config, result, *_checked_preview(config))
+    _preview(_checked(config, ("sample", "label")), result)
 
 
-def _preview(config: Config, result: Result, model_info: ModelInfo, prompts: tuple[Prompt, ...]) -> None:
-    with _lease(preview.settings(config), "preview"):
-        _fill_preview(preview.begin(config, model_info, prompts), len(prompts), result)
+def _checked(config: Config, verbs: Sequence[str]) -> Start:
+    """Check a run, tell what was found, and price the preview if there is one."""
+    start = checks.check(config, ("label", *verbs) if previews(config) else verbs)
+    for reason, count in start.reading.dropped.items() if start.reading else ():
+        say(f"prompts: {count} dropped ({reason})")
+    for line in start.notes:
+        say(line)
+    if previews(config):
+        _, recording, previewed = table.with_preview(config, start.model_info, start.samples)
+        table.check_fits(config, recording, previewed)
+    else:
+        _priced(start)
+    return start
 
 
-def _checked_preview(config: Config) -> tuple[ModelInfo, tuple[Prompt, ...]]:
-    """Return the model's metadata and all prompts of a run with a preview that is checked and fits the disk."""
-    model_info, prompts = _checked(config)
-    _check_labellers(config, model_info)
-    _, recording, previewed = table.with_preview(config, model_info, len(prompts))
-    table.check_fits(config, recording, previewed)
-    return model_info, prompts
+def _preview(start: Start, result: Result) -> None:
+    with _lease(preview.settings(start.config), "preview"):
+        run = preview.begin(start.config, start.model_info, start.prompts)
+        inputs.record(run)
+        _fill_preview(run, start.samples, result)
 
 
 def _fill_preview(run: Run, prompts: int, result: Result) -> None:
@@ -224,19 +192,15 @@ def execute(config: Config, verbs: Sequence[str] = VERBS) -> Result:
     Raises ValueError for wrong settings before anything is written.
     """
     result = Result()
-    if "intervene" in verbs:
-        requirements.check(config, model_info(config))
-    if not previews(config) and "label" in verbs:
-        _check_labellers(config, model_info(config))
-    checked = _checked_preview(config) if previews(config) else _priced(config)
+    start = _checked(config, verbs)
     stages = [stage for stage in STAGES if stage.INFO.verb in verbs]
     with _lease(config):
         if previews(config):
-            _preview(config, result, *checked)
+            _preview(start, result)
             if result.failed:
                 return result
-            checked = _priced(config)
-        run = begin(config, *checked)
+        run = begin(config, start.model_info, _priced(start))
+        inputs.record(run)
         run.store.remove_partial_files()
         experiments.write_hashes(run)
         if any(stage.missing(run) for stage in stages):

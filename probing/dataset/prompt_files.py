@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -30,11 +31,13 @@ class Row:
     seed: int | None
     name: str = ""
     """the row's name in the file (the authors' `prompt_inds`), or an empty string"""
+    number: int = 0
+    """the row in the file, as a person counts: from 1, and a CSV's header is row 1"""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Which rows of a Parquet file are dropped; a file without the column is not filtered by it."""
+    """Which rows are dropped; a file without the column is not filtered by it."""
 
     min_score: float = 0.0
     max_unsafe: float = 1.0
@@ -60,10 +63,14 @@ def read(path: Path, encoding: str, limits: Limits, dropped: Counter[str]) -> It
     if kind == ".parquet":
         rows = _parquet_rows(path, limits, dropped)
     elif kind in readers:
-        rows = readers[kind](path, _decode(path, encoding))
+        rows = readers[kind](path, _decode(path, encoding), limits, dropped)
     else:
         raise ValueError(f"prompts.source: {path} is no .csv, .parquet, .jsonl or .txt")
     for row in rows:
+        try:
+            (row.text + row.name).encode()
+        except UnicodeEncodeError:
+            raise _error(path, row.number, "half of a surrogate pair is no text") from None
         if row.text.strip():
             yield row
         else:
@@ -81,7 +88,8 @@ def _decode(path: Path, encoding: str) -> str:
 
 
 def _error(path: Path, row: int, problem: str) -> ValueError:
-    return ValueError(f"prompts.source: {path} row {row}: {problem}")
+    shown = problem if len(problem) <= 300 else f"{problem[:297]}..."
+    return ValueError(f"prompts.source: {path} row {row}: {shown}")
 
 
 def _find(where: str, names: Sequence[str], candidates: Sequence[str]) -> str | None:
@@ -107,6 +115,29 @@ def _find_columns(path: Path, names: Sequence[str]) -> tuple[str, str | None, st
     return prompt, seed, name
 
 
+def _active(where: str, names: Sequence[str], limits: Limits) -> list[tuple[str, str, Callable, str]]:
+    """The limits that are set and that a file with columns of these names has: column, limit, comparison, reason."""
+    found = []
+    for columns, limit, compare, none, reason in FILTERS:
+        column = _find(where, names, columns)
+        if column and getattr(limits, limit) != none:
+            found.append((column, limit, compare, reason))
+    return found
+
+
+def _drop_reason(path: Path, number: int, row: Mapping[str, object], limits: Limits) -> str:
+    """Why a row of a text file is dropped; empty if it is kept. A missing value is dropped, as in Parquet files."""
+    for column, limit, compare, reason in _active(f"{path} row {number}", list(row), limits):
+        value = row[column]
+        try:
+            score = float(value) if isinstance(value, str | int | float) and value != "" else math.nan
+        except ValueError:
+            raise _error(path, number, f"{column} {value!r} is no number") from None
+        if not compare(score, getattr(limits, limit)).as_py():
+            return reason
+    return ""
+
+
 def _parse_seed(path: Path, row: int, value: object) -> int | None:
     """A seed from a number or its text; None if there is none."""
     if value is None or value == "":
@@ -123,7 +154,7 @@ def _parse_seed(path: Path, row: int, value: object) -> int | None:
     return int(number)
 
 
-def _csv_rows(path: Path, text: str) -> Iterator[Row]:
+def _csv_rows(path: Path, text: str, limits: Limits, dropped: Counter[str]) -> Iterator[Row]:
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     number = 1
     try:
@@ -133,12 +164,16 @@ def _csv_rows(path: Path, text: str) -> Iterator[Row]:
             # csv puts surplus fields under the key None and fills up missing ones with None
             if None in row or None in row.values():
                 raise _error(path, number, f"{len(names)} fields expected")
-            yield Row(row[prompt], _parse_seed(path, number, row[seed] if seed else None), row[name] if name else "")
+            if reason := _drop_reason(path, number, row, limits):
+                dropped[reason] += 1
+                continue
+            value = _parse_seed(path, number, row[seed] if seed else None)
+            yield Row(row[prompt], value, row[name] if name else "", number)
     except csv.Error as error:
         raise _error(path, number + 1, f"broken CSV: {error}") from error
 
 
-def _json_rows(path: Path, text: str) -> Iterator[Row]:
+def _json_rows(path: Path, text: str, limits: Limits, dropped: Counter[str]) -> Iterator[Row]:
     # str.splitlines would also split at separators inside the strings
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
@@ -149,13 +184,16 @@ def _json_rows(path: Path, text: str) -> Iterator[Row]:
             raise _error(path, number, f"broken JSON: {error}") from error
         if not isinstance(row, Mapping):
             raise _error(path, number, "no JSON object")
+        if reason := _drop_reason(path, number, row, limits):
+            dropped[reason] += 1
+            continue
         keys = [_find(f"{path} row {number}", list(row), columns) for columns in (TEXT, SEEDS, NAMES)]
         if keys[0] is None:
             raise _error(path, number, f"no key {' / '.join(TEXT)}; its keys: {', '.join(row) or 'none'}")
         prompt, seed, name = (row[key] if key else None for key in keys)
         if prompt is not None and not isinstance(prompt, str):
             raise _error(path, number, f"prompt {prompt!r} is no text")
-        yield Row(prompt or "", _parse_seed(path, number, seed), "" if name is None else str(name))
+        yield Row(prompt or "", _parse_seed(path, number, seed), "" if name is None else str(name), number)
 
 
 def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -166,9 +204,9 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return row
 
 
-def _text_rows(_path: Path, text: str) -> Iterator[Row]:
-    for line in text.removesuffix("\n").split("\n") if text else []:
-        yield Row(line.removesuffix("\r"), None)
+def _text_rows(_path: Path, text: str, _limits: Limits, _dropped: Counter[str]) -> Iterator[Row]:
+    for number, line in enumerate(text.removesuffix("\n").split("\n") if text else [], start=1):
+        yield Row(line.removesuffix("\r"), None, number=number)
 
 
 def _parquet_rows(path: Path, limits: Limits, dropped: Counter[str]) -> Iterator[Row]:
@@ -183,21 +221,20 @@ def _parquet_rows(path: Path, limits: Limits, dropped: Counter[str]) -> Iterator
     dtype = dtype.value_type if pa.types.is_dictionary(dtype) else dtype
     if not (pa.types.is_string(dtype) or pa.types.is_large_string(dtype)):
         raise ValueError(f"prompts.source: {path}: column {prompt} holds {dtype}, not text")
-    filters = [(_find(str(path), names, columns), *rest) for columns, *rest in FILTERS]
-    active = [f for f in filters if f[0] and getattr(limits, f[1]) != f[3]]
+    active = _active(str(path), names, limits)
     needed = list(dict.fromkeys([c for c in (prompt, seed, name) if c] + [f[0] for f in active]))
     start = 1
     try:
         for batch in file.iter_batches(columns=needed, batch_size=65_536):
             table = pa.Table.from_batches([batch]).append_column("row", [pa.array(range(start, start + len(batch)))])
             start += len(batch)
-            for column, limit, compare, _, reason in active:
+            for column, limit, compare, reason in active:
                 passed = pc.fill_null(compare(table[column], getattr(limits, limit)), False)
                 dropped[reason] += len(table) - (pc.sum(passed).as_py() or 0)
                 table = table.filter(passed)
             none = [None] * len(table)
             columns = (table[column].to_pylist() if column else none for column in ("row", prompt, seed, name))
             for number, text, value, label in zip(*columns, strict=True):
-                yield Row(text or "", _parse_seed(path, number, value), "" if label is None else str(label))
+                yield Row(text or "", _parse_seed(path, number, value), "" if label is None else str(label), number)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"prompts.source: {path} is damaged after row {start - 1}: {error}") from error

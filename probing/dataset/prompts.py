@@ -6,7 +6,7 @@ import glob
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +31,7 @@ class PromptConfig:
     source: str = "scenes"
     """`scenes` (the grammar), or a file or glob: .csv, .parquet, .jsonl, .txt"""
     count: int = 0
-    """how many prompts to take; 0 takes all of a file"""
+    """how many prompts to take, of each file if there are two; 0 takes all"""
     seed: int = 0
     """seed of the draw of prompts, and of sample seeds if the file has none"""
     encoding: str = "utf-8"
@@ -68,6 +68,10 @@ class Prompt:
     """`train` or `test` if the files determine it"""
     name: str = ""
     """its name in the file"""
+    place: str = ""
+    """its file and row, for messages"""
+    cut: int = 0
+    """tokens beyond the text encoder's length, which the model does not see"""
 
 
 @dataclass(frozen=True)
@@ -82,17 +86,28 @@ class Reading:
 def read(config: PromptConfig) -> Reading:
     """All prompts of a configuration. Raises ValueError naming key, file and row."""
     if config.source == "scenes":
-        if config.count < 1:
-            raise ValueError(f"prompts.count={config.count}: scenes prompts need a number of 1 or more")
+        check_grammar(config)
         return Reading(tuple(_scene_prompts(config.count, config.seed)), {})
     dropped: Counter[str] = Counter()
     prompts = _file_prompts(config, config.source, "train" if config.test else "", dropped)
     if config.test:
-        prompts += _file_prompts(config, config.test, "test", dropped)
+        test = _file_prompts(config, config.test, "test", dropped)
+        _refuse_overlap(config, prompts, test)
+        prompts += test
     counts = {reason: count for reason, count in sorted(dropped.items()) if count}
     if not prompts:
         raise ValueError(f"prompts.source: {config.source} has no usable prompt; dropped {counts}")
     return Reading(tuple(prompts), counts)
+
+
+def check_grammar(config: PromptConfig) -> None:
+    """Raise ValueError if settings of prompts from the grammar are those of files, or name no number."""
+    if config.count < 1:
+        raise ValueError(f"prompts.count={config.count}: scenes prompts need a number of 1 or more")
+    defaults = PromptConfig()
+    for key in ("test", "min_score", "max_unsafe", "max_watermark"):
+        if getattr(config, key) != getattr(defaults, key):
+            raise ValueError(f"prompts.{key}={getattr(config, key)}: prompts of the grammar have none; leave it out")
 
 
 def _scene_prompts(count: int, seed: int) -> Iterator[Prompt]:
@@ -110,29 +125,46 @@ def _scene_prompts(count: int, seed: int) -> Iterator[Prompt]:
             yield Prompt(text, int(rng.integers(SEED_LIMIT)))
 
 
+def _refuse_overlap(config: PromptConfig, train: Sequence[Prompt], test: Sequence[Prompt]) -> None:
+    """Raise ValueError if one of the two files is empty, or a pair of prompt and seed is in both."""
+    for key, prompts in (("source", train), ("test", test)):
+        if not prompts:
+            raise ValueError(f"prompts.{key}: {getattr(config, key)} has no usable prompt")
+    trained = {(prompt.text, prompt.seed): prompt.place for prompt in train}
+    both = [prompt for prompt in test if (prompt.text, prompt.seed) in trained]
+    if both:
+        first = both[0]
+        raise ValueError(
+            f"prompts.test: {len(both)} of its prompts are training prompts too, with the same seed: {first.place} is "
+            f"{trained[first.text, first.seed]}; give files without common rows"
+        )
+
+
 def _file_prompts(config: PromptConfig, source: str, split: str, dropped: Counter[str]) -> list[Prompt]:
-    """Prompts of a file or glob. Those of a given split are taken as they are, others made distinct and drawn from."""
+    """Prompts of a file or glob. Those of a given split are taken as they are, others made distinct."""
     limits = Limits(config.min_score, config.max_unsafe, config.max_watermark)
     rows = [
-        row for path in files_of(source, split) for row in prompt_files.read(path, config.encoding, limits, dropped)
+        (f"{path.name} row {row.number}", row)
+        for path in files_of(source, split)
+        for row in prompt_files.read(path, config.encoding, limits, dropped)
     ]
     if not split:
         # each prompt once (protocol), or each pair of prompt and seed if the file has seeds
-        distinct: dict[tuple[str, int | None], Row] = {}
-        for row in rows:
-            distinct.setdefault((row.text, row.seed), row)
+        distinct: dict[tuple[str, int | None], tuple[str, Row]] = {}
+        for place, row in rows:
+            distinct.setdefault((row.text, row.seed), (place, row))
         dropped["duplicate"] += len(rows) - len(distinct)
         rows = list(distinct.values())
-        if len(rows) < config.count:
-            raise ValueError(f"prompts.count={config.count}: {source} has only {len(rows)} prompts")
-        if config.count:
-            chosen = np.random.default_rng(config.seed).choice(len(rows), config.count, replace=False)
-            rows = [rows[i] for i in sorted(chosen)]
+    if len(rows) < config.count:
+        raise ValueError(f"prompts.count={config.count}: {source} has only {len(rows)} prompts")
+    if config.count:
+        chosen = np.random.default_rng(config.seed).choice(len(rows), config.count, replace=False)
+        rows = [rows[i] for i in sorted(chosen)]
     prompts = []
-    for row in rows:
+    for place, row in rows:
         digest = hashlib.sha256(f"{config.seed}\n{row.text}".encode()).digest()
         seed = int.from_bytes(digest[:8], "big") % SEED_LIMIT if row.seed is None else row.seed
-        prompts.append(Prompt(row.text, seed, split, row.name))
+        prompts.append(Prompt(row.text, seed, split, row.name, place))
     return prompts
 
 

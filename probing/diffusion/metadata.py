@@ -72,7 +72,7 @@ def config_folder(config: ModelConfig) -> Path:
             raise ValueError(f"model.name: {path} has no unet/config.json, so it is no Stable Diffusion pipeline")
         return path
     with loading_errors(config.name):
-        return Path(snapshot_download(path, revision=config.revision, allow_patterns=["*.json"]))
+        return Path(snapshot_download(path, revision=config.revision, allow_patterns=["*.json", "*/merges.txt"]))
 
 
 def local_config_folder(config: ModelConfig) -> Path | None:
@@ -117,7 +117,8 @@ def revision(config: ModelConfig) -> str:
     if not isinstance(path, Path):
         return config.revision
     digest = hashlib.sha256()
-    for file in sorted(path.rglob("*.safetensors")):
+    # by their paths below the folder, so that it does not matter whether a part is a symbolic link
+    for file in sorted(path / name for name in contents.tree(path) if name.endswith(".safetensors")):
         with file.open("rb") as handle:
             digest.update(f"{file.relative_to(path)} {file.stat().st_size}".encode())
             digest.update(handle.read(1 << 20))
@@ -164,14 +165,15 @@ def weight_bytes(folder: Path, dtype: str) -> dict[str, int]:
     return sizes
 
 
-def check(config: ModelConfig) -> None:
+def check(config: ModelConfig, partial: bool = False) -> None:
     """Raise ValueError if a field of the model's configuration files is neither honoured nor without effect here.
 
-    Also if the weights, where they are on this machine, have other sizes than the files state.
+    Also if the weights, where they are on this machine, have other sizes than the files state. `partial` as in
+    `parts.check`.
     """
     folder = config_folder(config)
     with loading_errors(config.name):
-        parts.check(folder)
+        parts.check(folder, partial)
 
 
 def noise_levels(config: ModelConfig, steps: int) -> tuple[float, ...]:

@@ -178,7 +178,10 @@ def _load_text(
     encoder = _load_network(getattr(transformers, index[part][1]), path, part, origin, dtype)
     tokenizer_class = (index.get(f"tokenizer{suffix}") or [None, "AutoTokenizer"])[1]
     loader = getattr(transformers, tokenizer_class, transformers.AutoTokenizer)
-    return encoder, loader.from_pretrained(str(path), subfolder=f"tokenizer{suffix}", **origin)
+    tokenizer = loader.from_pretrained(str(path), subfolder=f"tokenizer{suffix}", **origin)
+    # a tokenizer whose file names no length would pad to more positions than there are
+    tokenizer.model_max_length = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
+    return encoder, tokenizer
 
 
 def _load_network(

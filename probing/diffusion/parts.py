@@ -19,6 +19,8 @@ from probing.diffusion.config import STEPS
 
 ENCODERS = {"StableDiffusionPipeline": 1, "StableDiffusionXLPipeline": 2}
 """supported pipeline classes and their number of text encoders: Stable Diffusion 1.x and 2.x, and XL"""
+NOT_NEEDED = ("safety_checker", "feature_extractor", "image_encoder", "requires_safety_checker", "add_watermarker")
+"""components and settings of a pipeline's index that a run without images as inputs does not use"""
 SCHEDULER_FILE = "scheduler/scheduler_config.json"
 TEXT_ENCODERS = ("CLIPTextModel", "CLIPTextModelWithProjection")
 
@@ -60,6 +62,7 @@ def _is_number(value: object) -> bool:
 
 NUMBER = Field("a finite number", _is_number)
 POSITIVE = Field("a positive number", lambda v: _is_number(v) and v > 0)
+SHARE = Field("a number from 0 to 1", lambda v: _is_number(v) and 0 <= v <= 1)
 FLAG = Field("true or false", lambda v: type(v) is bool)
 TEXT = Field("text", lambda v: isinstance(v, str))
 NULL = only(None)
@@ -94,7 +97,7 @@ UNET = {
     "layers_per_block": SIZES,
     "downsample_padding": only(1),  # another one changes the sizes of sites
     "mid_block_scale_factor": POSITIVE,
-    "dropout": NUMBER,  # of training alone
+    "dropout": SHARE,  # of training alone
     "act_fn": ACTIVATION,
     "norm_num_groups": whole(1),
     "norm_eps": POSITIVE,
@@ -170,10 +173,10 @@ TEXT_ENCODER = {
     "return_dict": only(True, None),
     "use_return_dict": only(True, None),
     # of training and of other uses, but checked by the library
-    "attention_dropout": NUMBER,
-    "dropout": NUMBER,
-    "initializer_range": NUMBER,
-    "initializer_factor": NUMBER,
+    "attention_dropout": SHARE,
+    "dropout": SHARE,
+    "initializer_range": POSITIVE,
+    "initializer_factor": POSITIVE,
     "output_hidden_states": only(False, None),
     "output_attentions": only(False, None),
     "chunk_size_feed_forward": whole(0),
@@ -185,6 +188,16 @@ TEXT_ENCODER = {
     "quantization_config": NULL,
 }
 """fields of CLIPTextConfig"""
+
+TOKEN = TEXT | Field("a token", lambda v: isinstance(v, dict) and isinstance(v.get("content"), str))
+TOKENIZER = {
+    "model_max_length": whole(3) | NULL,
+    "tokenizer_class": TEXT | NULL,
+    "backend": TEXT | NULL,
+    "padding_side": only("left", "right"),
+    "truncation_side": only("left", "right"),
+} | dict.fromkeys(("bos_token", "eos_token", "unk_token", "pad_token"), TOKEN | NULL)
+"""fields of a tokenizer whose types are checked; all are honoured by transformers"""
 
 NOISE = {
     "num_train_timesteps": whole(STEPS),
@@ -331,19 +344,7 @@ def read_vae(folder: Path) -> dict[str, Any]:
     check_fields(name, values, VAE)
     if values.get("_class_name", "AutoencoderKL") != "AutoencoderKL":
         raise refuse(name, "_class_name", f"={values['_class_name']} is not supported; supported: AutoencoderKL")
-    defaults: dict[str, Any] = {
-        "latent_channels": 4,
-        "block_out_channels": [64],
-        "layers_per_block": 1,
-        "down_block_types": ["DownEncoderBlock2D"],
-        "up_block_types": ["UpDecoderBlock2D"],
-    }
-    values = defaults | values
-    for field in ("down_block_types", "up_block_types"):
-        if len(values[field]) != len(values["block_out_channels"]):
-            levels = len(values["block_out_channels"])
-            raise refuse(name, field, f" has {len(values[field])} values, block_out_channels {levels}")
-    return values
+    return {"latent_channels": 4, "block_out_channels": [64], "layers_per_block": 1} | values
 
 
 def read_scheduler(folder: Path) -> dict[str, Any]:
@@ -381,8 +382,6 @@ def read_index(folder: Path) -> tuple[dict[str, Any], int]:
     kind = index.get("_class_name")
     if not isinstance(kind, str) or kind not in ENCODERS:
         raise ValueError(f"is a {kind}; supported pipelines: {', '.join(ENCODERS)}")
-    # components that a run without images, safety checker or watermark does not need
-    known = {"safety_checker", "feature_extractor", "image_encoder", "requires_safety_checker", "add_watermarker"}
     parts = ["unet", "vae", "scheduler", *(f"{part}{suffix}" for part in ("text_encoder", "tokenizer")
                                            for suffix in ("", "_2")[: ENCODERS[kind]])]  # fmt: skip
     for field, value in index.items():
@@ -392,7 +391,7 @@ def read_index(folder: Path) -> tuple[dict[str, Any], int]:
                 raise refuse(name, field, f"={json.dumps(value)} names no library and class")
         elif field == "force_zeros_for_empty_prompt":
             check_fields(name, {field: value}, {field: FLAG})
-        elif not field.startswith("_") and field not in known and value not in (None, [None, None]):
+        elif not field.startswith("_") and field not in NOT_NEEDED and value not in (None, [None, None]):
             raise refuse(name, field, f"={json.dumps(value)[:80]} is not known here, and what it does would be lost")
     expected: dict[str, tuple[str, ...]] = {"unet": ("UNet2DConditionModel",), "vae": ("AutoencoderKL",)}
     expected |= {part: TEXT_ENCODERS for part in parts if part.startswith("text_encoder")}
@@ -403,12 +402,17 @@ def read_index(folder: Path) -> tuple[dict[str, Any], int]:
     return index, ENCODERS[kind]
 
 
-def check(folder: Path) -> None:
+def check(folder: Path, partial: bool = False) -> None:
     """Check all configuration files of a pipeline, and that its weights, if they are there, have the stated sizes.
 
+    partial: a folder of the UNet's and the VAE's files alone, with an index that names no class, is enough (to plan).
     Raises ValueError that names file and field.
     """
-    _, encoders = read_index(folder)
+    if partial and "_class_name" not in read_json(folder, "model_index.json"):
+        read_unet(folder)
+        read_vae(folder)
+        return
+    index, encoders = read_index(folder)
     unet, vae = read_unet(folder), read_vae(folder)
     read_scheduler(folder)
     widths = []
@@ -419,8 +423,14 @@ def check(folder: Path) -> None:
         if text["hidden_size"] % text["num_attention_heads"]:
             raise refuse(name, "num_attention_heads", f"={text['num_attention_heads']} does not divide hidden_size")
         widths.append(text["hidden_size"])
+        tokenizer = f"tokenizer{part.removeprefix('text_encoder')}"
+        _check_tokenizer(folder, tokenizer, (index.get(tokenizer) or ["", ""])[1])
         _check_tensors(folder, part, _text_tensors(text))
     _check_conditioning(unet, vae, encoders, sum(widths))
+    levels = len(vae["block_out_channels"])
+    for field in ("down_block_types", "up_block_types"):
+        if (count := len(vae.get(field, [""]))) != levels:
+            raise refuse("vae/config.json", field, f" has {count} values, block_out_channels {levels}")
     for name, values, default in (("unet/config.json", unet, 32), ("vae/config.json", vae, 32)):
         groups = values.get("norm_num_groups", default)
         for channels in values["block_out_channels"]:
@@ -428,6 +438,21 @@ def check(folder: Path) -> None:
                 raise refuse(name, "norm_num_groups", f"={groups} does not divide block_out_channels {channels}")
     _check_tensors(folder, "unet", _unet_tensors(unet))
     _check_tensors(folder, "vae", _vae_tensors(vae))
+
+
+def _check_tokenizer(folder: Path, part: str, kind: str) -> None:
+    """Raise ValueError if a tokenizer of class `kind` has settings of a wrong type, or cannot pad.
+
+    What the settings mean is left to the library.
+    """
+    name = f"{part}/tokenizer_config.json"
+    settings: dict[str, Any] = {}
+    for file in ("special_tokens_map.json", "tokenizer_config.json"):
+        if (folder / part / file).exists():
+            settings |= read_json(folder, f"{part}/{file}")
+    check_fields(name, {field: value for field, value in settings.items() if field in TOKENIZER}, TOKENIZER)
+    if not kind.startswith("CLIP") and settings.get("pad_token") is None:
+        raise refuse(name, "pad_token", " is missing, so that prompts of different lengths cannot go together")
 
 
 def _check_conditioning(unet: Mapping[str, Any], vae: Mapping[str, Any], encoders: int, width: int) -> None:

@@ -6,6 +6,7 @@ Heavy libraries are imported only when a labeller is built.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -72,18 +73,32 @@ def build(task: str, name: str, weights: str, device: torch.device) -> Labeller:
     return _maker(task, name)(weights, device)
 
 
-def check(config: LabelConfig) -> None:
-    """Load local weights once and discard them, so that a wrong checkpoint is found before any work.
+def check(config: LabelConfig, load: bool = True, installed: bool = True) -> list[str]:
+    """Check that labellers and their weights are there; return a line for each checkpoint that is still to be got.
 
+    load: load local weights once and discard them, so that a wrong checkpoint is found before any work, and raise
+    ValueError for those that are missing. installed: whether packages that labellers need must be on this machine.
     Weights that a hub or another package downloads are left to the workers. Raises ValueError as `build` does.
     """
+    notes = []
     for task in ("saliency", "depth"):
         name, weights = getattr(config, task), getattr(config, f"{task}_weights")
         make = _maker(task, name)
-        if name.startswith(("tracer", "midas")) or (weights and local_path(weights, f"labels.{task}_weights").exists()):
+        if installed and name.startswith("rembg") and importlib.util.find_spec("rembg") is None:
+            raise ValueError(f'labels.{task}={name}: needs the package rembg; pip install "rembg[cpu]"')
+        needed = name.startswith(("tracer", "midas"))
+        present = bool(weights) and local_path(weights, f"labels.{task}_weights").exists()
+        if load and (needed or present):
             import torch
 
             make(weights, torch.device("cpu"))
+        elif needed and not present and not _is_hub_id(weights):
+            notes.append(f"labels.{task}_weights: {weights or 'not set'}: a run needs the checkpoint of {name}")
+    return notes
+
+
+def _is_hub_id(weights: str) -> bool:
+    return weights.count("/") == 1 and weights[0] not in "/.~" and not weights.endswith((".pt", ".pth", ".safetensors"))
 
 
 def _maker(task: str, name: str) -> Make:

@@ -14,14 +14,14 @@ from PIL import Image, ImageDraw
 
 from interventions.config import TASKS
 from interventions.controls import EDIT, VARIATIONS
-from interventions.counterfactual import FromFile, Move, SecondObject, TargetSpec, path_across
+from interventions.counterfactual import FromFile, Move, SecondObject, TargetSpec, path_across, sealed
 from interventions.pictures import Pictures, animation
 from interventions.plan import ACROSS, Row
 from interventions.recipe import Recipe, from_yaml
 from interventions.worker import Intervener, Outcome, replay
 from sweeps.config.schema import Config
 from sweeps.report.thumbnails import colour_map
-from sweeps.runtime import run
+from sweeps.runtime import inputs, run
 from sweeps.stages.intervene import intervener, job
 
 WAYS = (EDIT, *VARIATIONS)
@@ -77,7 +77,9 @@ def play(config: Config, request: Request | Path, folder: Path) -> list[str]:
     """
     if isinstance(request, Path):  # before the model is loaded, which takes a while
         recipe = _read(request)
-    worker = intervener(job(run.reopen(config)))
+    reopened = run.reopen(config)
+    inputs.check(reopened)
+    worker = intervener(job(reopened))
     if isinstance(request, Request):
         recipe = _recipe(request, config, worker)
     outcome = replay(recipe, worker)
@@ -99,7 +101,7 @@ def _recipe(request: Request, config: Config, worker: Intervener) -> Recipe:
         request.seed,
         worker.guidance,
         settings.spec(request.task, settings.directions[-1]),
-        request.goals or tuple(path_across(ACROSS, request.frames, worker.model.image_size)),
+        tuple(map(sealed, request.goals)) or tuple(path_across(ACROSS, request.frames, worker.model.image_size)),
         () if request.way == EDIT else (request.way,),
         settings.rows,
         settings.seed,

@@ -71,7 +71,7 @@ def check(config: Config, model_info: ModelInfo) -> None:
             "set probe.hidden=0, or interventions.tasks=[] for none"
         )
     if config.interventions.probes:
-        reasons = _not_published(config, reasons)
+        reasons = not_published(config, reasons)
     recorded = choose(model_info.sites, config.sampling.sites)
     missing = reasons.keys() - set(probe_specs(config.sweep, config.sampling.variants, recorded))
     if missing:
@@ -83,7 +83,7 @@ def check(config: Config, model_info: ModelInfo) -> None:
         raise ValueError(_message(config, reasons[first], first, len(missing), {site.name for site in recorded}))
 
 
-def _not_published(config: Config, reasons: dict[ProbeSpec, str]) -> dict[ProbeSpec, str]:
+def not_published(config: Config, reasons: dict[ProbeSpec, str]) -> dict[ProbeSpec, str]:
     """Return the probes that the authors do not publish, so that the sweep has to fit them.
 
     Raises ValueError if a published probe cannot be read.

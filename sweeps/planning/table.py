@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 
 from probing.dataset.curation import SPLITS
-from probing.dataset.prompts import read
 from probing.diffusion import devices, metadata
 from probing.diffusion.config import DTYPES
 from probing.diffusion.sites import SiteSpec
@@ -14,7 +13,8 @@ from storage import budget
 from storage.backends import local_folder
 from storage.budget import Budget, format_bytes
 from sweeps.config.schema import STEPS, Config, previews
-from sweeps.planning import cluster_costs, requirements
+from sweeps.planning import checks, cluster_costs
+from sweeps.planning.checks import Start, on_this_machine
 from sweeps.planning.cluster_costs import Rates
 from sweeps.runtime import run
 from sweeps.runtime.grid import pack, probe_specs
@@ -23,6 +23,7 @@ from sweeps.stages import decode, preview, replay
 from sweeps.stages.all import STAGES
 from sweeps.stages.base import PlanInput, StagePrice
 
+VERBS = tuple(dict.fromkeys(stage.INFO.verb for stage in STAGES))
 RATE = {"scenes": 3.0, "": 0.25}
 """samples per second and worker, assumed if none was measured: scenes on a CPU core; SD v1.4 on a GPU"""
 
@@ -39,28 +40,21 @@ def site_table(model_info: ModelInfo, family: str) -> str:
     return "\n".join(lines)
 
 
-def plan_input(config: Config) -> PlanInput:
-    """Return what prices are computed from.
-
-    Raises ValueError if the model has no readable configuration, or the interventions need probes that the sweep
-    does not plan.
-    """
-    model_info = run.model_info(config)
-    requirements.check(config, model_info)
-    samples, test = sample_counts(config)
-    return PlanInput(config, model_info, samples, test, budget.price(run.layout(config, model_info, samples)))
+def plan_input(start: Start) -> PlanInput:
+    """Return what prices are computed from."""
+    samples, test = start.samples, test_count(start)
+    price = budget.price(run.layout(start.config, start.model_info, samples))
+    return PlanInput(start.config, start.model_info, samples, test, price)
 
 
-def sample_counts(config: Config) -> tuple[int, int]:
-    """Return the number of samples, and an upper bound of the number of test samples after curation."""
+def test_count(start: Start) -> int:
+    """Return an upper bound of the number of test samples after curation."""
+    config, samples = start.config, start.samples
     if config.prompts.test:
-        prompts = read(config.prompts).prompts
-        return len(prompts), sum(prompt.split == "test" for prompt in prompts)
-    known = config.prompts.source == "scenes" or config.prompts.count
-    samples = config.prompts.count if known else len(read(config.prompts).prompts)
+        return sum(prompt.split == "test" for prompt in start.prompts)
     sizes = [getattr(config.curation, part) for part in SPLITS]
     *others, test = (int(size * samples) if size < 1 else int(size) for size in sizes)
-    return samples, min(test or max(0, samples - sum(others)), samples)
+    return min(test or max(0, samples - sum(others)), samples)
 
 
 def on_gpus(config: Config, gpus: int, rates: Rates) -> str:
@@ -71,7 +65,7 @@ def on_gpus(config: Config, gpus: int, rates: Rates) -> str:
     """
     if gpus < 1 or min(vars(rates).values()) < 0:
         raise ValueError(f"--gpus={gpus} and all rates: give numbers above 0")
-    plan = plan_input(config)
+    plan = plan_input(checks.check(config, VERBS, plan=True))
     check_disk(config, plan.budget, side_store_space(config, plan.model_info, plan.samples))
     probes = probe_specs(config.sweep, config.sampling.variants, plan.sites)
     trials = len(pack(probes, config.sweep.trial_axes))
@@ -83,10 +77,11 @@ def on_gpus(config: Config, gpus: int, rates: Rates) -> str:
 def describe(config: Config, rate: float) -> str:
     """Return the plan of a run in words and numbers; `rate` in samples per second and worker, 0 for the assumption.
 
-    Raises ValueError if the run does not fit disk or memory.
+    Raises ValueError if a check of the start fails, or the run does not fit disk or memory.
     """
-    plan = plan_input(config)
-    lines = _costs(plan, rate)
+    start = checks.check(config, VERBS, plan=True)
+    plan = plan_input(start)
+    lines = [*_costs(plan, rate), *start.notes]
     side_stores = side_store_space(config, plan.model_info, plan.samples)
     if previews(config):
         first, recording, previewed = with_preview(config, plan.model_info, plan.samples)
@@ -107,6 +102,7 @@ def _costs(plan: PlanInput, rate: float) -> list[str]:
         f"UNet calls        {price.unet_calls} (both halves of guidance counted as one)",
         f"probes            {len(probes)} in {len(trials)} trials",
         f"experiments       {', '.join(config.experiments.names) or 'none'}",
+        f"sampler           LMS, {STEPS} steps, as in the paper, whichever sampler the model's files name",
         f"files             {price.files}, the largest {format_bytes(price.chunk_bytes)}",
         f"memory            {format_bytes(price.peak_writer_bytes)} of buffers per sampling worker",
         f"shard of {config.sampling.shard:<8} {_shard_memory(config, plan.sites)}",
@@ -191,11 +187,6 @@ def check_fits(config: Config, price: Budget, more: int = 0) -> None:
     check_disk(config, price, more)
     if on_this_machine(config):
         budget.check_memory(price, machine_memory(), max(1, config.ray.sampling_actors))
-
-
-def on_this_machine(config: Config) -> bool:
-    """Return whether the workers run on this machine, so that its memory and devices count."""
-    return config.ray.address in ("none", "local")
 
 
 def machine_memory() -> int:

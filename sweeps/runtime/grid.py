@@ -96,11 +96,19 @@ def probe_specs(sweep: SweepConfig, variants: Sequence[str], sites: Sequence[Sit
 
 
 def finished(store: Store, experiment: str, stage_hash: str) -> set[ProbeSpec]:
-    """Return the probes of an experiment that have a row with status `done` of the given settings."""
-    table = store.table("probes", stage_hash)
-    names = ("variant", "site", "step", "task", "control", "seed", "experiment", "status")
-    rows = zip(*(table[name].to_pylist() for name in names), strict=True)
-    return {ProbeSpec(*key) for *key, status in rows if key[-1] == experiment and status == "done"}
+    """Return the probes of an experiment that have a row with status `done` of the given settings.
+
+    There is one file of weights for each probe. If a later fit with other settings has replaced it, the probe of
+    these settings has to be fitted again before anything reads it.
+    """
+    table = store.table("probes")
+    names = ("variant", "site", "step", "task", "control", "seed", "experiment", "status", "attempt", "stage_hash")
+    last: dict[ProbeSpec, tuple[int, str]] = {}
+    for *key, status, attempt, row_hash in zip(*(table[name].to_pylist() for name in names), strict=True):
+        if key[-1] == experiment and status == "done":
+            probe = ProbeSpec(*key)
+            last[probe] = max(last.get(probe, (-1, "")), (attempt or 0, row_hash))
+    return {probe for probe, (_, row_hash) in last.items() if row_hash == stage_hash}
 
 
 def pack(probes: Iterable[ProbeSpec], axes: Sequence[str]) -> list[Trial]:

@@ -6,7 +6,7 @@ import hashlib
 import importlib.metadata
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,6 +21,8 @@ from sweeps.config.hashing import Hashes, chosen_by, hashes, science
 from sweeps.config.load import build, from_yaml, to_yaml
 from sweeps.config.schema import PREVIEW, STEPS, Config, previews
 
+PROMPTS = "prompts.json"
+"""split and name of each sample's prompt, and how many of its tokens the model does not see"""
 DECISIONS = "curation/decisions.csv"
 """the manual decisions that were applied to a run"""
 LIBRARIES = ("torch", "diffusers", "transformers", "ray", "zarr", "numcodecs", "wandb")
@@ -107,24 +109,61 @@ def differences(old: object, new: object, path: str = "") -> list[str]:
     return [] if old == new else [f"{path}: {old} -> {new}"]
 
 
-def check_other(config: Config, model_info: ModelInfo) -> None:
-    """Raise ValueError if the output holds a run with other sampling settings: they are never mixed."""
+def _open(output: str) -> Store | None:
     try:
-        store = storage.open(config.output)
+        return storage.open(output)
     except ValueError:
+        return None
+
+
+def _has_results(store: Store) -> bool:
+    """Return whether an output holds a complete shard, or anything that was made of one."""
+    done = any(path.endswith(".json") and not path.endswith(".failed.json") for path in store.list("shards/"))
+    return done or bool(store.list("results/"))
+
+
+def _changes(store: Store, config: Config, model_info: ModelInfo, prompts: Sequence[Prompt] | None) -> list[str]:
+    """Return how an output differs from what the settings would make; prompts are compared if they are known."""
+    old = json.loads(store.get(storage.keys.MANIFEST)) if store.exists(storage.keys.MANIFEST) else None
+    changed = []
+    if old is not None:
+        new = _manifest(config, model_info, hashes(config, model_info.revision, previewed=previewed_digest(config)))
+        parts = ("model", "sampling")
+        changed = differences({part: old.get(part) for part in parts}, {part: new[part] for part in parts})
+    if not changed and prompts is not None:
+        changed = _changed_prompts(store, prompts) or store.layout.diff(layout(config, model_info, len(prompts)))
+    return changed
+
+
+def _changed_prompts(store: Store, prompts: Sequence[Prompt]) -> list[str]:
+    """Return the samples whose prompt, seed, split or name differs from what an output holds."""
+    if not (store.exists(storage.keys.SAMPLES) and store.exists(PROMPTS)):
+        return []
+    table, notes = store.samples().to_pydict(), json.loads(store.get(PROMPTS))
+    if len(table["prompt"]) != len(prompts) or len(notes) != len(prompts):
+        return [f"prompts: {len(table['prompt'])} -> {len(prompts)}"]
+    changed = []
+    for i, (prompt, note) in enumerate(zip(prompts, notes, strict=True)):
+        was = {"prompt": table["prompt"][i], "seed": table["seed"][i], "split": note["split"], "name": note["name"]}
+        now = {"prompt": prompt.text, "seed": prompt.seed, "split": prompt.split, "name": prompt.name}
+        place = f"sample {i}, now {prompt.place}" if prompt.place else f"sample {i}"
+        changed += differences(was, now, place)
+    return changed
+
+
+def check_other(config: Config, model_info: ModelInfo, prompts: Sequence[Prompt] | None = None) -> None:
+    """Raise ValueError if the output holds results of other sampling settings or prompts: they are never mixed.
+
+    An output without any complete shard is no obstacle: it is begun anew.
+    """
+    store = _open(config.output)
+    if store is None or not (changed := _changes(store, config, model_info, prompts)) or not _has_results(store):
         return
-    if not store.exists(storage.keys.MANIFEST):
-        return
-    old = json.loads(store.get(storage.keys.MANIFEST))
-    stages = hashes(config, model_info.revision, previewed=previewed_digest(config))
-    new = _manifest(config, model_info, stages)
-    parts = ("model", "sampling")
-    changed = differences({part: old.get(part) for part in parts}, {part: new[part] for part in parts})
-    if changed:
-        raise ValueError(
-            f"output: {config.output} holds a run with other settings ({'; '.join(changed[:4])}); "
-            "give output=ANOTHER, or the settings it was made with"
-        )
+    shown = "; ".join(change[:200] for change in changed[:4])
+    raise ValueError(
+        f"output: {config.output} holds a run with other settings ({shown}); "
+        "give output=ANOTHER, or the settings it was made with"
+    )
 
 
 def begin(config: Config, model_info: ModelInfo, prompts: tuple[Prompt, ...]) -> Run:
@@ -132,7 +171,10 @@ def begin(config: Config, model_info: ModelInfo, prompts: tuple[Prompt, ...]) ->
 
     Raises ValueError if the output holds a run with other sampling settings.
     """
-    check_other(config, model_info)
+    check_other(config, model_info, prompts)
+    started = _open(config.output)
+    if started is not None and not _has_results(started) and _changes(started, config, model_info, prompts):
+        started.erase()
     store = Store.create(config.output, layout(config, model_info, len(prompts)))
     decisions = decisions_digest(store)
     stages = hashes(config, model_info.revision, decisions, previewed_digest(config))
@@ -142,8 +184,9 @@ def begin(config: Config, model_info: ModelInfo, prompts: tuple[Prompt, ...]) ->
             {"sample": i, "prompt": p.text, "seed": p.seed, "shard": i // config.sampling.shard}
             for i, p in enumerate(prompts)
         )
+    notes = [{"split": p.split, "name": p.name} | ({"cut": p.cut} if p.cut else {}) for p in prompts]
     documents = {
-        "prompts.json": json.dumps([{"split": p.split, "name": p.name} for p in prompts]),
+        PROMPTS: json.dumps(notes),
         "config.yaml": to_yaml(config),
         storage.keys.MANIFEST: json.dumps(manifest, indent=1, sort_keys=True),
     }

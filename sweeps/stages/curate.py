@@ -46,10 +46,10 @@ def missing(run: Run) -> list[CurateTask]:
 def measures(run: Run) -> dict[int, Measures]:
     """Return what the rules look at, by sample, for all samples that every earlier stage has finished.
 
-    Raises ValueError if safety flags are missing.
+    Labels of other settings do not count. Raises ValueError if safety flags are missing.
     """
     store, config = run.store, run.config
-    shards = store.completed("label", TRAINED)
+    shards = store.completed("label", TRAINED, stage_hash=run.hashes.label)
     for variant in config.sampling.variants:
         shards &= store.completed("sample", variant)
     result: dict[int, Measures] = {}
@@ -128,8 +128,12 @@ def record(run: Run, decisions: Sequence[Decision], choices: Mapping[int, Choice
 def kept(run: Run) -> tuple[np.ndarray, Split]:
     """Return the samples of all parts, ascending, and the split as positions in that list.
 
-    Raises ValueError if the samples are not curated yet or a part is empty.
+    Raises ValueError if the samples are not curated yet with these settings, or a part is empty.
     """
+    if not done(run):
+        raise ValueError(
+            f"{run.config.output}: samples are not curated with these settings yet; run `scenesweep curate` first"
+        )
     try:
         table = run.store.curation().to_pydict()
     except FileNotFoundError:

@@ -98,7 +98,8 @@ def intervener(job: InterveneJob) -> Intervener:
         build_labelling(config.labels, job.depth_mean, job.depth_std, model.device),
         config.sampling.guidance,
         {"stage_hash": job.stage_hash, "attempt": job.attempt},
-        {"model": f"{config.model.name}@{metadata.revision(config.model)}", "probes": published or config.output},
+        {"model": metadata.identity(config.model), "probes": published or config.output},
+        earlier_name=f"{config.model.name}@{metadata.revision(config.model)}",
     )
 
 

@@ -9,6 +9,7 @@ from functools import partial
 import storage
 from cluster import Executor, Observer, Outcome
 from sweeps.config.schema import Config
+from sweeps.runtime import inputs
 from sweeps.runtime.layout import TRAINED
 from sweeps.runtime.live_status import LiveStatus
 from sweeps.runtime.run import Run
@@ -39,6 +40,7 @@ class LabelWorker:
 
         self.stage_hash = stage_hash
         self.store = storage.open(config.output)
+        inputs.verify(self.store, config, STAGE, stage_hash)
         device = pick_device(config.model.device)
         self.labellers = {
             task: registry.build(task, getattr(config.labels, task), getattr(config.labels, f"{task}_weights"), device)

@@ -10,12 +10,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-import storage
 from probing.dataset.curation import Decision, all_reasons
 from probing.dataset.prompts import Prompt
 from sweeps.config.schema import PREVIEW, Config
 from sweeps.runtime import run
-from sweeps.runtime.run import ModelInfo, Run
+from sweeps.runtime.run import ModelInfo, Run, reopen
+from sweeps.runtime.side_store import open_if_present
 from sweeps.stages import curate, label, safety, sample
 
 STAGES = (sample, label, safety)
@@ -46,15 +46,15 @@ def decide(run: Run) -> Counter[str]:
     return Counter(filter(None, reasons))
 
 
-def kept(config: Config, prompts: Sequence[Prompt]) -> tuple[Prompt, ...]:
+def kept(config: Config, model: ModelInfo, prompts: Sequence[Prompt]) -> tuple[Prompt, ...]:
     """Return the prompts whose previewed image was kept, in order.
 
-    Raises ValueError if the preview is not finished, or kept nothing.
+    Raises ValueError if the preview is not finished with these settings, or kept nothing.
     """
-    try:
-        table = storage.open(settings(config).output).curation().to_pydict()
-    except (ValueError, FileNotFoundError):
-        raise ValueError(f"{config.output}: the preview is not finished; run `scenesweep sample` first") from None
+    store = open_if_present(settings(config).output)
+    if store is None or not curate.done(reopen(settings(config), model)):
+        raise ValueError(f"{config.output}: the preview is not finished; run `scenesweep sample` first")
+    table = store.curation().to_pydict()
     chosen = [prompts[i] for i, keep in zip(table["sample"], table["keep"], strict=True) if keep]
     if not chosen:
         reasons = ", ".join(f"{n} {reason}" for reason, n in Counter(table["reason"]).items())

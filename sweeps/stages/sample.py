@@ -13,6 +13,7 @@ from probing.diffusion.sites import choose
 from probing.diffusion.variants import forced, noise_seed
 from storage import Store
 from sweeps.config.schema import STEPS, Config
+from sweeps.runtime import inputs
 from sweeps.runtime.live_status import LiveStatus
 from sweeps.runtime.run import Run
 from sweeps.stages import base
@@ -49,6 +50,7 @@ class SampleWorker:
 
         self.config, self.stage_hash = config, stage_hash
         self.store = storage.open(config.output)
+        inputs.verify(self.store, config, STAGE, stage_hash)
         self.model = model.load(config.model, len(config.sampling.variants))
         self.sites = choose(self.model.sites(), config.sampling.sites)
         table = self.store.samples().to_pydict()

@@ -84,6 +84,12 @@ def _has_probes(config: Config) -> bool:
     return 0 in config.sweep.seeds and "none" in config.sweep.controls
 
 
+def read_probes(run: Run) -> list[ProbeSpec]:
+    """Return the probes of the grid that are applied at other steps."""
+    steps = sorted(set(run.config.sweep.steps))
+    return [ProbeSpec(TRAINED, task.site, step, task.task) for task in tasks(run) for step in steps]
+
+
 def tasks(run: Run) -> list[TransferTask]:
     """Return all tasks of the configuration."""
     if not experiments.requested(run.config, NAME) or not _has_probes(run.config):

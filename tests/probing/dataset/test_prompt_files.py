@@ -26,7 +26,7 @@ def authors_file(path: Path, count: int, first: int) -> list[tuple[bytes, int, s
     rows = []
     for i in range(count):
         text = AWKWARD[i % len(AWKWARD)] + (b" %d" % i if i >= len(AWKWARD) else b"")
-        rows.append((text, (i * 7_919_317) % 100_000_000, str(first + 3 * i)))
+        rows.append((text, (i * 7_919_317 + first) % 100_000_000, str(first + 3 * i)))
     lines = [b"prompts,seeds,prompt_inds"]
     for text, seed, name in rows:
         special = any(mark in text for mark in (b",", b'"', b"\n", b"\r"))
@@ -59,15 +59,15 @@ def test_names_and_split_reach_the_run(tmp_path, capsys):
     from sweeps import pipeline
     from sweeps.config.load import load
 
-    text = "prompts,seeds,prompt_inds\na red box on a white floor,5,{}\n"
+    text = "prompts,seeds,prompt_inds\na red box on a white floor,{},{}\n"
     for name, number in (("a.csv", 12), ("b.csv", 99)):
-        (tmp_path / name).write_text(text.format(number))
+        (tmp_path / name).write_text(text.format(number % 10, number))
     words = [f"prompts.source={tmp_path / 'a.csv'}", f"prompts.test={tmp_path / 'b.csv'}", "prompts.count=0"]
     words += [f"output={tmp_path / 'run'}", f"model.name={tiny_model.save(tmp_path)}", "probe.selection=last"]
     run = pipeline.prepare(load("scenes", words))
     stored = json.loads(run.store.get("prompts.json"))
     assert stored == [{"split": "train", "name": "12"}, {"split": "test", "name": "99"}]
-    assert run.store.samples()["seed"].to_pylist() == [5, 5]
+    assert run.store.samples()["seed"].to_pylist() == [2, 9]
 
 
 def laion(path: Path, rows: int, **more: list) -> None:

@@ -14,13 +14,13 @@ from probing.dataset.prompts import PromptConfig, read
 AWKWARD = ['a "quoted", odd café', "two\nlines", "x" * 300, "plain"]
 
 
-def csv_file(path: Path, encoding: str = "utf-8") -> Path:
+def csv_file(path: Path, encoding: str = "utf-8", seed: int = 10) -> Path:
     import csv
 
     with path.open("w", newline="", encoding=encoding) as handle:
         writer = csv.writer(handle)
         writer.writerow(["prompts", "seeds", "prompt_inds"])
-        writer.writerows([text, 10 + i, i] for i, text in enumerate(AWKWARD))
+        writer.writerows([text, seed + i, i] for i, text in enumerate(AWKWARD))
     return path
 
 
@@ -37,9 +37,36 @@ def test_latin_encoding_garbles_text_as_in_the_authors_scripts(tmp_path):
 
 
 def test_two_files_give_the_split(tmp_path):
-    one, two = csv_file(tmp_path / "a.csv"), csv_file(tmp_path / "b.csv")
+    one, two = csv_file(tmp_path / "a.csv"), csv_file(tmp_path / "b.csv", seed=50)
     found = read(PromptConfig(source=str(one), test=str(two)))
     assert [p.split for p in found.prompts] == ["train"] * 4 + ["test"] * 4
+
+
+def test_rows_of_both_files_are_refused(tmp_path):
+    one, two = (
+        csv_file(tmp_path / "a.csv"),
+        csv_file(tmp_path / "b.csv", seed=13),
+    )  # one row has prompt and seed of both
+    two.write_text(two.read_text() + "plain,13,x\n")
+    with pytest.raises(ValueError, match=r"1 of its prompts .* b.csv row 6 is a.csv row 5"):
+        read(PromptConfig(source=str(one), test=str(two)))
+    with pytest.raises(ValueError, match="4 of its prompts"):
+        read(PromptConfig(source=str(one), test=str(one)))
+
+
+def test_limits_count_in_every_kind_of_file(tmp_path):
+    rows = [("kept", 6.0, 0.1), ("low", 4.0, 0.1), ("unsafe", 6.0, 0.9)]
+    (tmp_path / "a.csv").write_text("prompt,aesthetic,punsafe\n" + "".join(f"{a},{b},{c}\n" for a, b, c in rows))
+    lines = [json.dumps({"prompt": a, "aesthetic": b, "punsafe": c}) for a, b, c in rows]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    for name in ("a.csv", "a.jsonl"):
+        found = read(PromptConfig(source=str(tmp_path / name), min_score=5.0, max_unsafe=0.5))
+        assert [p.text for p in found.prompts] == ["kept"]
+        assert found.dropped == {"low score": 1, "unsafe": 1}
+        assert len(read(PromptConfig(source=str(tmp_path / name))).prompts) == 3
+    (tmp_path / "b.csv").write_text("prompt,aesthetic\na,high\n")
+    with pytest.raises(ValueError, match=r"row 2: aesthetic 'high' is no number"):
+        read(PromptConfig(source=str(tmp_path / "b.csv"), min_score=5.0))
 
 
 def test_missing_file_is_named():

@@ -21,8 +21,8 @@ def files(folder: Path) -> dict[str, bytes]:
 
 VERBS = {
     "run": ["scenes", "probe.epochs=7"],
-    "probe": ["scenes", "experiments.names=[smoothness]"],
-    "curate": ["scenes", "curation.train=4"],
+    "sample": ["scenes", "sampling.retries=5"],
+    "label": ["scenes", "labels.threshold=9"],
 }
 
 

@@ -1,0 +1,288 @@
+"""What can be known to be wrong before a run starts: one list of checks, for `plan` and all verbs that run stages.
+
+Nothing is written before all of them have passed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from interventions.config import choose_sites
+from interventions.counterfactual import move_range
+from interventions.plan import batches
+from probing.dataset import tokens
+from probing.dataset.curation import split_by_prompt
+from probing.dataset.prompts import Prompt, Reading, check_grammar, files_of, read
+from probing.diffusion import metadata
+from probing.diffusion.config import SCENES
+from probing.diffusion.devices import device_name
+from probing.diffusion.sites import choose
+from probing.labelling import registry
+from probing.probes.controls import SURFACE_CONTROLS
+from storage.backends import local_folder
+from sweeps.config.schema import GRID, Config, previews
+from sweeps.planning import requirements
+from sweeps.runtime import experiments, inputs, side_store
+from sweeps.runtime.grid import finished
+from sweeps.runtime.layout import TRAINED
+from sweeps.runtime.run import ModelInfo, Run, check_other, model_info, reopen
+from sweeps.stages import curate, label, preview
+from sweeps.stages.experiments import renders, transfer
+
+SCENES_IMAGE = (128, 128)
+"""size of the images that the scenes labeller was trained on; another one has other positions"""
+AFTER_LABELS = ("curate", "probe", "experiments", "intervene")
+"""verbs that need the split"""
+
+
+@dataclass(frozen=True)
+class Start:
+    """A run that has not begun, and what its inputs contain."""
+
+    config: Config
+    verbs: Sequence[str]
+    """what will be run"""
+    model_info: ModelInfo
+    reading: Reading | None
+    """the prompts; None for a plan that knows their number alone: those of the grammar take long to draw"""
+    load: bool
+    """whether weights of labellers are loaded once, which takes seconds"""
+    readable: bool = True
+    """whether the output can be read from here; if not, a plan does not look at it"""
+    notes: list[str] = field(default_factory=list)
+    """lines for the user"""
+
+    @property
+    def samples(self) -> int:
+        """Number of prompts, those of a preview included."""
+        return self.config.prompts.count if self.reading is None else len(self.reading.prompts)
+
+    @property
+    def prompts(self) -> tuple[Prompt, ...]:
+        """The prompts. Must not be used where they were not read."""
+        assert self.reading is not None
+        return self.reading.prompts
+
+
+def check(config: Config, verbs: Sequence[str], plan: bool = False) -> Start:
+    """Check everything that can be wrong with a run's settings and inputs.
+
+    plan: whether nothing is going to run; then weights that are not here yet are no error.
+    Raises ValueError with one line for the first problem.
+    """
+    _check_settings(config)
+    metadata.check(config.model, partial=plan)
+    notes: list[str] = []
+    reading = _read_for_plan(config, notes) if plan else _read(config)
+    readable = not plan or _readable(config, notes)
+    start = Start(config, verbs, model_info(config), reading, not plan, readable, notes)
+    if reading is not None:
+        notes += tokens.notes(reading.prompts)
+    for one in CHECKS:
+        one(start)
+    return start
+
+
+def _readable(config: Config, notes: list[str]) -> bool:
+    try:
+        side_store.open_if_present(config.output)
+    except Exception as error:  # readers of object stores raise many kinds
+        notes.append(f"output: {config.output} can't be read from here ({type(error).__name__}), and is not looked at")
+        return False
+    return True
+
+
+def _read(config: Config) -> Reading:
+    reading = read(config.prompts)
+    if config.model.name == SCENES:
+        tokens.check_words(reading.prompts)
+    return replace(reading, prompts=tokens.with_cuts(reading.prompts, metadata.config_folder(config.model)))
+
+
+def _read_for_plan(config: Config, notes: list[str]) -> Reading | None:
+    """The prompts, unless a plan can do without: with a number of them, and no file yet or prompts of the grammar."""
+    prompts = config.prompts
+    if prompts.count < 1 or prompts.test:
+        return _read(config)
+    if prompts.source == SCENES:
+        check_grammar(prompts)
+        return None
+    try:
+        files_of(prompts.source)
+    except ValueError:
+        notes.append(f"prompts.source: no file {prompts.source}: a run needs it")
+        return None
+    return _read(config)
+
+
+def _check_settings(config: Config) -> None:
+    """What follows from the settings alone. Not in their classes, so that finished runs can still be read."""
+    if not config.sampling.sites:
+        raise ValueError("sampling.sites is empty; give names of sites, or all")
+    if on_this_machine(config):
+        device_name(config.model.device)
+    _check_writable(config)
+    renders.check(config)
+
+
+def on_this_machine(config: Config) -> bool:
+    """Return whether the workers run here, not on a cluster's nodes."""
+    return config.ray.address in ("none", "local")
+
+
+def _check_writable(config: Config) -> None:
+    folder = local_folder(config.output)
+    if folder is None:
+        return
+    parent = folder
+    while not (parent.exists() or parent == parent.parent):
+        parent = parent.parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise ValueError(f"output: cannot write to {parent}; give output=ANOTHER folder")
+
+
+def _check_output(start: Start) -> None:
+    """The output holds no results of other settings or of files that have changed since."""
+    if not start.readable:
+        return
+    prompts = start.prompts if start.reading is not None else None
+    # with a preview, the prompts of the main output are those that it keeps
+    outputs = [(start.config, None if previews(start.config) else prompts)]
+    if previews(start.config):
+        outputs.append((preview.settings(start.config), prompts))
+    for config, known in outputs:
+        check_other(config, start.model_info, known)
+        if side_store.open_if_present(config.output):
+            inputs.check(reopen(config, start.model_info))
+
+
+def _check_split(start: Start) -> None:
+    """There are prompts enough for the split, and for what needs a part of it."""
+    config = start.config
+    if not set(AFTER_LABELS) & set(start.verbs):
+        return
+    if config.prompts.test:
+        parts = [prompt.split for prompt in start.prompts]
+        start.notes.append("split: given by the two files; curation.train, val and test do not apply")
+    else:
+        names = [str(i) for i in range(start.samples)] if start.reading is None else [p.text for p in start.prompts]
+        parts = split_by_prompt(names, config.curation)
+    if config.probe.selection == "val" and "val" not in parts:
+        raise ValueError(
+            f"probe.selection=val: curation.val={config.curation.val:g} leaves no validation images of "
+            f"{len(set(parts))} prompts; raise it, or set probe.selection=last"
+        )
+    if "other_image" in config.sweep.controls and parts.count("train") < 2:
+        raise ValueError("sweep.controls=other_image: needs 2 training images or more; raise curation.train")
+
+
+def _check_labellers(start: Start) -> None:
+    """The labellers are there, unless all labels are."""
+    config = start.config
+    if "label" not in start.verbs:
+        return
+    if start.readable and side_store.open_if_present(config.output):
+        if label.complete(reopen(config, start.model_info)):
+            return
+    for task in ("saliency", "depth"):
+        if getattr(config.labels, task) == SCENES and start.model_info.image != SCENES_IMAGE:
+            height, width = start.model_info.image
+            raise ValueError(
+                f"labels.{task}=scenes: labels images of {SCENES_IMAGE[0]} x {SCENES_IMAGE[1]}, the model's have "
+                f"{height} x {width}; use another labeller"
+            )
+    start.notes.extend(registry.check(config.labels, load=start.load, installed=on_this_machine(config)))
+
+
+def _check_earlier_stages(start: Start) -> None:
+    """What a single verb reads was made with these settings, by the stages before it."""
+    config, verbs = start.config, set(start.verbs)
+    if "sample" in verbs:
+        return
+    if side_store.open_if_present(config.output) is None:
+        raise ValueError(f"{config.output}: nothing is sampled yet; run `scenesweep sample` first")
+    run = reopen(config, start.model_info)
+    if "label" in verbs:
+        if not run.store.completed("sample", TRAINED):
+            raise ValueError(f"{config.output}: nothing is sampled yet; run `scenesweep sample` first")
+    elif "curate" in verbs:
+        if not label.complete(run):
+            raise ValueError(
+                f"{config.output}: not every shard is sampled and labelled with these settings; "
+                "run `scenesweep sample` and `scenesweep label` first"
+            )
+    elif verbs & set(AFTER_LABELS):
+        curate.kept(run)
+        if "probe" not in verbs:
+            _check_fitted(run, verbs)
+
+
+def _check_fitted(run: Run, verbs: set[str]) -> None:
+    """The probes that edits and transfer read are fitted with these settings."""
+    config = run.config
+    needed = {p for _, p in requirements.needed(config, run.model_info.sites)} if "intervene" in verbs else set()
+    if config.interventions.probes:
+        needed = set(requirements.not_published(config, dict.fromkeys(needed, "")))
+    if "experiments" in verbs:
+        needed |= set(transfer.read_probes(run))
+    missing = needed - finished(run.store, GRID, run.hashes.probe) if needed else set()
+    if missing:
+        first = min(missing)
+        raise ValueError(
+            f"{config.output}: {len(missing)} probes are not fitted with these settings yet, the first of variant "
+            f"{first.variant}, control {first.control}, task {first.task} at {first.site}, step {first.step}; "
+            "run `scenesweep probe` first"
+        )
+
+
+def _check_experiments(start: Start) -> None:
+    """The experiments' sites exist, and what they read is recorded."""
+    config, info = start.config, start.model_info
+    choose(info.sites, config.sampling.sites)
+    choose(info.sites, config.sweep.control_sites, "sweep.control_sites")
+    for name in config.experiments.names:
+        if hasattr(config.experiments, f"{name}_sites"):
+            experiments.sites(config, info, name)
+        if name in info.families and not info.families[name]:
+            raise ValueError(f"experiments.names={name}: this model has no such site; leave it out")
+    if "experiments" in start.verbs and "transfer" in config.experiments.names and config.probe.hidden:
+        raise ValueError(
+            f"probe.hidden={config.probe.hidden}: a hidden layer has no single direction, which transfer needs; "
+            "set probe.hidden=0, or leave transfer out of experiments.names"
+        )
+    surface = sorted(set(config.sweep.controls) & set(SURFACE_CONTROLS))
+    store = side_store.open_if_present(config.output) if surface and start.readable else None
+    if store is not None and not store.layout.latent:
+        raise ValueError(
+            f"sweep.controls={surface[0]}: {config.output} holds no latents, which it reads; leave it out, or sample "
+            "into another output"
+        )
+
+
+def _check_interventions(start: Start) -> None:
+    """The probes that edits need are planned or fitted, and the edits fit their batches."""
+    if "intervene" not in start.verbs:
+        return
+    settings = start.config.interventions
+    for task in settings.tasks:
+        choose_sites(start.model_info.sites, settings.spec(task).sites, f"interventions.{task}_sites")
+        for _, _, controls in settings.experiments(task):
+            batches(1, controls, settings.rows)
+    height, width = start.model_info.image
+    most = len(move_range(height)) * len(move_range(width))
+    if settings.tasks and settings.moves > most:
+        raise ValueError(f"interventions.moves={settings.moves}: an image has {most} different moves")
+    requirements.check(start.config, start.model_info)
+
+
+CHECKS: tuple[Callable[[Start], None], ...] = (
+    _check_output,
+    _check_split,
+    _check_labellers,
+    _check_experiments,
+    _check_interventions,
+    _check_earlier_stages,
+)
+"""in order; the first problem is the one that is told"""
