@@ -107,7 +107,7 @@ def connect(address: str | None = None, *, num_cpus: int | None = None) -> Itera
     A connection that exists already is used as it is and left open.
 
     Raises ValueError if no cluster answers at the address or its Ray or Python version differs,
-    Unavailable if the private Ray does not start.
+    Unavailable if the private Ray does not start, or Ray itself fails inside the block.
     """
     import ray
 
@@ -118,6 +118,7 @@ def connect(address: str | None = None, *, num_cpus: int | None = None) -> Itera
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     embedded = address == "local"
     with ExitStack() as stack:
+        stack.enter_context(_ray_errors(address))
         stack.enter_context(_replaced(QUIET))
         stack.enter_context(sigterm_restored())  # ray.init replaces the handler
         if embedded:
@@ -134,6 +135,20 @@ def connect(address: str | None = None, *, num_cpus: int | None = None) -> Itera
         else:
             _join(address)
         yield _session(embedded=embedded)
+
+
+@contextmanager
+def _ray_errors(address: str) -> Iterator[None]:
+    """Turn errors of Ray itself, such as a control service that is gone, into Unavailable with one line."""
+    from ray.exceptions import RayError
+
+    try:
+        yield
+    except RayError as error:
+        if isinstance(error, ValueError | OSError):  # what a task raised, which Ray passes on as a kind of both
+            raise
+        reason = " ".join(str(error).split())[:300]
+        raise Unavailable(f"Ray at {address}: {type(error).__name__}: {reason}") from error
 
 
 def is_embedded() -> bool:
@@ -161,9 +176,10 @@ def _start(num_cpus: int | None) -> None:
             )
         except Exception as error:
             reason = " ".join(str(error).split())
-            raise Unavailable(
-                f"Ray did not start on this machine ({reason}); ray.address=none works without it"
-            ) from error
+            fix = "ray.address=none works without it"
+            if "AF_UNIX" in reason:  # the path of a socket, which has at most 107 bytes
+                fix = "set TMPDIR to a shorter path, or use ray.address=none"
+            raise Unavailable(f"Ray did not start on this machine ({reason}); {fix}") from error
 
 
 def _join(address: str) -> None:

@@ -14,10 +14,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cluster.versions import SUBMITTED_FROM, check_versions, versions
 from cluster.workers import OURS
+from storage.backends import without_slash
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
@@ -30,6 +31,9 @@ PACKAGE_BYTES = 400 * 2**20
 
 AGENT_S = 180.0
 """Seconds to wait for the job agent of a cluster that has just started."""
+
+ANSWER_S = 60.0
+"""Seconds that the dashboard may take to answer a request."""
 
 NO_AGENT = "No available agent"
 """Start of Ray's message while the agent is not ready."""
@@ -74,10 +78,13 @@ def submit(address: str, arguments: Sequence[str], *, output: str = "", home: Pa
         output: URL of the output, stored with the job so that `find` can look it up.
         home: the folder that holds the packages; None: the one this module was imported from.
 
-    Raises ValueError if no dashboard answers, the Ray version differs, an argument looks like a
-    secret, or the packages are too large to upload.
+    Raises ValueError if a job of this output has not ended, no dashboard answers, the Ray version differs,
+    an argument looks like a secret, or the packages are too large to upload.
     """
     check_no_secrets([*arguments, output])
+    for job in jobs(address, output) if output else ():
+        if not job.ended:
+            raise ValueError(f"job {job.id} of {output} is {job.status}: stop it first, or let it finish")
     packages = [(home or Path(__file__).resolve().parent.parent) / name for name in OURS]
     check_packages(packages)
     metadata = {"project": PROJECT, "arguments": json.dumps(list(arguments)), "output": output}
@@ -114,19 +121,26 @@ def status(address: str, job: str) -> Job:
 
 
 def jobs(address: str, output: str | None = None) -> list[Job]:
-    """The jobs of this project on a cluster, newest first; only those of `output` if it is given."""
+    """The jobs of this project on a cluster, those that have not ended first, then newest first.
+
+    Only those of `output` if it is given; OUT/ is the same as OUT.
+    """
     with _client(address) as client:
         infos = sorted(client.list_jobs(), key=lambda info: info.start_time or 0, reverse=True)
     # Jobs that were not submitted through the Jobs API have no id.
     own = [info for info in infos if info.submission_id and (info.metadata or {}).get("project") == PROJECT]
-    return [job for job in (_job(address, info) for info in own) if output is None or job.output == output]
+    found = sorted((_job(address, info) for info in own), key=lambda job: job.ended)
+    return [job for job in found if output is None or without_slash(job.output) == without_slash(output)]
 
 
 def find(address: str, target: str) -> Job:
-    """A job by its id, or the newest job of an output by its URL. Raises ValueError if there is none."""
+    """A job by its id, or that of an output by its URL: the one that has not ended, else the newest.
+
+    Raises ValueError if there is none.
+    """
     known = jobs(address)
     for job in known:
-        if target in (job.id, job.output):
+        if target == job.id or without_slash(target) == without_slash(job.output):
             return job
     ids = ", ".join(job.id for job in known[:5]) or "none"
     raise ValueError(f"{target}: neither a job nor the output of a job at {address}; newest jobs: {ids}")
@@ -204,18 +218,32 @@ def check_packages(packages: Sequence[Path]) -> None:
 
 @contextmanager
 def _client(address: str) -> Iterator[JobSubmissionClient]:
-    """A client of the Jobs API, whose errors become ValueErrors of one line."""
+    """A client of the Jobs API, whose errors become ValueErrors of one line; no request waits longer than ANSWER_S."""
+    import aiohttp
+    import requests
+    from ray.exceptions import RayError
     from ray.job_submission import JobSubmissionClient
+
+    class Client(JobSubmissionClient):
+        # Ray sets no limit, so a dashboard that takes a connection and never answers would hold the caller for ever.
+        def _do_request(self, *args: Any, **options: Any) -> requests.Response:
+            return super()._do_request(*args, **{"timeout": ANSWER_S} | options)
 
     if not address.startswith(("http://", "https://")):
         raise ValueError(f"address: {address} is not the URL of a dashboard; give http://HOST:8265")
     try:
-        client = JobSubmissionClient(address)
+        client = Client(address)
         reply = client._do_request("GET", "/api/version")  # no public method returns Ray's version
         check_versions({"ray": reply.json()["ray_version"]}, address)
         yield client
-    except ConnectionError as error:
+    except requests.Timeout as error:
+        raise ValueError(f"the dashboard at {address} did not answer within {ANSWER_S:.0f} s") from error
+    except (requests.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"what answers at {address} is no Ray dashboard; give http://HOST:8265") from error
+    except (OSError, aiohttp.ClientError) as error:
         raise ValueError(f"no Ray dashboard answers at {address}: {_first_line(error)}") from error
+    except RayError as error:  # a token that is missing or wrong
+        raise ValueError(f"the cluster at {address} refuses: {_first_line(error)}") from error
     except RuntimeError as error:
         raise ValueError(f"the cluster at {address} refuses: {_first_line(error)}") from error
 

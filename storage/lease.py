@@ -97,7 +97,7 @@ class Lease:
         _guards.remove(self)
         self._stop.set()
         self._thread.join()
-        with suppress(*self._files.unreachable):  # the lease then ends by its expiry
+        with suppress(OSError):  # the lease then ends by its expiry
             if not self.lost and _token(self._stored()) == self.token:
                 self._files.delete([LEASE])
         self._held = b""
@@ -134,7 +134,7 @@ class Lease:
                     self._held, self._confirmed = document, self._clock()
                 else:
                     self._confirm()
-            except self._files.unreachable as error:
+            except OSError as error:
                 logger.info("%s: a heartbeat failed, the next may succeed: %s", self.url, error)
             except Exception as error:  # whatever it is: nobody would renew the lease after this thread
                 self.lost, self._problem = True, f"its lease could not be renewed ({type(error).__name__}: {error})"

@@ -1,9 +1,10 @@
 """The store: one output folder or bucket with its arrays, records, tables and small files."""
 
+import json
 from collections import deque
 from collections.abc import Collection, Iterable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 Samples = Sequence[int] | np.ndarray | None
 """Sample numbers in any order; None for all of them."""
 
+T = TypeVar("T")
 _LABELS = "/labels/"
 """Owner of label chunks among those written but not yet recorded; no variant can have this name."""
 
@@ -245,6 +247,24 @@ class Store:
     def get(self, path: str) -> bytes:
         """Read a small file. Raises FileNotFoundError if there is none."""
         return self.files.get(path)
+
+    def read_json(self, path: str, kind: type[T], default: T | None = None) -> T:
+        """A small JSON file that holds a `kind`, such as dict; `default`, if given, where there is no such file.
+
+        Raises ValueError that names the file if it is damaged, or if there is neither file nor default.
+        """
+        again = "run the command that made the output again"
+        try:
+            document = json.loads(self.get(path))
+        except FileNotFoundError:
+            if default is None:
+                raise ValueError(f"{self.url}: {path} is missing; {again}") from None
+            return default
+        except ValueError as error:
+            raise ValueError(f"{self.url}: {path} is damaged ({error}); delete it and {again}") from None
+        if not isinstance(document, kind):
+            raise ValueError(f"{self.url}: {path} is damaged (no {kind.__name__}); delete it and {again}")
+        return document
 
     def exists(self, path: str) -> bool:
         """Whether there is such a file."""

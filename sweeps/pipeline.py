@@ -7,9 +7,10 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import storage
 from cluster import Executor, InProcess, Observer
@@ -27,9 +28,14 @@ from sweeps.stages import preview
 from sweeps.stages.all import STAGES
 from sweeps.stages.base import NOTES, Stage
 
+if TYPE_CHECKING:
+    from sweeps.report.build import Drawn
+
 VERBS = (*dict.fromkeys(stage.INFO.verb for stage in STAGES), "report")
 """verbs that run stages, in order; `run` runs all of them"""
 BUILT = "report/built.json"
+TRACKED = "tracking.json"
+"""what the W&B mirror holds, and where it was sent"""
 COSTS = "costs.json"
 
 
@@ -99,9 +105,10 @@ def _timed(run: Run, cost: str) -> Iterator[None]:
     """Add the wall-clock seconds of the block to the run's costs."""
     started = time.perf_counter()
     yield
-    costs = json.loads(run.store.get(COSTS)) if run.store.exists(COSTS) else {}
-    costs[cost] = round(costs.get(cost, 0.0) + time.perf_counter() - started, 2)
-    run.store.put(COSTS, json.dumps(costs, indent=1).encode())
+    with suppress(OSError):  # no result depends on it
+        costs = _record(run, COSTS)
+        costs[cost] = round(costs.get(cost, 0.0) + time.perf_counter() - started, 2)
+        run.store.put(COSTS, json.dumps(costs, indent=1).encode())
 
 
 def run_stage(run: Run, stage: Stage, executor: Executor, result: Result, prefix: str = "") -> None:
@@ -164,26 +171,50 @@ def _fill_preview(run: Run, prompts: int, result: Result) -> None:
 
 
 def _report(run: Run, result: Result, force: bool = False) -> None:
-    """Build the report and mirror the run to W&B, unless both show the current results already."""
+    """Build the report and mirror the run to W&B, each unless it shows the current results already."""
     parts = [path for path in run.store.list("results/") if path.endswith(".parquet")]
     hashes = {name: experiments.stage_hash(run, name) for name in run.config.experiments.names}
     inputs = hashlib.sha256(json.dumps([vars(run.hashes), hashes, parts]).encode()).hexdigest()
-    if not force and run.store.exists(BUILT) and json.loads(run.store.get(BUILT)).get("inputs") == inputs:
+    drawn = None
+    if force or _record(run, BUILT) != {"inputs": inputs}:
+        from sweeps.analysis import tables
+        from sweeps.report import build
+
+        with _timed(run, "report"):
+            drawn = build.draw(tables.load(run.store, to_dict(run.config)), run.store)
+            build.write(run.store, drawn)
+        run.store.put(BUILT, json.dumps({"inputs": inputs}).encode())
+        result.lines.append(f"report: {run.config.output}/{build.PAGE}")
+    _track(run, result, inputs, drawn)
+
+
+def _record(run: Run, path: str) -> dict[str, Any]:
+    """Return what a finished step has recorded; empty if there is none, or it is damaged and the step begins anew."""
+    with suppress(ValueError):
+        return run.store.read_json(path, dict, {})
+    return {}
+
+
+def _track(run: Run, result: Result, inputs: str, drawn: Drawn | None) -> None:
+    """Mirror the run to W&B unless the mirror of these inputs is complete, where the settings want it."""
+    tracking = run.config.tracking
+    if tracking.mode == "disabled":
         return
-    from sweeps.analysis import tables
-    from sweeps.report import build
+    from sweeps.tracking import place
+
+    record = {"inputs": inputs, "server": place.server() if tracking.mode == "online" else "", **vars(tracking)}
+    if drawn is None and _record(run, TRACKED) == record and place.is_written(run.store.url):
+        return
     from sweeps.tracking import mirror
 
-    settings, tracking = to_dict(run.config), run.config.tracking
-    with _timed(run, "report"):
-        drawn = build.draw(tables.load(run.store, settings), run.store)
-        build.write(run.store, drawn)
     with _timed(run, "track"):
-        mirrored = mirror.mirror(run.store, settings, tracking.mode, tracking.runs, drawn=drawn)
+        mirrored = mirror.mirror(run.store, to_dict(run.config), tracking.mode, tracking.runs, drawn=drawn)
     if mirrored.problem:
-        result.lines.append(f"W&B: {mirrored.problem}")
-    run.store.put(BUILT, json.dumps({"inputs": inputs}).encode())
-    result.lines.append(f"report: {run.config.output}/{build.PAGE}")
+        result.lines.append(f"W&B: {mirrored.problem}; the same command tries again")
+        return
+    run.store.put(TRACKED, json.dumps(record).encode())
+    if drawn is None and (mirrored.written or mirrored.sent):
+        result.lines.append(f"W&B: {mirrored.written} runs written, {mirrored.sent} sent")
 
 
 def execute(config: Config, verbs: Sequence[str] = VERBS) -> Result:

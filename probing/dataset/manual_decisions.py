@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 COLUMNS = ("sample", "seed", "decision", "reason", "prompt")
 WORDS = ("keep", "drop")
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""first characters by which a spreadsheet takes a cell for a formula"""
 LIMIT = 200
 """maximal number of characters of a reason"""
 
@@ -57,7 +59,13 @@ def _parse_row(place: str, row: Mapping, seeds: Sequence[int]) -> tuple[int, Cho
     word = row["decision"].strip().lower()
     if word not in WORDS:
         raise ValueError(f"{place}: decision {row['decision']!r}; write keep or drop")
-    return sample, Choice(word == "keep", " ".join((row.get("reason") or "").split())[:LIMIT])
+    reason = " ".join((row.get("reason") or "").split())[:LIMIT]
+    return sample, Choice(word == "keep", reason[1:] if reason.startswith(tuple(f"'{c}" for c in FORMULA)) else reason)
+
+
+def _as_text(text: str) -> str:
+    """A cell that a spreadsheet shows, and does not run as a formula."""
+    return f"'{text}" if text.startswith(FORMULA) else text
 
 
 def render(choices: Mapping[int, Choice], seeds: Sequence[int], prompts: Sequence[str]) -> bytes:
@@ -66,5 +74,6 @@ def render(choices: Mapping[int, Choice], seeds: Sequence[int], prompts: Sequenc
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     for sample, choice in sorted(choices.items()):
-        writer.writerow([sample, seeds[sample], WORDS[not choice.keep], choice.reason, prompts[sample]])
+        texts = (_as_text(text) for text in (choice.reason, prompts[sample]))
+        writer.writerow([sample, seeds[sample], WORDS[not choice.keep], *texts])
     return text.getvalue().encode()

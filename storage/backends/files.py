@@ -36,13 +36,14 @@ def checked_path(path: str) -> str:
 
 
 class Files(ABC):
-    """Bytes under relative paths. Every write appears whole or not at all."""
+    """Bytes under relative paths. Every write appears whole or not at all.
+
+    Methods raise OSError when the storage does not answer or refuses, which may pass.
+    """
 
     url: str
     threads: int
     """Number of parallel reads or writes that suits this kind of storage."""
-    unreachable: tuple[type[Exception], ...] = (OSError,)
-    """What the methods raise when the storage does not answer or refuses, which may pass."""
 
     @abstractmethod
     def put(self, path: str, parts: Sequence[Part], *, sync: bool = False) -> None:

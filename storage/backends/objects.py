@@ -1,9 +1,10 @@
 """Files in an object store (S3, GCS, Azure) or in memory, through obstore."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from datetime import timedelta
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 from urllib.parse import quote
 
 import numpy as np
@@ -13,6 +14,10 @@ from obstore.store import MemoryStore, ObjectStore, from_url
 
 from storage.backends.files import Files, checked_path
 from storage.codec import Part, crc32c
+from storage.errors import Unavailable
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 MOST_DELETIONS = 1000
 """Most files per request for deletion; S3 allows no more."""
@@ -20,14 +25,47 @@ MOST_DELETIONS = 1000
 URL_SAFE = "/:%@!$&'()*+,;=~"
 """Characters of a URL that keep their meaning; without this, `#` and `?` in a name would end the URL unseen."""
 
+FIXES = {
+    "169.254.169.254": "no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give this machine a role",
+    "metadata.google": "no credentials: set GOOGLE_APPLICATION_CREDENTIALS, or give this machine a role",
+    "NoSuchBucket": "there is no such bucket; create it, or give output=ANOTHER",
+    "403": "access denied; give credentials that may read and write there",
+    "401": "access denied; give credentials that may read and write there",
+}
+"""part of a service's message -> what it means to a user"""
+
 _memories: dict[str, MemoryStore] = {}
+
+
+def _mapped(method: Callable[P, R]) -> Callable[P, R]:
+    """The method, with every error of the service but those of absent and present files as Unavailable."""
+
+    @wraps(method)
+    def mapped(*args: P.args, **options: P.kwargs) -> R:
+        try:
+            return method(*args, **options)
+        except (FileNotFoundError, NotFoundError) as error:
+            if "NoSuchBucket" not in str(error):
+                raise
+            raise Unavailable(f"{args[0].url}: {_reason(error)}") from error  # type: ignore[attr-defined]
+        except BaseError as error:
+            raise Unavailable(f"{args[0].url}: {_reason(error)}") from error  # type: ignore[attr-defined]
+
+    return mapped
+
+
+def _reason(error: Exception) -> str:
+    """One line from a service's message of many."""
+    text = str(error)
+    first = " ".join(text.partition("Debug source:")[0].split())[:200]
+    fix = next((fix for part, fix in FIXES.items() if part in text), "")
+    return f"{fix} ({first})" if fix else f"the object store does not do its part: {first}"
 
 
 class ObjectFiles(Files):
     """Files in an object store. Each is written by one PUT, so it appears whole or not at all."""
 
     threads = 8
-    unreachable = (OSError, BaseError)
 
     def __init__(self, url: str, store: ObjectStore | None = None) -> None:
         self.url = url
@@ -35,20 +73,25 @@ class ObjectFiles(Files):
             store = _memories.setdefault(url, MemoryStore())
         if store is None:
             # Retries for three minutes what may succeed on a retry (500, 503, timeouts).
-            store = from_url(
-                quote(url, safe=URL_SAFE), retry_config={"max_retries": 20, "retry_timeout": timedelta(minutes=3)}
-            )
+            retries: Any = {"max_retries": 20, "retry_timeout": timedelta(minutes=3)}
+            try:
+                store = from_url(quote(url, safe=URL_SAFE), retry_config=retries)
+            except (BaseError, ValueError) as error:
+                raise ValueError(f"{url}: not the URL of a place in a bucket: {str(error).splitlines()[0]}") from error
         self.store = store
 
     def __reduce__(self) -> tuple:
         return ObjectFiles, (self.url,)
 
+    @_mapped
     def put(self, path: str, parts: Sequence[Part], *, sync: bool = False) -> None:
         obstore.put(self.store, checked_path(path), b"".join(parts), use_multipart=False)
 
+    @_mapped
     def get(self, path: str) -> bytes:
         return obstore.get(self.store, checked_path(path)).bytes().to_bytes()
 
+    @_mapped
     def read_chunk(self, path: str, body: np.ndarray, tail: np.ndarray) -> tuple[int, int]:
         data = np.frombuffer(memoryview(obstore.get(self.store, checked_path(path)).bytes()), np.uint8)
         if data.nbytes != body.nbytes + tail.nbytes:
@@ -56,6 +99,7 @@ class ObjectFiles(Files):
         body[:], tail[:] = data[: body.nbytes], data[body.nbytes :]
         return data.nbytes, crc32c(body)
 
+    @_mapped
     def create(self, path: str, data: bytes) -> bool:
         try:
             obstore.put(self.store, checked_path(path), data, mode="create", use_multipart=False)
@@ -63,6 +107,7 @@ class ObjectFiles(Files):
             return False
         return True
 
+    @_mapped
     def swap(self, path: str, old: bytes, new: bytes) -> bool:
         try:
             current = obstore.get(self.store, checked_path(path))
@@ -84,6 +129,7 @@ class ObjectFiles(Files):
             sizes.update((path, size) for path, size in listed.items() if path in requested)
         return sizes
 
+    @_mapped
     def list(self, prefix: str = "") -> dict[str, int]:
         # obstore lists whole path segments, so the last one, which may be incomplete, is matched here.
         sizes: dict[str, int] = {}
@@ -91,6 +137,7 @@ class ObjectFiles(Files):
             sizes.update((entry["path"], entry["size"]) for entry in batch)
         return {path: sizes[path] for path in sorted(sizes) if path.startswith(prefix)}
 
+    @_mapped
     def delete(self, paths: Iterable[str]) -> None:
         pending = [checked_path(path) for path in paths]
         for start in range(0, len(pending), MOST_DELETIONS):

@@ -48,4 +48,5 @@ def local_folder(url: str | Path, key: str = "output") -> Path | None:
 
 def without_slash(url: str) -> str:
     """A path or URL without trailing slashes, so that OUT/ and OUT are the same output."""
-    return url.rstrip("/") or url[:1]
+    stripped = url.rstrip("/")
+    return url if not stripped or stripped.endswith(":") else stripped

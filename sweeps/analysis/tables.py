@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -262,4 +261,4 @@ def leaves(node: object, path: str = "") -> Iterator[tuple[str, object]]:
 
 
 def _json(store: Store, path: str) -> Json:
-    return json.loads(store.get(path)) if store.exists(path) else {}
+    return store.read_json(path, dict, {})

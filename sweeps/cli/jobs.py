@@ -29,6 +29,7 @@ def submit(parsed: argparse.Namespace) -> int:
     from sweeps.config.load import load
 
     config = load(parsed.preset, parsed.overrides)
+    check_output(config.output)
     check(config, parsed.address)
     words = arguments(parsed.preset, parsed.overrides)
     submitted = cluster.submit.submit(parsed.address, words, output=config.output)
@@ -89,6 +90,18 @@ def show_status(address: str, target: str) -> int:
     return 1 if known.status == "FAILED" else 0
 
 
+def check_output(output: str) -> None:
+    """Raises ValueError for an output that cannot be the same place on every node: a relative path, or memory."""
+    from storage.backends import local_folder
+
+    folder = local_folder(output)
+    if output.startswith("memory:") or folder is not None and not folder.is_absolute():
+        raise ValueError(
+            f"output={output}: each node of a cluster would have its own; give an s3:// or gs:// URL, or the absolute "
+            "path of a folder that all nodes share"
+        )
+
+
 def check(config: Config, address: str) -> None:
     """Raises ValueError if interventions need probes that the sweep does not plan.
 
@@ -137,6 +150,8 @@ def tracked(config: Config) -> str:
     if tracking.mode == "disabled":
         return "disabled"
     if tracking.mode == "offline":
+        if "://" in config.output:
+            return "offline, in the folder wandb beside the job's driver; tracking.mode=online sends the runs"
         return f"offline, in {config.output}/wandb"
     server = os.environ.get("WANDB_BASE_URL", "https://wandb.ai").replace("https://api.", "https://").rstrip("/")
     if not tracking.entity:
@@ -157,8 +172,14 @@ def _follow(address: str, running: Job) -> int:
         for line in readable(text.splitlines()):
             print(line, flush=True)
 
-    ended = cluster.submit.follow(address, running.id, write)
+    options = f"--address {address} {running.id}"
+    try:
+        ended = cluster.submit.follow(address, running.id, write)
+    except KeyboardInterrupt:
+        print(f"\nno longer following; the job runs on: scenesweep logs {options} --follow", file=sys.stderr)
+        return 1
     if ended.status == "SUCCEEDED":
         return 0
     print(f"job {ended.id} {ended.status}: {ended.message}", file=sys.stderr)
+    print(f"resume with: scenesweep resume {options}", file=sys.stderr)
     return 1

@@ -86,11 +86,13 @@ function enlarge() {
   pic.replaceChildren(); picture(pic, s); say.textContent = `${s.i}  ${s.prompt}`; line.textContent = why(s);
   if (!at('large').open) at('large').showModal();
 }
+function asText(text) { return /^[=+\-@\t\r]/.test(text) ? "'" + text : text; }  // no formula in a spreadsheet
 function quoted(text) { return /[",\n\r]/.test(text) ? '"' + text.replaceAll('"', '""') + '"' : text; }
 function csv() {
   const rows = run.samples.filter(s => choices.has(s.i)).map(s => {
     const c = choices.get(s.i);
-    return [s.i, s.seed, c.keep ? 'keep' : 'drop', c.reason ?? '', s.prompt].map(v => quoted(String(v))).join(',');
+    return [s.i, s.seed, c.keep ? 'keep' : 'drop', ...[c.reason ?? '', s.prompt].map(asText)]
+      .map(v => quoted(String(v))).join(',');
   });
   return [run.columns.join(','), ...rows].join('\n') + '\n';
 }

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TextIO
 
-from cluster import Event, Progress, TaskFailed, WorkerLost
+from cluster import Event, Progress, TaskFailed, Waiting, WorkerLost
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -68,5 +68,7 @@ class StageObserver:
         elif isinstance(event, TaskFailed):
             next_step = "given up" if event.final else "will be retried"
             print(f"{event.key}: {event.error} ({next_step})", file=self.meter.stream, flush=True)
+        elif isinstance(event, Waiting):
+            print(f"waiting for a node: {event.reason}", file=self.meter.stream, flush=True)
         elif isinstance(event, WorkerLost):
             print(f"{event.worker}: lost, {event.reason}", file=self.meter.stream, flush=True)

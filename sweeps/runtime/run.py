@@ -124,9 +124,9 @@ def _has_results(store: Store) -> bool:
 
 def _changes(store: Store, config: Config, model_info: ModelInfo, prompts: Sequence[Prompt] | None) -> list[str]:
     """Return how an output differs from what the settings would make; prompts are compared if they are known."""
-    old = json.loads(store.get(storage.keys.MANIFEST)) if store.exists(storage.keys.MANIFEST) else None
+    old = store.read_json(storage.keys.MANIFEST, dict, {})
     changed = []
-    if old is not None:
+    if old:
         new = _manifest(config, model_info, hashes(config, model_info.revision, previewed=previewed_digest(config)))
         parts = ("model", "sampling")
         changed = differences({part: old.get(part) for part in parts}, {part: new[part] for part in parts})
@@ -139,7 +139,7 @@ def _changed_prompts(store: Store, prompts: Sequence[Prompt]) -> list[str]:
     """Return the samples whose prompt, seed, split or name differs from what an output holds."""
     if not (store.exists(storage.keys.SAMPLES) and store.exists(PROMPTS)):
         return []
-    table, notes = store.samples().to_pydict(), json.loads(store.get(PROMPTS))
+    table, notes = store.samples().to_pydict(), store.read_json(PROMPTS, list)
     if len(table["prompt"]) != len(prompts) or len(notes) != len(prompts):
         return [f"prompts: {len(table['prompt'])} -> {len(prompts)}"]
     changed = []

@@ -33,9 +33,10 @@ class CurateTask:
 
 def done(run: Run) -> bool:
     """Return whether the curation of the current settings and manual decisions is written."""
-    if not run.store.exists(SUMMARY):
+    try:
+        return run.store.read_json(SUMMARY, dict, {}).get("stage_hash") == run.hashes.curate
+    except ValueError:  # damaged: curated again
         return False
-    return json.loads(run.store.get(SUMMARY))["stage_hash"] == run.hashes.curate
 
 
 def missing(run: Run) -> list[CurateTask]:
@@ -100,7 +101,7 @@ def execute(run: Run, executor: Executor, observers: Sequence[Observer], tasks: 
     choices, measured = choices_of(run), measures(run)
     if not measured:
         raise ValueError(f"{run.config.output}: no shard is sampled and labelled yet; run `scenesweep label` first")
-    splits = [prompt["split"] for prompt in json.loads(store.get("prompts.json"))]
+    splits = [prompt["split"] for prompt in store.read_json("prompts.json", list)]
     prompts = store.samples()["prompt"].to_pylist()
     dropped = record(run, curate(measured, prompts, splits, run.config.curation, choices), choices)
     samples, split = kept(run)

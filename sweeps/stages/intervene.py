@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -122,7 +121,7 @@ def tasks(run: Run) -> list[EditTask]:
     """Return all tasks of the configuration, over the test split."""
     samples, split = curate.kept(run)
     # The authors' moves depend on an image's place in the prompts' own test list, dropped samples included.
-    prompts = json.loads(run.store.get("prompts.json"))
+    prompts = run.store.read_json("prompts.json", list)
     test_list = [sample for sample, prompt in enumerate(prompts) if prompt["split"] == "test"]
     return plan(run.config.interventions, samples[split.test].tolist(), test_list, run.config.sampling.guidance)
 

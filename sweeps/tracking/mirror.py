@@ -18,30 +18,36 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cluster.process import temporary_environment
 from storage import Store
-from storage.backends import local_folder as folder_at
 from sweeps.analysis import tables
 from sweeps.analysis.tables import Json, RunData
 from sweeps.report import build
 from sweeps.report.build import Drawn
 from sweeps.tracking import summary
+from sweeps.tracking.place import MARKER, local_folder, server
 from sweeps.tracking.runs import CURVES, EPOCH, PlannedRun, plan, summary_digest
 
 if TYPE_CHECKING:
     import wandb
 
 MODES = ("offline", "online", "disabled")
-MARKER = "mirror.json"
 LIMIT_S = 300.0
 """seconds that writing, and then sending, may take"""
 SYNC = ("-m", "wandb", "sync", "--yes", "-n", "2")
 """arguments of the Python process that sends runs, two at a time"""
+SET_ASIDE = (
+    "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH", "WANDB_RUN_ID", "WANDB_RESUME", "WANDB_RESUME_FROM", "WANDB_FORK_FROM",
+    "WANDB_CONFIG_PATHS", "WANDB_IGNORE_GLOBS", "WANDB_DISABLED", "WANDB_LAUNCH", "WANDB_LAUNCH_CONFIG_PATH",
+)  # fmt: skip
+"""W&B's variables that would change which runs the mirror consists of, or what is in them"""
 log = logging.getLogger(__name__)
 
 
@@ -81,10 +87,11 @@ def mirror(
     folder = local_folder(store.url)
     done = Mirrored()
     try:
-        done = _within(limit_s, lambda: _write(run, store, planned, folder, drawn))
-        if mode == "online":
-            ids = [p.id for p in planned] + [run.wandb_id("summary")]
-            done = replace(done, sent=send(Marker(folder), ids, limit_s))
+        with _own_environment(folder):
+            done = _within(limit_s, lambda: _write(run, store, planned, folder, drawn))
+            if mode == "online":
+                ids = [p.id for p in planned] + [run.wandb_id("summary")]
+                done = replace(done, sent=send(Marker(folder), ids, limit_s))
     except Exception as error:  # W&B is a mirror: nothing it does may stop a sweep
         problem = " ".join(f"{type(error).__name__}: {error}".split())
         log.warning("W&B mirror incomplete, results are safe in the tables: %s", problem)
@@ -92,9 +99,24 @@ def mirror(
     return done
 
 
-def local_folder(url: str) -> Path:
-    """Folder of the offline runs: OUT/wandb, or ./wandb if the output is an object store."""
-    return (folder_at(url) or Path.cwd()) / "wandb"
+@contextmanager
+def _own_environment(folder: Path) -> Iterator[None]:
+    """W&B's variables as the mirror needs them, inside the block.
+
+    Those in SET_ASIDE are taken away, with one line. If the home folder cannot be written, W&B's own files go beside
+    the runs.
+    """
+    aside = {name: os.environ.pop(name) for name in SET_ASIDE if name in os.environ}
+    if aside:
+        log.warning("W&B: %s is set aside, which would change what the mirror is", ", ".join(aside))
+    kinds = ("CONFIG", "CACHE", "DATA")
+    homeless = not os.access(os.path.expanduser("~"), os.W_OK)
+    elsewhere = {f"WANDB_{kind}_DIR": str(folder / kind.lower()) for kind in kinds if homeless}
+    with temporary_environment({name: path for name, path in elsewhere.items() if name not in os.environ}):
+        try:
+            yield
+        finally:
+            os.environ.update(aside)
 
 
 def _within(seconds: float, action: Callable[[], Mirrored]) -> Mirrored:
@@ -145,8 +167,8 @@ class Marker:
         self.folder = folder
         self.path = folder / MARKER
         self.runs: dict[str, dict[str, str]] = {}
-        if self.path.exists():
-            self.runs = json.loads(self.path.read_text())["runs"]
+        with suppress(FileNotFoundError, ValueError, KeyError, TypeError):  # none, or damaged: all is written again
+            self.runs = dict(json.loads(self.path.read_text())["runs"])
 
     def has(self, run_id: str, content: str) -> bool:
         """Whether the run is there with this content, including its directory."""
@@ -162,14 +184,19 @@ class Marker:
         self.runs[run_id] = {"content": content, "directory": directory.name, "sent": ""}
 
     def unsent(self, ids: Sequence[str]) -> list[str]:
-        """The runs whose current content was not sent."""
-        return [i for i in ids if self.runs[i]["sent"] != self.runs[i]["content"]]
+        """The runs whose current content was not sent to the current server."""
+        return [i for i in ids if self.runs[i]["sent"] not in self._as_sent(i)]
 
     def mark_sent(self, ids: Sequence[str]) -> None:
-        """Record that the current content of these runs was sent."""
+        """Record that the current content of these runs was sent to the current server."""
         for run_id in ids:
-            self.runs[run_id]["sent"] = self.runs[run_id]["content"]
+            self.runs[run_id]["sent"] = self._as_sent(run_id)[0]
         self.save()
+
+    def _as_sent(self, run_id: str) -> tuple[str, ...]:
+        """How a run that was sent is recorded: the content, which includes project and entity, and the server."""
+        content = self.runs[run_id]["content"]
+        return f"{content} {server()}", *([content] if "WANDB_BASE_URL" not in os.environ else [])
 
     def save(self) -> None:
         """Replace the marker file atomically."""

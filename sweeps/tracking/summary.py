@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -153,6 +154,8 @@ def reference(run: RunData, url: str) -> wandb.Artifact:
     import wandb
 
     address = url if "://" in url else Path(url).resolve().as_uri()
-    artifact = wandb.Artifact(f"{run.name}-store", type="store", metadata=run.manifest)
+    # W&B takes letters, digits and a few signs in an artifact's name; the group shows the run's name as it is.
+    safe = re.sub(r"[^A-Za-z0-9_.-]", "-", run.name)
+    artifact = wandb.Artifact(f"{safe}-store", type="store", metadata=run.manifest)
     artifact.add_reference(address, name="store", checksum=False)
     return artifact

@@ -104,7 +104,7 @@ def test_an_output_that_cannot_be_read_from_here_is_checked_by_the_job(fresh: di
 @pytest.mark.parametrize(("ends", "code"), [("SUCCEEDED", 0), ("FAILED", 1), ("STOPPED", 1)])
 def test_following_shows_lines_for_people(ends: str, code: int, head: dict[str, Any], capsys: Any) -> None:
     head["ends"] = ends
-    assert main(["submit", "--address", HEAD, "--follow", "scenes"]) == code
+    assert main(["submit", "--address", HEAD, "--follow", "scenes", f"output={OUTPUT}"]) == code
     printed = capsys.readouterr()
     assert "sampling: 1/2 shards" in printed.out
     assert RECORD not in printed.out
