@@ -34,12 +34,15 @@ def digests(files: Mapping[str, Path]) -> dict[str, str]:
 
 
 def tree(path: Path) -> dict[str, Path]:
-    """All files of a directory by their relative paths, through symbolic links; a file itself by its name."""
+    """All files of a directory by their relative paths, through symbolic links; a file itself by its name.
+
+    Names that begin with a dot are left out: they are what systems and tools leave behind.
+    """
     if path.is_file():
         return {path.name: path}
     found = {}
     for folder, _, names in os.walk(path, followlinks=True):
-        for name in names:
+        for name in (name for name in names if not name.startswith(".")):
             file = Path(folder) / name
             found[file.relative_to(path).as_posix()] = file
     return dict(sorted(found.items()))

@@ -42,11 +42,10 @@ def with_cuts(prompts: Sequence[Prompt], folder: Path) -> tuple[Prompt, ...]:
         if not part.is_dir():
             continue
         limit = _positions(folder, suffix) - SPECIAL
-        # a token has at least one byte, so that most prompts need no tokenizer
+        tokenizer = _tokenizer(part)  # in any case, so that a damaged one is found
+        # a token has at least one byte, so that short prompts need no count
         long = [i for i, prompt in enumerate(found) if len(prompt.text.encode(errors="replace")) > limit]
-        if not long:
-            continue
-        encoded = _tokenizer(part).encode_batch([found[i].text for i in long], add_special_tokens=False)
+        encoded = tokenizer.encode_batch([found[i].text for i in long], add_special_tokens=False)
         for i, tokens in zip(long, encoded, strict=True):
             found[i] = replace(found[i], cut=max(found[i].cut, len(tokens.ids) - limit))
     return tuple(found)
@@ -80,7 +79,10 @@ def _tokenizer(part: Path) -> Tokenizer:
     """The tokenizer of a folder: its tokenizer.json, or CLIP's from vocab.json and merges.txt."""
     try:
         if (part / "tokenizer.json").exists():
-            tokenizer = Tokenizer.from_file(str(part / "tokenizer.json"))
+            data = (part / "tokenizer.json").read_bytes()
+            if b'"added_tokens"' not in data:
+                raise ValueError("tokenizer.json has no added_tokens, which transformers needs")
+            tokenizer = Tokenizer.from_buffer(data)
             tokenizer.no_truncation()
             tokenizer.no_padding()
             return tokenizer

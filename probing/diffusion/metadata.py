@@ -90,10 +90,10 @@ def local_config_folder(config: ModelConfig) -> Path | None:
 def read_model_info(config: ModelConfig, folder: Path) -> ModelInfo:
     """The metadata of the pipeline whose configuration files are in `folder`.
 
-    Raises ValueError if one of them is not supported, or the UNet has no sites.
+    Raises ValueError if sizes cannot be read from them, or the UNet has no sites; `check` looks at all fields.
     """
     with loading_errors(config.name):
-        unet, vae = parts.read_unet(folder), parts.read_vae(folder)
+        unet, vae = parts.read_unet(folder, sizes_only=True), parts.read_vae(folder, sizes_only=True)
     size = unet["sample_size"]
     height, width = (size, size) if isinstance(size, int) else size
     factor = 2 ** (len(vae["block_out_channels"]) - 1)
@@ -122,9 +122,10 @@ def revision(config: ModelConfig) -> str:
         with file.open("rb") as handle:
             digest.update(f"{file.relative_to(path)} {file.stat().st_size}".encode())
             digest.update(handle.read(1 << 20))
-    with loading_errors(config.name):
-        known = (path / parts.SCHEDULER_FILE).exists()
-        dropped = parts.unlike_earlier(parts.read_scheduler(path)) if known else {}
+    try:
+        dropped = parts.unlike_earlier(parts.read_scheduler(path))
+    except ValueError:  # a model that cannot be sampled, or a folder without its scheduler's file
+        dropped = {}
     added = hashlib.sha256(json.dumps(dropped, sort_keys=True).encode()).hexdigest()[:8] if dropped else ""
     return digest.hexdigest()[:16] + (f"+{added}" if added else "")
 
@@ -142,7 +143,7 @@ def model_files(config: ModelConfig) -> dict[str, Path]:
     for part in (path / name for name in names):
         if part.is_dir():
             found += parts.weight_files(part)
-            found += sorted(f for f in part.iterdir() if f.suffix in (".json", ".txt", ".model"))
+            found += sorted(f for f in part.iterdir() if f.suffix in (".json", ".txt", ".model") and f.name[0] != ".")
     return {file.relative_to(path).as_posix(): file for file in found}
 
 

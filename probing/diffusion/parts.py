@@ -114,7 +114,7 @@ UNET = {
     "addition_embed_type": only("text_time", None),
     "addition_time_embed_dim": whole(1) | NULL,
     "num_class_embeds": NULL,
-    "upcast_attention": FLAG,
+    "upcast_attention": FLAG | NULL,
     "resnet_time_scale_shift": only("default", "scale_shift"),
     "resnet_skip_time_act": only(False),
     "resnet_out_scale_factor": only(1, 1.0),
@@ -231,7 +231,7 @@ SCHEDULER = (
         "algorithm_type clip_sample clip_sample_range corrector_order disable_corrector dynamic_thresholding_ratio "
         "euler_at_final final_sigmas_type flow_shift interpolation_type lambda_min_clipped lower_order_final "
         "noise_sampler_seed predict_x0 predictor_order sample_max_value set_alpha_to_one skip_prk_steps solver_order "
-        "solver_p solver_type tau_func thresholding time_shift_type use_lu_lambdas variance_type".split(),
+        "solver_p solver_type tau_func tensor_format thresholding time_shift_type use_lu_lambdas variance_type".split(),
         NO_EFFECT,
     )
 )
@@ -309,11 +309,23 @@ def check_fields(name: str, values: Mapping[str, Any], table: Mapping[str, Field
             raise refuse(name, field, f"{shown} is not supported; supported: {table[field].expected}")
 
 
-def read_unet(folder: Path) -> dict[str, Any]:
-    """The UNet's configuration with the defaults of fields that are read here. Raises ValueError as `check_fields`."""
+SIZES_OF = {
+    "unet": ("sample_size", "in_channels", "block_out_channels", "down_block_types", "mid_block_type", "up_block_types",
+             "layers_per_block", "transformer_layers_per_block"),
+    "vae": ("block_out_channels", "latent_channels", "mid_block_add_attention"),
+}  # fmt: skip
+"""fields that the places and sizes of sites and images follow from"""
+
+
+def read_unet(folder: Path, sizes_only: bool = False) -> dict[str, Any]:
+    """The UNet's configuration with the defaults of fields that are read here.
+
+    sizes_only: check no other fields, so that a model can be listed, and a finished run read, that cannot be sampled.
+    Raises ValueError as `check_fields`.
+    """
     name = "unet/config.json"
     values = read_json(folder, name)
-    check_fields(name, values, UNET)
+    check_fields(name, {f: v for f, v in values.items() if not sizes_only or f in SIZES_OF["unet"]}, UNET)
     if values.get("_class_name", "UNet2DConditionModel") != "UNet2DConditionModel":
         raise refuse(name, "_class_name", f"={values['_class_name']} is not supported; supported: UNet2DConditionModel")
     if "sample_size" not in values:
@@ -337,11 +349,11 @@ def read_unet(folder: Path) -> dict[str, Any]:
     return values
 
 
-def read_vae(folder: Path) -> dict[str, Any]:
+def read_vae(folder: Path, sizes_only: bool = False) -> dict[str, Any]:
     """The autoencoder's configuration with defaults, likewise."""
     name = "vae/config.json"
     values = read_json(folder, name)
-    check_fields(name, values, VAE)
+    check_fields(name, {f: v for f, v in values.items() if not sizes_only or f in SIZES_OF["vae"]}, VAE)
     if values.get("_class_name", "AutoencoderKL") != "AutoencoderKL":
         raise refuse(name, "_class_name", f"={values['_class_name']} is not supported; supported: AutoencoderKL")
     return {"latent_channels": 4, "block_out_channels": [64], "layers_per_block": 1} | values
@@ -573,7 +585,12 @@ def tensor_shapes(folder: Path, part: str) -> dict[str, tuple[int, ...]]:
 
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a part that are loaded."""
-    return [f for f in sorted(folder.glob("*.safetensors")) if ".fp16" not in f.name and ".non_ema" not in f.name]
+    return [
+        file
+        for file in sorted(folder.glob("*.safetensors"))
+        # what some systems leave beside a file, such as ._model.safetensors, is no weights
+        if not file.name.startswith(".") and ".fp16" not in file.name and ".non_ema" not in file.name
+    ]
 
 
 def _check_tensors(folder: Path, part: str, expected: Tensors) -> None:

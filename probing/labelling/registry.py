@@ -92,12 +92,13 @@ def check(config: LabelConfig, load: bool = True, installed: bool = True) -> lis
             import torch
 
             make(weights, torch.device("cpu"))
-        elif needed and not present and not _is_hub_id(weights):
+        elif needed and not present and not is_hub_id(weights):
             notes.append(f"labels.{task}_weights: {weights or 'not set'}: a run needs the checkpoint of {name}")
     return notes
 
 
-def _is_hub_id(weights: str) -> bool:
+def is_hub_id(weights: str) -> bool:
+    """Whether text can be a hub id, `owner/name` or `owner/name@revision`; a folder of that name takes precedence."""
     return weights.count("/") == 1 and weights[0] not in "/.~" and not weights.endswith((".pt", ".pth", ".safetensors"))
 
 

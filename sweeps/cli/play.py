@@ -12,16 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from interventions.config import TASKS
-from interventions.controls import EDIT, VARIATIONS
+from interventions.config import TASKS, choose_sites
+from interventions.controls import EDIT, VARIATIONS, probes_of
 from interventions.counterfactual import FromFile, Move, SecondObject, TargetSpec, path_across, sealed
 from interventions.pictures import Pictures, animation
 from interventions.plan import ACROSS, Row
 from interventions.recipe import Recipe, from_yaml
+from interventions.sources.base import PROBE_SEED
 from interventions.worker import Intervener, Outcome, replay
-from sweeps.config.schema import Config
+from sweeps.config.schema import GRID, Config
 from sweeps.report.thumbnails import colour_map
 from sweeps.runtime import inputs, run
+from sweeps.runtime.grid import ProbeSpec, finished
+from sweeps.runtime.run import Run
 from sweeps.stages.intervene import intervener, job
 
 WAYS = (EDIT, *VARIATIONS)
@@ -82,9 +85,29 @@ def play(config: Config, request: Request | Path, folder: Path) -> list[str]:
     worker = intervener(job(reopened))
     if isinstance(request, Request):
         recipe = _recipe(request, config, worker)
+    _check_probes(reopened, recipe)
     outcome = replay(recipe, worker)
     names = save(outcome, folder, moving=isinstance(request, Request) and request.frames > 0)
     return [*(describe(row) for row in outcome.rows), f"{folder}: {', '.join(names)}"]
+
+
+def _check_probes(reopened: Run, recipe: Recipe) -> None:
+    """Raise ValueError if the probes of a recipe were not fitted with the run's present settings."""
+    if reopened.config.interventions.probes:  # those of the authors, for the real edit
+        return
+    spec = recipe.spec
+    needed = {
+        ProbeSpec(variant, site.name, step, spec.task, control, PROBE_SEED)
+        for variant, control in probes_of(recipe.controls)
+        for site in choose_sites(reopened.model_info.sites, spec.sites)
+        for step in spec.steps
+    }
+    missing = needed - finished(reopened.store, GRID, reopened.hashes.probe)
+    if missing:
+        raise ValueError(
+            f"{reopened.config.output}: {len(missing)} of the probes that this edit needs are not fitted with these "
+            f"settings, the first is {min(missing).key}; run `scenesweep probe`, or give the settings of the run"
+        )
 
 
 def _read(path: Path) -> Recipe:

@@ -21,7 +21,7 @@ from probing.diffusion.devices import device_name
 from probing.diffusion.sites import choose
 from probing.labelling import registry
 from probing.probes.controls import SURFACE_CONTROLS
-from storage.backends import local_folder
+from storage.backends import local_folder, local_path
 from sweeps.config.schema import GRID, Config, previews
 from sweeps.planning import requirements
 from sweeps.runtime import experiments, inputs, side_store
@@ -237,6 +237,20 @@ def _check_fitted(run: Run, verbs: set[str]) -> None:
         )
 
 
+def _check_safety_checker(start: Start) -> None:
+    """The safety checker is there, if curation uses one."""
+    curation = start.config.curation
+    if curation.safety and "curate" in start.verbs and curation.safety_weights:
+        folder = local_path(curation.safety_weights, "curation.safety_weights")
+        inside = folder / "safety_checker" if (folder / "safety_checker").is_dir() else folder
+        missing = folder.is_dir() and not (inside / "config.json").exists()
+        if missing or not (folder.exists() or registry.is_hub_id(curation.safety_weights)):
+            raise ValueError(
+                f"curation.safety_weights: {curation.safety_weights}: no safety checker there; give its directory, a "
+                "pipeline's directory that has one, or a hub id"
+            )
+
+
 def _check_experiments(start: Start) -> None:
     """The experiments' sites exist, and what they read is recorded."""
     config, info = start.config, start.model_info
@@ -281,6 +295,7 @@ CHECKS: tuple[Callable[[Start], None], ...] = (
     _check_output,
     _check_split,
     _check_labellers,
+    _check_safety_checker,
     _check_experiments,
     _check_interventions,
     _check_earlier_stages,

@@ -85,11 +85,14 @@ def check(run: Run) -> None:
             _compare(run.config.output, old, _digests(run.config, stage), required=stage == "sample")
 
 
-def verify(store: Store, config: Config, stage: str, stage_hash: str) -> None:
-    """Raise ValueError if this machine's files of a stage are not those that the run recorded when it began."""
-    old = recorded(store).get(stage, {}).get(stage_hash)
-    if old is not None:
-        _compare(config.output, old, _digests(config, stage), required=True)
+def verify(store: Store, config: Config, stage: str) -> None:
+    """Raise ValueError if this machine's files of a stage are not those that the run recorded when it began.
+
+    For workers, which may run on another machine than the planner.
+    """
+    known = list(recorded(store).get(stage, {}).values())
+    if known and (found := _digests(config, stage)) not in known:
+        _compare(config.output, known[-1], found, required=True)
 
 
 def _compare(output: str, old: dict[str, str], new: dict[str, str], required: bool) -> None:

@@ -11,17 +11,19 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+import storage
 from cluster import Executor, Observer, Outcome, WorkerSpec
 from cluster.ledger import Task
 from cluster.workers import Worker
 from probing.diffusion.sites import SiteSpec, choose
 from storage import Store
 from sweeps.config.schema import Config
-from sweeps.runtime import failures
+from sweeps.runtime import failures, inputs
 from sweeps.runtime.live_status import LiveStatus
 from sweeps.runtime.run import ModelInfo, Run
 
 if TYPE_CHECKING:
+    from probing.diffusion.model import LatentDiffusion
     from storage.budget import Budget
 
 
@@ -129,6 +131,14 @@ class Stage(Protocol[T]):
     def prices(self, plan: PlanInput) -> list[StagePrice]:
         """Return the stage's work before anything runs."""
         ...
+
+
+def load_model(config: Config, variants: int = 1) -> LatentDiffusion:
+    """Return the model under study, for a worker. Raises ValueError if its files here are not those of the run."""
+    from probing.diffusion import model
+
+    inputs.verify(storage.open(config.output), config, "sample")
+    return model.load(config.model, variants)
 
 
 def network_workers(config: Config, factory: Callable[[], Worker], name: str) -> WorkerSpec:

@@ -15,7 +15,15 @@ from sweeps.runtime import grid, side_store
 from sweeps.runtime.layout import TRAINED
 from sweeps.runtime.live_status import LiveStatus
 from sweeps.runtime.run import ModelInfo, Run
-from sweeps.stages.base import PlanInput, StageInfo, StagePrice, StageStatus, network_workers, status_if_left
+from sweeps.stages.base import (
+    PlanInput,
+    StageInfo,
+    StagePrice,
+    StageStatus,
+    load_model,
+    network_workers,
+    status_if_left,
+)
 
 INFO = StageInfo("decoded", verb="probe", doing="decoding clean estimates", unit="shards", cost="decoded")
 STAGE = INFO.name
@@ -67,11 +75,9 @@ class DecodeWorker:
     """Holds the decoder; decodes the missing steps of one shard per call."""
 
     def __init__(self, config: Config, stage_hash: str) -> None:
-        from probing.diffusion import model
-
         self.stage_hash = stage_hash
         self.source, self.target = storage.open(config.output), storage.open(url(config.output))
-        self.model = model.load(config.model)
+        self.model = load_model(config)
 
     def __call__(self, task: DecodeTask) -> dict[str, int]:
         import torch

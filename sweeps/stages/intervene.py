@@ -14,10 +14,20 @@ from interventions.config import ANIMATION, MAIN, PATCHING, SECOND_OBJECT, Inter
 from interventions.counterfactual import SERIES
 from interventions.plan import EditTask, plan, rows_of
 from sweeps.config.schema import STEPS, Config
+from sweeps.runtime import inputs
 from sweeps.runtime.live_status import LiveStatus
 from sweeps.runtime.run import Run
 from sweeps.stages import curate, probe
-from sweeps.stages.base import PlanInput, StageInfo, StagePrice, StageStatus, StatusRow, network_workers, next_attempt
+from sweeps.stages.base import (
+    PlanInput,
+    StageInfo,
+    StagePrice,
+    StageStatus,
+    StatusRow,
+    load_model,
+    network_workers,
+    next_attempt,
+)
 
 if TYPE_CHECKING:
     from interventions.worker import Intervener
@@ -80,10 +90,10 @@ def intervener(job: InterveneJob) -> Intervener:
     from interventions.sources.stored import Stored
     from interventions.worker import Intervener
     from probing.diffusion import metadata
-    from probing.diffusion.model import load
 
     config = job.config
-    model = load(config.model)
+    model = load_model(config)
+    inputs.verify(storage.open(config.output), config, STAGE)
     grids = {site.name: (site.height, site.width) for site in model.sites()}
     stored = Stored(storage.open(config.output), job.train, grids, config.labels.threshold)
     sources, published = stored.sources, config.interventions.probes

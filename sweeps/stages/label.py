@@ -40,7 +40,7 @@ class LabelWorker:
 
         self.stage_hash = stage_hash
         self.store = storage.open(config.output)
-        inputs.verify(self.store, config, STAGE, stage_hash)
+        inputs.verify(self.store, config, STAGE)
         device = pick_device(config.model.device)
         self.labellers = {
             task: registry.build(task, getattr(config.labels, task), getattr(config.labels, f"{task}_weights"), device)

@@ -15,7 +15,15 @@ from sweeps.runtime import experiments, side_store
 from sweeps.runtime.layout import TRAINED
 from sweeps.runtime.live_status import LiveStatus
 from sweeps.runtime.run import ModelInfo, Run
-from sweeps.stages.base import PlanInput, StageInfo, StagePrice, StageStatus, network_workers, status_if_left
+from sweeps.stages.base import (
+    PlanInput,
+    StageInfo,
+    StagePrice,
+    StageStatus,
+    load_model,
+    network_workers,
+    status_if_left,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,11 +81,9 @@ class FamilyWorker:
     """Holds the model; runs the missing steps of one shard again."""
 
     def __init__(self, config: Config, stage_hash: str) -> None:
-        from probing.diffusion import model
-
         self.stage_hash = stage_hash
         self.source, self.target = storage.open(config.output), storage.open(url(config.output))
-        self.model = model.load(config.model)
+        self.model = load_model(config)
         table = self.source.samples().to_pydict()
         self.prompts, self.seeds = table["prompt"], table["seed"]
 

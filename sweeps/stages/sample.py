@@ -13,7 +13,6 @@ from probing.diffusion.sites import choose
 from probing.diffusion.variants import forced, noise_seed
 from storage import Store
 from sweeps.config.schema import STEPS, Config
-from sweeps.runtime import inputs
 from sweeps.runtime.live_status import LiveStatus
 from sweeps.runtime.run import Run
 from sweeps.stages import base
@@ -46,12 +45,9 @@ class SampleWorker:
     """Holds the model and its variants; samples one shard per call."""
 
     def __init__(self, config: Config, stage_hash: str) -> None:
-        from probing.diffusion import model
-
         self.config, self.stage_hash = config, stage_hash
         self.store = storage.open(config.output)
-        inputs.verify(self.store, config, STAGE, stage_hash)
-        self.model = model.load(config.model, len(config.sampling.variants))
+        self.model = base.load_model(config, len(config.sampling.variants))
         self.sites = choose(self.model.sites(), config.sampling.sites)
         table = self.store.samples().to_pydict()
         self.prompts, self.seeds = table["prompt"], table["seed"]

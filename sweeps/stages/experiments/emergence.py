@@ -15,7 +15,7 @@ from sweeps.runtime import experiments
 from sweeps.runtime.layout import EMERGENCE, EMERGENCE_FOLDER, LATENT_KINDS, TRAINED
 from sweeps.runtime.run import Run
 from sweeps.stages import curate, probe
-from sweeps.stages.base import PlanInput, StagePrice, next_attempt
+from sweeps.stages.base import PlanInput, StagePrice, load_model, next_attempt
 
 NAME = EMERGENCE
 TASKS = ("saliency", "depth")
@@ -61,12 +61,11 @@ class EmergenceWorker:
     """Holds decoder and labellers; decodes and labels one sample's steps per call."""
 
     def __init__(self, job: EmergenceJob) -> None:
-        from probing.diffusion import model
         from probing.labelling import registry
 
         self.job, config = job, job.config
         self.store = storage.open(config.output)
-        self.model = model.load(config.model)
+        self.model = load_model(config)
         self.labellers = {
             task: registry.build(
                 task, getattr(config.labels, task), getattr(config.labels, f"{task}_weights"), self.model.device

@@ -18,7 +18,7 @@ from sweeps.runtime.grid import ProbeSpec
 from sweeps.runtime.layout import TRAINED
 from sweeps.runtime.run import Run
 from sweeps.stages import probe
-from sweeps.stages.base import PlanInput, StagePrice, next_attempt
+from sweeps.stages.base import PlanInput, StagePrice, load_model, next_attempt
 from sweeps.stages.probe_trial import ProbeJob, write_results
 
 if TYPE_CHECKING:
@@ -45,11 +45,10 @@ class TruthWorker:
     """Renders and encodes once; for each step reads the network's activations and fits their probes."""
 
     def __init__(self, config: Config, job: ProbeJob) -> None:
-        from probing.diffusion import model
         from probing.scenes import dataset, truth
 
         self.config, self.job = config, job
-        self.model = model.load(config.model)
+        self.model = load_model(config)
         self.renders = dataset.draw(job.samples, self.model.image_size[0])
         self.clean = truth.clean_latents(self.model, self.renders.images)
 

@@ -16,6 +16,8 @@ import pytest
 import torch
 from transformers import CLIPTextConfig
 
+from probing.dataset import tokens
+from probing.dataset.prompts import Prompt
 from probing.diffusion import metadata, parts
 from probing.diffusion import model as models
 from probing.diffusion.config import ModelConfig
@@ -30,7 +32,8 @@ INSTALLED = [name for name in parts.SCHEDULERS if name != "DPMSolverSDE"]  # whi
 
 @pytest.fixture
 def pipeline(tiny_pipeline: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(tiny_pipeline, tmp_path / "pipeline"))
+    folder = Path(shutil.copytree(tiny_pipeline, tmp_path / "pipeline"))
+    return edit(folder, SCHEDULER, trained_betas=None, num_train_timesteps=1000, beta_schedule="scaled_linear")
 
 
 def edit(folder: Path, name: str, **fields: Any) -> Path:
@@ -188,15 +191,89 @@ def test_sizes_that_the_weights_do_not_have_are_refused_without_loading_them(pip
         metadata.check(config(pipeline))
 
 
+def test_what_cannot_be_sampled_can_still_be_listed(pipeline):
+    plain = metadata.read_model_info(config(pipeline), pipeline)
+    edit(pipeline, UNET, time_cond_proj_dim=256, a_field_of_tomorrow=1)
+    edit(pipeline, VAE, latents_mean=[0.0] * 4)
+    edit(pipeline, SCHEDULER, _class_name="EDMEulerScheduler")
+    found = metadata.read_model_info(config(pipeline), pipeline)
+    assert (found.sites, found.families, found.image, found.latent) == (
+        plain.sites, plain.families, plain.image, plain.latent
+    )  # fmt: skip
+    (pipeline / "unet" / "._diffusion_pytorch_model.safetensors").write_bytes(b"left by another system")
+    assert list(metadata.model_files(config(pipeline)))[1] == f"unet/{next((pipeline / 'unet').glob('d*')).name}"
+
+
 def test_full_size_configurations_are_accepted(tmp_path):
-    for unet in (tiny_families.V14, tiny_families.V21, tiny_families.XL):
+    # as their files hold them, with fields that a newer diffusers writes and training has left behind
+    xl = tiny_families.XL | {"upcast_attention": None, "time_cond_proj_dim": None, "addition_embed_type_num_heads": 64}
+    for unet in (tiny_families.V14, tiny_families.V21, xl):
         (tmp_path / "unet").mkdir(exist_ok=True)
         (tmp_path / UNET).write_text(json.dumps(unet | {"_class_name": "UNet2DConditionModel", "decay": 0.9999}))
         assert parts.read_unet(tmp_path)["in_channels"] == 4
 
 
+BETAS_OF_SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
+PNDM = BETAS_OF_SD | {
+    "_class_name": "PNDMScheduler", "skip_prk_steps": True, "set_alpha_to_one": False, "clip_sample": False,
+    "steps_offset": 1, "trained_betas": None,
+}  # fmt: skip
+EULER = PNDM | {
+    "_class_name": "EulerDiscreteScheduler", "interpolation_type": "linear", "prediction_type": "epsilon",
+    "sample_max_value": 1.0, "timestep_spacing": "leading", "use_karras_sigmas": False,
+}  # fmt: skip
+
+
+def text_files(width: int, act: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Configuration of a CLIP text encoder and of its tokenizer."""
+    encoder = {
+        "architectures": ["CLIPTextModel"], "attention_dropout": 0.0, "bos_token_id": 0, "dropout": 0.0,
+        "eos_token_id": 2, "hidden_act": act, "hidden_size": width, "initializer_factor": 1.0,
+        "initializer_range": 0.02, "intermediate_size": 4 * width, "layer_norm_eps": 1e-5,
+        "max_position_embeddings": 77, "model_type": "clip_text_model", "num_attention_heads": width // 64,
+        "num_hidden_layers": 12, "pad_token_id": 1, "torch_dtype": "float16", "transformers_version": "4.22.0.dev0",
+        "vocab_size": 49408,
+    }  # fmt: skip
+    token = {"__type": "AddedToken", "content": "<|endoftext|>", "lstrip": False, "normalized": True}
+    tokenizer = {
+        "add_prefix_space": False, "bos_token": token, "do_lower_case": True, "eos_token": token, "errors": "replace",
+        "model_max_length": 77, "name_or_path": "openai/clip", "pad_token": "<|endoftext|>",
+        "special_tokens_map_file": "./map.json", "tokenizer_class": "CLIPTokenizer", "unk_token": token,
+    }  # fmt: skip
+    return encoder, tokenizer
+
+
+@pytest.mark.parametrize("kind", ["StableDiffusionPipeline", "StableDiffusionXLPipeline"])
+def test_files_as_the_public_models_have_them_are_accepted(tmp_path, kind):
+    xl = kind.endswith("XLPipeline")
+    widths = {"": (768, "quick_gelu"), "_2": (1280, "gelu")} if xl else {"": (768, "quick_gelu")}
+    index: dict[str, Any] = {
+        "_class_name": kind, "_diffusers_version": "0.19.0", "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"], "scheduler": ["diffusers", (EULER if xl else PNDM)["_class_name"]],
+        "feature_extractor": [None, None] if xl else ["transformers", "CLIPImageProcessor"],
+        "safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"],
+    } | ({"force_zeros_for_empty_prompt": True, "image_encoder": [None, None]} if xl else {})  # fmt: skip
+    files = {
+        UNET: tiny_families.XL if xl else tiny_families.V14,
+        VAE: tiny_families.V14_VAE | {"_class_name": "AutoencoderKL", "act_fn": "silu", "force_upcast": True},
+        SCHEDULER: EULER if xl else PNDM,
+    }
+    for suffix, (width, act) in widths.items():
+        index[f"text_encoder{suffix}"] = ["transformers", "CLIPTextModelWithProjection" if suffix else "CLIPTextModel"]
+        index[f"tokenizer{suffix}"] = ["transformers", "CLIPTokenizer"]
+        encoder, tokenizer = text_files(width, act)
+        files |= {f"text_encoder{suffix}/config.json": encoder}
+        files |= {f"tokenizer{suffix}/tokenizer_config.json": tokenizer}
+    for name, content in (files | {"model_index.json": index}).items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(json.dumps(content))
+    parts.check(tmp_path)
+    levels = metadata.noise_levels(config(tmp_path), 15)
+    assert levels[0] == pytest.approx(9.6 if xl else 14.61, abs=0.5)
+
+
 WRONG: tuple[Any, ...] = ("text", -1, 2.5, True, [], [1], {}, {"a": [1]}, None)
-FILES = ("model_index.json", UNET, VAE, TEXT, SCHEDULER, "tokenizer/tokenizer_config.json")
+FILES = ("model_index.json", UNET, VAE, TEXT, SCHEDULER, "tokenizer/tokenizer_config.json", "tokenizer/tokenizer.json")
 
 
 def mutations(folder: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -223,38 +300,52 @@ def refusal(folder: Path) -> str:
     """Why a pipeline is refused before anything is loaded; empty if it is not."""
     try:
         metadata.check(config(folder))
+        tokens.with_cuts([Prompt(PROMPT[0], 0)], folder)
     except ValueError as error:
         return str(error)
     return ""
 
 
-def without_effect(name: str, field: str) -> bool:
-    """Whether a field changes nothing, whatever it holds."""
-    tables = {UNET: parts.UNET, VAE: parts.VAE, SCHEDULER: parts.SCHEDULER}
-    return field.startswith("_") or field in parts.NOT_NEEDED or tables.get(name, {}).get(field) is parts.NO_EFFECT
+CLASSES = {
+    UNET: diffusers.UNet2DConditionModel,
+    VAE: diffusers.AutoencoderKL,
+    SCHEDULER: diffusers.LMSDiscreteScheduler,
+}
+TABLES = {UNET: parts.UNET, VAE: parts.VAE, SCHEDULER: parts.SCHEDULER}
+
+
+def changes_nothing(name: str, field: str, original: dict[str, Any], content: dict[str, Any]) -> bool:
+    """Whether a mutation must give the same images: the field has no effect, or its default is what it held."""
+    if field in content:
+        no_effect = TABLES.get(name, {}).get(field) is parts.NO_EFFECT
+        return field.startswith("_") or field in parts.NOT_NEEDED or no_effect
+    parameters = inspect.signature(CLASSES[name].__init__).parameters if name in CLASSES else {}
+    return field in parameters and json.loads(json.dumps(parameters[field].default)) == original[field]
 
 
 @pytest.mark.slow
 def test_each_mutated_field_gives_what_diffusers_makes_of_it_or_one_line(pipeline):
-    originals = {name: (pipeline / name).read_bytes() for name in FILES}
+    originals = {name: json.loads((pipeline / name).read_text()) for name in FILES}
+    together = copy.deepcopy(originals)  # mutations that must change nothing, which are tried all at once
     noise = initial_noise(models.load(config(pipeline)), [3])
-    plain, wrong, unused = reference(pipeline, noise), [], {}
+    plain, wrong = reference(pipeline, noise), []
     for name, change, content in mutations(pipeline):
         (pipeline / name).write_text(json.dumps(content))
-        message = refusal(pipeline)
+        message, field = refusal(pipeline), change.partition("=")[0].removesuffix(" removed")
         assert "\n" not in message, change
         assert len(message) < 600, change
-        field, _, value = change.partition("=")
-        if not message and value and without_effect(name, field):
-            unused.setdefault(name, {})[field] = content[field]
+        if not message and changes_nothing(name, field, originals[name], content):
+            together[name].pop(field, None)
+            together[name] |= {field: content[field]} if field in content else {}
         elif not message:
             found = sample(models.load(config(pipeline)), PROMPT, [3], steps=2, guidance=2.5).images.numpy()
             if np.abs(found - plain).max() > 1 and np.abs(found - reference(pipeline, noise)).max() > 1:
                 wrong.append(f"{name} {change}")
-        (pipeline / name).write_bytes(originals[name])
+        (pipeline / name).write_text(json.dumps(originals[name]))
     assert not wrong
-    for name, fields in unused.items():
-        edit(pipeline, name, **fields)
+    for name, content in together.items():
+        assert content != originals[name] or name in (TEXT, *FILES[-2:])
+        (pipeline / name).write_text(json.dumps(content))
     assert refusal(pipeline) == ""
     found = sample(models.load(config(pipeline)), PROMPT, [3], steps=2, guidance=2.5).images.numpy()
     assert np.abs(found - plain).max() <= 1

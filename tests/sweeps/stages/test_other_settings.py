@@ -44,6 +44,13 @@ def test_a_verb_alone_refuses_what_was_made_otherwise(words, capsys, verb, chang
     assert sorted(Path(load(words[0], words[1:]).output).rglob("*")) == before
 
 
+def test_a_single_edit_refuses_probes_of_other_settings(words, tmp_path, capsys):
+    edit = ["--prompt", "a large red sphere on a green floor", "--task", "depth", "--move", "9", "-5"]
+    assert main(["intervene", *words, "probe.lr=0.5", *edit, "--to", str(tmp_path / "play")]) == 2
+    assert "are not fitted with these settings" in capsys.readouterr().err
+    assert not (tmp_path / "play").exists()
+
+
 @pytest.mark.parametrize(
     ("verb", "message"),
     [
