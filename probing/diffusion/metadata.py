@@ -188,8 +188,8 @@ def noise_levels(config: ModelConfig, steps: int) -> tuple[float, ...]:
         settings = parts.lms_settings(parts.read_scheduler(folder)) if folder else {}
     except ValueError:
         settings = {}
-    # sigmas that are spaced by another rule than the time are left to the library
-    if not settings or any(settings.get(f"use_{rule}_sigmas") for rule in ("karras", "exponential", "beta")):
+    # quantiles of a beta distribution are left to the library
+    if not settings or settings.get("use_beta_sigmas"):
         return ()
     count, start, end = settings.get("num_train_timesteps", 1000), settings["beta_start"], settings["beta_end"]
     # in float32 like diffusers, because 1 - alphas is tiny at the last steps
@@ -210,4 +210,8 @@ def noise_levels(config: ModelConfig, steps: int) -> tuple[float, ...]:
     else:
         times = np.linspace(count - 1, 0, steps)
     sigmas = np.interp(times, np.arange(count), np.sqrt((1 - alphas) / alphas))
+    if settings.get("use_karras_sigmas"):
+        sigmas = np.linspace(sigmas[0] ** (1 / 7), sigmas[-1] ** (1 / 7), len(sigmas)) ** 7
+    elif settings.get("use_exponential_sigmas"):
+        sigmas = np.geomspace(sigmas[0], sigmas[-1], len(sigmas))
     return tuple(sigmas.astype(np.float32).tolist())

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-import numpy as np
 import torch
 from diffusers.models.attention_processor import Attention, AttnProcessor
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
@@ -29,11 +29,12 @@ FOCUS = 3.0
 """initial attention logit of a token with itself, as a multiple of the logarithm of the number of tokens"""
 VISITED = 15
 """denoising steps of sampling; half of the training uses exactly their noise levels"""
-SHIFT = 4.0
-"""noise levels are those of Stable Diffusion divided by this, the ratio of its latents' side (64) to ours (16): what
-covers as many latent pixels is averaged as often (the resolution shift of simple diffusion, Hoogeboom et al. 2023)"""
-ATTENTION_RATE = 0.1
-"""learning rate of queries and keys of self-attention, as a share of that of all other weights"""
+SHIFT = 4
+"""the largest noise level is that of Stable Diffusion divided by this, the ratio of its latents' side (64) to ours
+(16), because an object covers fewer latent pixels to average the noise over (the resolution shift of simple diffusion,
+Hoogeboom et al. 2023)"""
+TIMES = 723
+"""training times: the first of Stable Diffusion's 1000, up to the largest noise level divided by SHIFT"""
 
 
 def build_unet(channels: Sequence[int] = CHANNELS, text_width: int = 128) -> UNet2DConditionModel:
@@ -52,20 +53,19 @@ def build_unet(channels: Sequence[int] = CHANNELS, text_width: int = 128) -> UNe
     ).to(memory_format=torch.channels_last)
 
 
-def shifted_betas() -> list[float]:
-    """Betas (1000) of Stable Diffusion's noise schedule with every noise level sigma divided by SHIFT."""
-    betas = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
-    signal = np.cumprod(1 - betas)
-    shifted = 1 / (1 + (1 - signal) / signal / SHIFT**2)
-    return [float(f"{beta:.9g}") for beta in 1 - shifted / np.concatenate([[1.0], shifted[:-1]])]
-
-
 def build_scheduler() -> LMSDiscreteScheduler:
-    """Stable Diffusion's noise schedule, shifted to the size of the latents; the network predicts velocity."""
+    """Stable Diffusion's noise schedule, shifted to the size of the latents; the network predicts velocity.
+
+    Its first TIMES times keep their noise levels; sampling goes down from the largest in equal ratios, which at the
+    early steps are those of Stable Diffusion's own.
+    """
+    start, end = 0.00085**0.5, 0.012**0.5
     return LMSDiscreteScheduler(
-        # diffusers annotates an array, and writes a list to the scheduler's file
-        trained_betas=shifted_betas(),  # type: ignore[arg-type]
-        num_train_timesteps=1000,
+        beta_start=0.00085,
+        beta_end=(start + (end - start) * (TIMES - 1) / 999) ** 2,
+        beta_schedule="scaled_linear",
+        num_train_timesteps=TIMES,
+        use_exponential_sigmas=True,
         prediction_type="v_prediction",
         steps_offset=1,
     )
@@ -97,11 +97,13 @@ def focus_attention(unet: UNet2DConditionModel, seed: int) -> None:
                 part.weight.copy_(basis * agreement**0.5)
 
 
-def learning_rate(name: str) -> float:
-    """Learning rate of a parameter of `Denoiser` as a multiple of the schedule's.
+def hold_attention(unet: UNet2DConditionModel) -> None:
+    """Freeze queries and keys of every self-attention; values, outputs and the tokens themselves are trained.
 
-    Queries and keys of self-attention learn slowly: at the full rate, attention drifts back to near-uniform."""
-    return ATTENTION_RATE if ".attn1.to_q." in name or ".attn1.to_k." in name else 1.0
+    If they were trained, attention would drift back to near-uniform."""
+    for _, attention in self_attentions(unet):
+        attention.to_q.requires_grad_(False)
+        attention.to_k.requires_grad_(False)
 
 
 class Denoiser(nn.Module):
@@ -113,17 +115,37 @@ class Denoiser(nn.Module):
         self.unet = build_unet()
 
     def forward(self, noisy: Tensor, times: Tensor, tokens: Tensor) -> Tensor:
-        """Velocity (n, 4, h, w) of noisy latents at integer times (n,)."""
+        """Velocity (n, 4, h, w) of noisy latents at times (n,)."""
         states = self.text_encoder(tokens).last_hidden_state
         return self.unet(noisy, times, states).sample
 
 
-def training_times(count: int, generator: torch.Generator) -> Tensor:
-    """Times (count,) in 0..999: half spread evenly over all, half over those of the sampling steps."""
-    anywhere = _spread(count - count // 2, generator) * 1000
-    visited = torch.linspace(0, 999, VISITED, device=generator.device).round()
-    steps = (_spread(count // 2, generator) * VISITED).long().clamp_max(VISITED - 1)
-    return torch.cat([anywhere.long().clamp_max(999), visited[steps].long()])
+@dataclass(frozen=True, eq=False)
+class NoiseLevels:
+    """The noise levels that the network is trained on."""
+
+    schedule: Tensor
+    """(TIMES) sigma of every training time"""
+    times: Tensor
+    """(VISITED) times of the sampling steps, not whole numbers"""
+    sigmas: Tensor
+    """(VISITED) sigmas of the sampling steps"""
+
+    @staticmethod
+    def of(scheduler: LMSDiscreteScheduler, device: str = "cpu") -> NoiseLevels:
+        """Those of a scheduler; its number of sampling steps is set to VISITED."""
+        scheduler.set_timesteps(VISITED)
+        signal = scheduler.alphas_cumprod.double()
+        every = ((1 - signal) / signal).sqrt().float()
+        tensors = (every, scheduler.timesteps.float(), scheduler.sigmas[:-1].float())
+        return NoiseLevels(*(tensor.to(device) for tensor in tensors))
+
+    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Times and sigmas (count,): half spread evenly over all times, half over those of the sampling steps."""
+        anywhere = (_spread(count - count // 2, generator) * TIMES).long().clamp_max(TIMES - 1)
+        steps = (_spread(count // 2, generator) * VISITED).long().clamp_max(VISITED - 1)
+        times = torch.cat([anywhere.float(), self.times[steps]])
+        return times, torch.cat([self.schedule[anywhere], self.sigmas[steps]])
 
 
 def _spread(count: int, generator: torch.Generator) -> Tensor:
@@ -136,24 +158,22 @@ def velocity_loss(
     model: Callable[[Tensor, Tensor, Tensor], Tensor],
     latents: Tensor,
     tokens: Tensor,
-    signal: Tensor,
+    levels: NoiseLevels,
     generator: torch.Generator,
 ) -> Tensor:
     """Squared error of the velocity, weighted by max(min(SNR, SNR_LIMIT) / (SNR + 1), LEAST_WEIGHT).
 
-    latents: (n, 4, h, w), scaled; tokens: (n, positions); signal: the schedule's cumulative alpha product (1000,).
-    All of them are on the generator's device.
+    latents: (n, 4, h, w), scaled; tokens: (n, positions). All of them are on the generator's device.
     """
-    times = training_times(len(latents), generator)
+    times, sigmas = levels.draw(len(latents), generator)
     noise = torch.randn(latents.shape, generator=generator, device=latents.device)
-    alpha = signal[times].sqrt()[:, None, None, None]
-    sigma = (1 - signal[times]).sqrt()[:, None, None, None]
+    signal = 1 / (1 + sigmas.square())
+    alpha, sigma = signal.sqrt()[:, None, None, None], (1 - signal).sqrt()[:, None, None, None]
     target = alpha * noise - sigma * latents
     with torch.autocast(latents.device.type, torch.bfloat16):
         output = model(alpha * latents + sigma * noise, times, tokens)
     error = (output.float() - target).square().mean((1, 2, 3))
-    ratio = signal[times] / (1 - signal[times])
-    weight = (ratio.clamp_max(SNR_LIMIT) / (ratio + 1)).clamp_min(LEAST_WEIGHT)
+    weight = (sigmas.pow(-2).clamp_max(SNR_LIMIT) * signal * sigmas.square()).clamp_min(LEAST_WEIGHT)
     return (error * weight).mean()
 
 
@@ -176,7 +196,7 @@ def train(
     tokenizer = text.build_tokenizer()
     tokens = text.tokenize(tokenizer, captions).to(device)
     empty = text.tokenize(tokenizer, [""]).to(device)
-    signal = build_scheduler().alphas_cumprod.to(device)
+    levels = NoiseLevels.of(build_scheduler(), device)
     latents = latents.to(device)
     if device == "cpu":
         # with heads this narrow the fused kernel's backward pass takes a third of a step on CPU
@@ -185,7 +205,8 @@ def train(
         model.load_state_dict(start)
     else:
         focus_attention(model.unet, seed)
-    loop = Loop(model, schedule, folder, seed, learning_rate)
+    hold_attention(model.unet)
+    loop = Loop(model, schedule, folder, seed)
     loop.resume()
 
     def loss(step: int, generator: torch.Generator) -> Tensor:
@@ -193,7 +214,7 @@ def train(
         dropped = torch.rand(batch, generator=generator, device=device) < CAPTION_DROPOUT
         words = torch.where(dropped[:, None], empty, tokens[which])
         clean = latents[which].contiguous(memory_format=torch.channels_last)
-        return velocity_loss(model, clean, words, signal, generator)
+        return velocity_loss(model, clean, words, levels, generator)
 
     loop.run(loss, progress)
     model.load_state_dict(loop.averaged)

@@ -49,25 +49,13 @@ class Loop:
     uninterrupted one.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        schedule: Schedule,
-        folder: Path,
-        seed: int,
-        rates: Callable[[str], float] = lambda name: 1.0,
-    ) -> None:
-        """rates: by name of a parameter, its learning rate as a multiple of the schedule's."""
+    def __init__(self, model: nn.Module, schedule: Schedule, folder: Path, seed: int) -> None:
         self.model, self.schedule, self.seed = model, schedule, seed
         self.path = folder / "checkpoint.safetensors"
         folder.mkdir(parents=True, exist_ok=True)
-        learning = [(rates(name), name, p) for name, p in model.named_parameters() if p.requires_grad]
-        factors = dict.fromkeys(factor for factor, _, _ in learning)
-        # in the order of the groups, by which the optimiser numbers its state
-        self.learning = {name: p for factor in factors for own, name, p in learning if own == factor}
-        groups = [{"params": [p for own, _, p in learning if own == factor], "factor": factor} for factor in factors]
+        self.learning = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.optimiser = torch.optim.AdamW(
-            groups, lr=schedule.rate, betas=(0.9, 0.99), weight_decay=schedule.decay, fused=True
+            self.learning.values(), lr=schedule.rate, betas=(0.9, 0.99), weight_decay=schedule.decay, fused=True
         )
         self.averaged = {k: v.detach().clone() for k, v in model.state_dict().items()}
         self.device = next(model.parameters()).device
@@ -133,7 +121,7 @@ class Loop:
     def advance(self, loss: Callable[[int, torch.Generator], Tensor]) -> Tensor:
         """Take one step; returns its loss."""
         for group in self.optimiser.param_groups:
-            group["lr"] = self.schedule.rate_at(self.step) * group["factor"]
+            group["lr"] = self.schedule.rate_at(self.step)
         value = loss(self.step, self.generator(self.step))
         value.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)

@@ -85,6 +85,8 @@ BETAS = np.linspace(0.001, 0.01, 1000).tolist()
         {"timestep_spacing": "trailing"},
         {"prediction_type": "epsilon"},
         {"use_karras_sigmas": True},
+        {"use_exponential_sigmas": True, "num_train_timesteps": 700},
+        {"use_beta_sigmas": True},
         {"_class_name": "PNDMScheduler", "skip_prk_steps": True, "set_alpha_to_one": False, "clip_sample": False},
     ],
 )
@@ -100,7 +102,7 @@ def test_the_schedule_is_that_of_diffusers(pipeline, fields):
     assert torch.equal(found.timesteps, reference.timesteps)
     assert found.init_noise_sigma == reference.init_noise_sigma
     levels = metadata.noise_levels(config(pipeline), 15)
-    assert levels == () if "use_karras_sigmas" in fields else levels == pytest.approx(reference.sigmas[:15], rel=1e-5)
+    assert levels == () if "use_beta_sigmas" in fields else levels == pytest.approx(reference.sigmas[:15], rel=1e-5)
 
 
 def test_trained_betas_change_the_image(pipeline):

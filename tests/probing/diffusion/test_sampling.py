@@ -235,15 +235,16 @@ def test_unknown_words_are_refused(model):
 
 @pytest.mark.parametrize(
     ("config", "message"),
-    [
-        (ModelConfig(name="/nowhere/at/all"), "no directory"),
-        (ModelConfig(name="owner/name"), "pin the commit"),
-        (ModelConfig(device="quantum"), "is no device"),
-    ],
+    [(ModelConfig(name="/nowhere/at/all"), "no directory"), (ModelConfig(name="owner/name"), "pin the commit")],
 )
 def test_wrong_models_are_refused_in_one_line(config, message):
     with pytest.raises(ValueError, match=message):
         load(config)
+
+
+def test_an_unknown_device_is_refused():
+    with pytest.raises(ValueError, match="model.device='quantum': use cpu, cuda"):
+        ModelConfig(device="quantum")
 
 
 def test_a_directory_without_a_pipeline_is_refused(tmp_path):

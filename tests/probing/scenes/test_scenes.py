@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers.schedulers.scheduling_lms_discrete import LMSDiscreteScheduler
 
 from probing.scenes import dataset, diffusion, evaluate, teacher, text, training, vae
 from probing.scenes.grammar import MAX_WORDS, PALETTE, WORDS, Thing, caption, relation, view, wall_distance
@@ -253,33 +254,53 @@ def test_diffusion_training_step_is_finite_and_reproducible():
     network.unet = diffusion.build_unet((16, 16, 32, 32), 128)
     tokens = text.tokenize(text.build_tokenizer(), ["a red box"] * 4)
     latents = torch.randn(4, 4, 16, 16, generator=torch.Generator().manual_seed(1))
-    signal = diffusion.build_scheduler().alphas_cumprod
+    levels = diffusion.NoiseLevels.of(diffusion.build_scheduler())
     losses = [
-        diffusion.velocity_loss(network, latents, tokens, signal, torch.Generator().manual_seed(2)) for _ in range(2)
+        diffusion.velocity_loss(network, latents, tokens, levels, torch.Generator().manual_seed(2)) for _ in range(2)
     ]
     assert torch.isfinite(losses[0])
     assert torch.equal(losses[0], losses[1])
 
 
-def test_times_cover_the_whole_schedule_and_the_steps_of_sampling():
-    times = diffusion.training_times(30, torch.Generator().manual_seed(0))
-    assert [int(t) * 15 // 1000 for t in times[:15]] == list(range(15))
+def test_noise_levels_cover_the_whole_schedule_and_the_steps_of_sampling():
     scheduler = diffusion.build_scheduler()
+    times, sigmas = diffusion.NoiseLevels.of(scheduler).draw(30, torch.Generator().manual_seed(0))
+    assert [int(t) * 15 // diffusion.TIMES for t in times[:15]] == list(range(15))
+    signal = scheduler.alphas_cumprod[times[:15].long()]
+    assert torch.allclose(sigmas[:15], ((1 - signal) / signal).sqrt(), rtol=1e-5)
     scheduler.set_timesteps(15)
-    assert times[15:].tolist() == scheduler.timesteps.flip(0).round().long().tolist()
+    assert sorted(times[15:].tolist(), reverse=True) == scheduler.timesteps.tolist()
+    assert sorted(sigmas[15:].tolist(), reverse=True) == scheduler.sigmas[:-1].tolist()
+
+
+def test_the_noise_is_that_of_stable_diffusion_shifted_to_the_size_of_the_latents():
+    shipped = LMSDiscreteScheduler.from_pretrained(folder() / "pipeline", subfolder="scheduler")
+    ours = diffusion.build_scheduler()
+    settings = [{k: v for k, v in s.config.items() if not k.startswith("_")} for s in (shipped, ours)]
+    assert settings[0] == settings[1]
+    theirs = LMSDiscreteScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    # the network sees the pairs of time and noise that it was trained on
+    assert torch.allclose(ours.alphas_cumprod, theirs.alphas_cumprod[: diffusion.TIMES], rtol=1e-5)
+    for scheduler in (ours, theirs):
+        scheduler.set_timesteps(15)
+    assert ours.sigmas[0] == pytest.approx(theirs.sigmas[0] / diffusion.SHIFT, rel=0.01)
+    # the early steps are near a quarter of Stable Diffusion's
+    assert torch.allclose(ours.sigmas[:6], theirs.sigmas[:6] / diffusion.SHIFT, rtol=0.12)
 
 
 def test_a_perfect_velocity_has_no_loss():
     """The target is alpha * noise - sigma * clean, which an oracle can compute."""
-    signal = diffusion.build_scheduler().alphas_cumprod
+    levels = diffusion.NoiseLevels.of(diffusion.build_scheduler())
+    sigmas = levels.draw(6, torch.Generator().manual_seed(3))[1]
     clean = torch.randn(6, 4, 2, 2, generator=torch.Generator().manual_seed(1))
 
     def oracle(noisy, times, tokens):
-        alpha, sigma = signal[times].sqrt()[:, None, None, None], (1 - signal[times]).sqrt()[:, None, None, None]
+        alpha = (1 / (1 + sigmas**2)).sqrt()[:, None, None, None]
+        sigma = (1 - alpha**2).sqrt()
         noise = (noisy - alpha * clean) / sigma
         return alpha * noise - sigma * clean
 
-    loss = diffusion.velocity_loss(oracle, clean, None, signal, torch.Generator().manual_seed(3))
+    loss = diffusion.velocity_loss(oracle, clean, None, levels, torch.Generator().manual_seed(3))
     assert float(loss) < 1e-8
 
 
