@@ -25,7 +25,7 @@ from probing.scenes.optimise import Schedule
 Progress = Callable[[str], None]
 AUTOENCODER_RENDERS = 20_000
 """limit on the scenes that the autoencoder is trained on; each gives many crops"""
-GUIDANCE = 1.75
+GUIDANCE = 3.0
 """guidance scale of the card's images and of the preset; chosen on prompts of the validation split"""
 
 
