@@ -156,13 +156,13 @@ def test_controls_of_the_surface_have_rows_at_the_chosen_sites(finished, tiny_pi
 
 def test_edits_at_another_guidance_are_separate_rows_and_made_once(finished, tiny_pipeline, tmp_path):
     output = copied(finished, tmp_path / "run")
-    config = configured(tiny_pipeline, output, "interventions.guidances=[1,1.75]")
+    config = configured(tiny_pipeline, output, "interventions.guidances=[1,3]")
     run = pipeline.prepare(config)
     assert [(t.experiment, t.guidance) for t in intervene.missing(run)] == [("guidance", 1.0)]
     assert pipeline.execute(config, ("intervene",)).failed == {}
     assert intervene.missing(run) == []
     rows = run.store.table("interventions", run.hashes.intervene).to_pylist()
-    assert {(r["experiment"], r["guidance"]) for r in rows} == {("interventions", 1.75), ("guidance", 1.0)}
+    assert {(r["experiment"], r["guidance"]) for r in rows} == {("interventions", 3.0), ("guidance", 1.0)}
 
 
 @pytest.mark.chaos
@@ -199,7 +199,7 @@ def test_an_output_with_other_sampling_settings_is_refused(sampled, tiny_pipelin
     before = stored(output)
     assert main(["run", "scenes", *settings(tiny_pipeline, output, "sampling.guidance=5")]) == 2
     line = capsys.readouterr().err
-    assert "sampling.guidance: 1.75 -> 5.0" in line
+    assert "sampling.guidance: 3 -> 5.0" in line
     assert line.count("\n") == 1
     assert stored(output) == before
 
