@@ -15,8 +15,10 @@ SMALL = [
     "prompts.count=12", "sampling.shard=4", "curation.train=5", "curation.val=3", "curation.test=4",
     "curation.min_foreground=0", "curation.min_contrast=0", "sweep.steps=[1,2,15]", "probe.epochs=3",
     "interventions.images=1", "interventions.moves=1", "interventions.iterations=2",
-    "interventions.tasks=[depth]", "interventions.depth_steps=[1]", "interventions.controls=[none]", "interventions.directions=[weights]",
-    "tracking.mode=disabled", "sweep.trial_axes=[variant]", "sweep.controls=[none]", "sweep.control_sites=[]", "experiments.names=[]",
+    "interventions.tasks=[depth]", "interventions.depth_steps=[1]", "interventions.controls=[none]",
+    "interventions.directions=[weights]",
+    "tracking.mode=disabled", "sweep.trial_axes=[variant]", "sweep.controls=[none]", "sweep.control_sites=[]",
+    "experiments.names=[]",
 ]  # fmt: skip
 STORED = ("activations.zarr", "images.zarr", "labels.zarr", "latents.zarr", "shards", "samples.parquet")
 SAMPLED = ("activations.zarr", "images.zarr", "latents.zarr", "shards/sample", "samples.parquet")

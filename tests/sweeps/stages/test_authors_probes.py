@@ -24,7 +24,7 @@ PLAIN = ("trial", "control", "dx", "dy", "score_before", "score_after", "edit_no
 @pytest.fixture
 def published(finished: Path, tmp_path: Path) -> Path:
     """Files under the authors' names, with the weights that `finished` fitted for step 1."""
-    own = Stored(storage.open(str(finished)), ())
+    own = Stored(storage.open(str(finished)), (), {})
     for site in own.store.layout.sites:
         key = ProbeKey("depth", site.name, 1)
         path = AuthorsProbes(tmp_path / "published").path(key)
