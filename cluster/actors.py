@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import ray
@@ -20,7 +21,7 @@ from cluster.process import pin_threads
 from cluster.session import is_embedded
 from cluster.workers import Report, Worker, WorkerSpec, assert_ours, attempt, one_line
 from storage import LeaseHeld
-from storage.lease import follow, held_tokens
+from storage.lease import follow, held_tokens, unshared
 
 TICK_S = 1.0
 """Longest wait before the cluster is checked again."""
@@ -45,6 +46,8 @@ class Built:
     error: str | None = None
     user_error: bool = False
     """Whether the factory raised ValueError, which no retry can fix."""
+    unshared: bool = False
+    """Whether nothing was built, because the node does not share the output."""
 
 
 class Host:
@@ -60,6 +63,8 @@ class Host:
         node = ray.get_runtime_context().get_node_id()
         follow(leases)
         start = time.perf_counter()
+        if problem := unshared(leases):
+            return Built(node, time.perf_counter() - start, problem, unshared=True)
         assert_ours()
         try:
             self.worker = build_with_retries(spec, retries)
@@ -126,6 +131,9 @@ class WorkerPool:
         self.spec, self.ledger = spec, ledger
         self.retries, self.patience_s = retries, patience_s
         self.slots: list[Slot] = []
+        self.left_out: dict[str, list[Any]] = {}
+        """Id of a node that does not share the output -> its actors. They live on, so that Ray has no room there for
+        others; on a cluster that grows, a node can join after the check of a shared output."""
         self.deaths_in_a_row = 0
         self.last_change = time.monotonic()
 
@@ -201,6 +209,9 @@ class WorkerPool:
         except RayActorError as error:
             self.died_building(slot, error)
             return
+        if built.unshared:
+            self.leave_out(slot, built)
+            return
         if built.user_error:
             raise ValueError(built.error)
         if built.error:
@@ -208,6 +219,13 @@ class WorkerPool:
         slot.node, slot.ref = built.node, None
         self.deaths_in_a_row = 0
         self.ledger.emit(WorkerReady(slot.name, built.seconds))
+
+    def leave_out(self, slot: Slot, built: Built) -> None:
+        """Give the work of a slot to another node than its own."""
+        if built.node not in self.left_out:
+            self.ledger.emit(WorkerLost(slot.name, f"its node is left out: {built.error}"))
+        self.left_out.setdefault(built.node, []).append(slot.actor)
+        self.slots[self.slots.index(slot)] = self.spawn(slot.index)
 
     def died_building(self, slot: Slot, error: RayActorError) -> None:
         reason = death_reason(error)
@@ -253,9 +271,10 @@ class WorkerPool:
         if waited_s < max(self.patience_s, STRANDED_S) or any(slot.node for slot in self.slots):
             return
         try:
-            resources.check_fits(self.spec)
+            resources.check_fits(self.spec, without=self.left_out)
         except ValueError as error:
-            raise WorkerFailed(f"{error} (waited {waited_s:.0f} s)") from error
+            note = f"; {len(self.left_out)} nodes do not share the output" if self.left_out else ""
+            raise WorkerFailed(f"{error} (waited {waited_s:.0f} s{note})") from error
 
     def remove(self, slot: Slot) -> None:
         _kill(slot.actor)
@@ -263,9 +282,10 @@ class WorkerPool:
 
     def shut_down(self) -> None:
         """Kill every actor that is left, whatever it is doing."""
-        for slot in self.slots:
-            _kill(slot.actor)
+        for actor in (*(slot.actor for slot in self.slots), *chain.from_iterable(self.left_out.values())):
+            _kill(actor)
         self.slots.clear()
+        self.left_out.clear()
 
 
 def death_reason(error: RayError) -> str:

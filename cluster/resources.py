@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import socket
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import ray
 
@@ -62,9 +62,9 @@ def room(worker: WorkerSpec) -> int:
     return fitting if is_embedded() else max(fitting, GROWN_WORKERS)
 
 
-def check_fits(worker: WorkerSpec) -> None:
-    """Raise ValueError if no live node can hold even one such worker."""
-    available = [node["Resources"] for node in nodes()]
+def check_fits(worker: WorkerSpec, without: Collection[str] = ()) -> None:
+    """Raise ValueError if no live node, but those with ids in `without`, can hold even one such worker."""
+    available = [node["Resources"] for node in nodes() if node["NodeID"] not in without]
     if any(fits(worker, node) for node in available):
         return
     cpus, gpus = (max((node.get(name, 0) for node in available), default=0) for name in ("CPU", "GPU"))

@@ -241,6 +241,21 @@ def follow(tokens: Mapping[str, str]) -> None:
     _guards.extend(Follower(url, token) for url, token in tokens.items() if url not in own)
 
 
+def unshared(tokens: Mapping[str, str]) -> str:
+    """Why this machine does not share the stores that a planner holds, in one line; empty if it does.
+
+    A folder of the same path that is another one on this machine has no lease.
+    """
+    for url in tokens:
+        try:
+            open_files(url).get(LEASE)
+        except FileNotFoundError:
+            return f"{url} is another folder there"
+        except OSError as error:
+            return f"{url} can't be read there: {error}"
+    return ""
+
+
 def _lives(holder: Holder) -> bool | None:
     """Whether the process of a holder runs; None if that can't be known: it is elsewhere, or stopped.
 

@@ -332,3 +332,29 @@ def test_a_workers_process_shows_its_current_work(ray_local: Any) -> None:
     inside, after = ray.get(ray.remote(shown).options(num_cpus=0).remote())
     assert inside.strip() == "ray::probe-trained-up.1"
     assert "probe" not in after
+
+
+def test_a_node_that_does_not_share_the_output_is_left_out(
+    make_ray: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first worker sees another folder at the output's path, as on a node that joins a cluster without it."""
+    seen = iter([{str(tmp_path / "private"): "token"}])
+    monkeypatch.setattr("cluster.actors.held_tokens", lambda: next(seen, {}))
+    lost: list[str] = []
+
+    def look(event: Any) -> None:
+        if isinstance(event, WorkerLost):
+            lost.append(event.reason)
+
+    outcome = make_ray(0).run([Scripted("a"), Scripted("b")], spec(tmp_path, count=1), [look])
+    assert outcome.ok
+    assert lost == [f"its node is left out: {tmp_path}/private is another folder there"]
+
+
+def test_a_run_without_any_node_that_shares_the_output_ends_with_one_line(
+    make_ray: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.actors.held_tokens", lambda: {str(tmp_path / "private"): "token"})
+    monkeypatch.setattr("cluster.actors.STRANDED_S", 0.5)
+    with pytest.raises(WorkerFailed, match="a worker of fake needs .* 1 nodes do not share the output"):
+        make_ray(0).run([Scripted("a")], spec(tmp_path, count=1))
