@@ -45,6 +45,24 @@ def test_an_error_of_the_world_is_one_line_and_code_1(error: OSError, line: str,
     assert shown[1:] == ["resume with: scenesweep run 'name=a b'"]
 
 
+@pytest.mark.parametrize(("device", "code"), [("cuda", 2), ("cuda:7", 2), ("auto", 0), ("tpu", 2)])
+def test_an_absent_gpu_is_told_at_once(
+    device: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    words = ["scenes", f"output={tmp_path / 'out'}", f"model.device={device}"]
+    assert main(["plan", *words]) == code
+    assert ("model.device=" in capsys.readouterr().err) == bool(code)
+    if code:
+        assert main(["run", *words]) == 2
+    # the workers of a cluster may have what this machine lacks
+    if device.startswith("cuda"):
+        assert main(["plan", *words, "ray.address=auto"]) == 0
+    assert not (tmp_path / "out").exists()
+
+
 def test_names_in_messages_are_shown_as_plain_text(monkeypatch: Any, capsys: Any) -> None:
     def fail(*_: Any) -> None:
         raise ValueError("a\x1b[31mred\x07 name\nof two lines")
