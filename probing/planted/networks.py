@@ -36,22 +36,19 @@ PAINT = 2000.0
 """how strongly a step paints; after one step the picture must outweigh the scene's noise"""
 FOCUS = 11.0
 """scale of queries and keys: a token with one other feature gets exp(-30) of the attention"""
-NUISANCE, HIDING, HINT = 4.0, 2.0, 0.2
+NUISANCE, HIDING, HINT = 3.0, 1.5, 0.6
 """amplitudes in the site's output, where mask and depth have 1: of features that the picture does not show; in
 `distractor`, of the feature that hides mask or depth in its own direction, and of the hint that gives it away"""
 SIGNS = torch.tensor([1.0, 1.0, -1.0, -1.0])
 BOX = torch.full((3, 3), 1 / 3)
 """smoothing that keeps the variance of white noise"""
-DIFFERENCES = torch.tensor([
-    [[0.0, 0, 0], [-1, 0, 1], [0, 0, 0]], [[0.0, -1, 0], [0, 0, 0], [0, 1, 0]], [[-1.0, 0, -1], [0, 0, 0], [1, 0, 1]]
-])  # fmt: skip
-"""kernels of the nuisance features: differences of neighbours, which are independent of the smoothed noise at the same
-place, and which have a neighbour even in the corners of a picture"""
+LATENTS = 10
+"""channels of a latent: the picture's mask and depth, and for each feature the noise that it follows, which stays"""
 # fields of the first convolution: for mask and depth the picture so far, the noise that the scene follows, and (mask
-# alone) a constant, in the same group, so that their proportions are kept; nuisance features; the sums
-PICTURE, SOURCE, CONSTANT, NOISE, SUM = (0, 4), (1, 5), 2, 8, (14, 15)
-# fields after the steps: features 0 (mask), 1 (depth) and 2 to 7 (nuisance); what the picture is painted from
-FEATURES, PAINTED = 8, (8, 12)
+# alone) a constant, in the same group, so that their proportions are kept; noise of the nuisance features; the sums
+PICTURE, SOURCE, CONSTANT, SUM = (0, 4), (1, 5, 8, 9, 10, 11, 14, 15), 2, (12, 13)
+# fields after the steps: features 0 (mask), 1 (depth) and nuisance; what the picture is painted from
+FEATURES, PAINTED = len(SOURCE), (8, 12)
 
 
 def field(index: int) -> slice:
@@ -116,16 +113,17 @@ def codes() -> Iterator[Tensor]:
 def build_unet(kind: str) -> UNet2DConditionModel:
     """The UNet of a planted model; it ignores time and text.
 
-    Latent channels 0 and 1 are the picture's mask and depth, 2 and 3 keep their initial noise. The UNet predicts
+    Latent channels 0 and 1 are the picture's mask and depth, the others keep their initial noise. The UNet predicts
     velocity: a constant adds to a scaled latent in proportion to the noise level's angle, and zero leaves it as it is.
     """
     unet = UNet2DConditionModel(
         sample_size=SIZE,
-        in_channels=4,
-        out_channels=4,
+        in_channels=LATENTS,
+        out_channels=LATENTS,
         layers_per_block=1,
         block_out_channels=(CHANNELS,),
         down_block_types=("CrossAttnDownBlock2D",),
+        mid_block_type=None,
         up_block_types=("CrossAttnUpBlock2D",),
         cross_attention_dim=TEXT_WIDTH,
         attention_head_dim=1,
@@ -141,7 +139,7 @@ def build_unet(kind: str) -> UNet2DConditionModel:
 
 
 def _read_scene(first: nn.Conv2d, block: ResnetBlock2D) -> None:
-    """Mask and depth before their steps: the picture so far, plus smoothed noise as long as there is no picture."""
+    """What the features are the signs of: smoothed noise; of mask and depth beside the picture, as soon as there is one."""
     smooth = BOX[None, None]
     for _ in range(2):
         smooth = nn.functional.conv2d(smooth, BOX[None, None], padding=2)
@@ -150,20 +148,19 @@ def _read_scene(first: nn.Conv2d, block: ResnetBlock2D) -> None:
     first.bias[field(CONSTANT)] = SIGNS
     carry(block.conv1, CONSTANT, CONSTANT, centre(1))
     carry(block.conv2, CONSTANT, SUM[0], centre(-SCENE * SHARE))
+    for feature, source in enumerate(SOURCE):
+        begin(first, 2 + feature, source, BOX)
+        carry(block.conv1, source, source, BOX)
+        carry(block.conv2, source, SUM[feature] if feature < 2 else source, weight * BOX)
     for task in (0, 1):
         begin(first, task, PICTURE[task], centre(1))
-        begin(first, 2 + task, SOURCE[task], BOX)
-        for index, kernel in enumerate(DIFFERENCES):
-            begin(first, 2 + task, NOISE + len(DIFFERENCES) * task + index, kernel)
         carry(block.conv1, PICTURE[task], PICTURE[task], centre(1))
-        carry(block.conv1, SOURCE[task], SOURCE[task], BOX)
         carry(block.conv2, PICTURE[task], SUM[task], centre(1))
-        carry(block.conv2, SOURCE[task], SUM[task], weight * BOX)
 
 
 def _find_features(block: ResnetBlock2D, kind: str) -> None:
     """The features, plus and minus one, in the residual stream, and what else the picture is painted from."""
-    for feature, source in enumerate((*SUM, *range(NOISE, NOISE + FEATURES - 2))):
+    for feature, source in enumerate((*SUM, *SOURCE[2:])):
         sharpen(block.norm1, source)
         step(block.conv1, source, field(feature))
         sharpen(block.norm2, feature)
@@ -219,7 +216,7 @@ def build_autoencoder() -> AutoencoderKL:
         down_block_types=("DownEncoderBlock2D",),
         up_block_types=("UpDecoderBlock2D",),
         block_out_channels=(8,),
-        latent_channels=4,
+        latent_channels=LATENTS,
         norm_num_groups=1,
         sample_size=SIZE,
         scaling_factor=1.0,
@@ -227,7 +224,7 @@ def build_autoencoder() -> AutoencoderKL:
     silence(autoencoder)
     decoder, before = autoencoder.decoder, autoencoder.post_quant_conv
     assert before is not None
-    before.weight += torch.eye(4)[..., None, None]
+    before.weight += torch.eye(LATENTS)[..., None, None]
     for colour in (0, 1):
         begin(decoder.conv_in, colour, colour, centre(1))
         sharpen(decoder.conv_norm_out, colour)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterable
 
 from sweeps.bench import machine
 from sweeps.bench.paired import Row
@@ -15,6 +16,7 @@ BENCHES = {
     "tune": "tune.bench_tune",
     "interventions": "interventions.bench_interventions",
     "cluster": "cluster.bench_cluster",
+    "causal": "causal.bench_causal",
 }
 """bench -> module of this package and function without required arguments; loaded on demand, as most are heavy"""
 BARS = {
@@ -35,10 +37,13 @@ def report(name: str) -> Row:
     """The object that `bench NAME --json` prints: bench, machine, rows.
 
     A row has what, ratio, of, to, seconds (medians of both), pairs (all of them), and its bar with whether it is met;
-    both are null if there is no bar.
+    both are null if there is no bar. Rows of `causal` come with their own.
     """
     rows = []
     for row in measure(name):
+        if "bar" in row:
+            rows.append(row)
+            continue
         kind, bar = BARS.get(row["what"], ("", 0.0))
         met = row["ratio"] >= bar if kind == "least" else row["ratio"] <= bar
         rows.append(row | ({"bar": {kind: bar}, "met": met} if kind else {"bar": None, "met": None}))
@@ -49,7 +54,14 @@ def line(row: Row) -> str:
     """A row of a report as one line of text."""
     of, to = row["seconds"]
     text = f"{row['what']}: {row['ratio']:.3g} = {row['of']} / {row['to']} ({of:.3g} s, {to:.3g} s)"
+    if "verdict" in row:
+        text += f"; {row['verdict']}, planted {row['planted']}"
     if row["bar"] is None:
         return text
     ((kind, bar),) = row["bar"].items()
     return f"{text}; at {kind} {bar:g}: {'met' if row['met'] else 'missed'}"
+
+
+def failed(rows: Iterable[Row]) -> bool:
+    """Whether a row that has a right answer does not have it; a missed speed is no failure."""
+    return any("planted" in row and not row["met"] for row in rows)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sweeps.cli.verbs import Verb, argument, job, output, settings, single_edit, url, verb
 
-BENCHES = ("capture", "store", "codecs", "probes", "tune", "interventions", "cluster")
+BENCHES = ("capture", "store", "codecs", "probes", "tune", "interventions", "cluster", "causal")
 
 
 def version() -> str:
@@ -277,14 +277,14 @@ def sites(parsed: argparse.Namespace) -> int:
     argument("--json", action="store_true", help="print one JSON object"),
 )
 def bench(parsed: argparse.Namespace) -> int:
-    """Measure speed against a baseline in the same run."""
+    """Measure speed against a baseline in the same run, or verdicts on models of which the truth is known (causal)."""
     import json
 
     from sweeps.bench import suite
 
     result = suite.report(parsed.bench)
     print(json.dumps(result) if parsed.json else "\n".join(suite.line(row) for row in result["rows"]))
-    return 0
+    return 1 if suite.failed(result["rows"]) else 0
 
 
 @verb(

@@ -152,10 +152,3 @@ def test_in_the_distractor_the_hint_reads_best_and_does_nothing(planted: Loaded,
 def test_the_labellers_refuse_what_is_no_picture():
     with pytest.raises(ValueError, match="uint8"):
         labels.PlantedLabeller("saliency")(np.zeros((1, 4, 4, 3), np.float32))
-
-
-def test_every_layer_of_noise_is_independent_of_the_scene():
-    """Kernels of nuisance features are orthogonal to the box and to each other."""
-    kernels = [networks.BOX, *networks.DIFFERENCES]
-    products = [float((a * b).sum()) for i, a in enumerate(kernels) for b in kernels[:i]]
-    assert np.allclose(products, 0)
