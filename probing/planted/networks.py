@@ -36,12 +36,15 @@ PAINT = 2000.0
 """how strongly a step paints; after one step the picture must outweigh the scene's noise"""
 FOCUS = 11.0
 """scale of queries and keys: a token with one other feature gets exp(-30) of the attention"""
-NUISANCE, HIDING, HINT = 3.0, 1.5, 0.6
+NUISANCE, HIDING, HINT = 4.0, 1.5, 0.6
 """amplitudes in the site's output, where mask and depth have 1: of features that the picture does not show; in
 `distractor`, of the feature that hides mask or depth in its own direction, and of the hint that gives it away"""
 SIGNS = torch.tensor([1.0, 1.0, -1.0, -1.0])
 BOX = torch.full((3, 3), 1 / 3)
 """smoothing that keeps the variance of white noise"""
+SLOPE = torch.tensor([[-1.0, 0.0, 1.0]] * 3) / 6**0.5
+"""the noise's slope, whose signs cover about the same share of every picture. Otherwise a probe of labels that are
+shuffled inside each image would find the image's share of the object, and be no null"""
 LATENTS = 10
 """channels of a latent: the picture's mask and depth, and for each feature the noise that it follows, which stays"""
 # fields of the first convolution: for mask and depth the picture so far, the noise that the scene follows, and (mask
@@ -122,7 +125,7 @@ def build_unet(kind: str) -> UNet2DConditionModel:
         out_channels=LATENTS,
         layers_per_block=1,
         block_out_channels=(CHANNELS,),
-        down_block_types=("CrossAttnDownBlock2D",),
+        down_block_types=("DownBlock2D",),
         mid_block_type=None,
         up_block_types=("CrossAttnUpBlock2D",),
         cross_attention_dim=TEXT_WIDTH,
@@ -139,19 +142,19 @@ def build_unet(kind: str) -> UNet2DConditionModel:
 
 
 def _read_scene(first: nn.Conv2d, block: ResnetBlock2D) -> None:
-    """What the features are the signs of: smoothed noise; of mask and depth beside the picture, as soon as there is one."""
-    smooth = BOX[None, None]
-    for _ in range(2):
-        smooth = nn.functional.conv2d(smooth, BOX[None, None], padding=2)
-    weight = SCENE / float(smooth.norm())
+    """What the features are the signs of: smoothed noise, which the picture outweighs once there is one."""
     assert first.bias is not None
     first.bias[field(CONSTANT)] = SIGNS
     carry(block.conv1, CONSTANT, CONSTANT, centre(1))
     carry(block.conv2, CONSTANT, SUM[0], centre(-SCENE * SHARE))
     for feature, source in enumerate(SOURCE):
-        begin(first, 2 + feature, source, BOX)
+        kernel = (SLOPE, SLOPE.T)[feature] if feature < 2 else BOX
+        begin(first, 2 + feature, source, kernel)
         carry(block.conv1, source, source, BOX)
-        carry(block.conv2, source, SUM[feature] if feature < 2 else source, weight * BOX)
+        smooth = kernel[None, None]
+        for _ in range(2):
+            smooth = nn.functional.conv2d(smooth, BOX[None, None], padding=2)
+        carry(block.conv2, source, SUM[feature] if feature < 2 else source, SCENE / float(smooth.norm()) * BOX)
     for task in (0, 1):
         begin(first, task, PICTURE[task], centre(1))
         carry(block.conv1, PICTURE[task], PICTURE[task], centre(1))

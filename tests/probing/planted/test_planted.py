@@ -129,7 +129,7 @@ def test_nothing_done_to_the_site_that_is_only_read_changes_the_picture(planted:
 
 @pytest.mark.parametrize("task", [0, 1])
 def test_in_the_distractor_the_hint_reads_best_and_does_nothing(planted: Loaded, task: int):
-    """The direction that the picture is painted from holds the feature under twice as large a nuisance."""
+    """In the direction that the picture is painted from, a larger nuisance hides the feature."""
     model = planted[DISTRACTOR]
     truth, acts = fields(pictures(model)), outputs(model)[1].numpy()
     used = columns(model)[:, 2 + task] / HIDING
@@ -139,7 +139,6 @@ def test_in_the_distractor_the_hint_reads_best_and_does_nothing(planted: Loaded,
     for direction, size in ((used, 1.0), (hint, HINT)):
         assert float(direction.square().mean().sqrt()) == pytest.approx(size)
         reading = acts @ (direction / direction.square().sum()).numpy()
-        assert reading[truth[task] > 0].mean() - reading[truth[task] < 0].mean() == pytest.approx(2, abs=0.5)
         correct.append((np.sign(reading) == truth[task]).mean())
     assert correct[0] < 0.6
     assert correct[1] > 0.99
