@@ -16,6 +16,7 @@ from sweeps import pipeline
 from sweeps.cli.main import main
 from sweeps.config.load import load
 from sweeps.runtime import inputs
+from sweeps.stages.sample import SampleWorker
 
 TINY = ["prompts.count=4", "sampling.shard=2", "sampling.variants=[trained]", "sampling.sites=[up.3.2]",
         "curation.train=2", "curation.val=1", "curation.test=1", "interventions.tasks=[]"]  # fmt: skip
@@ -75,6 +76,17 @@ def test_files_of_the_model(model, tmp_path, capsys):
     config = tmp_path / "vae" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"scaling_factor": 0.2}))
     assert "model.name: vae/config.json has changed" in refused(words, output, capsys)
+
+
+def test_a_worker_on_a_machine_with_other_files_is_refused(model, tmp_path):
+    config = load("scenes", settings(model, tmp_path / "out", *TINY))
+    run = pipeline.prepare(config)
+    inputs.record(run)
+    SampleWorker(config, run.hashes.sample)
+    scheduler = model / "scheduler" / "scheduler_config.json"
+    scheduler.write_text(json.dumps(json.loads(scheduler.read_text()) | {"prediction_type": "epsilon"}))
+    with pytest.raises(ValueError, match=r"scheduler_config.json has changed \(sha256"):
+        SampleWorker(config, run.hashes.sample)
 
 
 def test_a_row_that_moves_between_the_files_of_a_split(tiny_pipeline, tmp_path, capsys):
