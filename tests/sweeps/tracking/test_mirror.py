@@ -124,7 +124,7 @@ def test_the_summary_run_has_table_figures_examples_and_reference(store: storage
     assert summary["tables/probes"]["nrows"] == rows
     assert summary["tables/examples"]["nrows"] == 4
     assert "figures/heatmap-saliency-trained" in summary
-    assert "figures/edits-depth-controls" in summary
+    assert "figures/edits-depth-weights-controls" in summary
     for name in ("emergence-depth", "vae-saliency", "transfer-depth-up-3-0", "selectivity-saliency"):
         assert f"figures/{name}" in summary
     assert summary["claims/linear-depth"] == "partly supported"  # this run holds no random_forced
