@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import secrets
 import socket
 import sys
 import threading
@@ -58,6 +59,10 @@ LEAN: dict[str, object] = {
 }
 """Even without a dashboard ray.init starts its server, an autoscaler and a reader of logs and waits for them:
 three Python processes, 300 MB and half of the time to start."""
+
+
+AUTHENTICATION = ("ray._raylet.Config.initialize", "ray._raylet.AuthenticationTokenLoader.reset_cache")
+"""Makes Ray read the variables of its authentication again."""
 
 
 class Node(TypedDict):
@@ -122,9 +127,10 @@ def connect(address: str | None = None, *, num_cpus: int | None = None) -> Itera
         stack.enter_context(_replaced(QUIET))
         stack.enter_context(sigterm_restored())  # ray.init replaces the handler
         if embedded:
-            auth_mode = os.environ.get("RAY_AUTH_MODE", "disabled")  # if unset, Ray writes a token file into the home
-            environment = EMBEDDED_ENVIRONMENT | {"RAY_AUTH_MODE": auth_mode}
+            stack.callback(_reload_authentication)  # once the environment is restored
+            environment = EMBEDDED_ENVIRONMENT | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
             stack.enter_context(temporary_environment(environment, ["PYTHONBREAKPOINT"]))  # ray.init sets the last
+            _reload_authentication()
         if embedded or address.startswith(("localhost:", "127.")):
             stack.enter_context(_replaced(LOOPBACK))
         stack.callback(ray.shutdown)
@@ -149,6 +155,18 @@ def _ray_errors(address: str) -> Iterator[None]:
             raise
         reason = " ".join(str(error).split())[:300]
         raise Unavailable(f"Ray at {address}: {type(error).__name__}: {reason}") from error
+
+
+def _reload_authentication() -> None:
+    """Make Ray read mode and token of authentication from the environment again; it keeps those it read first.
+
+    Without a token any user of this machine could run commands as the user who sweeps, through Ray's job agent,
+    which listens on the loopback address even without a dashboard.
+    """
+    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
+
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
 
 
 def is_embedded() -> bool:

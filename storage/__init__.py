@@ -11,7 +11,7 @@ file is the normative text.
 """
 
 from storage import audit, budget
-from storage.errors import CorruptChunk, LeaseHeld, MissingChunk, NonFinite, StoreError, Unavailable
+from storage.errors import CorruptChunk, CorruptFile, LeaseHeld, MissingChunk, NonFinite, StoreError, Unavailable
 from storage.format import FORMAT_VERSION, Layout, SiteShape
 from storage.keys import probe_path
 from storage.lease import hold
@@ -21,6 +21,6 @@ from storage.store import Store
 open = Store.open
 
 __all__ = [
-    "FORMAT_VERSION", "CorruptChunk", "Layout", "LeaseHeld", "MissingChunk", "NonFinite", "Record",
+    "FORMAT_VERSION", "CorruptChunk", "CorruptFile", "Layout", "LeaseHeld", "MissingChunk", "NonFinite", "Record",
     "SiteShape", "Store", "StoreError", "Unavailable", "audit", "budget", "hold", "open", "probe_path",
 ]  # fmt: skip

@@ -1,7 +1,7 @@
 """Compare a store with its records and its format: every disagreement, and how to repair it."""
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -9,12 +9,13 @@ import numpy as np
 
 from storage import keys
 from storage.codec import all_finite
-from storage.errors import CorruptChunk, MissingChunk
+from storage.documents import Checksum, check_recorded
+from storage.errors import CorruptChunk, CorruptFile, MissingChunk
 from storage.format import ArraySpec
 from storage.keys import ChunkKey
 from storage.records import Record
 from storage.store import Store
-from storage.tables import SCHEMAS
+from storage.tables import SCHEMAS, TablePart
 
 Progress = Callable[[int, int], None]
 """Called with (chunks read, chunks to read)."""
@@ -23,8 +24,13 @@ ShardName = tuple[str, str, int]
 
 SHARD_KINDS = ("bad_record", "missing", "size", "checksum", "nonfinite", "incomplete", "recomputed")
 """Kinds repaired by redoing the shard. `recomputed` comes from a caller with the model: it computed other values."""
-FILE_KINDS = ("partial", "surplus", "table")
+FILE_KINDS = ("partial", "surplus")
 """Kinds repaired by removing the file."""
+SMALL_KINDS = ("table", "file", "document")
+"""Kinds of small files: a part of a table, a file that rows rest on, and others, which runs write for themselves."""
+REWRITTEN = (keys.MANIFEST, keys.CONFIG, keys.PROMPTS, keys.LAYOUT, keys.SAMPLES, keys.CURATION, keys.CURATED,
+             keys.EXPERIMENTS, keys.DECISIONS, keys.INPUTS)  # fmt: skip
+"""Documents that a run writes again if they are damaged, or reports as lost; repair leaves them where they are."""
 
 
 @dataclass(frozen=True, order=True)
@@ -32,7 +38,7 @@ class Disagreement:
     """One difference between a store and its format or its records."""
 
     kind: str
-    """One of SHARD_KINDS, FILE_KINDS, `metadata`, `samples` or, from a caller, `rounding`."""
+    """One of SHARD_KINDS, FILE_KINDS, SMALL_KINDS, `metadata` or, from a caller, `rounding`."""
     path: str
     stage: str = ""
     variant: str = ""
@@ -56,8 +62,12 @@ class _View:
     records: list[Record]
 
 
-def verify(store: Store, deep: bool = True, progress: Progress | None = None) -> list[Disagreement]:
+def verify(
+    store: Store, deep: bool = True, progress: Progress | None = None, hashes: Collection[str] | None = None
+) -> list[Disagreement]:
     """Return every disagreement, sorted. With `deep`, reread and checksum every recorded chunk.
+
+    `hashes` are the stage hashes of the present settings, as in `small_files`.
 
     Chunks of shards without a completion record are unfinished work, not disagreements.
     """
@@ -65,8 +75,9 @@ def verify(store: Store, deep: bool = True, progress: Progress | None = None) ->
     listed = {path: size for path, size in store.files.list().items() if path.split("/")[0].endswith(".zarr")}
     view = _View(store, by_path, listed, [])
     found = list(_records(view))
-    for check in (_metadata, _incomplete, _sizes, _surplus, _tables):
+    for check in (_metadata, _incomplete, _sizes, _surplus):
         found += check(view)
+    found += small_files(store, hashes)
     left_over = "half-written by a process that was killed"
     found += (Disagreement("partial", path, detail=left_over) for path in store.files.partials())
     if deep:
@@ -187,36 +198,125 @@ def _surplus(view: _View) -> Iterator[Disagreement]:
             yield Disagreement("surplus", path, detail="its shard is complete without it")
 
 
-def _tables(view: _View) -> Iterator[Disagreement]:
-    store = view.store
-    parts = [path for name in SCHEMAS for path in store.list(keys.part_prefix(name))]
-    for path in [*parts, *filter(store.exists, (keys.SAMPLES, keys.CURATION))]:
-        kind = "samples" if path == keys.SAMPLES else "table"
+def small_files(store: Store, hashes: Collection[str] | None = None) -> list[Disagreement]:
+    """Return what is wrong with the tables, the files that their rows rest on, and the documents, sorted.
+
+    Every small file is read. With `hashes`, only the files of rows with these stage hashes are compared: files of
+    rows of other settings may have been replaced since.
+    """
+    found = {item.path: item for item in (*_tables(store), *documents(store))}
+    recorded = {path: one for path, one in _recorded(store, hashes).items() if path not in found}
+
+    def check(path: str) -> Disagreement | None:
+        if path in parts:
+            return None  # read already
         try:
-            rows = store.read_parquet(path).num_rows
-        except ValueError as error:
-            yield Disagreement(kind, path, detail=str(error).removeprefix(f"{path}: "))
+            check_recorded(store.get(path), path, recorded[path])
+        except FileNotFoundError:
+            gone = store.cleaned and store.exists(keys.SET_ASIDE + path)  # nothing can make it again
+            return None if gone else Disagreement("file", path, detail="is missing")
+        except CorruptFile as error:
+            return Disagreement("file", path, detail=error.detail)
+        return None
+
+    parts = {path for name in SCHEMAS for path in store.parts(name)}
+    with ThreadPoolExecutor(store.files.threads) as pool:
+        return sorted([*found.values(), *filter(None, pool.map(check, recorded))])
+
+
+def _recorded(store: Store, hashes: Collection[str] | None) -> dict[str, Checksum]:
+    """Path -> checksum of the files that rows rest on; if several parts record a file, the last one counts."""
+    parts = [(path, part) for name in SCHEMAS for path, part in store.parts(name).items()]
+    recorded: dict[str, Checksum] = {}
+    for _, part in sorted(parts, key=lambda item: item[0].rpartition("/")[2]):
+        if isinstance(part, TablePart) and (hashes is None or not part.stage_hashes.isdisjoint(hashes)):
+            recorded |= part.files
+    return recorded
+
+
+def _tables(store: Store) -> Iterator[Disagreement]:
+    for name in SCHEMAS:
+        for path, part in store.parts(name).items():
+            if isinstance(part, CorruptFile):
+                yield Disagreement("table", path, detail=part.detail)
+    for path, read in ((keys.SAMPLES, store.samples), (keys.CURATION, store.curation)):
+        try:
+            rows = read().num_rows
+        except CorruptFile as error:
+            yield Disagreement("document", path, detail=error.detail)
+            continue
+        except FileNotFoundError:
             continue
         if path == keys.SAMPLES and rows != store.layout.samples:
-            yield Disagreement(kind, path, detail=f"{rows} rows, but the layout has {store.layout.samples} samples")
+            yield Disagreement(
+                "document", path, detail=f"{rows} rows, but the layout has {store.layout.samples} samples"
+            )
 
 
-def repair(store: Store, found: Iterable[Disagreement]) -> list[ShardName]:
+def documents(store: Store) -> Iterator[Disagreement]:
+    """Damaged sealed documents, and files that differ from what one of them records."""
+    notes = [path for path in store.list("shards/") if path.endswith(keys.FAILED)]
+    folders = [path for folder in keys.DOCUMENT_FOLDERS for path in store.list(folder)]
+    for path in [*filter(store.exists, keys.DOCUMENTS), *folders, *notes]:
+        try:
+            store.document(path)
+        except CorruptFile as error:
+            yield Disagreement("document", path, detail=error.detail)
+        for inner, recorded in store.recorded(path).items():
+            try:
+                check_recorded(store.get(inner), inner, recorded)
+            except FileNotFoundError:
+                yield Disagreement("document", inner, detail="is missing")
+            except CorruptFile as error:
+                yield Disagreement("document", inner, detail=f"{error.detail} in {path}")
+    run = store.exists(keys.MANIFEST), store.exists(keys.CONFIG)
+    for path, there in zip((keys.MANIFEST, keys.CONFIG), run, strict=True):
+        if any(run) and not there:
+            yield Disagreement("document", path, detail="is missing")
+    if keys.SAMPLES in store.recorded(keys.MANIFEST) and not store.exists(keys.EXPERIMENTS):
+        yield Disagreement("document", keys.EXPERIMENTS, detail="is missing")
+
+
+def repair(store: Store, found: Iterable[Disagreement], hashes: Collection[str] | None = None) -> list[ShardName]:
     """Undo what `verify` found, so that the next run redoes it; return the shards that it will redo.
 
-    Removes damaged chunks and their completion records, surplus and partial files and unreadable
-    tables, and rewrites metadata. Can't repair `samples`, because the prompts are lost.
+    Removes damaged chunks and their completion records, surplus and partial files, and rewrites metadata. Sets aside
+    damaged parts and files, and the parts whose rows rest on them: the next run makes those rows again. If the
+    activations were removed, it can't, so then sound parts stay. `hashes` as in `small_files`. Only for the lease
+    holder.
     """
-    documents = store.layout.documents()
+    layout_files = store.layout.documents()
     redo: set[ShardName] = set()
+    aside: set[str] = set()
     for item in found:
         if item.kind == "metadata":
-            store.put(item.path, documents[item.path])
+            store.put(item.path, layout_files[item.path])
         elif item.kind in FILE_KINDS:
             store.delete(item.path)
+        elif item.kind in ("table", "file"):
+            aside.add(item.path)
+        elif item.kind == "document" and item.path not in REWRITTEN:
+            store.set_aside(item.path)
         elif item.kind in SHARD_KINDS:
             if item.shard >= 0:  # the record first: without it the shard counts as unfinished
                 store.delete(keys.record_path(item.stage, item.variant, item.shard))
             store.delete(item.path)
             redo.add((item.stage, item.variant, item.shard))
+    for path in aside | (set() if store.cleaned else _resting_on(store, aside, hashes)):
+        store.set_aside(path)
     return sorted(redo)
+
+
+def _resting_on(store: Store, damaged: Collection[str], hashes: Collection[str] | None) -> set[str]:
+    """The parts whose rows rest on damaged files, directly or through other parts."""
+    parts = {path: part for name in SCHEMAS for path, part in store.parts(name).items() if isinstance(part, TablePart)}
+    recorded = _recorded(store, hashes)
+    bad = set(damaged)
+
+    def rests_on_bad(part: TablePart) -> bool:
+        # A part that records another checksum than the one that counts described an earlier file of that name.
+        return any(path in bad and recorded.get(path) == one for path, one in part.files.items())
+
+    while more := {path for path, part in parts.items() if path not in bad and rests_on_bad(part)}:
+        bad |= more
+    return bad - set(damaged)

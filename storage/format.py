@@ -13,6 +13,7 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from storage.codec import CODECS, codec_for
+from storage.errors import CorruptFile
 from storage.keys import ChunkKey, checked_name
 
 FORMAT_VERSION = 1
@@ -221,15 +222,16 @@ class Layout:
             document = json.loads(data)
             version = document["format"]
             known = {f.name for f in fields(cls)}
-            layout = {k: v for k, v in document["layout"].items() if k in known}
+            values = {k: v for k, v in document["layout"].items() if k in known}
+            layout = None if version != FORMAT_VERSION else cls(**values)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{where}: layout.json can't be read ({error})") from None
-        if version != FORMAT_VERSION:
+            raise CorruptFile(where, f"layout.json can't be read ({error})") from None
+        if layout is None:
             raise ValueError(
                 f"{where}: format version {version}, this program reads {FORMAT_VERSION}: "
                 "use the version of scenesweep that wrote it, or another output folder"
             )
-        return cls(**layout)
+        return layout
 
     def diff(self, other: "Layout") -> list[str]:
         """One line for each field of this stored layout in which the requested one, `other`, differs."""

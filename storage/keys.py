@@ -7,9 +7,32 @@ LAYOUT = "layout.json"
 MANIFEST = "manifest.json"
 SAMPLES = "samples.parquet"
 CURATION = "curation.parquet"
+CURATED = "curation.json"
+CONFIG = "config.yaml"
+PROMPTS = "prompts.json"
+EXPERIMENTS = "experiments.json"
+BUILT = "report/built.json"
+INPUTS = "inputs.json"
+DOCUMENTS = (MANIFEST, CURATED, EXPERIMENTS, BUILT, INPUTS, "costs.json", "cluster.json", "tracking.json")
+"""Sealed documents with fixed names."""
+DOCUMENT_FOLDERS = ("failed/", "curation/safety/")
+"""Folders of sealed documents."""
+DECISIONS = "curation/decisions.csv"
 LEASE = "lease.json"
 CLEANED = "cleaned.json"
 PARTIAL = ".partial"
+SET_ASIDE = "set_aside/"
+RESULTS = "results/"
+FAILED = ".failed.json"
+
+FOREIGN = ("Thumbs.db", "desktop.ini", "@eaDir", "lost+found")
+"""Names of what operating systems put into folders, beside those that begin with a dot."""
+
+
+def is_foreign(name: str) -> bool:
+    """Whether a file or folder of this name is not the store's: no name of a store begins with a dot."""
+    return name.startswith(".") or name in FOREIGN
+
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@\-]*")
 
@@ -52,7 +75,7 @@ def record_path(stage: str, variant: str, shard: int) -> str:
 
 def failure_path(stage: str, variant: str, shard: int) -> str:
     """Path of the note on why a shard failed."""
-    return f"{record_prefix(stage, variant)}{shard:05d}.failed.json"
+    return f"{record_prefix(stage, variant)}{shard:05d}{FAILED}"
 
 
 def probe_path(variant: str, site: str, step: int, task: str, control: str, seed: int) -> str:
@@ -62,4 +85,4 @@ def probe_path(variant: str, site: str, step: int, task: str, control: str, seed
 
 def part_prefix(table: str) -> str:
     """Folder of the Parquet parts of one results table, with a final slash."""
-    return f"results/{checked_name('table', table)}/"
+    return f"{RESULTS}{checked_name('table', table)}/"

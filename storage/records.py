@@ -3,11 +3,14 @@
 import json
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from storage.backends.files import Files
+from storage.documents import seal, unseal
+from storage.errors import CorruptFile
 from storage.format import FORMAT_VERSION, encode_json
-from storage.keys import failure_path, record_path, record_prefix
+from storage.keys import FAILED, failure_path, record_path, record_prefix
 
 
 @dataclass(frozen=True)
@@ -68,20 +71,23 @@ class Records:
 
     def fail(self, stage: str, variant: str, shard: int, reason: str) -> None:
         """Note why a shard failed."""
-        data = encode_json({"format": FORMAT_VERSION, "shard": shard, "reason": reason})
+        data = seal({"format": FORMAT_VERSION, "shard": shard, "reason": reason})
         self._files.put(failure_path(stage, variant, shard), [data])
 
     def failures(self, stage: str, variant: str) -> dict[int, str]:
-        """Shard -> reason, for every failed shard without a completion record."""
+        """Shard -> reason, for every failed shard without a completion record; damaged notes are left out."""
         paths = self._files.list(record_prefix(stage, variant))
-        notes = [json.loads(self._files.get(path)) for path in paths if path.endswith(".failed.json")]
-        reasons = {note["shard"]: note["reason"] for note in notes}
+        reasons = {}
+        for path in (path for path in paths if path.endswith(FAILED)):
+            with suppress(CorruptFile, KeyError):
+                note = unseal(self._files.get(path), path)
+                reasons[note["shard"]] = note["reason"]
         return {shard: reason for shard, reason in reasons.items() if record_path(stage, variant, shard) not in paths}
 
     def read(self, prefix: str) -> dict[str, Record | ValueError]:
         """Path -> completion record for each one under a prefix, or the error if it is not valid."""
         listed = self._files.list(prefix)
-        paths = [path for path in listed if path.endswith(".json") and not path.endswith(".failed.json")]
+        paths = [path for path in listed if path.endswith(".json") and not path.endswith(FAILED)]
         with ThreadPoolExecutor(self._files.threads) as pool:
             return dict(zip(paths, pool.map(self._read, paths), strict=True))
 

@@ -2,9 +2,9 @@
 
 import json
 from collections import deque
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -12,11 +12,21 @@ from storage import keys
 from storage.backends import open_files
 from storage.backends.files import Files
 from storage.chunks import Chunks
-from storage.errors import MissingChunk
+from storage.documents import (
+    FILES,
+    Checksum,
+    check_recorded,
+    checksum,
+    decode_checksums,
+    encode_checksums,
+    seal,
+    unseal,
+)
+from storage.errors import CorruptFile, MissingChunk
 from storage.format import KINDS, ArraySpec, Layout, encode_json
 from storage.lease import Lease, guarding
 from storage.records import Record, Records
-from storage.tables import Tables
+from storage.tables import TablePart, Tables
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -47,6 +57,8 @@ class Store:
         self._written: dict[tuple[str, int], dict[str, tuple[int, int]]] = {}
         """(owner, shard) -> chunks written but not yet recorded, as in `Record.chunks`. Used by several threads, which
         needs no lock, because each operation on it is atomic and each chunk is written by one thread."""
+        self._checksums: dict[str, Checksum] = {}
+        """Of the small files and parts that this object wrote."""
         self._unsynced: deque[str] = deque()
         """Small files written since the last commit; the next one syncs them first."""
         self._cleaned = False
@@ -66,12 +78,20 @@ class Store:
     def create(cls, url: str, layout: Layout, *, durable: bool = True) -> "Store":
         """Write the metadata of every array, then `layout.json`; a store of equal layout is reopened.
 
-        Raises ValueError, listing the differences, if a store of another layout is there.
+        Raises ValueError, listing the differences, if a store of another layout is there. If only
+        `layout.json` differs, and no array does, then it is damaged and written again.
         """
         files = open_files(url)
-        stored = _stored_layout(files)
+        documents = layout.documents()
+        try:
+            stored = _stored_layout(files)
+        except CorruptFile:
+            if not _all_stored(files, documents):
+                raise
+            stored = None
+        if stored is not None and stored.diff(layout) and _all_stored(files, documents):
+            stored = None
         if stored is None:
-            documents = layout.documents()
             for path, data in documents.items():
                 files.put(path, [data])
             if durable:
@@ -242,20 +262,67 @@ class Store:
         """Write a small file atomically; the next `complete` or `append` makes it durable."""
         self._check_lease()
         self.files.put(path, [data])
+        self._checksums[path] = checksum(data)
         self._unsynced.append(path)
 
-    def get(self, path: str) -> bytes:
-        """Read a small file. Raises FileNotFoundError if there is none."""
-        return self.files.get(path)
+    def get(self, path: str, recorded_in: str = "") -> bytes:
+        """Read a small file. Raises FileNotFoundError if there is none.
 
-    def read_json(self, path: str, kind: type[T], default: T | None = None) -> T:
+        Raises CorruptFile if the file is not the one that the document `recorded_in` records.
+        """
+        data = self.files.get(path)
+        if recorded_in and (recorded := self.recorded(recorded_in).get(path)):
+            check_recorded(data, path, recorded)
+        return data
+
+    def put_document(self, path: str, document: Mapping[str, Any], files: Mapping[str, Checksum] | None = None) -> None:
+        """Write a JSON object with its own checksum and those of `files`, unless it is stored already."""
+        recorded = {FILES: encode_checksums(files)} if files else {}
+        data = seal({**document, **recorded})
+        if not self.exists(path) or self.files.get(path) != data:
+            self.put(path, data)
+
+    def document(self, path: str) -> dict[str, Any]:
+        """Read a JSON object. Raises FileNotFoundError if there is none, CorruptFile if it is damaged."""
+        document = unseal(self.files.get(path), path)
+        document.pop(FILES, None)
+        return document
+
+    def readable_document(self, path: str) -> dict[str, Any]:
+        """Read a JSON object, an empty one if it is absent or damaged: for what is written again then."""
+        try:
+            return self.document(path)
+        except (FileNotFoundError, CorruptFile):
+            return {}
+
+    def recorded(self, path: str) -> dict[str, Checksum]:
+        """Path -> checksum of the files that a document records.
+
+        None if the document is absent, of an earlier version, or damaged, which the audit reports.
+        """
+        try:
+            return decode_checksums(unseal(self.files.get(path), path).get(FILES, {}))
+        except (FileNotFoundError, ValueError):
+            return {}
+
+    def set_aside(self, path: str) -> None:
+        """Move a file, if there is one, to where nothing reads it: `set_aside/` and its path."""
+        self._check_lease()
+        try:
+            data = self.files.get(path)
+        except FileNotFoundError:
+            return
+        self.files.put(keys.SET_ASIDE + path, [data])
+        self.files.delete([path])
+
+    def read_json(self, path: str, kind: type[T], default: T | None = None, recorded_in: str = "") -> T:
         """A small JSON file that holds a `kind`, such as dict; `default`, if given, where there is no such file.
 
         Raises ValueError that names the file if it is damaged, or if there is neither file nor default.
         """
         again = "run the command that made the output again"
         try:
-            document = json.loads(self.get(path))
+            document = json.loads(self.get(path, recorded_in))
         except FileNotFoundError:
             if default is None:
                 raise ValueError(f"{self.url}: {path} is missing; {again}") from None
@@ -285,7 +352,7 @@ class Store:
         The layout goes last: until then this is a store, which can be erased again.
         """
         self._check_lease()
-        documents = (keys.MANIFEST, keys.SAMPLES, "prompts.json", "inputs.json", "config.yaml")
+        documents = (keys.MANIFEST, keys.SAMPLES, keys.PROMPTS, keys.INPUTS, keys.CONFIG)
         folders = ("activations.zarr/", "images.zarr/", "labels.zarr/", "latents.zarr/", "shards/")
         self.files.delete([*documents, *(path for folder in folders for path in self.files.list(folder))])
         self.files.delete([keys.LAYOUT])
@@ -313,11 +380,21 @@ class Store:
 
     # -- tables
 
-    def append(self, table: str, rows: Iterable[dict]) -> str:
-        """Add rows to a results table as one new Parquet part; return its path."""
+    def append(self, table: str, rows: Iterable[dict], files: Iterable[str] = ()) -> str:
+        """Add rows to a results table as one new Parquet part; return its path.
+
+        `files` are paths of what this object wrote before and the rows rest on: small files and other
+        parts. The part records their checksums.
+        """
         self._check_lease()
         self._sync_small_files()
-        return self._tables.append(table, rows, sync=self.durable)
+        recorded = {path: self._checksums[path] for path in files}
+        path, self._checksums[path] = self._tables.append(table, rows, recorded, sync=self.durable)
+        return path
+
+    def parts(self, table: str) -> "dict[str, TablePart | CorruptFile]":
+        """Path -> part of a results table in the order of writing, or the error if it is damaged."""
+        return self._tables.parts(table)
 
     def table(self, name: str, stage_hash: str | Collection[str] | None = None, current: bool = True) -> "pa.Table":
         """All rows of a results table; with `current`, only the latest attempt of each key."""
@@ -328,26 +405,41 @@ class Store:
         return self._tables.read_file(path)
 
     def write_samples(self, rows: Iterable[dict]) -> None:
-        """Write `samples.parquet`. Raises ValueError if it holds other samples already."""
+        """Write `samples.parquet` if it is absent or damaged. Raises ValueError if it holds other samples."""
         self._check_lease()
-        self._tables.write_samples(rows, self.layout, sync=self.durable)
+        recorded = self.recorded(keys.MANIFEST).get(keys.SAMPLES)
+        self._checksums[keys.SAMPLES] = self._tables.write_samples(rows, self.layout, recorded, sync=self.durable)
 
     def samples(self) -> "pa.Table":
-        """Table with the columns sample, prompt, seed, shard."""
-        return self._tables.read_file(keys.SAMPLES)
+        """Table with the columns sample, prompt, seed, shard. Raises CorruptFile if it is damaged."""
+        return self._tables.read_file(keys.SAMPLES, self.recorded(keys.MANIFEST).get(keys.SAMPLES))
 
-    def write_curation(self, rows: Iterable[dict]) -> None:
-        """Write, or replace, `curation.parquet`: one row per sample."""
+    def write_curation(self, rows: Iterable[dict], note: Mapping[str, Any] | None = None) -> None:
+        """Write, or replace, `curation.parquet`: one row per sample; then its checksum and `note`: `curation.json`."""
         self._check_lease()
-        self._tables.write_curation(rows, sync=self.durable)
+        written = self._tables.write_curation(rows, sync=self.durable)
+        if note is not None or self.exists(keys.CURATED):
+            self.put_document(keys.CURATED, note or self.readable_document(keys.CURATED), {keys.CURATION: written})
 
     def curation(self) -> "pa.Table":
-        """Table with the columns sample, keep, reason, split."""
-        return self._tables.read_file(keys.CURATION)
+        """Table with the columns sample, keep, reason, split. Raises CorruptFile if it is damaged."""
+        return self._tables.read_file(keys.CURATION, self.recorded(keys.CURATED).get(keys.CURATION))
+
+    def checksums(self, paths: Iterable[str]) -> dict[str, Checksum]:
+        """Checksums of those of the small files that exist, as they are on the disk."""
+        return {path: checksum(self.files.get(path)) for path in paths if self.exists(path)}
 
 
 def _owner(stage: str, variant: str) -> str:
     return _LABELS if stage.startswith("label") else variant
+
+
+def _all_stored(files: Files, documents: Mapping[str, bytes]) -> bool:
+    """Whether all of these files are there with this content."""
+    try:
+        return all(files.get(path) == data for path, data in documents.items())
+    except FileNotFoundError:
+        return False
 
 
 def _stored_layout(files: Files) -> Layout | None:

@@ -2,10 +2,13 @@
 
 import difflib
 import io
+import json
+import re
 import time
 import uuid
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,7 +16,10 @@ import pyarrow.parquet as pq
 
 from storage import keys
 from storage.backends.files import Files
-from storage.format import Layout
+from storage.codec import crc32c
+from storage.documents import FILES, Checksum, check_recorded, checksum, decode_checksums, encode_checksums
+from storage.errors import CorruptFile
+from storage.format import Layout, encode_json
 
 
 def _schema(text: str, **types: pa.DataType) -> pa.Schema:
@@ -86,11 +92,46 @@ def rows_to_table(name: str, rows: Iterable[dict], schema: pa.Schema) -> pa.Tabl
         raise ValueError(f"table {name}: a value does not fit its column: {error}") from None
 
 
+MAGIC = b"PAR1"
+_NAMED_CRC = re.compile(r"\d{20}-[0-9a-f]{8}-([0-9a-f]{8})\.parquet$")
+
+
 def to_parquet(table: pa.Table) -> bytes:
-    """The table as a Parquet file; equal tables give equal bytes."""
+    """The table as a Parquet file whose pages have checksums; equal tables give equal bytes."""
     sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd")
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     return sink.getvalue()
+
+
+def from_parquet(data: bytes, path: str) -> pa.Table:
+    """The table in the bytes of a Parquet file, which are compared with the checksum in its name, if it has one.
+
+    Raises CorruptFile if they differ, or a page's checksum does, or the bytes are no whole Parquet file. The reader
+    may end the process on damaged metadata, which no page checksum covers.
+    """
+    named = _NAMED_CRC.search(path)
+    if named and crc32c(data) != int(named[1], 16):
+        raise CorruptFile(path, f"its crc32c is {crc32c(data):08x}, its name says {named[1]}")
+    if not (len(data) > 3 * len(MAGIC) and data.startswith(MAGIC) and data.endswith(MAGIC)):
+        raise CorruptFile(path, "no whole Parquet file")
+    try:
+        return pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise CorruptFile(path, f"not a readable Parquet file: {error}") from None
+
+
+@dataclass(frozen=True)
+class TablePart:
+    """One part of a results table."""
+
+    table: pa.Table
+    files: Mapping[str, Checksum]
+    """Checksums of the files that its rows rest on."""
+
+    @property
+    def stage_hashes(self) -> set[str | None]:
+        """Hashes of the settings that its rows were made with."""
+        return set(pc.unique(self.table["stage_hash"]).to_pylist())
 
 
 def latest(table: pa.Table, columns: Collection[str]) -> pa.Table:
@@ -110,17 +151,26 @@ class Tables:
 
     def __init__(self, files: Files) -> None:
         self._files = files
-        self._parts: dict[str, pa.Table] = {}
+        self._parts: dict[str, TablePart] = {}
         """Parts read so far; parts never change once written."""
 
-    def append(self, name: str, rows: Iterable[dict], *, sync: bool) -> str:
-        """Write the rows as one new part and return its path, which sorts after all earlier ones."""
+    def append(
+        self, name: str, rows: Iterable[dict], files: Mapping[str, Checksum], *, sync: bool
+    ) -> tuple[str, Checksum]:
+        """Write the rows as one new part that records the checksums of the files that they rest on.
+
+        Returns its path, which sorts after all earlier ones, and its own checksum.
+        """
         table = rows_to_table(name, rows, self._schema(name))
         if table.num_rows == 0:
             raise ValueError(f"table {name}: no rows to append")
-        path = f"{keys.part_prefix(name)}{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.parquet"
-        self._files.put(path, [to_parquet(table)], sync=sync)
-        return path
+        if files:
+            table = table.replace_schema_metadata({FILES: encode_json(encode_checksums(files))})
+        data = to_parquet(table)
+        crc = crc32c(data)
+        path = f"{keys.part_prefix(name)}{time.time_ns():020d}-{uuid.uuid4().hex[:8]}-{crc:08x}.parquet"
+        self._files.put(path, [data], sync=sync)
+        return path, (len(data), crc)
 
     def _schema(self, name: str) -> pa.Schema:
         if name not in SCHEMAS:
@@ -131,34 +181,59 @@ class Tables:
              current: bool) -> pa.Table:  # fmt: skip
         """All rows, in the order of writing, filtered as in `Store.table`."""
         schema = self._schema(name)
-        table = pa.concat_tables([schema.empty_table(), *self._read_parts(name, schema)])
+        parts = self.parts(name)
+        for part in parts.values():
+            if isinstance(part, CorruptFile):
+                raise part
+        tables = [part.table for part in parts.values() if isinstance(part, TablePart)]
+        table = pa.concat_tables([schema.empty_table(), *tables])
         if stage_hash is not None:
             hashes = [stage_hash] if isinstance(stage_hash, str) else list(stage_hash)
             table = table.filter(pc.is_in(table["stage_hash"], pa.array(hashes, pa.string())))
         return latest(table, KEYS[name]) if current else table
 
-    def _read_parts(self, name: str, schema: pa.Schema) -> list[pa.Table]:
+    def parts(self, name: str) -> dict[str, TablePart | CorruptFile]:
+        """Path -> part of a table in the order of writing, or the error if it is damaged."""
         paths = [p for p in self._files.list(keys.part_prefix(name)) if p.endswith(".parquet")]
         fresh = [path for path in paths if path not in self._parts]
+        damaged: dict[str, CorruptFile] = {}
         with ThreadPoolExecutor(self._files.threads) as pool:
-            for path, table in zip(fresh, pool.map(self.read_file, fresh), strict=True):
-                for field in schema:  # parts of earlier versions lack columns, those of later ones have more
-                    if field.name not in table.column_names:
-                        value = pa.scalar(BEFORE.get(name, {}).get(field.name), field.type)
-                        table = table.append_column(field, pa.repeat(value, table.num_rows))
-                self._parts[path] = table.select(schema.names).cast(schema)
-        return [self._parts[path] for path in paths]
+            for path, part in zip(fresh, pool.map(self._part, fresh), strict=True):
+                if isinstance(part, TablePart):
+                    self._parts[path] = part
+                else:
+                    damaged[path] = part
+        return {path: damaged.get(path) or self._parts[path] for path in paths}
 
-    def read_file(self, path: str) -> pa.Table:
-        """One Parquet file. Raises ValueError if it is unreadable, FileNotFoundError if it is absent."""
-        data = self._files.get(path)
+    def _part(self, path: str) -> TablePart | CorruptFile:
+        name = path.split("/")[1]
+        schema = self._schema(name)
         try:
-            return pq.read_table(pa.BufferReader(data))
-        except (pa.ArrowInvalid, OSError) as error:
-            raise ValueError(f"{path}: not a readable Parquet file: {error}") from None
+            table = self.read_file(path)
+            noted = (table.schema.metadata or {}).get(FILES.encode())
+            files = decode_checksums(json.loads(noted)) if noted else {}
+            for field in schema:  # parts of earlier versions lack columns, those of later ones have more
+                if field.name not in table.column_names:
+                    value = pa.scalar(BEFORE.get(name, {}).get(field.name), field.type)
+                    table = table.append_column(field, pa.repeat(value, table.num_rows))
+            return TablePart(table.select(schema.names).cast(schema), files)
+        except CorruptFile as error:
+            return error
+        except (pa.ArrowException, ValueError) as error:
+            return CorruptFile(path, f"not a part of this table: {error}")
 
-    def write_samples(self, rows: Iterable[dict], layout: Layout, *, sync: bool) -> None:
-        """Write the samples, ascending. Raises ValueError if other samples are stored already."""
+    def read_file(self, path: str, recorded: Checksum | None = None) -> pa.Table:
+        """One Parquet file. Raises CorruptFile if it is damaged, FileNotFoundError if it is absent."""
+        data = self._files.get(path)
+        if recorded is not None:
+            check_recorded(data, path, recorded)
+        return from_parquet(data, path)
+
+    def write_samples(self, rows: Iterable[dict], layout: Layout, recorded: Checksum | None, *, sync: bool) -> Checksum:
+        """Write the samples, ascending, if they are absent or damaged; return the file's checksum.
+
+        Raises ValueError if other samples are stored already.
+        """
         table = rows_to_table("samples", rows, SAMPLES).sort_by("sample")
         expected = [(sample, sample // layout.shard) for sample in range(layout.samples)]
         if list(zip(table["sample"].to_pylist(), table["shard"].to_pylist(), strict=True)) != expected:
@@ -166,17 +241,24 @@ class Tables:
                 f"{keys.SAMPLES}: samples must be 0..{layout.samples - 1}, each once, "
                 f"sample i in shard i // {layout.shard}"
             )
-        if not self._files.sizes([keys.SAMPLES]):
-            self._files.put(keys.SAMPLES, [to_parquet(table)], sync=sync)
-        elif not table.equals(self.read_file(keys.SAMPLES)):
+        try:
+            stored = self.read_file(keys.SAMPLES, recorded)
+        except (CorruptFile, FileNotFoundError):
+            data = to_parquet(table)
+            self._files.put(keys.SAMPLES, [data], sync=sync)
+            return checksum(data)
+        if not table.equals(stored):
             raise ValueError(
                 f"{keys.SAMPLES}: prompts or seeds differ from those already sampled: choose another output folder"
             )
+        return checksum(self._files.get(keys.SAMPLES))
 
-    def write_curation(self, rows: Iterable[dict], *, sync: bool) -> None:
-        """Write or replace the curation, sorted by sample."""
+    def write_curation(self, rows: Iterable[dict], *, sync: bool) -> Checksum:
+        """Write or replace the curation, sorted by sample; return the file's checksum."""
         table = rows_to_table("curation", rows, CURATION).sort_by("sample")
         samples = table["sample"].to_pylist()
         if len(set(samples)) < len(samples):
             raise ValueError(f"{keys.CURATION}: a sample has more than one row")
-        self._files.put(keys.CURATION, [to_parquet(table)], sync=sync)
+        data = to_parquet(table)
+        self._files.put(keys.CURATION, [data], sync=sync)
+        return checksum(data)

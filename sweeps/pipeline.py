@@ -10,18 +10,21 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import storage
 from cluster import Executor, InProcess, Observer
 from probing.dataset.prompts import Prompt
-from storage import Store, budget
+from probing.diffusion.metadata import ModelInfo
+from storage import Store, audit, budget
+from storage.keys import BUILT
 from storage.lease import Lease
 from sweeps.config.load import to_dict
 from sweeps.config.schema import Config, previews
 from sweeps.planning import checks, table
 from sweeps.planning.checks import Start
-from sweeps.runtime import experiments, failures, inputs, live_status, machines
+from sweeps.runtime import damage, experiments, failures, inputs, live_status, machines, side_store
+from sweeps.runtime.layout import PAGE, PREDICTIONS
 from sweeps.runtime.progress import Meter, StageObserver
 from sweeps.runtime.run import Run, begin, layout, reopen
 from sweeps.stages import preview
@@ -33,7 +36,6 @@ if TYPE_CHECKING:
 
 VERBS = (*dict.fromkeys(stage.INFO.verb for stage in STAGES), "report")
 """verbs that run stages, in order; `run` runs all of them"""
-BUILT = "report/built.json"
 TRACKED = "tracking.json"
 """what the W&B mirror holds, and where it was sent"""
 COSTS = "costs.json"
@@ -106,9 +108,9 @@ def _timed(run: Run, cost: str) -> Iterator[None]:
     started = time.perf_counter()
     yield
     with suppress(OSError):  # no result depends on it
-        costs = _record(run, COSTS)
+        costs = run.store.readable_document(COSTS)
         costs[cost] = round(costs.get(cost, 0.0) + time.perf_counter() - started, 2)
-        run.store.put(COSTS, json.dumps(costs, indent=1).encode())
+        run.store.put_document(COSTS, costs)
 
 
 def run_stage(run: Run, stage: Stage, executor: Executor, result: Result, prefix: str = "") -> None:
@@ -176,23 +178,16 @@ def _report(run: Run, result: Result, force: bool = False) -> None:
     hashes = {name: experiments.stage_hash(run, name) for name in run.config.experiments.names}
     inputs = hashlib.sha256(json.dumps([vars(run.hashes), hashes, parts]).encode()).hexdigest()
     drawn = None
-    if force or _record(run, BUILT) != {"inputs": inputs}:
+    if force or not run.store.exists(PAGE) or run.store.readable_document(BUILT) != {"inputs": inputs}:
         from sweeps.analysis import tables
         from sweeps.report import build
 
         with _timed(run, "report"):
             drawn = build.draw(tables.load(run.store, to_dict(run.config)), run.store)
             build.write(run.store, drawn)
-        run.store.put(BUILT, json.dumps({"inputs": inputs}).encode())
-        result.lines.append(f"report: {run.config.output}/{build.PAGE}")
+        run.store.put_document(BUILT, {"inputs": inputs}, run.store.checksums([PAGE, PREDICTIONS]))
+        result.lines += [f"report: {run.config.output}/{PAGE}", *filter(None, [drawn.context.run.warning])]
     _track(run, result, inputs, drawn)
-
-
-def _record(run: Run, path: str) -> dict[str, Any]:
-    """Return what a finished step has recorded; empty if there is none, or it is damaged and the step begins anew."""
-    with suppress(ValueError):
-        return run.store.read_json(path, dict, {})
-    return {}
 
 
 def _track(run: Run, result: Result, inputs: str, drawn: Drawn | None) -> None:
@@ -203,7 +198,8 @@ def _track(run: Run, result: Result, inputs: str, drawn: Drawn | None) -> None:
     from sweeps.tracking import place
 
     record = {"inputs": inputs, "server": place.server() if tracking.mode == "online" else "", **vars(tracking)}
-    if drawn is None and _record(run, TRACKED) == record and place.is_written(run.store.url):
+    complete = drawn is None and run.store.readable_document(TRACKED) == record
+    if complete and place.is_written(run.store.url):
         return
     from sweeps.tracking import mirror
 
@@ -212,9 +208,23 @@ def _track(run: Run, result: Result, inputs: str, drawn: Drawn | None) -> None:
     if mirrored.problem:
         result.lines.append(f"W&B: {mirrored.problem}; the same command tries again")
         return
-    run.store.put(TRACKED, json.dumps(record).encode())
+    run.store.put_document(TRACKED, record)
     if drawn is None and (mirrored.written or mirrored.sent):
         result.lines.append(f"W&B: {mirrored.written} runs written, {mirrored.sent} sent")
+
+
+def _mended(config: Config, model: ModelInfo, prompts: tuple[Prompt, ...], result: Result) -> Run:
+    """Begin a run; what is damaged in its output is named and cleared away, so that stages miss it."""
+    stored = side_store.open_if_present(config.output)
+    found = {item.path: item for item in audit.documents(stored)} if stored else {}
+    run = begin(config, model, prompts)
+    inputs.record(run)
+    run.store.remove_partial_files()
+    experiments.write_hashes(run)
+    found |= {item.path: item for item in damage.find(run.store)}
+    audit.repair(run.store, found.values(), damage.stage_hashes(run.store))
+    result.lines += damage.lines(found.values())
+    return run
 
 
 def execute(config: Config, verbs: Sequence[str] = VERBS) -> Result:
@@ -230,10 +240,7 @@ def execute(config: Config, verbs: Sequence[str] = VERBS) -> Result:
             _preview(start, result)
             if result.failed:
                 return result
-        run = begin(config, start.model_info, _priced(start))
-        inputs.record(run)
-        run.store.remove_partial_files()
-        experiments.write_hashes(run)
+        run = _mended(config, start.model_info, _priced(start), result)
         if any(stage.missing(run) for stage in stages):
             with executor(config, run.store) as engine:
                 for stage in stages:
@@ -250,6 +257,7 @@ def rebuild_report(config: Config) -> Result:
 
     Raises ValueError if there is no run.
     """
+    damage.refuse(config.output)
     run, result = reopen(config), Result()
     with _lease(config):
         experiments.write_hashes(run)

@@ -17,7 +17,7 @@ import numpy as np
 
 from storage.backends.paths import local_path
 from storage.codec import Part, crc32c
-from storage.keys import PARTIAL
+from storage.keys import PARTIAL, is_foreign
 
 SYNC_EACH = 1
 """Up to this number, files are synced one by one; more by one syncfs of their file system."""
@@ -74,7 +74,10 @@ class Files(ABC):
 
     @abstractmethod
     def list(self, prefix: str = "") -> dict[str, int]:
-        """Path -> size of every file whose path starts with `prefix`, sorted, without those in `.partial/`."""
+        """Path -> size of every file whose path starts with `prefix`, sorted.
+
+        Leaves out what is in `.partial/` and what operating systems put into folders.
+        """
 
     @abstractmethod
     def delete(self, paths: Iterable[str]) -> None:
@@ -223,7 +226,7 @@ class LocalFiles(Files):
     def partials(self) -> Sequence[str]:
         folder = self.root / PARTIAL
         names = os.listdir(folder) if folder.is_dir() else []
-        own = [f"{PARTIAL}/{name}" for name in names if not name.endswith(".lock")]
+        own = [f"{PARTIAL}/{name}" for name in names if not (name.endswith(".lock") or is_foreign(name))]
         return sorted(own + [path for path in self.list() if path.endswith(".partial")])
 
     def free(self) -> int:
@@ -266,9 +269,10 @@ def _walk(folder: str, relative: str) -> Iterator[tuple[str, int]]:
         return
     for entry in entries:
         path = f"{relative}/{entry.name}" if relative else entry.name
+        if is_foreign(entry.name):
+            continue
         if entry.is_dir(follow_symlinks=False):
-            if entry.name != PARTIAL:
-                yield from _walk(entry.path, path)
+            yield from _walk(entry.path, path)
         else:
             with contextlib.suppress(FileNotFoundError):
                 yield path, entry.stat().st_size

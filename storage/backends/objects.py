@@ -15,6 +15,7 @@ from obstore.store import MemoryStore, ObjectStore, from_url
 from storage.backends.files import Files, checked_path
 from storage.codec import Part, crc32c
 from storage.errors import Unavailable
+from storage.keys import is_foreign
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -135,7 +136,8 @@ class ObjectFiles(Files):
         sizes: dict[str, int] = {}
         for batch in obstore.list(self.store, prefix.rpartition("/")[0] or None):
             sizes.update((entry["path"], entry["size"]) for entry in batch)
-        return {path: sizes[path] for path in sorted(sizes) if path.startswith(prefix)}
+        own = (path for path in sizes if path.startswith(prefix) and not any(map(is_foreign, path.split("/"))))
+        return {path: sizes[path] for path in sorted(own)}
 
     @_mapped
     def delete(self, paths: Iterable[str]) -> None:

@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from storage import SiteShape, Store, budget
+from storage.keys import EXPERIMENTS
 from sweeps.runtime import machines
-from sweeps.runtime.layout import EXPERIMENTS_FILE
 
 Json = dict[str, Any]
 T = TypeVar("T")
@@ -225,7 +225,7 @@ def load(store: Store, config: Json) -> RunData:
 
 
 def _tables(store: Store, manifest: Json) -> dict[str, pa.Table]:
-    hashes = {str(value) for _, value in leaves(manifest)} | set(_json(store, EXPERIMENTS_FILE).values())
+    hashes = {str(value) for _, value in leaves(manifest)} | set(_json(store, EXPERIMENTS).values())
     names = ("probes", "images", "epochs", "interventions")
     tables = {name: current(store.table(name), hashes) for name in names}
     for name, read in (("samples", store.samples), ("curation", store.curation)):
@@ -261,4 +261,4 @@ def leaves(node: object, path: str = "") -> Iterator[tuple[str, object]]:
 
 
 def _json(store: Store, path: str) -> Json:
-    return store.read_json(path, dict, {})
+    return store.document(path) if store.exists(path) else {}

@@ -198,30 +198,13 @@ def status(parsed: argparse.Namespace) -> int:
         metavar="N",
         help="random shards that are sampled again with the model (default 1, 0: none)",
     ),
-    argument("--repair", action="store_true", help="mark bad shards, so that `run` redoes them"),
+    argument("--repair", action="store_true", help="clear away what is damaged, so that `run` redoes it"),
 )
 def verify(parsed: argparse.Namespace) -> int:
     """Reread and check every byte, and sample a random shard again."""
-    import storage
-    from sweeps.cli import recompute
-    from sweeps.config.schema import PREVIEW
-    from sweeps.runtime import side_store
-    from sweeps.stages import decode, replay
+    from sweeps.cli.verify import execute
 
-    main = storage.open(parsed.output)
-    urls = [f"{parsed.output}/{PREVIEW}", *(stage.url(parsed.output) for stage in (replay, decode))]
-    total = 0
-    for store in filter(None, (main, *map(side_store.open_if_present, urls))):
-        bad = storage.audit.verify(store, deep=True)
-        if store is main and parsed.recompute:
-            bad += recompute.live(parsed.output, parsed.recompute, print)
-        for item in bad:
-            print(f"{item.kind}: {item.path}: {item.detail}")
-        if bad and parsed.repair:
-            print(f"{len(storage.audit.repair(store, bad))} bad shards are marked; `scenesweep run` redoes them")
-        total += len(bad)
-    print(f"{total} disagreements")
-    return 1 if total else 0
+    return 1 if execute(parsed.output, parsed.recompute, parsed.repair, print) else 0
 
 
 @verb("scenesweep clean runs/scenes", output)

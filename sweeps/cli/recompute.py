@@ -94,7 +94,7 @@ def recompute(config: Config, count: int, seed: int) -> tuple[int, list[Disagree
     tasks = choose(store, config.sampling.variants, count, seed)
     if not tasks:
         return 0, []
-    versions = store.read_json(storage.keys.MANIFEST, dict).get("versions", {})
+    versions = store.readable_document(storage.keys.MANIFEST).get("versions", {})
     exact = versions == json.loads(json.dumps(run.versions()))
     comparisons = [Comparison(store, task, exact) for task in tasks]
     with pinned_threads(config.sampling.threads):

@@ -57,9 +57,9 @@ def _apply(config: Config, decisions: str) -> str:
     path = local_path(decisions, "--decisions")
     if not path.is_file():
         raise ValueError(f"--decisions: no file {decisions}; save one from the page that `scenesweep curate` writes")
-    run = reopen(config)
-    with run.store.lease(f"scenesweep {config.name}"):
-        return f"{curate.apply(run, path.read_bytes(), decisions)} manual decisions applied"
+    store = storage.open(config.output)
+    with store.lease(f"scenesweep {config.name}"):
+        return f"{curate.apply(store, path.read_bytes(), decisions)} manual decisions applied"
 
 
 def _write_page(config: Config) -> str:

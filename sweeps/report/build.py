@@ -20,8 +20,8 @@ from sweeps.report.page import Section, TitledStrip
 from sweeps.report.sections import checks, controls, examples, experiments, interventions, provenance, results
 from sweeps.report.sections.claims import claims
 from sweeps.report.sections.seeds import spread
+from sweeps.runtime.layout import PAGE
 
-PAGE = "report/index.html"
 FIGURES = "report/figures/"
 TITLE = "Where and when scene geometry can be decoded from a diffusion model"
 

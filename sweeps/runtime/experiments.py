@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
 from typing import TypeVar
 
 from probing.diffusion.sites import SiteSpec, choose
 from probing.probes.config import ProbeConfig
+from storage.keys import EXPERIMENTS
 from sweeps.config.hashing import digest
 from sweeps.config.schema import Config
 from sweeps.runtime.grid import ProbeSpec, finished
-from sweeps.runtime.layout import EXPERIMENTS_FILE, TRAINED
+from sweeps.runtime.layout import TRAINED
 from sweeps.runtime.run import ModelInfo, Run
 
 T = TypeVar("T")
@@ -103,9 +103,7 @@ def unfinished(run: Run, name: str, tasks: Sequence[T], probes: Callable[[T], It
 def write_hashes(run: Run) -> None:
     """Record which rows of each experiment belong to the current settings, for the report."""
     hashes = {name: stage_hash(run, name) for name in run.config.experiments.names}
-    data = json.dumps(hashes, indent=1, sort_keys=True).encode()
-    if not run.store.exists(EXPERIMENTS_FILE) or run.store.get(EXPERIMENTS_FILE) != data:
-        run.store.put(EXPERIMENTS_FILE, data)
+    run.store.put_document(EXPERIMENTS, hashes)
 
 
 def probe_config(run: Run, name: str) -> ProbeConfig:

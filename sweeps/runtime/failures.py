@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from contextlib import suppress
 
@@ -18,15 +17,11 @@ def write(store: Store, stage: str, failed: Mapping[str, str]) -> None:
     """Replace the reasons of a stage, given as task to reason; remove the file if there are none."""
     with suppress(OSError):  # a full disk takes no note; the command reports the reasons when it ends
         if failed:
-            store.put(path(stage), json.dumps(dict(failed), indent=1, sort_keys=True).encode())
+            store.put_document(path(stage), dict(failed))
         elif store.exists(path(stage)):
             store.delete(path(stage))
 
 
 def read(store: Store, stage: str) -> dict[str, str]:
     """Return task to reason of the stage's last execution; empty if nothing failed or the file is unreadable."""
-    try:
-        reasons = json.loads(store.get(path(stage)))
-    except (ValueError, FileNotFoundError):
-        return {}
-    return reasons if isinstance(reasons, dict) else {}
+    return store.readable_document(path(stage))

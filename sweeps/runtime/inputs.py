@@ -6,7 +6,6 @@ reads it, so that a file that was changed in place is found.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from probing import contents
@@ -15,13 +14,12 @@ from probing.diffusion import metadata
 from probing.diffusion.config import SCENES
 from storage import Store
 from storage.backends import local_path
-from storage.format import encode_json
+from storage.keys import INPUTS as FILE
+from storage.tables import TablePart
 from sweeps.config.schema import Config
 from sweeps.runtime.layout import TRAINED
 from sweeps.runtime.run import Run
 
-FILE = "inputs.json"
-"""stage -> its hash -> file -> SHA-256 of its content"""
 Inputs = dict[str, dict[str, str]]
 """stage -> file, with the setting that names it -> SHA-256"""
 
@@ -70,7 +68,7 @@ def recorded(store: Store) -> dict[str, Inputs]:
     if not store.exists(FILE):
         return {}
     try:
-        found = json.loads(store.get(FILE))
+        found = store.document(FILE)
         return {str(stage): {str(key): dict(files) for key, files in hashes.items()} for stage, hashes in found.items()}
     except (ValueError, AttributeError, TypeError) as error:
         raise ValueError(f"{store.url}/{FILE}: damaged: {error}; delete it to accept the files as they are") from error
@@ -123,7 +121,7 @@ def record(run: Run) -> None:
         if not made and (found := _digests(run.config, stage)):
             after.setdefault(stage, {})[stage_hash] = found
     if after != before:
-        run.store.put(FILE, encode_json(after))
+        run.store.put_document(FILE, after)
 
 
 def _has_results(run: Run, stage: str) -> bool:
@@ -135,4 +133,5 @@ def _has_results(run: Run, stage: str) -> bool:
         return bool(store.completed(stage, TRAINED, stage_hash=stage_hash))
     if stage == "curate":
         return bool(store.list("curation/safety/"))
-    return store.table("interventions", stage_hash).num_rows > 0
+    parts = store.parts("interventions").values()  # of which some may be damaged
+    return any(stage_hash in part.stage_hashes for part in parts if isinstance(part, TablePart))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+PAGE = "report/index.html"
+PREDICTIONS = "report/predictions.safetensors"
+"""predictions on the page, for when the activations are gone"""
 TRAINED = "trained"
 """the variant that every experiment beside the main grid studies"""
-EXPERIMENTS_FILE = "experiments.json"
-"""stage hash of each experiment beside the main grid"""
 EMERGENCE = "emergence"
 EMERGENCE_FOLDER = "experiments/emergence"
 """decoded images and their labels, one file per sample"""

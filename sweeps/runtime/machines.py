@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -20,9 +19,7 @@ Session = dict[str, Any]
 
 def read(store: Store) -> list[Session]:
     """Return all sessions; empty if the run used no Ray."""
-    with suppress(ValueError, FileNotFoundError):
-        return json.loads(store.get(PATH))["sessions"]
-    return []
+    return store.readable_document(PATH).get("sessions", [])
 
 
 def begin(store: Store, session: Session) -> None:
@@ -55,7 +52,7 @@ def _write(store: Store, sessions: Sequence[Session]) -> None:
         else:
             merged.append(session)
     with suppress(OSError):  # a full disk also fails the shards, and that is reported
-        store.put(PATH, json.dumps({"sessions": merged}, indent=1).encode())
+        store.put_document(PATH, {"sessions": merged})
 
 
 def of_stage(sessions: Sequence[Session], stage: str) -> list[Session]:

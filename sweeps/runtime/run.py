@@ -16,15 +16,12 @@ from probing.dataset.prompts import Prompt
 from probing.diffusion import metadata
 from probing.diffusion.metadata import ModelInfo
 from probing.diffusion.sites import SiteSpec, choose
-from storage import Layout, SiteShape, Store
+from storage import CorruptFile, Layout, SiteShape, Store
+from storage.keys import CONFIG, DECISIONS, LAYOUT, MANIFEST, PROMPTS, SAMPLES
 from sweeps.config.hashing import Hashes, chosen_by, hashes, science
 from sweeps.config.load import build, from_yaml, to_yaml
 from sweeps.config.schema import PREVIEW, STEPS, Config, previews
 
-PROMPTS = "prompts.json"
-"""split and name of each sample's prompt, and how many of its tokens the model does not see"""
-DECISIONS = "curation/decisions.csv"
-"""the manual decisions that were applied to a run"""
 LIBRARIES = ("torch", "diffusers", "transformers", "ray", "zarr", "numcodecs", "wandb")
 """libraries whose versions results may depend on"""
 
@@ -124,22 +121,36 @@ def _has_results(store: Store) -> bool:
 
 def _changes(store: Store, config: Config, model_info: ModelInfo, prompts: Sequence[Prompt] | None) -> list[str]:
     """Return how an output differs from what the settings would make; prompts are compared if they are known."""
-    old = store.read_json(storage.keys.MANIFEST, dict, {})
-    changed = []
-    if old:
-        new = _manifest(config, model_info, hashes(config, model_info.revision, previewed=previewed_digest(config)))
+    stages = hashes(config, model_info.revision, previewed=previewed_digest(config))
+    try:
+        old = store.document(MANIFEST)
+    except (CorruptFile, FileNotFoundError):
+        changed = _other_records(store, stages.sample)
+    else:
+        new = _manifest(config, model_info, stages)
         parts = ("model", "sampling")
         changed = differences({part: old.get(part) for part in parts}, {part: new[part] for part in parts})
     if not changed and prompts is not None:
-        changed = _changed_prompts(store, prompts) or store.layout.diff(layout(config, model_info, len(prompts)))
+        changed = _changed_prompts(store, prompts)
+        with suppress(CorruptFile):  # a damaged layout is written again
+            store.get(LAYOUT, MANIFEST)
+            changed = changed or store.layout.diff(layout(config, model_info, len(prompts)))
     return changed
+
+
+def _other_records(store: Store, stage_hash: str) -> list[str]:
+    """Return that shards were sampled with other settings, if so; which ones, only a readable manifest would tell."""
+    records = store.records.read("shards/sample/").values()
+    others = {getattr(record, "stage_hash", None) for record in records} - {None, stage_hash}
+    return [f"its shards were sampled with other settings, and its {MANIFEST} can't be read"] if others else []
 
 
 def _changed_prompts(store: Store, prompts: Sequence[Prompt]) -> list[str]:
     """Return the samples whose prompt, seed, split or name differs from what an output holds."""
-    if not (store.exists(storage.keys.SAMPLES) and store.exists(PROMPTS)):
-        return []
-    table, notes = store.samples().to_pydict(), store.read_json(PROMPTS, list)
+    try:
+        table, notes = store.samples().to_pydict(), store.read_json(PROMPTS, list, recorded_in=MANIFEST)
+    except (ValueError, FileNotFoundError):
+        return []  # damaged: written again
     if len(table["prompt"]) != len(prompts) or len(notes) != len(prompts):
         return [f"prompts: {len(table['prompt'])} -> {len(prompts)}"]
     changed = []
@@ -179,20 +190,16 @@ def begin(config: Config, model_info: ModelInfo, prompts: tuple[Prompt, ...]) ->
     decisions = decisions_digest(store)
     stages = hashes(config, model_info.revision, decisions, previewed_digest(config))
     manifest = _manifest(config, model_info, stages) | {"decisions": decisions}
-    if not store.exists(storage.keys.SAMPLES):
-        store.write_samples(
-            {"sample": i, "prompt": p.text, "seed": p.seed, "shard": i // config.sampling.shard}
-            for i, p in enumerate(prompts)
-        )
+    store.write_samples(
+        {"sample": i, "prompt": p.text, "seed": p.seed, "shard": i // config.sampling.shard}
+        for i, p in enumerate(prompts)
+    )
     notes = [{"split": p.split, "name": p.name} | ({"cut": p.cut} if p.cut else {}) for p in prompts]
-    documents = {
-        PROMPTS: json.dumps(notes),
-        "config.yaml": to_yaml(config),
-        storage.keys.MANIFEST: json.dumps(manifest, indent=1, sort_keys=True),
-    }
+    documents = {PROMPTS: json.dumps(notes), CONFIG: to_yaml(config)}
     for path, text in documents.items():
         if not store.exists(path) or store.get(path) != text.encode():
             store.put(path, text.encode())
+    store.put_document(MANIFEST, manifest, store.checksums([LAYOUT, SAMPLES, DECISIONS, *documents]))
     return Run(config, model_info, store, stages)
 
 
@@ -207,8 +214,32 @@ def reopen(config: Config, info: ModelInfo | None = None) -> Run:
 
 
 def decisions_digest(store: Store) -> str:
-    """Return the checksum of the manual decisions that belong to a run; empty if there are none."""
-    return hashlib.sha256(store.get(DECISIONS)).hexdigest()[:16] if store.exists(DECISIONS) else ""
+    """Return the checksum of the manual decisions that belong to a run; empty if there are none.
+
+    Raises ValueError if they are lost or damaged, since nothing else holds what a person decided.
+    """
+    try:
+        return hashlib.sha256(store.get(DECISIONS, recorded_in=MANIFEST)).hexdigest()[:16]
+    except FileNotFoundError:
+        if DECISIONS not in store.recorded(MANIFEST):
+            return ""
+        reason = "is missing"
+    except CorruptFile as error:
+        reason = error.detail
+    raise ValueError(
+        f"{store.url}/{DECISIONS}: {reason}; give the manual decisions again: `scenesweep curate --decisions FILE`"
+    )
+
+
+def replace_decisions(store: Store, data: bytes | None) -> None:
+    """Write the manual decisions of a run, or delete them; the manifest records them until the next run's `begin`."""
+    if data is not None:
+        store.put(DECISIONS, data)
+    elif store.exists(DECISIONS):
+        store.delete(DECISIONS)
+    with suppress(CorruptFile, FileNotFoundError):
+        others = {path: one for path, one in store.recorded(MANIFEST).items() if path != DECISIONS}
+        store.put_document(MANIFEST, store.document(MANIFEST), others | store.checksums([DECISIONS]))
 
 
 def previewed_digest(config: Config) -> str:
@@ -216,14 +247,15 @@ def previewed_digest(config: Config) -> str:
     if not previews(config):
         return ""
     try:
-        return decisions_digest(storage.open(f"{config.output}/{PREVIEW}"))
+        store = storage.open(f"{config.output}/{PREVIEW}")
     except ValueError:
         return ""
+    return decisions_digest(store)
 
 
 def stored_config(output: str) -> Config:
     """Return the configuration that an output was made with. Raises ValueError if there is none."""
     store = storage.open(output)
-    if not store.exists("config.yaml"):
-        raise ValueError(f"{output}: holds no config.yaml, so no run; give the output of a run")
-    return build({**from_yaml(store.get("config.yaml"), f"{output}/config.yaml"), "output": output})
+    if not store.exists(CONFIG):
+        raise ValueError(f"{output}: holds no {CONFIG}, so no run; give the output of a run")
+    return build({**from_yaml(store.get(CONFIG, MANIFEST), f"{output}/{CONFIG}"), "output": output})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,14 +13,15 @@ from probing.dataset import manual_decisions
 from probing.dataset.curation import Decision, Measures, curate, measure
 from probing.dataset.manual_decisions import Choice
 from probing.dataset.split import Split
+from storage import CorruptFile, Store
+from storage.keys import CURATED, DECISIONS, MANIFEST, PROMPTS
 from sweeps.runtime.layout import TRAINED
 from sweeps.runtime.live_status import LiveStatus
-from sweeps.runtime.run import DECISIONS, Run
+from sweeps.runtime.run import Run, replace_decisions
 from sweeps.stages import safety
 from sweeps.stages.base import NOTES, PlanInput, StageInfo, StagePrice, StageStatus, StatusRow
 
 INFO = StageInfo("curate", verb="curate", doing="curation", unit="steps", cost="curate", required=True)
-SUMMARY = "curation.json"
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,14 @@ class CurateTask:
 
 
 def done(run: Run) -> bool:
-    """Return whether the curation of the current settings and manual decisions is written."""
-    try:
-        return run.store.read_json(SUMMARY, dict, {}).get("stage_hash") == run.hashes.curate
-    except ValueError:  # damaged: curated again
+    """Return whether the curation of the current settings and manual decisions is written and undamaged."""
+    if run.store.readable_document(CURATED).get("stage_hash") != run.hashes.curate:
         return False
+    try:
+        run.store.curation()
+    except (CorruptFile, FileNotFoundError):
+        return False
+    return True
 
 
 def missing(run: Run) -> list[CurateTask]:
@@ -75,20 +78,20 @@ def choices_of(run: Run) -> dict[int, Choice]:
     """Return the manual decisions that belong to the run, by sample."""
     if not run.store.exists(DECISIONS):
         return {}
-    return manual_decisions.parse(run.store.get(DECISIONS), DECISIONS, run.store.samples()["seed"].to_pylist())
+    return manual_decisions.parse(
+        run.store.get(DECISIONS, MANIFEST), DECISIONS, run.store.samples()["seed"].to_pylist()
+    )
 
 
-def apply(run: Run, data: bytes, source: str) -> int:
-    """Replace the run's manual decisions by those of a CSV and return how many there are.
+def apply(store: Store, data: bytes, source: str) -> int:
+    """Replace a run's manual decisions by those of a CSV and return how many there are.
 
     A CSV without rows withdraws all decisions. Raises ValueError if the file does not fit the run's samples.
     """
-    samples = run.store.samples().to_pydict()
+    samples = store.samples().to_pydict()
     choices = manual_decisions.parse(data, source, samples["seed"])
-    if choices:
-        run.store.put(DECISIONS, manual_decisions.render(choices, samples["seed"], samples["prompt"]))
-    elif run.store.exists(DECISIONS):
-        run.store.delete(DECISIONS)
+    rendered = manual_decisions.render(choices, samples["seed"], samples["prompt"])
+    replace_decisions(store, rendered if choices else None)
     return len(choices)
 
 
@@ -101,7 +104,7 @@ def execute(run: Run, executor: Executor, observers: Sequence[Observer], tasks: 
     choices, measured = choices_of(run), measures(run)
     if not measured:
         raise ValueError(f"{run.config.output}: no shard is sampled and labelled yet; run `scenesweep label` first")
-    splits = [prompt["split"] for prompt in store.read_json("prompts.json", list)]
+    splits = [prompt["split"] for prompt in store.read_json(PROMPTS, list, recorded_in=MANIFEST)]
     prompts = store.samples()["prompt"].to_pylist()
     dropped = record(run, curate(measured, prompts, splits, run.config.curation, choices), choices)
     samples, split = kept(run)
@@ -114,15 +117,14 @@ def execute(run: Run, executor: Executor, observers: Sequence[Observer], tasks: 
 
 
 def record(run: Run, decisions: Sequence[Decision], choices: Mapping[int, Choice]) -> dict[str, int]:
-    """Write the decision over every sample, then the summary that marks the stage as done.
+    """Write the decision over every sample, and with it the summary that marks the stage as done.
 
     Returns the number of dropped samples by reason.
     """
-    run.store.write_curation(vars(decision) for decision in decisions)
     dropped = dict(sorted(Counter(d.reason for d in decisions if not d.keep).items()))
     kept = sum(choice.keep for choice in choices.values())
     note = {"stage_hash": run.hashes.curate, "by_hand": {"keep": kept, "drop": len(choices) - kept}, "dropped": dropped}
-    run.store.put(SUMMARY, json.dumps(note, indent=1).encode())
+    run.store.write_curation((vars(decision) for decision in decisions), note)
     return dropped
 
 

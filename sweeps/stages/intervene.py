@@ -13,6 +13,7 @@ from cluster import Executor, Observer, Outcome
 from interventions.config import ANIMATION, MAIN, PATCHING, SECOND_OBJECT, InterventionConfig, choose_sites
 from interventions.counterfactual import SERIES
 from interventions.plan import EditTask, plan, rows_of
+from storage.keys import MANIFEST, PROMPTS
 from sweeps.config.schema import STEPS, Config
 from sweeps.runtime import inputs
 from sweeps.runtime.live_status import LiveStatus
@@ -75,11 +76,14 @@ class InterveneWorker:
             row = {**common, "trial": -1, "control": "edit", "status": "skipped", "error": str(reason)}
             self.store.append("interventions", [row])
             return {"rows": 1}
+        files = {}
         if task.sample in self.job.shown:
-            self.store.put(picture_path(task.key), pack(outcome.pictures))
+            files[picture_path(task.key)] = pack(outcome.pictures)
             if outcome.pictures.recipe:
-                self.store.put(recipe_path(task.key), outcome.pictures.recipe.encode())
-        self.store.append("interventions", outcome.rows)
+                files[recipe_path(task.key)] = outcome.pictures.recipe.encode()
+        for path, data in files.items():
+            self.store.put(path, data)
+        self.store.append("interventions", outcome.rows, files)
         return {"rows": len(outcome.rows)}
 
 
@@ -131,7 +135,7 @@ def tasks(run: Run) -> list[EditTask]:
     """Return all tasks of the configuration, over the test split."""
     samples, split = curate.kept(run)
     # The authors' moves depend on an image's place in the prompts' own test list, dropped samples included.
-    prompts = run.store.read_json("prompts.json", list)
+    prompts = run.store.read_json(PROMPTS, list, recorded_in=MANIFEST)
     test_list = [sample for sample, prompt in enumerate(prompts) if prompt["split"] == "test"]
     return plan(run.config.interventions, samples[split.test].tolist(), test_list, run.config.sampling.guidance)
 

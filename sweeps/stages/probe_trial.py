@@ -209,6 +209,7 @@ def write_results(job: ProbeJob, variant: str, site: SiteSpec, results: Sequence
     store = _open(job.output)
     block, index = site.name.rsplit(".", 1)
     rows: list[dict[str, object]] = []
+    files: list[str] = []
     images: list[dict[str, object]] = []
     epochs: list[dict[str, object]] = []
     for result in results:
@@ -220,23 +221,24 @@ def write_results(job: ProbeJob, variant: str, site: SiteSpec, results: Sequence
             "stage_hash": job.stage_hash,
         }
         if result.ok:
-            _save_weights(store, job.folder, variant, site.name, result)
+            files.append(_save_weights(store, job.folder, variant, site.name, result))
         number = int(index) if index.isdigit() else 0
         rows.append({**common, "block": block, "index": number, **result.row})
         # A fit counts the job's samples from 0; the table has their numbers in the run.
         images += [{**common, **row, "sample": job.samples[cast(int, row["sample"])]} for row in result.images]
         epochs += [{**common, **row} for row in result.epochs]
-    for table, written in (("images", images), ("epochs", epochs), ("probes", rows)):
-        if written:
-            store.append(table, written)
+    files += [store.append(table, written) for table, written in (("images", images), ("epochs", epochs)) if written]
+    if rows:
+        store.append("probes", rows, files)
 
 
-def _save_weights(store: Store, folder: str, variant: str, site: str, result: ProbeResult) -> None:
+def _save_weights(store: Store, folder: str, variant: str, site: str, result: ProbeResult) -> str:
     from safetensors.numpy import save
 
     spec = result.spec
     tensors = {"weight": np.ascontiguousarray(result.weights)}
     if result.hidden is not None:
         tensors["hidden"] = np.ascontiguousarray(result.hidden)
-    path = storage.probe_path(variant, site, spec.step, spec.task, spec.control, spec.seed)
-    store.put(folder + path, save(tensors, {"scale": repr(result.scale)}))
+    path = folder + storage.probe_path(variant, site, spec.step, spec.task, spec.control, spec.seed)
+    store.put(path, save(tensors, {"scale": repr(result.scale)}))
+    return path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -46,7 +45,7 @@ class SafetyWorker:
         images = self.store.read_images(TRAINED, list(self.store.layout.shard_samples(task.shard)))
         flags = self.checker(images).tolist()
         note = {"stage_hash": self.stage_hash, "revision": self.checker.revision, "flags": flags}
-        self.store.put(path(task.shard), json.dumps(note).encode())
+        self.store.put_document(path(task.shard), note)
         return {"samples": len(flags)}
 
 
@@ -62,13 +61,8 @@ def stage_hash(run: Run) -> str:
 
 def read(run: Run, shard: int) -> list[bool] | None:
     """Return the flags of a shard's samples, or None if there are none of the current settings."""
-    if not run.store.exists(path(shard)):
-        return None
-    try:
-        note = json.loads(run.store.get(path(shard)))
-        return note["flags"] if note["stage_hash"] == stage_hash(run) else None
-    except (ValueError, KeyError, TypeError):
-        return None
+    note = run.store.readable_document(path(shard))
+    return note.get("flags") if note.get("stage_hash") == stage_hash(run) else None
 
 
 def missing(run: Run) -> list[SafetyTask]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
+import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -52,8 +55,23 @@ print(ray.is_initialized())
 """
 
 
+def token() -> dict[str, str]:
+    """What lets another process join the private Ray of this one."""
+    return {name: os.environ[name] for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")}
+
+
 def listening(pids: set[int]) -> set[str]:
     """Hexadecimal local addresses on which these processes accept TCP connections."""
+    return {address for address, _ in sockets(pids)}
+
+
+def listening_ports(pids: set[int]) -> set[int]:
+    """Ports on which these processes accept TCP connections."""
+    return {port for _, port in sockets(pids)}
+
+
+def sockets(pids: set[int]) -> set[tuple[str, int]]:
+    """Hexadecimal local addresses and ports on which these processes accept TCP connections."""
     inodes = set()
     for pid in pids:
         for entry in Path(f"/proc/{pid}/fd").glob("*"):
@@ -66,7 +84,8 @@ def listening(pids: set[int]) -> set[str]:
         for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
             fields = line.split()
             if fields[3] == "0A" and f"socket:[{fields[9]}]" in inodes:
-                found.add(fields[1].rpartition(":")[0])
+                address, _, port = fields[1].rpartition(":")
+                found.add((address, int(port, 16)))
     return found
 
 
@@ -88,9 +107,44 @@ def test_embedded_ray_is_quiet_and_leaves_nothing(tmp_path: Path) -> None:
     assert not list(home.iterdir())
 
 
-@pytest.mark.parametrize("name", [*session.LOOPBACK, *session.QUIET, *session.LEAN])
+@pytest.mark.parametrize("name", [*session.LOOPBACK, *session.QUIET, *session.LEAN, *session.AUTHENTICATION])
 def test_the_private_parts_of_ray_that_are_replaced_exist(name: str) -> None:
     assert hasattr(session.private_owner(name), name.rpartition(".")[2])
+
+
+INTRUDER = """
+import encodings.idna, http.client, os, sys, urllib.error, urllib.request  # while they can be read
+os.setgid(65534)
+os.setuid(65534)
+for port in sys.argv[2:]:
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/api/job_agent/jobs/",
+        b'{"entrypoint": "touch %s"}' % sys.argv[1].encode(),
+        {"Content-Type": "application/json"},
+    )
+    try:
+        answer = urllib.request.urlopen(request, timeout=5)
+        print(port, answer.status, answer.read().decode()[:80])
+    except urllib.error.HTTPError as error:
+        print(port, error.code, error.read().decode()[:80])
+    except (OSError, http.client.HTTPException):
+        pass  # no server of HTTP
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists() or os.geteuid() != 0, reason="becomes another user, on Linux")
+def test_another_user_of_this_machine_cannot_run_commands_through_rays_job_agent(
+    ray_local: Session, tmp_path: Path
+) -> None:
+    target = tmp_path / "made"
+    ports = sorted(listening_ports(fakes.descendants(os.getpid())))
+    code = [sys.executable, "-c", INTRUDER, str(target), *map(str, ports)]
+    # With an empty environment, in which there is no token of this run.
+    done = subprocess.run(code, capture_output=True, text=True, timeout=120, env={}, cwd="/", check=True)
+    codes = re.findall(r"^\d+ (\d+)", done.stdout, re.MULTILINE)
+    assert "Unauthorized" in done.stdout
+    assert not [code for code in codes if code.startswith("2")], done.stdout
+    assert not target.exists()
 
 
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="reads Linux's /proc")
@@ -117,13 +171,13 @@ def test_joining_leaves_the_cluster_running(ray_local: Session) -> None:
     import ray
 
     for address, environment in [(ray_local.address, {}), ("", {"RAY_ADDRESS": ray_local.address})]:
-        done = fakes.run_apart(JOIN, address, **environment)
+        done = fakes.run_apart(JOIN, address, **token(), **environment)
         assert done.stdout == f"joined {ray_local.address}\nFalse\n", done.stderr
     assert ray.get(ray.put(3)) == 3
 
 
 def test_another_version_is_refused_in_one_line_naming_both(ray_local: Session) -> None:
-    done = fakes.run_apart(JOIN, ray_local.address, "1.0.0")
+    done = fakes.run_apart(JOIN, ray_local.address, "1.0.0", **token())
     versions = ray_local.versions
     assert done.stdout == (
         f"refused: the cluster at {ray_local.address} runs Ray {versions['ray']}, "

@@ -1,14 +1,18 @@
 """The audit: every kind of damage is reported with its shard, and repair followed by a redo mends the store."""
 
+import io
 import json
 import uuid
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
+import storage
 from storage import Store, audit
+from storage.tables import to_parquet
 from support.storage_fakes import contents, fill, fill_shard, label_shard, tiny_layout
 
 A = "activations.zarr/trained/down.0.0"
@@ -148,7 +152,9 @@ def test_unknown_files_are_reported_and_removed(store: Store, path: str, kind: s
     store.put(path, b"strange")
     assert [(d.kind, d.path) for d in audit.verify(store)] == [(kind, path)]
     assert audit.repair(store, audit.verify(store)) == []
-    assert contents(store) == before
+    assert audit.verify(store) == []
+    aside = {f"set_aside/{path}": b"strange"} if kind == "table" else {}
+    assert contents(store) == before | aside
 
 
 @pytest.mark.parametrize("harm", ["delete", "change"])
@@ -167,9 +173,171 @@ def test_lost_prompts_are_reported_and_kept(store: Store):
     grown = store.get("samples.parquet")
     store.put("samples.parquet", grown[:-20])
     (found,) = audit.verify(store)
-    assert (found.kind, found.path) == ("samples", "samples.parquet")
+    assert (found.kind, found.path) == ("document", "samples.parquet")
     assert audit.repair(store, [found]) == []
     assert store.exists("samples.parquet")
+
+
+WEIGHTS = "probes/trained/mid.0/03.depth.none.0.safetensors"
+
+
+def add_results(store: Store, weights: bytes = b"weights", **columns: object) -> dict[str, str]:
+    """A probe with its weights, images and epochs, written as the probe stage does; returns the paths."""
+    row = {
+        "experiment": "grid",
+        "site": "mid.0",
+        "step": 3,
+        "task": "depth",
+        "attempt": 1,
+        "stage_hash": "a",
+        **columns,
+    }
+    store.put(WEIGHTS, weights)
+    images = store.append("images", [row | {"sample": 0}])
+    epochs = store.append("epochs", [row | {"epoch": 1}])
+    probes = store.append("probes", [row], [WEIGHTS, images, epochs])
+    return {"weights": WEIGHTS, "images": images, "epochs": epochs, "probes": probes}
+
+
+@pytest.mark.parametrize("harm", ["flip", "truncate", "delete"])
+@pytest.mark.parametrize("name", ["weights", "images", "epochs", "probes"])
+def test_rows_that_rest_on_a_damaged_file_are_made_again(store: Store, name: str, harm: str):
+    """Repair sets the file aside, and the part whose rows mark the probe as fitted: without them it is missing."""
+    paths = add_results(store)
+    other = store.append("probes", [{"experiment": "grid", "step": 4, "stage_hash": "a"}])
+    assert audit.verify(store) == []
+    path, data = paths[name], store.get(paths[name])
+    if harm == "flip":
+        flip(store, path)
+    elif harm == "truncate":
+        store.put(path, data[:-9])
+    else:
+        store.delete(path)
+    found = audit.verify(Store.open(store.url))
+    if (name, harm) == ("probes", "delete"):
+        assert found == []  # nothing says that the probe is fitted
+        return
+    assert [(d.kind, d.path) for d in found] == [("file" if name == "weights" or harm == "delete" else "table", path)]
+    assert audit.repair(store, found) == []
+    assert audit.verify(store) == []
+    assert paths["probes"] not in store.list("results/")
+    assert other in store.list("results/")
+    aside = {path, paths["probes"]} if harm != "delete" else {paths["probes"]}
+    assert set(store.list("set_aside/")) == {f"set_aside/{one}" for one in aside}
+    add_results(store)
+    assert audit.verify(store) == []
+
+
+def test_only_files_of_the_rows_that_count_are_compared(store: Store):
+    """A probe's file is replaced when it is fitted with other settings: that is no damage, unless one goes back."""
+    first = add_results(store)
+    second = add_results(store, b"other settings", stage_hash="b")
+    assert audit.verify(store) == audit.verify(store, hashes={"b"}) == []
+    found = audit.verify(store, hashes={"a"})
+    assert [(d.kind, d.path) for d in found] == [("file", WEIGHTS)]
+    audit.repair(store, found, {"a"})
+    parts = store.list("results/probes/")
+    assert first["probes"] not in parts
+    assert second["probes"] in parts
+
+
+def test_a_repair_keeps_rows_that_nothing_could_make_again(store: Store):
+    """Once the activations are removed on purpose, probes can't be fitted again."""
+    paths = add_results(store)
+    store.drop_activations()
+    flip(store, WEIGHTS)
+    audit.repair(store, audit.verify(store))
+    assert audit.verify(store) == []
+    assert paths["probes"] in store.list("results/probes/")
+
+
+def test_a_row_can_only_rest_on_what_was_written_before(store: Store):
+    with pytest.raises(KeyError):
+        store.append("probes", [{"step": 1}], ["probes/unknown"])
+
+
+DOCUMENTS = ["manifest.json", "curation.json", "experiments.json", "failed/probe.json", "curation/safety/00000.json"]
+
+
+@pytest.mark.parametrize("path", [*DOCUMENTS, "shards/sample/trained/00001.failed.json"])
+@pytest.mark.parametrize("harm", ["flip", "garble", "list"])
+def test_a_damaged_document_is_reported(store: Store, path: str, harm: str):
+    """A flipped letter inside a string leaves valid JSON, which its own checksum reveals."""
+    store.put("config.yaml", b"a: 1")
+    store.put_document("manifest.json", {"stages": {"sample": "0123"}})
+    store.put_document(path, {"key": "value"})
+    assert audit.verify(store) == []
+    data = store.get(path)
+    store.put(path, {"flip": data.replace(b"value", b"valve"), "garble": data[: len(data) // 2], "list": b"[]"}[harm])
+    (found,) = audit.verify(store)
+    assert (found.kind, found.path) == ("document", path)
+    assert store.readable_document(path) == {}
+    assert store.failures("sample", "trained") == {}
+    audit.repair(store, [found])
+    assert store.exists(path) == (path in audit.REWRITTEN)
+
+
+@pytest.mark.parametrize("path", ["config.yaml", "prompts.json", "layout.json", "curation/decisions.csv"])
+@pytest.mark.parametrize("harm", ["flip", "delete"])
+def test_files_that_the_manifest_records_are_compared(store: Store, path: str, harm: str):
+    store.put("config.yaml", b"name: one")
+    if not store.exists(path):
+        store.put(path, b"[1, 2, 3]")
+    store.put_document("manifest.json", {}, store.checksums(["config.yaml", path]))
+    assert audit.verify(store) == []
+    opened = Store.open(store.url)
+    store.delete(path) if harm == "delete" else flip(store, path)
+    assert [(d.kind, d.path) for d in audit.verify(opened)] == [("document", path)]
+    with pytest.raises((storage.CorruptFile, FileNotFoundError)):
+        store.get(path, recorded_in="manifest.json")
+
+
+@pytest.mark.parametrize("path", ["samples.parquet", "curation.parquet"])
+@pytest.mark.parametrize("harm", ["flip", "truncate"])
+def test_damaged_samples_and_curation_are_reported_and_written_again(store: Store, path: str, harm: str):
+    samples = [{"sample": i, "prompt": "p", "seed": i, "shard": i // 4} for i in range(10)]
+    store.put("config.yaml", b"")
+    store.put_document("experiments.json", {})
+    store.put_document("manifest.json", {}, store.checksums(["samples.parquet"]))
+    store.write_curation([{"sample": 0, "keep": True}], {"stage_hash": "a"})
+    before = contents(store)
+    flip(store, path) if harm == "flip" else store.put(path, store.get(path)[:-9])
+    assert [(d.kind, d.path) for d in audit.verify(store)] == [("document", path)]
+    read = store.samples if path == "samples.parquet" else store.curation
+    with pytest.raises(storage.CorruptFile, match=path):
+        read()
+    store.write_samples(samples)
+    store.write_curation([{"sample": 0, "keep": True}])
+    assert audit.verify(store) == []
+    assert contents(store) == before
+
+
+def test_a_damaged_layout_is_written_again_if_the_arrays_agree_with_the_one_requested(store: Store):
+    before = contents(store)
+    for data in (b"garbage", store.get("layout.json").replace(b'"shard": 4', b'"shard": 5')):
+        store.put("layout.json", data)
+        assert Store.create(store.url, tiny_layout(), durable=False).layout == tiny_layout()
+        assert contents(store) == before
+    store.put("layout.json", b"garbage")
+    with pytest.raises(storage.CorruptFile, match="layout.json can't be read"):
+        Store.create(store.url, tiny_layout(samples=9))
+
+
+def test_files_of_earlier_versions_without_checksums_are_read(store: Store):
+    add_results(store)
+    for path in store.list("results/"):
+        prefix, first, second, _ = path.replace(".parquet", "-x").split("-")
+        data = to_parquet(pq.read_table(io.BytesIO(store.get(path))).replace_schema_metadata())
+        store.delete(path)
+        store.put(f"{prefix}-{first}.parquet", data)
+    store.put("config.yaml", b"")
+    store.put("manifest.json", b'{"stages": {}}')
+    store.put("shards/sample/trained/00001.failed.json", b'{"format": 1, "shard": 1, "reason": "r"}')
+    store.delete("shards/sample/trained/00001.json")
+    assert audit.verify(store) == []
+    assert store.table("images").num_rows == 1
+    assert store.document("manifest.json") == {"stages": {}}
+    assert store.failures("sample", "trained") == {1: "r"}
 
 
 def test_cleaned_activations_are_not_missing(store: Store):

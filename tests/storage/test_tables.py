@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -9,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import storage
-from storage import Store
-from storage.tables import KEYS, SCHEMAS, latest
+from storage import CorruptFile, Store
+from storage.tables import KEYS, SCHEMAS, from_parquet, latest, to_parquet
 from support.storage_fakes import tiny_layout
 
 
@@ -99,10 +100,39 @@ def test_absent_columns_are_null_and_unknown_ones_in_a_part_ignored(store: Store
     assert table["step"].to_pylist() == [3, None]
 
 
+def test_no_damage_of_a_part_gives_other_values(store: Store):
+    """Every bit of the file counts: that of its pages, whose checksums Parquet has, and that of its metadata."""
+    path = store.append("images", [{"sample": i, "rmse": 1.051 + i, "attempt": 1} for i in range(50)])
+    data = store.get(path)
+    rng = np.random.default_rng(0)
+    for bit in rng.choice(8 * len(data), 500, replace=False):
+        changed = bytearray(data)
+        changed[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(CorruptFile, match="its name says"):
+            from_parquet(bytes(changed), path)
+    for length in rng.choice(len(data), 50, replace=False):
+        with pytest.raises(CorruptFile):
+            from_parquet(data[:length], path)
+
+
+def test_damaged_pages_and_truncated_files_are_found_without_a_recorded_checksum():
+    """As in files that other programs copied under another name."""
+    data = to_parquet(pa.table({"rmse": np.random.default_rng(0).normal(size=2000)}))
+    pages = len(data) - 4 - 4 - int.from_bytes(data[-8:-4], "little")
+    for place in range(100, pages, 997):
+        changed = bytearray(data)
+        changed[place] ^= 1
+        with pytest.raises(CorruptFile):
+            from_parquet(bytes(changed), "copy.parquet")
+    for length in (0, 3, 11, 100, len(data) - 1):
+        with pytest.raises(CorruptFile, match="no whole Parquet file"):
+            from_parquet(data[:length], "copy.parquet")
+
+
 def test_an_unreadable_part_is_reported(store: Store):
     path = store.append("epochs", [{"epoch": 1, "attempt": 1}])
     store.put(path, b"not parquet")
-    with pytest.raises(ValueError, match=f"{path}: not a readable Parquet file"):
+    with pytest.raises(ValueError, match=f"{path}: its crc32c is .*, its name says"):
         storage.open(store.url).table("epochs")
 
 

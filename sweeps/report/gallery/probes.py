@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,11 +11,13 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from probing.diffusion.variants import is_plain
-from storage import Store
+from storage import CorruptFile, Store
+from storage.keys import BUILT
 from sweeps.analysis import summary
 from sweeps.analysis.floors import depth_scale, in_split, mask_threshold
 from sweeps.analysis.scores import Scores
 from sweeps.analysis.tables import RunData, Site, StoreReader
+from sweeps.runtime.layout import PREDICTIONS
 
 SHOWN_STEPS = (1, 2, 3, 5, 10, 15)
 """denoising steps of which pictures are shown"""
@@ -22,7 +25,6 @@ PERCENTILES = (90, 65, 35, 10)
 """percentiles of the test score at which examples are chosen"""
 CONTACTS = 12
 """generated images of the trained network that are shown; half as many of the others"""
-CACHE = "report/predictions.safetensors"
 
 
 @dataclass(frozen=True)
@@ -77,11 +79,9 @@ class PredictionMemory:
         self.reader, self.store, self.stage_hash = reader, store, stage_hash
         self.used: dict[str, np.ndarray] = {}
         self.cached: dict[str, np.ndarray] = {}
-        if store.exists(CACHE):
-            try:
-                self.cached = load(store.get(CACHE))
-            except SafetensorError:
-                self.cached = {}
+        if store.exists(PREDICTIONS):
+            with suppress(SafetensorError, CorruptFile):
+                self.cached = load(store.get(PREDICTIONS, BUILT))
 
     def predict(
         self, variant: str, site: Site, step: int, task: str, samples: Sequence[int], experiment: str = ""
@@ -100,7 +100,7 @@ class PredictionMemory:
     def save(self) -> None:
         """Write the predictions that this report used, if it used any."""
         if self.used:
-            self.store.put(CACHE, save(self.used))
+            self.store.put(PREDICTIONS, save(self.used))
 
 
 def contacts(run: RunData) -> list[Contact]:

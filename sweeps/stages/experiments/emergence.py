@@ -85,10 +85,11 @@ class EmergenceWorker:
             pictures |= {f"{kind}.image": images, f"{kind}.saliency": labels["saliency"]}
             pictures[f"{kind}.depth"] = labels["depth"].astype(np.float16)
             rows += self._rows(task.sample, kind, labels, final)
-        if task.sample in self.job.shown:
+        shown = [pictures_path(task.sample)] if task.sample in self.job.shown else []
+        for path in shown:
             tensors = {name: np.ascontiguousarray(values) for name, values in pictures.items()}
-            self.store.put(pictures_path(task.sample), save(tensors))
-        self.store.append("images", rows)
+            self.store.put(path, save(tensors))
+        self.store.append("images", rows, shown)
         return {"images": len(LATENT_KINDS) * len(self.job.steps)}
 
     def _decode(self, sample: int, kind: str) -> np.ndarray:
