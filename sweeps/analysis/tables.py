@@ -66,6 +66,8 @@ class RunData:
     reader: StoreReader | None = None
     cluster: list[Json] = field(default_factory=list)
     """machines of each session with Ray, see `machines.read`"""
+    earlier: tuple[str, ...] = ()
+    """experiments whose rows were made with other settings than the run's present ones, which have no rows yet"""
     image: tuple[int, int] = (1, 1)
     """height and width of the generated images; only their ratio matters here"""
 
@@ -89,6 +91,13 @@ class RunData:
         if table is None:
             return {}
         return dict(zip(*(table[c].to_pylist() for c in ("sample", "prompt")), strict=True))
+
+    @property
+    def warning(self) -> str:
+        """A sentence on the rows of other settings; empty if there are none."""
+        if not self.earlier:
+            return ""
+        return f"Results of earlier settings are shown for: {', '.join(self.earlier)}; the present ones have none yet."
 
     def table(self, name: str) -> pa.Table | None:
         """A table with at least one row, else None."""
@@ -208,6 +217,7 @@ def _affine(matrix: np.ndarray, values: np.ndarray) -> np.ndarray:
 def load(store: Store, config: Json) -> RunData:
     """Read a store's tables and metadata. Images, labels and probes stay on disk until the report needs them."""
     layout, manifest = store.layout, _json(store, "manifest.json")
+    tables, earlier = _tables(store, manifest)
     return RunData(
         name=str(config.get("name") or store.url.rstrip("/").rpartition("/")[2] or "run"),
         url=store.url,
@@ -216,7 +226,8 @@ def load(store: Store, config: Json) -> RunData:
         sites=main_sites(layout.sites, layout.image),
         variants=tuple(layout.variants),
         costs=_json(store, "costs.json"),
-        tables=_tables(store, manifest),
+        tables=tables,
+        earlier=tuple(sorted(earlier)),
         space=budget.price(layout).families(),
         reader=StoreReader(store),
         cluster=machines.read(store),
@@ -224,14 +235,23 @@ def load(store: Store, config: Json) -> RunData:
     )
 
 
-def _tables(store: Store, manifest: Json) -> dict[str, pa.Table]:
+def _tables(store: Store, manifest: Json) -> tuple[dict[str, pa.Table], set[str]]:
+    """Return the tables with the rows that are shown, and the experiments whose rows are of other settings."""
     hashes = {str(value) for _, value in leaves(manifest)} | set(_json(store, EXPERIMENTS).values())
     names = ("probes", "images", "epochs", "interventions")
     tables = {name: current(store.table(name), hashes) for name in names}
+    shown = [row for table in tables.values() for row in _origins(table)]
+    earlier = {experiment for experiment, stage_hash in shown if manifest and stage_hash not in hashes}
     for name, read in (("samples", store.samples), ("curation", store.curation)):
         with suppress(FileNotFoundError):
             tables[name] = read()
-    return tables
+    return tables, earlier
+
+
+def _origins(table: pa.Table) -> set[tuple[str, str | None]]:
+    """Return experiment and stage hash of the rows."""
+    pairs = table.select(["experiment", "stage_hash"]).group_by(["experiment", "stage_hash"]).aggregate([])
+    return {(row["experiment"], row["stage_hash"]) for row in pairs.to_pylist()}
 
 
 def current(table: pa.Table, hashes: Collection[str]) -> pa.Table:

@@ -49,7 +49,8 @@ def draw_context(context: Context) -> Drawn:
         parts.append(f"{context.steps} denoising steps")
     if images := context.count("n_test"):
         parts.append(f"{images} test images")
-    html = page.render(TITLE, f"scenesweep · {context.run.name}", f"{', '.join(parts)}.", sections)
+    summary = " ".join(filter(None, (f"{', '.join(parts)}.", context.run.warning)))
+    html = page.render(TITLE, f"scenesweep · {context.run.name}", summary, sections)
     return Drawn(context, html, page.panels(sections), list(page.titled_strips(sections)))
 
 

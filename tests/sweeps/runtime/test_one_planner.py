@@ -69,3 +69,17 @@ def test_a_run_that_lost_its_output_stops_with_one_line(sampled, tiny_pipeline, 
     assert len(lost) == 1
     assert files(output) == lost[0]
     assert "another run took this store over" in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_rows_of_other_settings_are_not_shown_in_silence(finished, tiny_pipeline, tmp_path, capsys):
+    """A run that was stopped after curation has no probes of its own yet; a report shows those there are, and says so."""
+    output = copied(finished, tmp_path / "out")
+    assert main(["report", str(output)]) == 0
+    assert "earlier settings" not in capsys.readouterr().out
+    assert main(["curate", "scenes", *settings(tiny_pipeline, output, "curation.train=4")]) == 0
+    assert main(["report", str(output)]) == 0
+    warning = "Results of earlier settings are shown for: grid"
+    assert warning in capsys.readouterr().out
+    assert warning in (output / "report/index.html").read_text()
+    assert main(["compare", str(output), str(finished)]) == 0
+    assert f"{output}: {warning}" in capsys.readouterr().out
