@@ -24,7 +24,7 @@ def checksum(data: Part) -> Checksum:
 
 def encode_checksums(files: Mapping[str, Checksum]) -> dict[str, list[int | str]]:
     """Checksums by path as JSON holds them."""
-    return {path: [size, f"{crc:08x}"] for path, (size, crc) in files.items()}
+    return {path: [size, f"{crc:08x}"] for path, (size, crc) in sorted(files.items())}
 
 
 def decode_checksums(values: Any) -> dict[str, Checksum]:
@@ -36,8 +36,9 @@ def decode_checksums(values: Any) -> dict[str, Checksum]:
 
 
 def seal(document: Mapping[str, Any]) -> bytes:
-    """Canonical bytes of a JSON object with its checksum added."""
-    return encode_json({**document, SEAL: f"{crc32c(encode_json(document)):08x}"})
+    """Bytes of a JSON object with its checksum added; the order of keys stays, but does not enter the checksum."""
+    sealed = {**document, SEAL: f"{crc32c(encode_json(document)):08x}"}
+    return (json.dumps(sealed, indent=2, allow_nan=False) + "\n").encode()
 
 
 def unseal(data: bytes, path: str) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -66,7 +65,10 @@ def test_a_missing_model_is_reported(sampled, tmp_path, capsys):
     shutil.copytree(sampled, output)
     text = (output / "config.yaml").read_text()
     model = next(line for line in text.splitlines() if line.strip().startswith("name: /"))
-    (output / "config.yaml").write_text(text.replace(model, "  name: /nowhere/at/all"))
+    store = storage.open(str(output))
+    store.put("config.yaml", text.replace(model, "  name: /nowhere/at/all").encode())
+    recorded = store.recorded("manifest.json") | store.checksums(["config.yaml"])
+    store.put_document("manifest.json", store.document("manifest.json"), recorded)
     assert main(["verify", str(output)]) == 0
     assert "not recomputed: " in capsys.readouterr().out
 
@@ -108,9 +110,10 @@ def test_rounding_differs_from_other_values(sampled):
 def test_other_versions_are_allowed_to_round(sampled, tiny_pipeline, tmp_path, monkeypatch):
     output = tmp_path / "older"
     shutil.copytree(sampled, output)
-    manifest = json.loads((output / "manifest.json").read_text())
+    store = storage.open(str(output))
+    manifest = store.document("manifest.json")
     manifest["versions"]["torch"] = "2.0.0"
-    (output / "manifest.json").write_text(json.dumps(manifest))
+    store.put_document("manifest.json", manifest, store.recorded("manifest.json"))
     seen = []
     monkeypatch.setattr(recompute, "sample_again", lambda worker, comparison: seen.append(comparison.exact))
     for place in (output, sampled):
