@@ -315,22 +315,20 @@ class Store:
         self.files.put(keys.SET_ASIDE + path, [data])
         self.files.delete([path])
 
-    def read_json(self, path: str, kind: type[T], default: T | None = None, recorded_in: str = "") -> T:
-        """A small JSON file that holds a `kind`, such as dict; `default`, if given, where there is no such file.
+    def read_json(self, path: str, kind: type[T], recorded_in: str = "") -> T:
+        """A small JSON file that holds a `kind`, such as list.
 
-        Raises ValueError that names the file if it is damaged, or if there is neither file nor default.
+        Raises ValueError that names the file if it is absent, damaged, or not the one that `recorded_in` records.
         """
         again = "run the command that made the output again"
         try:
             document = json.loads(self.get(path, recorded_in))
         except FileNotFoundError:
-            if default is None:
-                raise ValueError(f"{self.url}: {path} is missing; {again}") from None
-            return default
+            raise ValueError(f"{self.url}: {path} is missing; {again}") from None
         except ValueError as error:
-            raise ValueError(f"{self.url}: {path} is damaged ({error}); delete it and {again}") from None
+            raise ValueError(f"{self.url}: {path} is damaged ({error}); {again}") from None
         if not isinstance(document, kind):
-            raise ValueError(f"{self.url}: {path} is damaged (no {kind.__name__}); delete it and {again}")
+            raise ValueError(f"{self.url}: {path} is damaged (no {kind.__name__}); {again}")
         return document
 
     def exists(self, path: str) -> bool:
