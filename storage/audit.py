@@ -269,9 +269,9 @@ def documents(store: Store) -> Iterator[Disagreement]:
                 yield Disagreement("document", inner, detail="is missing")
             except CorruptFile as error:
                 yield Disagreement("document", inner, detail=f"{error.detail} in {path}")
-    run = store.exists(keys.MANIFEST), store.exists(keys.CONFIG)
-    for path, there in zip((keys.MANIFEST, keys.CONFIG), run, strict=True):
-        if any(run) and not there:
+    is_run = any(map(store.exists, (keys.MANIFEST, keys.CONFIG, keys.PROMPTS, keys.CURATED)))
+    for path in (keys.MANIFEST, keys.CONFIG) if is_run else ():
+        if not store.exists(path):
             yield Disagreement("document", path, detail="is missing")
     if keys.SAMPLES in store.recorded(keys.MANIFEST) and not store.exists(keys.EXPERIMENTS):
         yield Disagreement("document", keys.EXPERIMENTS, detail="is missing")

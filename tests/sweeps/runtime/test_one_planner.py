@@ -72,7 +72,7 @@ def test_a_run_that_lost_its_output_stops_with_one_line(sampled, tiny_pipeline, 
 
 
 def test_rows_of_other_settings_are_not_shown_in_silence(finished, tiny_pipeline, tmp_path, capsys):
-    """A run that was stopped after curation has no probes of its own yet; a report shows the former ones, and a line."""
+    """A run that was stopped after curation has no probes of its own yet; a report shows those before, and says so."""
     output = copied(finished, tmp_path / "out")
     assert main(["report", str(output)]) == 0
     assert "earlier settings" not in capsys.readouterr().out
