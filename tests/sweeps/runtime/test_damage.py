@@ -82,7 +82,7 @@ def test_a_run_mends_damage_to_everything_at_once(output, finished, tiny_pipelin
     capsys.readouterr()
     assert main(arguments) == 0
     out = capsys.readouterr().out
-    recorded_in_damaged = ("samples.parquet", "prompts.json", "config.yaml")
+    recorded_in_damaged = ("samples.parquet", "prompts.json", "config.yaml", "experiments.json")
     for path in paths:
         assert str(path.relative_to(output)) in out or path.name in recorded_in_damaged
     check_mended(output, finished, before)
