@@ -273,7 +273,8 @@ def documents(store: Store) -> Iterator[Disagreement]:
     for path in (keys.MANIFEST, keys.CONFIG) if is_run else ():
         if not store.exists(path):
             yield Disagreement("document", path, detail="is missing")
-    if keys.SAMPLES in store.recorded(keys.MANIFEST) and not store.exists(keys.EXPERIMENTS):
+    probed = bool(store.layout.sites)  # a preview records no site
+    if probed and keys.SAMPLES in store.recorded(keys.MANIFEST) and not store.exists(keys.EXPERIMENTS):
         yield Disagreement("document", keys.EXPERIMENTS, detail="is missing")
 
 

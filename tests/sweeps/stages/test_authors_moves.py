@@ -22,6 +22,8 @@ def test_positions_count_all_prompts_of_the_test_list(finished: Path, tiny_pipel
 
     records = [{"split": "test" if row["sample"] in test else "train", "name": ""} for row in rows]
     run.store.put("prompts.json", json.dumps(records).encode())
+    recorded = run.store.recorded("manifest.json") | run.store.checksums(["prompts.json"])
+    run.store.put_document("manifest.json", run.store.document("manifest.json"), recorded)
     dropped = test[1]
     run.store.write_curation({**row, "keep": row["sample"] != dropped} for row in rows)
     found = [(task.sample, task.position) for task in intervene.tasks(run)]
