@@ -251,6 +251,7 @@ def describe(folder: Path, config: TrainingConfig) -> dict[str, object]:
         "snr_limit": diffusion.SNR_LIMIT,
         "least_weight": diffusion.LEAST_WEIGHT,
         "visited": diffusion.VISITED,
+        "shift": diffusion.SHIFT,
         "steps": steps,
         "loss": loss,
         "device": "CPU" if config.device == "cpu" else "one GPU",
