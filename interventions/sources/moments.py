@@ -20,7 +20,7 @@ class Moments:
     covariance: Array
     """(C, C) over all patches, divided by their number"""
     positive: Array
-    """(C) mean over patches of the object; for depth over each image's nearer half"""
+    """(C) mean over patches of the object; for depth over those nearer than their image's mean"""
     negative: Array
     """(C) mean over all other patches"""
 

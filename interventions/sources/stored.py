@@ -70,7 +70,8 @@ class Stored:
                 positive = 2 * masks.counts > masks.pixels
             else:
                 depth = split_patches(labels, self.grids[site]).mean(axis=2, dtype=np.float64)
-                positive = depth > np.median(depth, axis=1, keepdims=True)
+                # the mean splits every map that is not flat; with few levels the median may be the nearest of them
+                positive = depth > depth.mean(axis=1, keepdims=True)
             acts = self.store.read_activations(variant, site, step, samples)
             yield acts.reshape(-1, acts.shape[-1]), positive.reshape(-1)
 
