@@ -128,8 +128,9 @@ def _changes(store: Store, config: Config, model_info: ModelInfo, prompts: Seque
         changed = _other_records(store, stages.sample)
     else:
         new = _manifest(config, model_info, stages)
-        parts = ("model", "sampling")
-        changed = differences({part: old.get(part) for part in parts}, {part: new[part] for part in parts})
+        # the settings of sampling are sections of the configuration, whose names the keys begin with
+        changed = differences(old.get("model"), new["model"], "model")
+        changed += differences(old.get("sampling"), new["sampling"])
     if not changed and prompts is not None:
         changed = _changed_prompts(store, prompts)
         with suppress(CorruptFile):  # a damaged layout is written again

@@ -199,7 +199,7 @@ def test_an_output_with_other_sampling_settings_is_refused(sampled, tiny_pipelin
     before = stored(output)
     assert main(["run", "scenes", *settings(tiny_pipeline, output, "sampling.guidance=5")]) == 2
     line = capsys.readouterr().err
-    assert "sampling.guidance: 3 -> 5.0" in line
+    assert "sampling.guidance: 3.0 -> 5.0" in line
     assert line.count("\n") == 1
     assert stored(output) == before
 

@@ -208,16 +208,17 @@ def test_a_plan_shows_calls_bytes_files_memory_and_hours(sampled, tiny_pipeline,
 PRICED = {
     "scenes": {
         "sampling": 208 * 15 * 2, "additional sites: conv": 208 * 3 / 2, "additional sites: vae": 0, "transfer": 0,
-        "editing: interventions": 6 * 2 * 2 * 4 * 15,
+        "editing: interventions": 16 * 2 * 2 * 3 * 15,
     },
+    # images x tasks x directions x moves x (edit and controls) x steps; a setting equal to the main edit is left out
     "causal": {
-        "editing: interventions": 40 * 2 * 5 * 6 * 15, "editing: steps": 8 * 5 * (4 + 4) * 15,
-        "editing: dose": 8 * 5 * 3 * 2 * 15, "editing: second_object": 6 * 4 * 2 * 15,
-        "editing: animation": 9 * 2 * 2 * 15,
-        "editing: guidance": 8 * 2 * (5 + 1) * (0.5 + 1) * 15,
+        "editing: interventions": 40 * 2 * 2 * 5 * 7 * 15, "editing: steps": 8 * 5 * (3 + 2) * 2 * 15,
+        "editing: sides": 8 * 2 * 2 * 5 * 2 * 15, "editing: dose": 8 * 5 * 2 * 15,
+        "editing: gain": 8 * 5 * 6 * (2 + 2 + 2 + 1) * 15, "editing: second_object": 6 * 4 * 2 * 15,
+        "editing: animation": 9 * 2 * 2 * 15, "editing: guidance": 8 * 2 * 2 * (5 + 1) * 15,
     },
-    "scenes-full": {"sampling": 208 * 15 * 3, "additional sites: conv": 208 * 15 / 2,
-                    "editing: interventions": 20 * 2 * 5 * 5 * 15},
+    "scenes-full": {"sampling": 208 * 15 * 4, "additional sites: conv": 208 * 15 / 2,
+                    "editing: interventions": 20 * 2 * 2 * 5 * 7 * 15},
 }  # fmt: skip
 
 
