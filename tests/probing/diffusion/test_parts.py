@@ -33,7 +33,8 @@ INSTALLED = [name for name in parts.SCHEDULERS if name != "DPMSolverSDE"]  # whi
 @pytest.fixture
 def pipeline(tiny_pipeline: Path, tmp_path: Path) -> Path:
     folder = Path(shutil.copytree(tiny_pipeline, tmp_path / "pipeline"))
-    return edit(folder, SCHEDULER, trained_betas=None, num_train_timesteps=1000, beta_schedule="scaled_linear")
+    plain = {"num_train_timesteps": 1000, "beta_schedule": "scaled_linear", "use_exponential_sigmas": False}
+    return edit(folder, SCHEDULER, trained_betas=None, **plain)
 
 
 def edit(folder: Path, name: str, **fields: Any) -> Path:
