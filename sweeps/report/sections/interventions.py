@@ -100,9 +100,9 @@ def _verdict(verdict: Verdict, of_patching: float) -> Paragraph:
         text += Markup(", and the object’s centre makes {} of the requested shift").format(interval(effect.shift))
     text += "."
     if lead is not None:
-        text += Markup(" In target minus original, the lead over the strongest null ({}) is {}, p = {}.").format(
-            EDIT_CONTROL_TITLES.get(lead.other, lead.other), interval(lead.gain), p_value(verdict.p)
-        )
+        text += Markup(
+            " In target minus original, the lead over the strongest null ({}) is {}; corrected p: {}."
+        ).format(EDIT_CONTROL_TITLES.get(lead.other, lead.other), interval(lead.gain), p_value(verdict.p))
     if verdict.not_beaten:
         titles = EDIT_CONTROL_TITLES | OTHER_LABEL_TITLES
         text += f" It is not clearly better than: {', '.join(titles.get(n, n) for n in verdict.not_beaten)}."
