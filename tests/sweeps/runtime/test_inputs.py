@@ -191,7 +191,7 @@ def test_an_output_without_a_complete_shard_is_begun_anew(tiny_pipeline, tmp_pat
     )
     capsys.readouterr()
     assert main(["sample", *words, "prompts.seed=8"]) == 2  # it has complete shards now
-    assert "holds a run with other settings (sampling.prompts.seed: 0 -> 8)" in capsys.readouterr().err
+    assert "holds a run with other settings (prompts.seed: 0 -> 8)" in capsys.readouterr().err
 
 
 def test_a_refused_model_does_not_block_its_output(tiny_pipeline, model, tmp_path, capsys):
