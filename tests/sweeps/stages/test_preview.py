@@ -165,7 +165,7 @@ def test_it_resumes_without_doing_anything_again(chosen, tiny_pipeline, captions
 def test_another_choice_is_refused_with_what_changed(chosen, tiny_pipeline, captions, capsys):
     before = stored(chosen)
     assert main(["sample", "scenes", *settings(tiny_pipeline, chosen, *words(captions, 1.5))]) == 2
-    assert "sampling.curation.min_contrast" in capsys.readouterr().err
+    assert "(curation.min_contrast: " in capsys.readouterr().err
     assert stored(chosen) == before
 
 
