@@ -10,16 +10,14 @@ from dataclasses import dataclass
 from sweeps.config.schema import Config, previews
 
 EDITED = {"images", "tasks", "ablation_images", "second_objects", "transplants", "keep_images"}
-ABLATIONS = {"dose", "step_counts", "sides", "guidances", "gains"}
+ABLATIONS = {"directions", "dose", "step_counts", "sides", "guidances", "gains"}
 """fields of interventions that only set how many edits there are, not what an edit does"""
-IN_ROWS = {"directions", "scale", "saliency_gain", "depth_gain"}
-"""fields of interventions that identify every row of the results, so that rows of other values may stand beside it"""
 
-NOT_SCIENCE = {"model": {"device"}, "sampling": {"retries", "preview"}, "interventions": EDITED | ABLATIONS | IN_ROWS}
+NOT_SCIENCE = {"model": {"device"}, "sampling": {"retries", "preview"}, "interventions": EDITED | ABLATIONS}
 """fields that change no result and are in no hash"""
 
-IF_SET = {("interventions", "probes")}
-"""fields that are in a hash only if they are set: runs from before these fields keep their hashes"""
+IF_SET = {("interventions", name) for name in ("probes", "scale", "saliency_gain", "depth_gain")}
+"""fields that are in a hash only if they are not at their default: runs from before these fields keep their hashes"""
 
 CONSTANTS = {"curation": {"salt": "scenesweep"}}
 """values that were settings once: they stay in the hash, so that finished runs keep theirs"""
@@ -49,7 +47,8 @@ def digest(*parts: object) -> str:
 def science(config: Config, part: str) -> dict[str, object]:
     """The settings of one part of the configuration that results depend on."""
     values = dataclasses.asdict(getattr(config, part)) | CONSTANTS.get(part, {})
-    left_out = NOT_SCIENCE.get(part, set()) | {k for k, v in values.items() if not v and (part, k) in IF_SET}
+    defaults = dataclasses.asdict(type(getattr(config, part))())
+    left_out = NOT_SCIENCE.get(part, set()) | {k for p, k in IF_SET if p == part and values[k] == defaults[k]}
     return {k: v for k, v in values.items() if k not in left_out}
 
 

@@ -163,6 +163,13 @@ ALL = ["sample", "label", "curate", "probe", "intervene"]
         ("probe.lr=0.5", ALL[3:]),
         ("interventions.iterations=9", ALL[4:]),
         ("interventions.moves=3", ALL[4:]),
+        # another dose must not stand beside the former one as if both were the main edit
+        ("interventions.saliency_gain=0.7", ALL[4:]),
+        ("interventions.depth_gain=0.7", ALL[4:]),
+        ("interventions.scale=gap", ALL[4:]),
+        ("interventions.saliency_gain=1", []),
+        ("interventions.directions=[pattern]", []),
+        ("interventions.gains=[0.5,2]", []),
         ("interventions.images=9", []),
         ("interventions.step_counts=[1,2]", []),
         ("interventions.guidances=[1,3]", []),
