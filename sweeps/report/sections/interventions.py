@@ -87,7 +87,9 @@ def _verdict(verdict: Verdict, of_patching: float) -> Paragraph:
     """What one way of editing did for a task, and at what price."""
     edit, effect, lead = verdict.edit, verdict.edit.effect, verdict.lead
     task = edit.measure.task
-    text = Markup("<strong>{}, edits {}: {}.</strong> The mean {} against the requested label improves by {}").format(
+    text = Markup(
+        "<strong>{}, edits {}: {}.</strong> Against the requested label, the mean improvement in {} is {}"
+    ).format(
         TASK_TITLES[task],
         DIRECTION_NOUNS[effect.series.direction],
         "the scene follows" if verdict.acts else "the scene does not clearly follow",
@@ -97,7 +99,7 @@ def _verdict(verdict: Verdict, of_patching: float) -> Paragraph:
     if task == "depth":
         text += f" ({number(100 * effect.improved.estimate / effect.before.estimate, 0)} % of the median before)"
     if np.isfinite(effect.shift.estimate):
-        text += Markup(", and the object’s centre makes {} of the requested shift").format(interval(effect.shift))
+        text += Markup("; the object’s centre makes {} of the requested shift").format(interval(effect.shift))
     text += "."
     if lead is not None:
         text += Markup(
