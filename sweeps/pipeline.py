@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -21,11 +20,11 @@ from storage.keys import BUILT
 from storage.lease import Lease
 from sweeps.config.load import to_dict
 from sweeps.config.schema import Config, previews
-from sweeps.planning import checks, table
+from sweeps.planning import checks, durations, table
 from sweeps.planning.checks import Start
 from sweeps.runtime import damage, experiments, failures, inputs, live_status, machines, side_store
 from sweeps.runtime.layout import PAGE, PREDICTIONS
-from sweeps.runtime.progress import Meter, StageObserver
+from sweeps.runtime.progress import Display
 from sweeps.runtime.run import Run, begin, layout, reopen
 from sweeps.stages import preview
 from sweeps.stages.all import STAGES
@@ -43,15 +42,13 @@ COSTS = "costs.json"
 
 @dataclass
 class Result:
-    """What a command did: one line per stage, and what failed."""
+    """What a command did, and what failed."""
 
     lines: list[str] = field(default_factory=list)
+    """what a user should know beside the counts"""
+    counts: list[str] = field(default_factory=list)
+    """how much each stage did"""
     failed: dict[str, str] = field(default_factory=dict)
-
-
-def say(line: str) -> None:
-    """Print one line for the user."""
-    print(line, file=sys.stderr, flush=True)
 
 
 def prepare(config: Config, verbs: Sequence[str] = VERBS) -> Run:
@@ -78,7 +75,7 @@ def _lease(config: Config, verb: str = "") -> Lease:
 
 
 @contextmanager
-def executor(config: Config, store: Store | None = None) -> Iterator[Executor]:
+def executor(config: Config, display: Display, store: Store | None = None) -> Iterator[Executor]:
     """Provide the executor that the configuration selects; a private Ray ends with the block.
 
     A description of the cluster, and the numbers of its workers, are kept in the store.
@@ -95,7 +92,7 @@ def executor(config: Config, store: Store | None = None) -> Iterator[Executor]:
 
     with connect(config.ray.address, num_cpus=config.ray.num_cpus or None) as session, sigterm_stops():
         check_shared_output(config.output)
-        say(f"Ray: {session.cpus:.0f} CPUs, {session.gpus:.0f} GPUs on {session.nodes} node(s)")
+        display.say(f"Ray: {session.cpus:.0f} CPUs, {session.gpus:.0f} GPUs on {session.nodes} node(s)")
         if store is not None:
             machines.begin(store, facts.of(session))
         observers: Callable | None = partial(machines.observers, store.url) if store is not None else None
@@ -113,35 +110,38 @@ def _timed(run: Run, cost: str) -> Iterator[None]:
         run.store.put_document(COSTS, costs)
 
 
-def run_stage(run: Run, stage: Stage, executor: Executor, result: Result, prefix: str = "") -> None:
+def run_stage(run: Run, stage: Stage, executor: Executor, result: Result, display: Display, prefix: str = "") -> None:
     """Execute what a stage is missing, with progress for the user and for `scenesweep status`."""
     tasks, info = stage.missing(run), stage.INFO
     if not tasks:
+        display.skip(prefix + info.name)
         return
-    meter = Meter(f"{prefix}{info.doing}", info.unit)
-    observers: list[Observer] = [StageObserver(meter), live_status.LiveStatusWriter(run.store, info.name)]
-    with _timed(run, info.cost):
+    with display.stage(prefix + info.name, prefix + info.doing, info.unit) as observer, _timed(run, info.cost):
+        observers: list[Observer] = [observer, live_status.LiveStatusWriter(run.store, info.name)]
         outcome = stage.execute(run, executor, observers, tasks)
-    meter.close()
     failures.write(run.store, info.name, outcome.failed)
     result.failed |= outcome.failed
     notes = [line for task_result in outcome.done.values() for line in task_result.get(NOTES, ())]
-    counts = f"{len(outcome.done)} of {len(tasks)} {info.tasks or info.unit} done"
-    result.lines += notes or [f"{prefix}{info.doing}: {counts}"]
+    result.lines += notes
+    if not notes:
+        counts = f"{len(outcome.done)} of {len(tasks)} {info.tasks or info.unit} done"
+        result.counts.append(f"{prefix}{info.doing}: {counts}")
 
 
-def run_preview(config: Config, result: Result) -> None:
+def run_preview(config: Config, result: Result, display: Display | None = None) -> None:
     """Sample and curate an image of every raw prompt; both passes are priced before anything is written."""
-    _preview(_checked(config, ("sample", "label")), result)
+    display = display or Display()
+    _preview(_checked(config, ("sample", "label"), display), result, display)
 
 
-def _checked(config: Config, verbs: Sequence[str]) -> Start:
+def _checked(config: Config, verbs: Sequence[str], display: Display) -> Start:
     """Check a run, tell what was found, and price the preview if there is one."""
-    start = checks.check(config, ("label", *verbs) if previews(config) else verbs)
+    with display.stage("checks", "checking settings and files"):
+        start = checks.check(config, ("label", *verbs) if previews(config) else verbs)
     for reason, count in start.reading.dropped.items() if start.reading else ():
-        say(f"prompts: {count} dropped ({reason})")
+        display.say(f"prompts: {count} dropped ({reason})")
     for line in start.notes:
-        say(line)
+        display.say(line)
     if previews(config):
         _, recording, previewed = table.with_preview(config, start.model_info, start.samples)
         table.check_fits(config, recording, previewed)
@@ -150,20 +150,20 @@ def _checked(config: Config, verbs: Sequence[str]) -> Start:
     return start
 
 
-def _preview(start: Start, result: Result) -> None:
+def _preview(start: Start, result: Result, display: Display) -> None:
     with _lease(preview.settings(start.config), "preview"):
         run = preview.begin(start.config, start.model_info, start.prompts)
         inputs.record(run)
-        _fill_preview(run, start.samples, result)
+        _fill_preview(run, start.samples, result, display)
 
 
-def _fill_preview(run: Run, prompts: int, result: Result) -> None:
+def _fill_preview(run: Run, prompts: int, result: Result, display: Display) -> None:
     if preview.complete(run):
         return
     run.store.remove_partial_files()
-    with executor(run.config, run.store) as engine:
+    with executor(run.config, display, run.store) as engine:
         for stage in preview.STAGES:
-            run_stage(run, stage, engine, result, "preview ")
+            run_stage(run, stage, engine, result, display, "preview ")
             if result.failed:
                 return
         with _timed(run, "curate"):
@@ -172,7 +172,7 @@ def _fill_preview(run: Run, prompts: int, result: Result) -> None:
     result.lines.append(f"preview: {prompts - dropped.total()} of {prompts} samples kept{reasons}")
 
 
-def _report(run: Run, result: Result, force: bool = False) -> None:
+def _report(run: Run, result: Result, display: Display, force: bool = False) -> None:
     """Build the report and mirror the run to W&B, each unless it shows the current results already."""
     parts = [path for path in run.store.list("results/") if path.endswith(".parquet")]
     hashes = {name: experiments.stage_hash(run, name) for name in run.config.experiments.names}
@@ -182,15 +182,15 @@ def _report(run: Run, result: Result, force: bool = False) -> None:
         from sweeps.analysis import tables
         from sweeps.report import build
 
-        with _timed(run, "report"):
+        with display.stage("report", "report"), _timed(run, "report"):
             drawn = build.draw(tables.load(run.store, to_dict(run.config)), run.store)
             build.write(run.store, drawn)
         run.store.put_document(BUILT, {"inputs": inputs}, run.store.checksums([PAGE, PREDICTIONS]))
         result.lines += [f"report: {run.config.output}/{PAGE}", *filter(None, [drawn.context.run.warning])]
-    _track(run, result, inputs, drawn)
+    _track(run, result, inputs, drawn, display)
 
 
-def _track(run: Run, result: Result, inputs: str, drawn: Drawn | None) -> None:
+def _track(run: Run, result: Result, inputs: str, drawn: Drawn | None, display: Display) -> None:
     """Mirror the run to W&B unless the mirror of these inputs is complete, where the settings want it."""
     tracking = run.config.tracking
     if tracking.mode == "disabled":
@@ -203,7 +203,7 @@ def _track(run: Run, result: Result, inputs: str, drawn: Drawn | None) -> None:
         return
     from sweeps.tracking import mirror
 
-    with _timed(run, "track"):
+    with display.stage("track", "W&B"), _timed(run, "track"):
         mirrored = mirror.mirror(run.store, to_dict(run.config), tracking.mode, tracking.runs, drawn=drawn)
     if mirrored.problem:
         result.lines.append(f"W&B: {mirrored.problem}; the same command tries again")
@@ -227,39 +227,40 @@ def _mended(config: Config, model: ModelInfo, prompts: tuple[Prompt, ...], resul
     return run
 
 
-def execute(config: Config, verbs: Sequence[str] = VERBS) -> Result:
-    """Run the stages of the given verbs to the end, leaving out what is finished.
+def execute(config: Config, verbs: Sequence[str] = VERBS, display: Display | None = None) -> Result:
+    """Run the stages of the given verbs to the end, leaving out what is finished; `display` shows the progress.
 
     Raises ValueError for wrong settings before anything is written.
     """
-    result = Result()
-    start = _checked(config, verbs)
+    result, display = Result(), display or Display()
+    start = _checked(config, verbs, display)
     stages = [stage for stage in STAGES if stage.INFO.verb in verbs]
     with _lease(config):
         if previews(config):
-            _preview(start, result)
+            _preview(start, result, display)
             if result.failed:
                 return result
         run = _mended(config, start.model_info, _priced(start), result)
         if any(stage.missing(run) for stage in stages):
-            with executor(config, run.store) as engine:
+            display.expect(durations.left(run, stages, table.plan_input(start), "report" in verbs))
+            with executor(config, display, run.store) as engine:
                 for stage in stages:
-                    run_stage(run, stage, engine, result)
+                    run_stage(run, stage, engine, result, display)
                     if result.failed and stage.INFO.required:
                         return result
         if "report" in verbs:
-            _report(run, result)
+            _report(run, result, display)
     return result
 
 
-def rebuild_report(config: Config) -> Result:
+def rebuild_report(config: Config, display: Display | None = None) -> Result:
     """Build the report of an existing output again, from its tables; prompts and model are not needed.
 
     Raises ValueError if there is no run.
     """
     damage.refuse(config.output)
-    run, result = reopen(config), Result()
+    run, result, display = reopen(config), Result(), display or Display()
     with _lease(config):
         experiments.write_hashes(run)
-        _report(run, result, force=True)
+        _report(run, result, display, force=True)
     return result

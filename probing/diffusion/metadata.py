@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
+import huggingface_hub  # loads its parts when they are used, which takes a third of a second
 import numpy as np
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import LocalEntryNotFoundError
 
 from probing import contents
 from probing.diffusion import parts
@@ -72,7 +71,9 @@ def config_folder(config: ModelConfig) -> Path:
             raise ValueError(f"model.name: {path} has no unet/config.json, so it is no Stable Diffusion pipeline")
         return path
     with loading_errors(config.name):
-        return Path(snapshot_download(path, revision=config.revision, allow_patterns=["*.json", "*/merges.txt"]))
+        return Path(
+            huggingface_hub.snapshot_download(path, revision=config.revision, allow_patterns=["*.json", "*/merges.txt"])
+        )
 
 
 def local_config_folder(config: ModelConfig) -> Path | None:
@@ -81,8 +82,8 @@ def local_config_folder(config: ModelConfig) -> Path | None:
         path = model_path(config)
         if isinstance(path, Path):
             return config_folder(config)
-        folder = Path(snapshot_download(path, revision=config.revision, local_files_only=True))
-    except (ValueError, LocalEntryNotFoundError):
+        folder = Path(huggingface_hub.snapshot_download(path, revision=config.revision, local_files_only=True))
+    except (ValueError, huggingface_hub.errors.LocalEntryNotFoundError):
         return None
     return folder if all((folder / part / "config.json").exists() for part in ("unet", "vae")) else None
 

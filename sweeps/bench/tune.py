@@ -9,6 +9,7 @@ from cluster import WorkerSpec
 from sweeps.bench.paired import Row, row, timed_pairs
 from sweeps.pipeline import executor
 from sweeps.runtime.grid import Trial, pack, probe_specs
+from sweeps.runtime.progress import Display
 from sweeps.runtime.run import model_info, reopen, stored_config
 from sweeps.stages import probe
 from sweeps.stages.probe_trial import ProbeJob, fit_trial
@@ -32,7 +33,7 @@ def bench_tune(output: str = "runs/scenes") -> list[Row]:
     trials = pack(probe_specs(config.sweep, config.sampling.variants, run.sites), config.sweep.trial_axes)
     job = replace(probe.job(run), dry=True)
     spec = WorkerSpec(factory=partial(TrialWorker, job), count=None, name="probe")
-    with executor(config) as engine:
+    with executor(config, Display()) as engine:
         timed = timed_pairs(lambda: fan_out(config, job, trials, ()), lambda: engine.run(trials, spec), 1)
     return [
         row("tune_over_inprocess", "Ray Tune", "plain actors", timed),

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from sweeps.cli.verbs import Verb, argument, job, output, settings, single_edit, url, verb
+from sweeps.cli.verbs import Verb, argument, as_json, dry_run, job, output, settings, single_edit, url, verb
+
+if TYPE_CHECKING:
+    from sweeps.config.schema import Config
+    from sweeps.runtime.progress import Display
 
 BENCHES = ("capture", "store", "codecs", "probes", "tune", "interventions", "cluster", "causal")
 
@@ -19,19 +25,38 @@ def version() -> str:
     return importlib.metadata.version("scenesweep")
 
 
-def _run_stages(preset: str, overrides: Sequence[str], stages: Sequence[str]) -> int:
-    from sweeps import pipeline
+def display(parsed: argparse.Namespace) -> Display:
+    """What shows the progress, as loud as is wanted."""
+    from sweeps.runtime.progress import Display
+
+    return Display(quiet=parsed.quiet, verbose=parsed.verbose)
+
+
+def _run_stages(parsed: argparse.Namespace, preset: str, stages: Sequence[str] = ()) -> int:
+    """Runs the given stages, all if there are none."""
     from sweeps.config.load import load
 
-    result = pipeline.execute(load(preset, overrides), stages)
-    if not result.lines and not result.failed:
+    config = load(preset, parsed.overrides)
+    if parsed.dry_run:
+        return _show_plan(config, stages)
+    from sweeps import pipeline
+
+    result = pipeline.execute(config, stages or pipeline.VERBS, display(parsed))
+    if not (result.lines or result.counts or result.failed):
         print("nothing to do: everything is complete")
-    return _finish(result.lines, result.failed)
+    return _finish([*(result.counts if parsed.verb != "run" else ()), *result.lines], result.failed)
+
+
+def _show_plan(config: Config, stages: Sequence[str] = ()) -> int:
+    from sweeps.planning import table
+
+    print(table.describe(config, verbs=stages or table.VERBS))
+    return 0
 
 
 def _run_stage(parsed: argparse.Namespace) -> int:
     """Runs the stage that the verb is named after."""
-    return _run_stages(parsed.preset, parsed.overrides, (parsed.verb,))
+    return _run_stages(parsed, parsed.preset, (parsed.verb,))
 
 
 def _finish(lines: Iterable[str], failed: dict[str, str]) -> int:
@@ -48,22 +73,24 @@ def _finish(lines: Iterable[str], failed: dict[str, str]) -> int:
 
 
 @verb(
+    "run",
     "scenesweep run scenes",
     settings,
     argument("--all", action="store_true", help="every experiment at full size: the preset NAME-full"),
+    dry_run,
 )
 def run(parsed: argparse.Namespace) -> int:
-    """Do everything that is not done yet."""
-    from sweeps import pipeline
+    """Do everything that is not done yet. The same command resumes a run that was stopped."""
     from sweeps.config.load import presets
 
     preset = f"{parsed.preset}-full" if parsed.all else parsed.preset
     if parsed.all and preset not in presets():
         raise ValueError(f"--all: there is no preset {preset!r}; leave --all out and set experiments.* instead")
-    return _run_stages(preset, parsed.overrides, pipeline.VERBS)
+    return _run_stages(parsed, preset)
 
 
 @verb(
+    "run",
     "scenesweep plan paper",
     settings,
     argument("--rate", type=float, default=0.0, help="measured samples per second and worker"),
@@ -75,9 +102,10 @@ def run(parsed: argparse.Namespace) -> int:
         metavar="NAME=NUMBER",
         help="further measured rates: labelling, probing, editing, storage, start, price",
     ),
+    as_json,
 )
 def plan(parsed: argparse.Namespace) -> int:
-    """Print the plan with its cost and write nothing."""
+    """Show time, disk and work of a run, and write nothing."""
     from sweeps.config.load import load
     from sweeps.planning import table
     from sweeps.planning.cluster_costs import Rates
@@ -86,46 +114,57 @@ def plan(parsed: argparse.Namespace) -> int:
     if parsed.gpus:
         rates = dict(pair.partition("=")[::2] for pair in parsed.rates)
         print(table.on_gpus(config, parsed.gpus, Rates.read({"sampling": parsed.rate, **rates})))
+    elif parsed.json:
+        print(json.dumps(table.as_json(config)))
     else:
         print(table.describe(config, parsed.rate))
     return 0
 
 
-sample = Verb("sample", "Sample images and record activations", "scenesweep sample scenes", _run_stage, (settings,))
-label = Verb("label", "Label the sampled images", "scenesweep label scenes", _run_stage, (settings,))
+_STAGE = (settings, dry_run)
+sample = Verb("sample", "run", "Sample images and record activations", "scenesweep sample scenes", _run_stage, _STAGE)
+label = Verb("label", "run", "Label the sampled images", "scenesweep label scenes", _run_stage, _STAGE)
 
 
 @verb(
+    "run",
     "scenesweep curate scenes --decisions decisions.csv",
     settings,
     argument("--decisions", default="", metavar="CSV", help="manual decisions, saved from the curation page"),
+    dry_run,
 )
 def curate(parsed: argparse.Namespace) -> int:
     """Choose samples by rules and manual decisions, and split them."""
     from sweeps.config.load import load
     from sweeps.curation import decisions
 
-    result = decisions.execute(load(parsed.preset, parsed.overrides), parsed.decisions)
+    config = load(parsed.preset, parsed.overrides)
+    if parsed.dry_run:
+        return _show_plan(config, (parsed.verb,))
+    result = decisions.execute(config, parsed.decisions, display(parsed))
     return _finish(result.lines, result.failed)
 
 
-probe = Verb("probe", "Fit the probe grid", "scenesweep probe scenes probe.lr=0.003", _run_stage, (settings,))
+probe = Verb("probe", "run", "Fit the probe grid", "scenesweep probe scenes probe.lr=0.003", _run_stage, _STAGE)
 experiments = Verb(
     "experiments",
-    "Run the experiments that follow the probe grid: emergence, transfer, references",
+    "run",
+    "Run the experiments after the grid. These are emergence, transfer between steps and converged references.",
     "scenesweep experiments scenes",
     _run_stage,
-    (settings,),
+    _STAGE,
 )
 
 
 @verb(
+    "run",
     "scenesweep intervene scenes --prompt 'a large red sphere on a green floor under a sky' --move -24 0",
     settings,
+    dry_run,
     single_edit,
 )
 def intervene(parsed: argparse.Namespace) -> int:
-    """Edit activations and score the images; with --prompt or --recipe, make a single edit."""
+    """Edit activations and score the images. With --prompt or --recipe, make a single edit."""
     if parsed.prompt is None and not parsed.recipe:
         return _run_stage(parsed)
 
@@ -144,16 +183,16 @@ def intervene(parsed: argparse.Namespace) -> int:
     return _finish(play.play(config, request, local_path(parsed.to, "--to")), {})
 
 
-@verb("scenesweep report runs/scenes", output)
+@verb("results", "scenesweep report runs/scenes", output)
 def report(parsed: argparse.Namespace) -> int:
     """Build the report again from the tables."""
     from sweeps import pipeline
     from sweeps.runtime.run import stored_config
 
-    return _finish(pipeline.rebuild_report(stored_config(parsed.output)).lines, {})
+    return _finish(pipeline.rebuild_report(stored_config(parsed.output), display(parsed)).lines, {})
 
 
-@verb("scenesweep dashboards runs/scenes", output)
+@verb("results", "scenesweep dashboards runs/scenes", output)
 def dashboards(parsed: argparse.Namespace) -> int:
     """Make a W&B workspace for a sweep whose runs were sent."""
     import storage
@@ -169,9 +208,11 @@ def dashboards(parsed: argparse.Namespace) -> int:
 
 
 @verb(
+    "inspect",
     "scenesweep status runs/scenes",
     job,
     argument("--address", default="", help="the cluster's dashboard, http://HEAD:8265; shows the job of the output"),
+    as_json,
 )
 def status(parsed: argparse.Namespace) -> int:
     """Show what is done, what failed and what is left."""
@@ -179,16 +220,20 @@ def status(parsed: argparse.Namespace) -> int:
         from sweeps.cli import jobs
 
         return jobs.show_status(parsed.address, parsed.output)
-    from sweeps.cli.status import describe, grouped
+    from sweeps.cli import status as view
 
-    text, failed = describe(parsed.output)
-    code = _finish([text], grouped(failed))
+    found = view.read(parsed.output)
+    if parsed.json:
+        print(json.dumps(view.as_json(found)))
+        return 1 if found.failed else 0
+    code = _finish(view.lines(found), view.grouped(found.failed))
     if code:
         print("the command that made the run resumes it", file=sys.stderr)
     return code
 
 
 @verb(
+    "inspect",
     "scenesweep verify runs/scenes --repair",
     output,
     argument(
@@ -207,7 +252,7 @@ def verify(parsed: argparse.Namespace) -> int:
     return 1 if execute(parsed.output, parsed.recompute, parsed.repair, print) else 0
 
 
-@verb("scenesweep clean runs/scenes", output)
+@verb("results", "scenesweep clean runs/scenes", output)
 def clean(parsed: argparse.Namespace) -> int:
     """Delete the activations and keep the results."""
     import storage
@@ -223,27 +268,31 @@ def clean(parsed: argparse.Namespace) -> int:
 
 
 @verb(
+    "results",
     "scenesweep compare runs/scenes runs/guided",
     output,
     argument("other", type=url, help="output folder or URL of the second run"),
+    as_json,
 )
 def compare(parsed: argparse.Namespace) -> int:
     """Show the main results of two runs side by side."""
-    from sweeps.cli.compare import describe
+    from sweeps.cli import compare as view
     from sweeps.runtime.run import stored_config
 
-    print(describe(stored_config(parsed.output), stored_config(parsed.other)))
+    found = view.compare(stored_config(parsed.output), stored_config(parsed.other))
+    print(json.dumps(view.as_json(found)) if parsed.json else "\n".join(view.lines(found)))
     return 0
 
 
 @verb(
+    "inspect",
     "scenesweep sites scenes",
     argument("model", nargs="?", default="scenes", help="scenes, a pipeline's directory or a hub id"),
     argument("--revision", default="", help="commit of a hub id"),
     argument("--family", choices=("attention", "conv", "vae"), default="attention"),
 )
 def sites(parsed: argparse.Namespace) -> int:
-    """List the sites of a model from its configuration, without weights."""
+    """List the sites of a model. Its configuration is enough, without weights."""
     from probing.diffusion.config import ModelConfig
     from sweeps.config.schema import Config
     from sweeps.planning import table
@@ -254,15 +303,9 @@ def sites(parsed: argparse.Namespace) -> int:
     return 0
 
 
-@verb(
-    "scenesweep bench probes --json",
-    argument("bench", choices=BENCHES, help="what to measure"),
-    argument("--json", action="store_true", help="print one JSON object"),
-)
+@verb("develop", "scenesweep bench probes --json", argument("bench", choices=BENCHES, help="what to measure"), as_json)
 def bench(parsed: argparse.Namespace) -> int:
-    """Measure speed against a baseline in the same run, or verdicts on models of which the truth is known (causal)."""
-    import json
-
+    """Measure speed against a baseline. `causal` gives verdicts on models of which the truth is known."""
     from sweeps.bench import suite
 
     result = suite.report(parsed.bench)
@@ -271,6 +314,7 @@ def bench(parsed: argparse.Namespace) -> int:
 
 
 @verb(
+    "develop",
     "scenesweep train-scenes work/ out/",
     argument("work", help="folder for renders and checkpoints; the same folder resumes"),
     argument("target", help="folder that the weights are written to"),

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import textwrap
+from dataclasses import dataclass
+from functools import partial
 
 import storage
 from probing.statistics import mean_defined
@@ -37,18 +40,47 @@ def _figures(config: Config, data: RunData) -> dict[str, float]:
     return result
 
 
-def describe(one: Config, two: Config) -> str:
-    """A table of the main results of both runs, and the settings that differ."""
+@dataclass(frozen=True)
+class Comparison:
+    """The main results of two runs, and the settings that differ."""
+
+    outputs: tuple[str, str]
+    results: dict[str, tuple[float, float]]
+    """result to its value in each run; NaN where a run has none"""
+    settings: list[str]
+    warnings: list[str]
+
+
+def compare(one: Config, two: Config) -> Comparison:
+    """Compare two runs. Raises ValueError if one of them is none."""
     runs = [(config, _load(config)) for config in (one, two)]
     left, right = (_figures(config, data) for config, data in runs)
-    names = list(dict.fromkeys([*left, *right]))
-    width = max([len(name) for name in names], default=10)
-    lines = [f"{'':{width}}  {one.output[-18:]:>18}  {two.output[-18:]:>18}  {'difference':>10}"]
-    for name in names:
-        a, b = left.get(name, math.nan), right.get(name, math.nan)
+    names = dict.fromkeys([*left, *right])
+    return Comparison(
+        (one.output, two.output),
+        {name: (left.get(name, math.nan), right.get(name, math.nan)) for name in names},
+        differences(to_dict(one), to_dict(two)),
+        [f"{config.output}: {data.warning}" for config, data in runs if data.warning],
+    )
+
+
+def lines(found: Comparison) -> list[str]:
+    """Return a comparison as a table in text, at most 80 columns wide unless names of settings are long."""
+    names = {name: name.replace(", last step", "") for name in found.results}
+    width = max([len(name) for name in names.values()], default=10)
+    ends = [output.rpartition("/")[2] for output in found.outputs]
+    heads = [f"{name[-16:]:>16}" for name in (ends if ends[0] != ends[1] else found.outputs)]
+    table = [f"{'at the last step':{width}}  {'  '.join(heads)}  {'difference':>10}"]
+    for name, (a, b) in found.results.items():
         texts = ("-" if math.isnan(value) else f"{value:.3f}" for value in (a, b))
         difference = "" if math.isnan(b - a) else f"{b - a:+.3f}"
-        lines.append(f"{name:{width}}  {'  '.join(f'{text:>18}' for text in texts)}  {difference:>10}")
-    changed = differences(to_dict(one), to_dict(two))
-    lines += [f"{config.output}: {data.warning}" for config, data in runs if data.warning]
-    return "\n".join([*lines, "settings that differ:", *(f"  {line}" for line in changed)])
+        table.append(f"{names[name]:{width}}  {'  '.join(f'{text:>16}' for text in texts)}  {difference:>10}".rstrip())
+    wrap = partial(textwrap.fill, width=80, initial_indent="  ", subsequent_indent="    ", break_long_words=False)
+    changed = [wrap(line) for line in found.settings]
+    return [*table, *found.warnings, "settings that differ:" if changed else "no setting differs", *changed]
+
+
+def as_json(found: Comparison) -> dict[str, object]:
+    """Return a comparison as plain values; null where a run has no such result."""
+    values = {name: [None if math.isnan(v) else v for v in pair] for name, pair in found.results.items()}
+    return {**vars(found), "results": values}

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-@verb("scenesweep submit --address http://HEAD:8265 paper output=s3://bucket/run", settings, address, follow)
+@verb("cluster", "scenesweep submit --address http://HEAD:8265 paper output=s3://bucket/run", settings, address, follow)
 def submit(parsed: argparse.Namespace) -> int:
-    """Submit the run as a job of a Ray cluster; the same command resumes it."""
+    """Submit the run as a job of a Ray cluster. The same command resumes it."""
     import cluster.submit
     from sweeps.config.load import load
 
@@ -39,6 +39,7 @@ def submit(parsed: argparse.Namespace) -> int:
 
 
 @verb(
+    "cluster",
     "scenesweep logs --address http://HEAD:8265 s3://bucket/run",
     job,
     address,
@@ -59,7 +60,7 @@ def logs(parsed: argparse.Namespace) -> int:
     return 0
 
 
-@verb("scenesweep stop --address http://HEAD:8265 s3://bucket/run", job, address)
+@verb("cluster", "scenesweep stop --address http://HEAD:8265 s3://bucket/run", job, address)
 def stop(parsed: argparse.Namespace) -> int:
     """End a job; what is finished is kept."""
     import cluster.submit
@@ -70,7 +71,7 @@ def stop(parsed: argparse.Namespace) -> int:
     return 0
 
 
-@verb("scenesweep resume --address http://HEAD:8265 s3://bucket/run", job, address, follow)
+@verb("cluster", "scenesweep resume --address http://HEAD:8265 s3://bucket/run", job, address, follow)
 def resume(parsed: argparse.Namespace) -> int:
     """Submit the run of an ended job again."""
     import cluster.submit

@@ -5,13 +5,26 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, NoReturn
+
+from sweeps.cli import completion
 
 Action = Callable[[argparse.Namespace], int]
 Arguments = Callable[[argparse.ArgumentParser], object]
 
 DEFAULT = "scenes"
 """preset of a command that names none"""
+GROUPS = ("run", "inspect", "results", "cluster", "develop")
+"""groups of verbs, in the order of `--help`"""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the process with code 2 and one line."""
+        self.exit(2, f"{self.prog}: {message}; see `{self.prog} --help`\n")
 
 
 @dataclass(frozen=True)
@@ -19,28 +32,43 @@ class Verb:
     """One verb of the command line: its action returns the exit code."""
 
     name: str
+    group: str
     help: str
+    """what it does: a first sentence that fits a line of `--help`, perhaps more of them"""
     example: str
     action: Action
     arguments: tuple[Arguments, ...]
 
-    def add_to(self, verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    @property
+    def title(self) -> str:
+        """The first sentence of the help."""
+        return self.help.partition(". ")[0].rstrip(".")
+
+    def add_to(self, verbs: argparse._SubParsersAction[Parser]) -> None:
         """Adds the verb's own parser."""
         text = f"example: {self.example}"
-        parser = verbs.add_parser(self.name, help=self.help, description=self.help, epilog=text)
+        parser = verbs.add_parser(self.name, help=self.title, description=self.help, epilog=text)
         parser.set_defaults(action=self.action)
         for add in self.arguments:
             add(parser)
+        loudness(parser)
 
 
-def verb(example: str, *arguments: Arguments) -> Callable[[Action], Verb]:
+def verb(group: str, example: str, *arguments: Arguments) -> Callable[[Action], Verb]:
     """Decorator that makes a function a verb: its name is the verb's, its docstring the help text."""
 
     def declare(action: Action) -> Verb:
-        help_text = " ".join((action.__doc__ or "").split()).rstrip(".")
-        return Verb(action.__name__.replace("_", "-"), help_text, example, action, arguments)
+        help_text = " ".join((action.__doc__ or "").split())
+        return Verb(action.__name__.strip("_").replace("_", "-"), group, help_text, example, action, arguments)
 
     return declare
+
+
+def loudness(parser: argparse.ArgumentParser) -> None:
+    """How much is printed while a verb works; accepted before and after the verb."""
+    add = partial(parser.add_argument, action="store_true", default=argparse.SUPPRESS)
+    add("-q", "--quiet", help="no progress, only the end and what failed")
+    add("-v", "--verbose", help="one line for each finished piece, and the trace of an error")
 
 
 def argument(*names: str, **options: Any) -> Arguments:
@@ -50,8 +78,13 @@ def argument(*names: str, **options: Any) -> Arguments:
 
 def settings(parser: argparse.ArgumentParser) -> None:
     """A preset and key=value pairs."""
-    parser.add_argument("preset", nargs="?", default=DEFAULT, help=f"preset or YAML file (default: {DEFAULT})")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that override the preset's")
+    preset: Any = parser.add_argument(
+        "preset", nargs="?", default=DEFAULT, help=f"preset or YAML file (default: {DEFAULT})"
+    )
+    pairs: Any = parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="settings that override the preset's"
+    )
+    preset.completer, pairs.completer = completion.preset, completion.pair
 
 
 def is_pair(word: str) -> bool:
@@ -67,6 +100,8 @@ def url(text: str) -> str:
     return without_slash(text)
 
 
+dry_run = argument("--dry-run", action="store_true", help="print the plan and write nothing, as `plan` does")
+as_json = argument("--json", action="store_true", help="print one JSON object")
 output = argument("output", type=url, help="output folder or URL of a run")
 job = argument("output", type=url, help="output folder or URL of a run, or a job's id")
 address = argument("--address", required=True, help="the cluster's dashboard, http://HEAD:8265")

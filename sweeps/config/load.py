@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
 from types import UnionType
@@ -34,12 +35,41 @@ def load(preset: str, overrides: Sequence[str]) -> Config:
     """
     defaults = to_dict(Config())
     settings: dict[str, Any] = {}
-    for layer in (*_read(preset), reading.pairs(overrides, defaults)):
-        _refuse_unknown(defaults, layer, "")
-        settings = _merged(settings, layer)
+    for _, layer in _layers(preset, overrides, defaults):
+        settings = _merged(_without_foreign_revision(settings, layer), layer)
     config = build(reading.resolved(_merged(defaults, settings)))
     _check_selection(config)
     return config
+
+
+def sources(preset: str, overrides: Sequence[str]) -> dict[str, str]:
+    """Where the value of each dotted key comes from: default, `preset NAME`, a file's path or command line.
+
+    Raises ValueError as `load` does for what cannot be read, and for unknown keys.
+    """
+    defaults = to_dict(Config())
+    settings: dict[str, Any] = {}
+    found: dict[str, str] = {}
+    for source, layer in _layers(preset, overrides, defaults):
+        settings = _merged(_without_foreign_revision(settings, layer), layer)
+        found |= dict.fromkeys(flat(layer), source)
+    given = flat(settings)
+    return {key: found[key] if key in given else "default" for key in flat(defaults)}
+
+
+def flat(group: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one with dotted keys."""
+    result: dict[str, Any] = {}
+    for name, value in group.items():
+        result |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return result
+
+
+def _layers(preset: str, overrides: Sequence[str], defaults: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (source, settings) from the bottom up, whose keys are all known."""
+    for source, layer in (*_read(preset), ("command line", reading.pairs(overrides, defaults))):
+        _refuse_unknown(defaults, layer, "")
+        yield source, layer
 
 
 def build(values: Mapping[str, Any]) -> Config:
@@ -67,8 +97,16 @@ def from_yaml(document: bytes, source: str) -> dict[str, Any]:
     return reading.keys_of(reading.parse(document, source), source)
 
 
-def _read(preset: str, inside: Path | None = None, chain: tuple[Path, ...] = ()) -> list[dict[str, Any]]:
-    """The settings of a preset or file, after those of the preset or file that it stands on.
+def _without_foreign_revision(settings: dict[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings below a layer without the commit of a model that the layer replaces by another one."""
+    model = layer.get("model", {})
+    if "name" not in model or "revision" in model:
+        return settings
+    return {**settings, "model": {k: v for k, v in settings.get("model", {}).items() if k != "revision"}}
+
+
+def _read(preset: str, inside: Path | None = None, chain: tuple[Path, ...] = ()) -> list[tuple[str, dict[str, Any]]]:
+    """(source, settings) of a preset or file, after those of the preset or file that it stands on.
 
     inside: the file that names it; a relative path is one from that file's folder.
     """
@@ -83,19 +121,20 @@ def _read(preset: str, inside: Path | None = None, chain: tuple[Path, ...] = ())
     if path.resolve() in chain:
         raise ValueError(f"{inside}: preset {preset!r} stands on itself; leave `preset` out of one of the files")
     settings = reading.read(path)
+    own = (f"preset {preset}" if preset in known else str(path), settings)
     base = settings.pop("preset", None)
     if base is None:
-        return [settings]
+        return [own]
     if not isinstance(base, str):
         raise ValueError(f"{path}: preset={base}: give the name of a preset, or a file")
-    return [*_read(base, path, (*chain, path.resolve())), settings]
+    return [*_read(base, path, (*chain, path.resolve())), own]
 
 
 def _refuse_unknown(defaults: Mapping[str, Any], settings: Mapping[str, Any], prefix: str) -> None:
     for key, value in settings.items():
         path = f"{prefix}{key}"
         if key not in defaults:
-            raise ValueError(f"{path}: unknown key; {hint(str(key), defaults, prefix)}")
+            raise ValueError(f"{path}: unknown key; {_near_keys(str(key), defaults, prefix)}")
         group = defaults[key]
         if isinstance(group, Mapping) and isinstance(value, Mapping):
             _refuse_unknown(group, value, f"{path}.")
@@ -103,6 +142,23 @@ def _refuse_unknown(defaults: Mapping[str, Any], settings: Mapping[str, Any], pr
             raise ValueError(f"{path}={value}: a group of keys; set one of them, {path}.KEY=VALUE")
         elif isinstance(value, Mapping):
             raise ValueError(f"{path}={value}: needs a value, not keys")
+
+
+def _near_keys(key: str, group: Mapping[str, Any], prefix: str) -> str:
+    """What an unknown key may have meant: a key of its group, the same key of other groups, or all of the group."""
+    whole = prefix + key
+    known = list(flat(to_dict(Config())))
+    by_name: dict[str, list[str]] = {}
+    for path in known:
+        by_name.setdefault(path.rpartition(".")[2], []).append(path)
+    if not get_close_matches(key, group, 1):
+        # a key without its section, or in another one
+        names = [key] if key in by_name else get_close_matches(key, by_name, 1)
+        if found := [path for name in names for path in by_name[name]]:
+            return f"did you mean {' or '.join(map(repr, found[:4]))}?"
+        if near := get_close_matches(whole, known, 1):
+            return f"did you mean {near[0]!r}?"
+    return hint(key, group, prefix)
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -101,13 +101,15 @@ def resolved(settings: dict[str, Any]) -> dict[str, Any]:
     Raises ValueError for any other interpolation: OmegaConf would put the environment into ${oc.env:NAME}, and so a
     secret into config.yaml, logs and W&B.
     """
-    from omegaconf.errors import OmegaConfBaseException
-
     try:
         if not check_references(settings, REFERENCE):
             return settings
-        from omegaconf import OmegaConf
+    except RecursionError as error:
+        raise ValueError("configuration: nested too deeply") from error
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
 
+    try:
         return keys_of(OmegaConf.to_container(OmegaConf.create(settings), resolve=True), "configuration")
     except (OmegaConfBaseException, RecursionError) as error:
         raise ValueError(f"configuration: {(str(error) or type(error).__name__).splitlines()[0]}") from error

@@ -11,11 +11,12 @@ from sweeps import pipeline
 from sweeps.config.schema import Config, previews
 from sweeps.curation import page
 from sweeps.pipeline import Result
+from sweeps.runtime.progress import Display
 from sweeps.runtime.run import reopen
 from sweeps.stages import curate, preview
 
 
-def execute(config: Config, decisions: str = "") -> Result:
+def execute(config: Config, decisions: str = "", display: Display | None = None) -> Result:
     """Curate the samples that are labelled. Raises ValueError if decisions do not fit the run.
 
     If the configuration has a preview and recording has not started, the preview's samples are made if necessary and
@@ -27,9 +28,9 @@ def execute(config: Config, decisions: str = "") -> Result:
     result = Result()
     try:
         if curated is config:
-            result = pipeline.execute(config, ("curate",))
+            result = pipeline.execute(config, ("curate",), display)
         else:
-            pipeline.run_preview(config, result)
+            pipeline.run_preview(config, result, display)
     except LeaseHeld:
         raise
     except ValueError:

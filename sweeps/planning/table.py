@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from probing.dataset.curation import SPLITS
@@ -13,12 +14,13 @@ from storage import budget
 from storage.backends import local_folder
 from storage.budget import Budget, format_bytes
 from sweeps.config.schema import STEPS, Config, previews
-from sweeps.planning import checks, cluster_costs
+from sweeps.planning import checks, cluster_costs, durations
 from sweeps.planning.checks import Start, on_this_machine
 from sweeps.planning.cluster_costs import Rates
 from sweeps.runtime import run
 from sweeps.runtime.grid import pack, probe_specs
 from sweeps.runtime.run import ModelInfo
+from sweeps.runtime.units import about
 from sweeps.stages import decode, preview, replay
 from sweeps.stages.all import STAGES
 from sweeps.stages.base import PlanInput, StagePrice
@@ -74,14 +76,36 @@ def on_gpus(config: Config, gpus: int, rates: Rates) -> str:
     return "\n".join([*table, f"rates: {rates.describe()}"])
 
 
-def describe(config: Config, rate: float) -> str:
-    """Return the plan of a run in words and numbers; `rate` in samples per second and worker, 0 for the assumption.
-
-    Raises ValueError if a check of the start fails, or the run does not fit disk or memory.
-    """
+def as_json(config: Config) -> dict[str, object]:
+    """Return the plan of a run as plain values; sizes in bytes, times in seconds. Errors as `describe`."""
     start = checks.check(config, VERBS, plan=True)
     plan = plan_input(start)
-    lines = [*_costs(plan, rate), *start.notes]
+    side_stores = side_store_space(config, plan.model_info, plan.samples)
+    check_fits(config, plan.budget, side_stores)
+    return {
+        "seconds": durations.expected(plan),
+        "bytes": plan.budget.total + side_stores,
+        "samples": plan.samples,
+        "variants": config.sampling.variants,
+        "steps": run.layout(config, plan.model_info, plan.samples).steps,
+        "files": plan.budget.files,
+        "writer_bytes": plan.budget.peak_writer_bytes,
+        "stages": [vars(price) for stage in STAGES for price in stage.prices(plan)],
+        "arrays": plan.budget.families(),
+        "sites": plan.budget.sites(),
+        "notes": start.notes,
+    }
+
+
+def describe(config: Config, rate: float = 0.0, verbs: Sequence[str] = VERBS) -> str:
+    """Return the plan of a run in words and numbers; `rate` in samples per second and worker, 0 for the assumption.
+
+    verbs: those that would run; the price is always that of the whole run.
+    Raises ValueError if a check of the start fails, or the run does not fit disk or memory.
+    """
+    start = checks.check(config, verbs, plan=True)
+    plan = plan_input(start)
+    lines = [headline(plan), *_costs(plan, rate), *start.notes]
     side_stores = side_store_space(config, plan.model_info, plan.samples)
     if previews(config):
         first, recording, previewed = with_preview(config, plan.model_info, plan.samples)
@@ -89,6 +113,18 @@ def describe(config: Config, rate: float) -> str:
         return "\n".join([*first, "then, priced as if the preview kept every sample:", *lines])
     check_fits(config, plan.budget, side_stores)
     return "\n".join(lines)
+
+
+def headline(plan: PlanInput) -> str:
+    """Return time and disk of the whole run in a few words, and what the time is based on."""
+    config = plan.config
+    seconds = sum(durations.expected(plan).values())
+    size = format_bytes(plan.budget.total + side_store_space(config, plan.model_info, plan.samples))
+    if durations.embedded(config):
+        based = f"measured on 2 CPU cores, here {durations.cores(config)}"
+    else:
+        based = "on one GPU at assumed rates; --gpus and --rates take others"
+    return f"{about(seconds)}, {size} of disk ({based})"
 
 
 def _costs(plan: PlanInput, rate: float) -> list[str]:

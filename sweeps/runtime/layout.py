@@ -14,6 +14,14 @@ LATENT_KINDS = ("xt", "x0")
 """the noisy latent after a step, and the clean estimate of the same call"""
 
 
+def page_link(url: str) -> str:
+    """Link to the report in an output: a file:// URL, or that of an object store."""
+    from storage.backends import local_folder
+
+    folder = local_folder(url)
+    return f"{url.rstrip('/')}/{PAGE}" if folder is None else (folder.resolve() / PAGE).as_uri()
+
+
 def transfer_control(step: int) -> str:
     """Value of column `control` for a probe that was trained at `step` and applied at another."""
     return f"from_{step:02d}"

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from cluster import Event, Progress, TaskDone, TaskFailed, TaskStarted
 from storage import Store
+from sweeps.runtime.progress import Pace
 from sweeps.runtime.units import format_duration
 
 PATH = "progress.json"
@@ -28,7 +29,7 @@ class LiveStatusWriter:
     stage: str
     running: dict[str, str] = field(default_factory=dict)
     """task to worker"""
-    started: float = field(default_factory=time.time)
+    pace: Pace = field(default_factory=Pace)
     written: float = 0.0
 
     def __call__(self, event: Event) -> None:
@@ -41,18 +42,19 @@ class LiveStatusWriter:
 
     def _write(self, event: Progress) -> None:
         now, left = time.time(), event.total - event.done - event.failed
+        self.pace.update(event.done + event.failed, now)
         if now - self.written < EVERY and left:
             return
         self.written = now
-        rate = event.done / max(now - self.started, 1e-9)
+        seconds = self.pace.seconds(now)
         status = {
             "stage": self.stage,
             "running": dict(sorted(self.running.items())),
             "done": event.done,
             "failed": event.failed,
             "total": event.total,
-            "rate": rate,
-            "seconds_left": left / rate if rate else None,
+            "rate": 1 / seconds if seconds else 0.0,
+            "seconds_left": left * seconds if seconds else None if left else 0.0,
             "written": now,
         }
         with suppress(OSError):  # a full disk also fails the shards, and that is reported

@@ -208,7 +208,7 @@ def status(run: Run, live: LiveStatus) -> StageStatus:
         for task in left
         if (key := _row_key(run, task)) in reasons
     }
-    unit = "images, each with its controls"
+    unit = "images with their controls"
     return StageStatus([StatusRow("intervening", unit, total - len(left), total, len(failed))], failed)
 
 

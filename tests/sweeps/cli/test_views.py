@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -22,7 +22,7 @@ from sweeps.cli.main import main
 from sweeps.planning import table
 from sweeps.runtime import failures, live_status
 from sweeps.runtime.live_status import LiveStatusWriter
-from sweeps.runtime.progress import Meter
+from sweeps.runtime.progress import Display
 from sweeps.runtime.run import Run, begin, model_info
 from sweeps.stages import intervene
 from sweeps.stages.experiments import stage
@@ -47,17 +47,19 @@ def test_status_shows_running_tasks_with_rate_and_time_left(half_way):
     store = storage.open(str(half_way))
     with store.lease("somebody"):
         note = LiveStatusWriter(store, "sample")
-        note.started -= 60
         note(TaskStarted("sample/trained/00000", 1, "sample.0"))
         note(TaskDone("sample/trained/00000", 1, 1.0, {}))
+        note(Progress(1, 0, 0, 6))
+        note.pace.first = (1, time.time() - 45)  # the first shard, before which the model was loaded
+        note.written = 0
         note(TaskStarted("sample/random/00001", 1, "sample.0"))
         note(Progress(4, 0, 1, 6))
-        text, failed = status.describe(str(half_way))
-    assert failed == {}
-    assert line(text, "sampling trained") == "sampling trained 3 done 0 running 0 failed 0 to do of 3 shards"
+        found = status.read(str(half_way))
+    text = "\n".join(status.lines(found))
+    assert found.failed == {}
+    assert line(text, "sampling trained") == "sampling trained 3 of 3 shards done"
     random = line(text, "sampling random")
-    assert random.startswith("sampling random 1 done 1 running 0 failed 1 to do of 3 shards; 4 a minute, 30 s")
-    assert "left" in random
+    assert random == "sampling random 1 of 3 shards, 1 running, 1 to do; 4 a minute, 30 s left"
 
 
 def test_tasks_of_a_dead_run_are_not_shown_as_running(half_way):
@@ -66,15 +68,15 @@ def test_tasks_of_a_dead_run_are_not_shown_as_running(half_way):
     note(TaskStarted("sample/random/00001", 1, "sample.0"))
     note(Progress(4, 0, 1, 6))
     assert json.loads(store.get(live_status.PATH))["running"] == {"sample/random/00001": "sample.0"}
-    text, _ = status.describe(str(half_way))
-    assert line(text, "sampling random") == "sampling random 1 done 0 running 0 failed 2 to do of 3 shards"
+    text = "\n".join(status.lines(status.read(str(half_way))))
+    assert line(text, "sampling random") == "sampling random 1 of 3 shards, 2 to do"
 
 
 def test_status_shows_failed_shards_with_their_reason(half_way, capsys):
     storage.open(str(half_way)).fail("sample", "random", 2, "site mid.0 step 3: activation is not finite")
     assert main(["status", str(half_way)]) == 1
     printed = capsys.readouterr()
-    assert "1 done 0 running 1 failed 1 to do" in line(printed.out, "sampling random")
+    assert "1 of 3 shards, 1 failed, 1 to do" in line(printed.out, "sampling random")
     assert "sample/random/00002 site mid.0 step 3" in " ".join(printed.err.split())
 
 
@@ -100,9 +102,9 @@ def probed(finished: Path, tiny_pipeline: Path, tmp_path: Path) -> Run:
 def test_status_shows_all_stages(probed, capsys):
     assert main(["status", probed.store.url]) == 0
     printed = capsys.readouterr()
-    assert line(printed.out, "probing") == "probing 192 done 0 running 0 failed 0 to do of 192 probes"
-    assert line(printed.out, "other experiments").endswith("0 done 0 running 0 failed 2 to do of 2 tasks")
-    assert line(printed.out, "intervening").startswith("intervening 0 done 0 running 0 failed 4 to do of 4 images")
+    assert line(printed.out, "probing") == "probing 192 of 192 probes done"
+    assert line(printed.out, "other experiments").endswith(" 0 of 2 tasks, 2 to do")
+    assert line(printed.out, "intervening").startswith("intervening 0 of 4 images with their controls, 4 to do")
     assert printed.err == ""
 
 
@@ -113,12 +115,12 @@ def test_status_groups_what_failed_by_reason(probed, capsys):
     reasons = ["step 1 is not finite", "step 2 is not finite", "no foreground"]
     store.append("probes", [row | {"error": why} for row, why in zip(broken, reasons, strict=True)])
     intervene.execute(probed, Refusing(), [], intervene.missing(probed)[:3])
-    pipeline.run_stage(probed, stage, Refusing(), pipeline.Result())
+    pipeline.run_stage(probed, stage, Refusing(), pipeline.Result(), Display())
     assert main(["status", store.url]) == 1
     printed = capsys.readouterr()
-    assert line(printed.out, "probing") == "probing 189 done 0 running 3 failed 0 to do of 192 probes"
-    assert line(printed.out, "other experiments").startswith("other experiments 0 done 0 running 2 failed 0 to do")
-    assert line(printed.out, "intervening").startswith("intervening 0 done 0 running 3 failed 1 to do of 4 images")
+    assert line(printed.out, "probing") == "probing 189 of 192 probes, 3 failed"
+    assert line(printed.out, "other experiments").startswith("other experiments 0 of 2 tasks, 2 failed")
+    assert line(printed.out, "intervening").endswith("0 of 4 images with their controls, 3 failed, 1 to do")
     *lines, resuming = [" ".join(row.split()) for row in printed.err.splitlines()[1:]]
     assert resuming == "the command that made the run resumes it"
     assert len(lines) == 4
@@ -132,20 +134,9 @@ def test_status_groups_what_failed_by_reason(probed, capsys):
 def test_a_reason_goes_with_its_task(probed):
     """Reasons that an earlier run noted are not shown for tasks that are done or no longer requested."""
     failures.write(probed.store, "experiments", {"emergence/00099": "gone", "transfer/up.3.2/depth": "gone"})
-    assert status.describe(probed.store.url)[1] == {}
+    assert status.read(probed.store.url).failed == {}
     failures.write(probed.store, "experiments", {})
     assert not probed.store.exists(failures.path("experiments"))
-
-
-def test_the_time_left_of_a_stages_second_part_leaves_out_the_first(monkeypatch):
-    now = [1000.0]
-    monkeypatch.setattr("sweeps.runtime.progress.time.monotonic", lambda: now[0])
-    meter = Meter("sampling", "shards", stream=io.StringIO())
-    for done, total, later in [(1, 2, 100), (2, 2, 100), (0, 4, 0), (1, 4, 20), (3, 4, 40)]:
-        now[0] += later
-        meter(done, total)
-    last = meter.stream.getvalue().splitlines()[-1]
-    assert last == "sampling: 3/4 shards, 20 s left"
 
 
 def test_the_live_status_is_written_seldom_but_its_last_state_always(half_way, monkeypatch):
@@ -178,12 +169,12 @@ def test_a_plan_that_needs_more_memory_than_there_is(address, refused, tiny_pipe
     config = configured(tiny_pipeline, output, f"ray.address={address}", "ray.sampling_actors=3")
     monkeypatch.setattr(table, "machine_memory", lambda: 1000)
     if refused:
-        for what in (lambda: table.describe(config, 0), lambda: pipeline.prepare(config)):
+        for what in (lambda: table.describe(config), lambda: pipeline.prepare(config)):
             with pytest.raises(ValueError, match="buffers of 3 workers need .* smaller sampling.shard"):
                 what()
         assert not output.exists()
     else:
-        assert "UNet calls" in table.describe(config, 0)
+        assert "UNet calls" in table.describe(config)
 
 
 def test_a_plan_shows_calls_bytes_files_memory_and_hours(sampled, tiny_pipeline, tmp_path, capsys):
@@ -191,6 +182,7 @@ def test_a_plan_shows_calls_bytes_files_memory_and_hours(sampled, tiny_pipeline,
     out = capsys.readouterr().out
     layout = storage.open(str(sampled)).layout
     price = storage.budget.price(layout)
+    assert out.startswith("about ")
     assert f"UNet calls        {12 * 15 * 2} " in out
     assert f"files             {price.files}, " in out
     assert f"{format_bytes(price.peak_writer_bytes)} of buffers" in out

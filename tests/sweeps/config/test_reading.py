@@ -70,7 +70,7 @@ def test_a_file_that_stands_on_itself_is_refused(tmp_path: Path) -> None:
         ("name: x\nname: y\n", "line 1: not readable YAML: name is there twice"),
         ("name: !!python/object:os.system x\n", "line 1: not readable YAML: could not determine a constructor"),
         ("name: \x07\n", "not readable YAML: unacceptable character"),
-        ("name: &a [*a]\n", "configuration: maximum recursion"),
+        ("name: &a [*a]\n", "configuration: nested too deeply"),
         ("[" * 5000, "nested too deeply"),
         ("preset: [a]\n", "give the name of a preset"),
         ("preset: nowhere.yaml\n", r"mine.yaml: preset 'nowhere.yaml': no such preset or file"),

@@ -16,6 +16,7 @@ from sweeps import pipeline
 from sweeps.analysis import tables
 from sweeps.cli.main import main
 from sweeps.config.load import load
+from sweeps.runtime.progress import Display
 from sweeps.runtime.run import Run
 from sweeps.tracking import mirror, place
 from sweeps.tracking.summary import reference
@@ -35,7 +36,7 @@ def test_what_is_missing_of_the_mirror_is_made_by_the_same_command(
         monkeypatch.setattr(mirror, "SYNC", command)
         result = pipeline.Result()
         run = Run(load("scenes", pairs), None, store, None)  # type: ignore[arg-type]
-        pipeline._track(run, result, "the inputs", None)
+        pipeline._track(run, result, "the inputs", None, Display())
         return result.lines
 
     assert track(["tracking.mode=disabled"]) == []
