@@ -109,12 +109,16 @@ def _records(view: _View) -> Iterator[Disagreement]:
 
 
 def _metadata(view: _View) -> Iterator[Disagreement]:
-    for path, data in view.store.layout.documents().items():
+    def check(document: tuple[str, bytes]) -> Disagreement | None:
+        path, data = document
         try:
-            if view.store.get(path) != data:
-                yield Disagreement("metadata", path, detail="differs from the layout")
+            same = view.store.get(path) == data
         except FileNotFoundError:
-            yield Disagreement("metadata", path, detail="is missing")
+            return Disagreement("metadata", path, detail="is missing")
+        return None if same else Disagreement("metadata", path, detail="differs from the layout")
+
+    with ThreadPoolExecutor(view.store.files.threads) as pool:
+        yield from filter(None, pool.map(check, view.store.layout.documents().items()))
 
 
 def _about(record: Record, kind: str, path: str, detail: str) -> Disagreement:
@@ -125,7 +129,7 @@ def _sizes(view: _View) -> Iterator[Disagreement]:
     for record in view.records:
         for path, (size, _) in record.chunks.items():
             if path not in view.listed:
-                if not (view.store.cleaned and path.startswith("activations.zarr/")):
+                if not (view.store.cleaned and path.startswith(keys.ACTIVATIONS)):
                     yield _about(record, "missing", path, "recorded, but there is no such chunk")
             elif view.listed[path] != size:
                 yield _about(record, "size", path, f"{view.listed[path]} bytes, recorded are {size}")

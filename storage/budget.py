@@ -9,6 +9,7 @@ from storage.backends import open_files
 from storage.backends.files import LocalFiles
 from storage.codec import CRC_BYTES
 from storage.format import Layout
+from storage.keys import ACTIVATIONS
 
 STEPS_IN_FLIGHT = 2
 """Steps of one shard whose chunks may wait for the disk at the same time."""
@@ -46,8 +47,8 @@ class Budget:
 
     def sites(self) -> dict[str, int]:
         """Bytes by site, over all variants and steps."""
-        activations = ((p, size) for p, size in self.arrays.items() if p.startswith("activations.zarr/"))
-        return _sums((path.rpartition("/")[2], size) for path, size in activations)
+        activations = ((p, size) for p, size in self.arrays.items() if p.startswith(ACTIVATIONS))
+        return _sums((path.split("/")[2], size) for path, size in activations)
 
 
 def _sums(items: Iterable[tuple[str, int]]) -> dict[str, int]:

@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 
+ACTIVATIONS = "activations.zarr/"
 LAYOUT = "layout.json"
 MANIFEST = "manifest.json"
 SAMPLES = "samples.parquet"
@@ -49,17 +50,19 @@ class ChunkKey:
     """One chunk of one array: index `shard` along the samples and, in stepped arrays, one step."""
 
     array: str
-    """Path of the array, such as `activations.zarr/trained/down.0.0`."""
+    """Path of the array, such as `labels.zarr/depth`."""
     shard: int
     step: int | None
     """1, 2, ... as in the paper; None for arrays without a step axis."""
+    index: int | None
+    """Place of the step along the array's step axis, from 0."""
     inner: int
     """Number of further axes, each of which lies whole in the chunk."""
 
     @property
     def path(self) -> str:
-        """Path of the chunk's file, with Zarr v3's default chunk key: `ARRAY/c/SHARD[/STEP-1]/0/0`."""
-        index = [self.shard] if self.step is None else [self.shard, self.step - 1]
+        """Path of the chunk's file, with Zarr v3's default chunk key: `ARRAY/c/SHARD[/INDEX]/0/0`."""
+        index = [self.shard] if self.index is None else [self.shard, self.index]
         return "/".join([self.array, "c", *map(str, index + [0] * self.inner)])
 
 

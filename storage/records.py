@@ -9,8 +9,11 @@ from dataclasses import dataclass, field
 from storage.backends.files import Files
 from storage.documents import seal, unseal
 from storage.errors import CorruptFile
-from storage.format import FORMAT_VERSION, encode_json
+from storage.format import encode_json
 from storage.keys import FAILED, failure_path, record_path, record_prefix
+
+RECORD_VERSION = 1
+"""Version of completion records and failure notes; it is the same in formats 1 and 2 of the store."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Record:
         """Canonical bytes."""
         return encode_json(
             {
-                "format": FORMAT_VERSION,
+                "format": RECORD_VERSION,
                 "stage": self.stage,
                 "variant": self.variant,
                 "shard": self.shard,
@@ -48,7 +51,7 @@ class Record:
         """Read a record. Raises ValueError if it is damaged or has another format version."""
         try:
             document = json.loads(data)
-            if document["format"] != FORMAT_VERSION:
+            if document["format"] != RECORD_VERSION:
                 raise ValueError(f"format version {document['format']}")
             chunks = {path: (int(size), int(crc, 16)) for path, (size, crc) in document["chunks"].items()}
             return cls(document["stage"], document["variant"], int(document["shard"]), chunks, document["stage_hash"])
@@ -71,7 +74,7 @@ class Records:
 
     def fail(self, stage: str, variant: str, shard: int, reason: str) -> None:
         """Note why a shard failed."""
-        data = seal({"format": FORMAT_VERSION, "shard": shard, "reason": reason})
+        data = seal({"format": RECORD_VERSION, "shard": shard, "reason": reason})
         self._files.put(failure_path(stage, variant, shard), [data])
 
     def failures(self, stage: str, variant: str) -> dict[int, str]:

@@ -3,6 +3,9 @@
 import json
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -76,32 +79,35 @@ class Store:
 
     @classmethod
     def create(cls, url: str, layout: Layout, *, durable: bool = True) -> "Store":
-        """Write the metadata of every array, then `layout.json`; a store of equal layout is reopened.
+        """Write the metadata of every array, then `layout.json`; a store of equal layout is reopened as it is.
 
         Raises ValueError, listing the differences, if a store of another layout is there. If only
         `layout.json` differs, and no array does, then it is damaged and written again.
         """
         files = open_files(url)
-        documents = layout.documents()
+        problem: ValueError | None = None
         try:
             stored = _stored_layout(files)
-        except CorruptFile:
-            if not _all_stored(files, documents):
-                raise
-            stored = None
-        if stored is not None and stored.diff(layout) and _all_stored(files, documents):
-            stored = None
+        except CorruptFile as error:
+            stored, problem = None, error
+        if stored is not None and (difference := "; ".join(stored.diff(layout))):
+            problem = ValueError(
+                f"{files.url}: holds a store of another layout ({difference}): choose another output folder"
+            )
+        if problem or (stored is not None and stored.to_json() != replace(layout, format=stored.format).to_json()):
+            if found := _layout_of_arrays(files, layout):
+                files.put(keys.LAYOUT, [found.to_json()], sync=durable)
+                stored, problem = found, None
+        if problem:
+            raise problem
         if stored is None:
-            for path, data in documents.items():
-                files.put(path, [data])
+            documents = layout.documents()
+            with ThreadPoolExecutor(files.threads) as pool:
+                list(pool.map(lambda path: files.put(path, [documents[path]]), documents))
             if durable:
                 files.sync(documents)
             files.put(keys.LAYOUT, [layout.to_json()], sync=durable)
-        elif difference := stored.diff(layout):
-            raise ValueError(
-                f"{files.url}: holds a store of another layout ({'; '.join(difference)}): choose another output folder"
-            )
-        return cls(files, layout, durable=durable)
+        return cls(files, stored or layout, durable=durable)
 
     @classmethod
     def open(cls, url: str, *, durable: bool = True) -> "Store":
@@ -140,17 +146,17 @@ class Store:
         try:
             self.chunks.read_rows(spec, steps, samples, out, self.files.threads)
         except MissingChunk:
-            if self.cleaned and spec.path.startswith("activations.zarr/"):
+            if self.cleaned and spec.path.startswith(keys.ACTIVATIONS):
                 raise MissingChunk(f"{spec.path}: activations of {self.url} were cleaned") from None
             raise
 
     def write_activation(self, variant: str, site: str, step: int, shard: int, values: np.ndarray) -> None:
         """Write a site's activations at a step for all n samples of a shard: float16 (n, T, C)."""
-        self._write(f"activations.zarr/{variant}/{site}", variant, shard, step, values)
+        self._write(self.layout.activations(variant, site), variant, shard, step, values)
 
     def read_activations(self, variant: str, site: str, step: int, samples: Samples = None) -> np.ndarray:
         """float16 (n, T, C). Raises MissingChunk or CorruptChunk if a chunk is absent or damaged."""
-        return self._read(f"activations.zarr/{variant}/{site}", step, samples)
+        return self._read(self.layout.activations(variant, site), step, samples)
 
     def read_activations_into(
         self, variant: str, site: str, steps: Sequence[int], samples: Samples, out: np.ndarray
@@ -159,7 +165,7 @@ class Store:
 
         Makes no copies if whole shards are requested in order.
         """
-        spec = self.array(f"activations.zarr/{variant}/{site}")
+        spec = self.array(self.layout.activations(variant, site))
         chosen = _chosen(spec, samples)
         expected = (len(steps), len(chosen), *spec.inner)
         if out.shape != expected or out.dtype != spec.dtype:
@@ -168,11 +174,11 @@ class Store:
 
     def write_images(self, variant: str, shard: int, values: np.ndarray) -> None:
         """Write the finished images of a shard: uint8 (n, H, W, 3)."""
-        self._write(f"images.zarr/{variant}", variant, shard, None, values)
+        self._write(self.layout.images(variant), variant, shard, None, values)
 
     def read_images(self, variant: str, samples: Samples = None) -> np.ndarray:
         """uint8 (n, H, W, 3)."""
-        return self._read(f"images.zarr/{variant}", None, samples)
+        return self._read(self.layout.images(variant), None, samples)
 
     def write_latents(self, variant: str, shard: int, step: int, xt: np.ndarray, x0: np.ndarray) -> None:
         """Write both latents of a step: float32 (n, C, h, w) each.
@@ -181,20 +187,20 @@ class Store:
         the step's network call, x being the latent that entered the step.
         """
         for kind, values in zip(KINDS, (xt, x0), strict=True):
-            self._write(f"latents.zarr/{variant}/{kind}", variant, shard, step, values)
+            self._write(self.layout.latents(variant, kind), variant, shard, step, values)
 
     def read_latents(self, variant: str, step: int, samples: Samples = None) -> tuple[np.ndarray, np.ndarray]:
         """(xt, x0) as in `write_latents`, float32 (n, C, h, w) each."""
-        xt, x0 = (self._read(f"latents.zarr/{variant}/{kind}", step, samples) for kind in KINDS)
+        xt, x0 = (self._read(self.layout.latents(variant, kind), step, samples) for kind in KINDS)
         return xt, x0
 
     def write_labels(self, task: str, shard: int, values: np.ndarray) -> None:
         """Write the label maps of a shard's images of the trained model: (n, H, W)."""
-        self._write(f"labels.zarr/{task}", _LABELS, shard, None, values)
+        self._write(self.layout.labels(task), _LABELS, shard, None, values)
 
     def read_labels(self, task: str, samples: Samples = None) -> np.ndarray:
         """(n, H, W) of the task's dtype."""
-        return self._read(f"labels.zarr/{task}", None, samples)
+        return self._read(self.layout.labels(task), None, samples)
 
     # -- completion
 
@@ -226,7 +232,7 @@ class Store:
 
     def completed(self, stage: str, variant: str, *, stage_hash: str | None = None) -> set[int]:
         """Shards whose record parses and whose chunks exist with the recorded sizes."""
-        removed = ["activations.zarr/"] if self.cleaned else []
+        removed = [keys.ACTIVATIONS] if self.cleaned else []
         return set(self.records.valid(stage, variant, stage_hash, removed))
 
     def fail(self, stage: str, variant: str, shard: int, reason: str) -> None:
@@ -249,10 +255,10 @@ class Store:
     def drop_activations(self) -> int:
         """Remove the activations and keep everything else; return the number of bytes freed."""
         self._check_lease()
-        note = encode_json({"removed": ["activations.zarr/"]})
+        note = encode_json({"removed": [keys.ACTIVATIONS]})
         self.files.put(keys.CLEANED, [note], sync=self.durable)
-        listed = self.files.list("activations.zarr/")
-        chunks = {path: size for path, size in listed.items() if not path.endswith("/zarr.json")}
+        kept = self.layout.documents()
+        chunks = {path: size for path, size in self.files.list(keys.ACTIVATIONS).items() if path not in kept}
         self.files.delete(chunks)
         return sum(chunks.values())
 
@@ -351,7 +357,7 @@ class Store:
         """
         self._check_lease()
         documents = (keys.MANIFEST, keys.SAMPLES, keys.PROMPTS, keys.INPUTS, keys.CONFIG)
-        folders = ("activations.zarr/", "images.zarr/", "labels.zarr/", "latents.zarr/", "shards/")
+        folders = (keys.ACTIVATIONS, "images.zarr/", "labels.zarr/", "latents.zarr/", "shards/")
         self.files.delete([*documents, *(path for folder in folders for path in self.files.list(folder))])
         self.files.delete([keys.LAYOUT])
 
@@ -432,12 +438,14 @@ def _owner(stage: str, variant: str) -> str:
     return _LABELS if stage.startswith("label") else variant
 
 
-def _all_stored(files: Files, documents: Mapping[str, bytes]) -> bool:
-    """Whether all of these files are there with this content."""
-    try:
-        return all(files.get(path) == data for path, data in documents.items())
-    except FileNotFoundError:
-        return False
+def _layout_of_arrays(files: Files, layout: Layout) -> Layout | None:
+    """The layout, in the version of the format in which all files of its arrays' metadata are there; else None."""
+    every = len(layout.recorded_steps) == layout.steps
+    for candidate in (layout, *([replace(layout, format=1)] if every else [])):
+        with suppress(FileNotFoundError):
+            if all(files.get(path) == data for path, data in candidate.documents().items()):
+                return candidate
+    return None
 
 
 def _stored_layout(files: Files) -> Layout | None:

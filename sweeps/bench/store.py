@@ -41,7 +41,7 @@ def _against_numpy(folder: Path, count: int, pairs: int) -> list[Row]:
     out = np.zeros((1, layout.samples, SITE.tokens, SITE.channels), np.float16)
 
     def clear() -> None:
-        store.files.delete([key.path for key in store.array(f"activations.zarr/trained/{SITE.name}").keys()])
+        store.files.delete([key.path for key in store.array(layout.activations("trained", SITE.name)).keys()])
         for file in files:
             file.unlink(missing_ok=True)
 

@@ -34,16 +34,16 @@ class Comparison:
 
     def activation(self, site: str, step: int, values: np.ndarray) -> None:
         """Compares one chunk of activations."""
-        self._compare(f"activations.zarr/{self.task.variant}/{site}", step, values)
+        self._compare(self.store.layout.activations(self.task.variant, site), step, values)
 
     def latents(self, step: int, after: np.ndarray, clean: np.ndarray) -> None:
         """Compares the latents after a step and the clean estimates."""
-        self._compare(f"latents.zarr/{self.task.variant}/xt", step, after)
-        self._compare(f"latents.zarr/{self.task.variant}/x0", step, clean)
+        self._compare(self.store.layout.latents(self.task.variant, "xt"), step, after)
+        self._compare(self.store.layout.latents(self.task.variant, "x0"), step, clean)
 
     def images(self, values: np.ndarray) -> None:
         """Compares the images."""
-        self._compare(f"images.zarr/{self.task.variant}", None, values)
+        self._compare(self.store.layout.images(self.task.variant), None, values)
 
     def _compare(self, path: str, step: int | None, values: np.ndarray) -> None:
         spec = self.store.array(path)

@@ -55,6 +55,11 @@ def local_model_info(config: Config) -> ModelInfo | None:
         return None
 
 
+def site_shape(site: SiteSpec) -> SiteShape:
+    """Return what a store holds of a site of the model."""
+    return SiteShape(site.name, site.tokens, site.channels, module=site.module, height=site.height, width=site.width)
+
+
 def layout(config: Config, model_info: ModelInfo, samples: int) -> Layout:
     """Return the arrays of a run; one that records no site (a preview) has only images and labels."""
     sites = choose(model_info.sites, config.sampling.sites)
@@ -62,8 +67,9 @@ def layout(config: Config, model_info: ModelInfo, samples: int) -> Layout:
         samples=samples,
         shard=config.sampling.shard,
         variants=tuple(config.sampling.variants),
-        sites=tuple(SiteShape(site.name, site.tokens, site.channels) for site in sites),
+        sites=tuple(map(site_shape, sites)),
         steps=STEPS,
+        sigmas=metadata.noise_levels(config.model, STEPS),
         image=model_info.image,
         latent=model_info.latent,
         codec=config.sampling.codec,
@@ -190,7 +196,7 @@ def begin(config: Config, model_info: ModelInfo, prompts: tuple[Prompt, ...]) ->
     store = Store.create(config.output, layout(config, model_info, len(prompts)))
     decisions = decisions_digest(store)
     stages = hashes(config, model_info.revision, decisions, previewed_digest(config))
-    manifest = _manifest(config, model_info, stages) | {"decisions": decisions}
+    manifest = _manifest(config, model_info, stages) | {"format_version": store.layout.format, "decisions": decisions}
     store.write_samples(
         {"sample": i, "prompt": p.text, "seed": p.seed, "shard": i // config.sampling.shard}
         for i, p in enumerate(prompts)

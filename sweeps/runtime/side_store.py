@@ -25,6 +25,8 @@ def layout(main: Layout, sites: Sequence[SiteShape], latent: tuple[int, ...]) ->
         latent=latent,
         tasks={},
         codec=main.codec,
+        sigmas=main.sigmas,
+        format=main.format,
     )
 
 

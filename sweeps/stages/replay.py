@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import storage
 from cluster import Executor, Observer, Outcome
-from storage import Layout, SiteShape, Store
+from storage import Layout, Store
 from sweeps.config.schema import STEPS, Config
 from sweeps.runtime import experiments, side_store
 from sweeps.runtime.layout import TRAINED
 from sweeps.runtime.live_status import LiveStatus
-from sweeps.runtime.run import ModelInfo, Run
+from sweeps.runtime.run import ModelInfo, Run, site_shape
 from sweeps.stages.base import (
     PlanInput,
     StageInfo,
@@ -64,7 +64,7 @@ def layout(run: Run) -> Layout:
     """Return the arrays of all families; they are created whole, whatever part of them is filled."""
     main = run.store.layout
     sites = [site for family in FAMILIES for site in run.model_info.families[family]]
-    return side_store.layout(main, [SiteShape(site.name, site.tokens, site.channels) for site in sites], main.latent)
+    return side_store.layout(main, [site_shape(site) for site in sites], main.latent)
 
 
 def space(config: Config, model: ModelInfo, samples: int) -> int:

@@ -101,7 +101,7 @@ def interrupted(sampled: Path, tmp_path: Path) -> Path:
     shutil.copytree(sampled, output)
     for path in sorted(sweep_chaos.records(output))[2:]:
         path.unlink()
-    shutil.rmtree(output / "activations.zarr" / "trained" / "mid.0" / "c" / "2")
+    shutil.rmtree(output / "activations.zarr" / "trained" / "mid.0" / "activations" / "c" / "2")
     return output
 
 

@@ -110,8 +110,8 @@ def test_full_size_random_weights_give_a_store_that_verifies(tmp_path, monkeypat
     total = 0
     for variant in ("trained", "random"):
         for site in store.layout.sites:
-            files = [p for p in (tmp_path / "run" / "activations.zarr" / variant / site.name).rglob("*") if p.is_file()]
-            sizes = [p.stat().st_size for p in files if p.name != "zarr.json"]
+            array = tmp_path / "run" / store.layout.activations(variant, site.name)
+            sizes = [p.stat().st_size for p in (array / "c").rglob("*") if p.is_file()]
             assert sizes == [TABLE[site.name.rpartition(".")[0]][3] + CHECKSUM_BYTES], site.name
             total += sum(sizes) - CHECKSUM_BYTES
             values = store.read_activations(variant, site.name, 1)
@@ -155,7 +155,7 @@ def test_a_shard_with_guidance_at_full_size_is_recorded_completely(tmp_path: Pat
     for site in sites:
         _, side, channels, size = TABLE[site.name.rpartition(".")[0]]
         for step in (1, 2):
-            path = store.array(f"activations.zarr/trained/{site.name}").key(0, step).path
+            path = store.array(layout.activations("trained", site.name)).key(0, step).path
             assert record.chunks[path][0] == samples * size + CHECKSUM_BYTES
             total += record.chunks[path][0] - CHECKSUM_BYTES
             values = store.read_activations("trained", site.name, step)

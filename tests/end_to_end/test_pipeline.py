@@ -94,7 +94,7 @@ def test_a_second_run_changes_no_byte(finished, tiny_pipeline, tmp_path, capsys)
 
 def chunk_of(output: Path, variant: str, shard: int) -> Path:
     """The file of up.2.1 at step 5."""
-    return output / "activations.zarr" / variant / "up.2.1" / "c" / str(shard) / "4" / "0" / "0"
+    return output / "activations.zarr" / variant / "up.2.1" / "activations" / "c" / str(shard) / "4" / "0" / "0"
 
 
 def test_damaged_shards_are_redone_and_nothing_else(sampled, tiny_pipeline, tmp_path):
@@ -104,7 +104,7 @@ def test_damaged_shards_are_redone_and_nothing_else(sampled, tiny_pipeline, tmp_
     chunk_of(output, "trained", 2).unlink()
     (output / "shards" / "sample" / "random" / "00001.json").unlink()
     shutil.rmtree(chunk_of(output, "random", 2).parents[2])
-    intact = {p: p.stat().st_mtime_ns for p in (output / "activations.zarr").glob("*/*/c/0/*/0/0")}
+    intact = {p: p.stat().st_mtime_ns for p in (output / "activations.zarr").glob("*/*/activations/c/0/*/0/0")}
     assert len(intact) == 2 * 16 * 15
 
     config = configured(tiny_pipeline, output)
@@ -117,7 +117,7 @@ def test_damaged_shards_are_redone_and_nothing_else(sampled, tiny_pipeline, tmp_
 
 def test_a_flipped_bit_is_found_by_verify_and_repaired(sampled, tiny_pipeline, tmp_path, capsys):
     output = copied(sampled, tmp_path / "flipped")
-    chunk = output / "activations.zarr" / "trained" / "mid.0" / "c" / "0" / "3" / "0" / "0"
+    chunk = output / "activations.zarr" / "trained" / "mid.0" / "activations" / "c" / "0" / "3" / "0" / "0"
     data = bytearray(chunk.read_bytes())
     data[100] ^= 1
     chunk.write_bytes(bytes(data))

@@ -40,7 +40,7 @@ def fill_shard(store: Store, variant: str, shard: int) -> None:
     layout = store.layout
     count = len(layout.shard_samples(shard))
     for step in range(1, layout.steps + 1):
-        for site in layout.sites:
+        for site in layout.sites if step in layout.recorded_steps else ():
             store.write_activation(variant, site.name, step, shard, activation(layout, site, step, shard))
         latent = noise(step, (count, *layout.latent), "float32")
         store.write_latents(variant, shard, step, latent, -latent)

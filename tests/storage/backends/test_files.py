@@ -276,7 +276,9 @@ def test_s3_serves_the_same_store_through_outages(flaky_s3: list[int], tmp_path:
     assert again.completed("sample", "trained") == {0, 1}
     np.testing.assert_array_equal(again.read_images("trained"), local.read_images("trained"))
     for name in names:
-        assert np.isfinite(zarr.open(zarr_store(again), path=f"activations.zarr/{name}/mid.0", mode="r")[:]).all()
+        assert np.isfinite(
+            zarr.open(zarr_store(again), path=f"activations.zarr/{name}/mid.0/activations", mode="r")[:]
+        ).all()
     with store.lease("one") as lease:
         assert lease.beat()
         with pytest.raises(storage.LeaseHeld, match="in use by one"):

@@ -49,7 +49,7 @@ def test_changed_values_with_valid_checksums_are_found_and_marked(forged, capsys
     assert main(["verify", str(forged), "--repair"]) == 1
     out = capsys.readouterr().out
     assert out.count("recomputed: activations.zarr/") == 1
-    assert "/up.1.0/c/" in out
+    assert "/up.1.0/activations/c/" in out
     assert "271 chunks recomputed, 1 disagree" in out
     store = storage.open(str(forged))
     assert sum(len(store.completed("sample", variant)) for variant in ("trained", "random")) == 5

@@ -192,7 +192,9 @@ def test_a_plan_shows_calls_bytes_files_memory_and_hours(sampled, tiny_pipeline,
     for site in layout.sites:
         assert f"  {site.name:16} " in out
     chunks = {
-        path: len(data) for path, data in stored(sampled).items() if path.startswith("activations") and "/c/" in path
+        path: len(data)
+        for path, data in stored(sampled).items()
+        if path.startswith("activations") and "/activations/c/" in path
     }
     assert sum(chunks.values()) == price.families()["activations.zarr"]
 

@@ -94,7 +94,7 @@ def test_only_kept_samples_are_recorded_for_every_variant(chosen):
 def test_the_preview_records_no_activation_and_no_other_variant(chosen):
     files = storage.open(str(chosen / "preview")).list()
     assert not [path for path in files if path.startswith(("activations.zarr", "latents.zarr"))]
-    assert {path.split("/")[1] for path in files if path.startswith("images.zarr/trained/c")} == {"trained"}
+    assert {path.split("/")[1] for path in files if path.startswith("images.zarr/trained/images/c")} == {"trained"}
     assert not [path for path in files if "/random/" in path]
 
 
@@ -175,7 +175,7 @@ def test_verify_and_status_cover_both_stores(chosen, capsys):
     out = capsys.readouterr().out
     assert "preview sampling trained" in out
     assert "\nsampling random" in out
-    chunk = chosen / "preview" / "images.zarr" / "trained" / "c" / "0" / "0" / "0" / "0"
+    chunk = chosen / "preview" / "images.zarr" / "trained" / "images" / "c" / "0" / "0" / "0" / "0"
     whole = chunk.read_bytes()
     try:
         chunk.write_bytes(whole[:-1])
