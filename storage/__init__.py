@@ -3,6 +3,8 @@
     import storage
     store = storage.open("OUT")                     # a path, s3://, gs://, az://, file://, memory://
     acts = store.read_activations("trained", "mid.0", step=3)       # float16 (n, T, C)
+    acts = store.to_xarray("trained", "mid.0")                      # the same for all steps, with coordinates
+    frame = store.scores()                                          # pandas; `SCORES` explains the columns
     rows = store.table("probes").to_pylist()
 
 The names below are the entrance, together with the schemas in `tables` and the names of files in
@@ -15,12 +17,13 @@ from storage.errors import CorruptChunk, CorruptFile, LeaseHeld, MissingChunk, N
 from storage.format import FORMAT_VERSION, Layout, SiteShape
 from storage.keys import probe_path
 from storage.lease import hold
+from storage.reading import SCORES
 from storage.records import Record
 from storage.store import Store
 
 open = Store.open
 
 __all__ = [
-    "FORMAT_VERSION", "CorruptChunk", "CorruptFile", "Layout", "LeaseHeld", "MissingChunk", "NonFinite", "Record",
-    "SiteShape", "Store", "StoreError", "Unavailable", "audit", "budget", "hold", "open", "probe_path",
+    "FORMAT_VERSION", "SCORES", "CorruptChunk", "CorruptFile", "Layout", "LeaseHeld", "MissingChunk", "NonFinite",
+    "Record", "SiteShape", "Store", "StoreError", "Unavailable", "audit", "budget", "hold", "open", "probe_path",
 ]  # fmt: skip

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from storage import keys
+from storage import keys, reading
 from storage.backends import open_files
 from storage.backends.files import Files
 from storage.chunks import Chunks
@@ -32,12 +32,15 @@ from storage.records import Record, Records
 from storage.tables import TablePart, Tables
 
 if TYPE_CHECKING:
+    import pandas as pd
     import pyarrow as pa
+    import xarray
 
 Samples = Sequence[int] | np.ndarray | None
 """Sample numbers in any order; None for all of them."""
 
 T = TypeVar("T")
+TRAINED = "trained"
 _LABELS = "/labels/"
 """Owner of label chunks among those written but not yet recorded; no variant can have this name."""
 
@@ -201,6 +204,45 @@ class Store:
     def read_labels(self, task: str, samples: Samples = None) -> np.ndarray:
         """(n, H, W) of the task's dtype."""
         return self._read(self.layout.labels(task), None, samples)
+
+    # -- for notebooks
+
+    def to_xarray(self, variant: str, site: str) -> "xarray.DataArray":
+        """A site's activations (sample, step, token, channel) with coordinates; values are read when needed.
+
+        Raises MissingChunk if a chunk is absent, which xarray would read as NaN.
+        """
+        spec = self.array(self.layout.activations(variant, site))
+        paths = [key.path for key in spec.keys()]
+        if absent := sorted(set(paths) - self.files.sizes(paths).keys()):
+            if self.cleaned:
+                raise MissingChunk(f"{spec.path}: activations of {self.url} were cleaned")
+            raise MissingChunk(f"{absent[0]}: no such chunk in {self.url} ({len(absent)} of {len(paths)} are missing)")
+        return reading.as_xarray(self.files, self.layout, spec, "activations")
+
+    def scores(self) -> "pd.DataFrame":
+        """One row for each finished probe of the run's present settings; `storage.SCORES` explains the columns."""
+        stages = self.readable_document(keys.MANIFEST).get("stages", {})
+        hashes = {*stages.values(), *self.readable_document(keys.EXPERIMENTS).values()} if stages else set()
+        return reading.scores(self.table("probes"), hashes, [site.name for site in self.layout.sites])
+
+    def torch_dataset(
+        self, site: str, step: int, task: str, *, split: str = "train", variant: str = TRAINED
+    ) -> reading.Examples:
+        """Activations and label maps of one split (`train`, `val` or `test`) for a torch DataLoader, in memory.
+
+        Raises ValueError if the samples are not curated yet, or the split is empty.
+        """
+        try:
+            curated = self.curation().to_pylist()
+        except FileNotFoundError:
+            raise ValueError(f"{self.url}: the samples are not curated yet, so there is no split") from None
+        samples = np.array([row["sample"] for row in curated if row["keep"] and row["split"] == split], np.int64)
+        if not samples.size:
+            there = sorted({row["split"] for row in curated if row["keep"] and row["split"]})
+            raise ValueError(f"{self.url}: no samples in split {split!r}; there are {', '.join(there)}")
+        activations = self.read_activations(variant, site, step, samples)
+        return reading.Examples(samples, activations, self.read_labels(task, samples))
 
     # -- completion
 
@@ -401,7 +443,12 @@ class Store:
         return self._tables.parts(table)
 
     def table(self, name: str, stage_hash: str | Collection[str] | None = None, current: bool = True) -> "pa.Table":
-        """All rows of a results table; with `current`, only the latest attempt of each key."""
+        """All rows of a results table; with `current`, only the latest attempt of each key.
+
+        Also the tables `samples` and `curation`, which have neither stage hashes nor attempts.
+        """
+        if name in ("samples", "curation"):
+            return getattr(self, name)()
         return self._tables.read(name, stage_hash, current)
 
     def read_parquet(self, path: str) -> "pa.Table":
