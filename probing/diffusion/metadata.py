@@ -82,8 +82,13 @@ def local_config_folder(config: ModelConfig) -> Path | None:
         path = model_path(config)
         if isinstance(path, Path):
             return config_folder(config)
+    except ValueError:
+        return None
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
         folder = Path(huggingface_hub.snapshot_download(path, revision=config.revision, local_files_only=True))
-    except (ValueError, huggingface_hub.errors.LocalEntryNotFoundError):
+    except LocalEntryNotFoundError:
         return None
     return folder if all((folder / part / "config.json").exists() for part in ("unet", "vae")) else None
 

@@ -155,5 +155,6 @@ def _quiet_environment() -> None:
         "TOKENIZERS_PARALLELISM": "false",
         "WANDB_SILENT": "true",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_VERBOSITY": "error",
     }.items():
         os.environ.setdefault(name, value)

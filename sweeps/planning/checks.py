@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from interventions.config import choose_sites
 from interventions.counterfactual import move_range
@@ -15,8 +16,8 @@ from interventions.plan import batches
 from probing.dataset import tokens
 from probing.dataset.curation import split_by_prompt
 from probing.dataset.prompts import Prompt, Reading, check_grammar, files_of, read
-from probing.diffusion import metadata
-from probing.diffusion.config import SCENES
+from probing.diffusion import metadata, published
+from probing.diffusion.config import SCENES, ModelConfig
 from probing.diffusion.devices import device_name
 from probing.diffusion.sites import choose
 from probing.labelling import registry
@@ -31,6 +32,8 @@ from sweeps.runtime.run import ModelInfo, Run, check_other, model_info, reopen
 from sweeps.stages import curate, label, preview
 from sweeps.stages.experiments import renders, transfer
 
+PUBLISHED_PROMPTS = {"train_split_prompts_seeds.csv": 246, "test_split_prompts_seeds.csv": 371}
+"""number of prompts in the files that the paper's authors publish"""
 SCENES_IMAGE = (128, 128)
 """size of the images that the scenes labeller was trained on; another one has other positions"""
 AFTER_LABELS = ("curate", "probe", "experiments", "intervene")
@@ -53,11 +56,18 @@ class Start:
     """whether the output can be read from here; if not, a plan does not look at it"""
     notes: list[str] = field(default_factory=list)
     """lines for the user"""
+    unread: Sequence[str] = ()
+    """without reading: the split of each prompt, empty where the run makes the split"""
+
+    @property
+    def splits(self) -> Sequence[str]:
+        """The split of each prompt as its file gives it."""
+        return self.unread if self.reading is None else [prompt.split for prompt in self.reading.prompts]
 
     @property
     def samples(self) -> int:
         """Number of prompts, those of a preview included."""
-        return self.config.prompts.count if self.reading is None else len(self.reading.prompts)
+        return len(self.splits)
 
     @property
     def prompts(self) -> tuple[Prompt, ...]:
@@ -73,11 +83,14 @@ def check(config: Config, verbs: Sequence[str], plan: bool = False) -> Start:
     Raises ValueError with one line for the first problem.
     """
     _check_settings(config)
-    metadata.check(config.model, partial=plan)
     notes: list[str] = []
-    reading = _read_for_plan(config, notes) if plan else _read(config)
-    readable = not plan or _readable(config, notes)
-    start = Start(config, verbs, model_info(config), reading, not plan, readable, notes)
+    stand_in = _published(config, notes) if plan else None
+    config = config if stand_in is None else replace(config, model=stand_in)
+    metadata.check(config.model, partial=plan)
+    splits = _splits_for_plan(config, notes) if plan else None
+    reading = _read(config, tokenised=stand_in is None) if splits is None else None
+    readable = not plan or stand_in is None and _readable(config, notes)
+    start = Start(config, verbs, model_info(config), reading, not plan, readable, notes, splits or ())
     if reading is not None:
         notes += tokens.notes(reading.prompts)
     for one in CHECKS:
@@ -94,27 +107,58 @@ def _readable(config: Config, notes: list[str]) -> bool:
     return True
 
 
-def _read(config: Config) -> Reading:
+def _published(config: Config, notes: list[str]) -> ModelConfig | None:
+    """The published configuration in the place of a hub id whose files are not here, so that no network is needed."""
+    folder = published.folder(config.model.name)
+    if folder is None or metadata.local_config_folder(config.model) is not None:
+        return None
+    needed = "" if config.model.revision else "; a run needs model.revision, the commit to load"
+    notes.append(
+        f"model.name: {config.model.name} is not on this machine; planned with its published configuration{needed}"
+    )
+    return replace(config.model, name=str(folder))
+
+
+def _read(config: Config, tokenised: bool = True) -> Reading:
     reading = read(config.prompts)
     if config.model.name == SCENES:
         tokens.check_words(reading.prompts)
+    if not tokenised:
+        return reading
     return replace(reading, prompts=tokens.with_cuts(reading.prompts, metadata.config_folder(config.model)))
 
 
-def _read_for_plan(config: Config, notes: list[str]) -> Reading | None:
-    """The prompts, unless a plan can do without: with a number of them, and no file yet or prompts of the grammar."""
-    prompts = config.prompts
-    if prompts.count < 1 or prompts.test:
-        return _read(config)
-    if prompts.source == SCENES:
+def _splits_for_plan(config: Config, notes: list[str]) -> list[str] | None:
+    """The split of each prompt, where a plan can do without reading them; else None.
+
+    It can with prompts of the grammar, and with files that are not here whose number of prompts is known: given by
+    prompts.count, or that of the authors' files. The split is empty where the run makes it.
+    """
+    prompts, files = config.prompts, {"train": config.prompts.source, "test": config.prompts.test}
+    if prompts.source == SCENES and not prompts.test:
         check_grammar(prompts)
+        return [""] * prompts.count
+    missing = [name for name in filter(None, files.values()) if name != SCENES and not _is_there(name)]
+    if not missing:
         return None
+    counts = {
+        split: PUBLISHED_PROMPTS.get(Path(name).name) if prompts.test else prompts.count
+        for split, name in files.items()
+        if name
+    }
+    if not all(counts.values()):
+        return None  # reading them says what is missing
+    notes.append(f"prompts: no file {' and '.join(missing)} here; a run needs it")
+    limit = prompts.count or max(counts.values())
+    return [split if prompts.test else "" for split, count in counts.items() for _ in range(min(count, limit))]
+
+
+def _is_there(source: str) -> bool:
     try:
-        files_of(prompts.source)
+        files_of(source)
     except ValueError:
-        notes.append(f"prompts.source: no file {prompts.source}: a run needs it")
-        return None
-    return _read(config)
+        return False
+    return True
 
 
 def _check_settings(config: Config) -> None:
@@ -164,7 +208,7 @@ def _check_split(start: Start) -> None:
     if not set(AFTER_LABELS) & set(start.verbs):
         return
     if config.prompts.test:
-        parts = [prompt.split for prompt in start.prompts]
+        parts = list(start.splits)
         start.notes.append("split: given by the two files; curation.train, val and test do not apply")
     else:
         names = [str(i) for i in range(start.samples)] if start.reading is None else [p.text for p in start.prompts]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from probing.dataset.curation import SPLITS
@@ -53,7 +53,7 @@ def test_count(start: Start) -> int:
     """Return an upper bound of the number of test samples after curation."""
     config, samples = start.config, start.samples
     if config.prompts.test:
-        return sum(prompt.split == "test" for prompt in start.prompts)
+        return list(start.splits).count("test")
     sizes = [getattr(config.curation, part) for part in SPLITS]
     *others, test = (int(size * samples) if size < 1 else int(size) for size in sizes)
     return min(test or max(0, samples - sum(others)), samples)
@@ -62,18 +62,26 @@ def test_count(start: Start) -> int:
 def on_gpus(config: Config, gpus: int, rates: Rates) -> str:
     """Return hours and price of a run on 1, 8 and `gpus` GPUs, as text.
 
-    Raises ValueError if a number is out of range or the run does not fit the disk. Memory is not checked: it is that
-    of the cluster's nodes.
+    Raises ValueError if a number is out of range. Memory is not checked: it is that of the cluster's nodes.
     """
     if gpus < 1 or min(vars(rates).values()) < 0:
         raise ValueError(f"--gpus={gpus} and all rates: give numbers above 0")
     plan = plan_input(checks.check(config, VERBS, plan=True))
-    check_disk(config, plan.budget, side_store_space(config, plan.model_info, plan.samples))
+    problem = _problem(check_disk, config, plan.budget, side_store_space(config, plan.model_info, plan.samples))
     probes = probe_specs(config.sweep, config.sampling.variants, plan.sites)
     trials = len(pack(probes, config.sweep.trial_axes))
     stages = cluster_costs.stages(plan, trials, len(probes), rates.filled())
     table = cluster_costs.table(stages, cluster_costs.counts(gpus), rates.filled())
-    return "\n".join([*table, f"rates: {rates.describe()}"])
+    return "\n".join([*table, f"rates: {rates.describe()}", *problem])
+
+
+def _problem(check: Callable[..., None], *arguments: object) -> list[str]:
+    """Return why a run would be refused, as a line of its plan, if so."""
+    try:
+        check(*arguments)
+    except ValueError as error:
+        return [f"a run would be refused: {error}"]
+    return []
 
 
 def as_json(config: Config) -> dict[str, object]:
@@ -81,7 +89,6 @@ def as_json(config: Config) -> dict[str, object]:
     start = checks.check(config, VERBS, plan=True)
     plan = plan_input(start)
     side_stores = side_store_space(config, plan.model_info, plan.samples)
-    check_fits(config, plan.budget, side_stores)
     return {
         "seconds": durations.expected(plan),
         "bytes": plan.budget.total + side_stores,
@@ -93,7 +100,7 @@ def as_json(config: Config) -> dict[str, object]:
         "stages": [vars(price) for stage in STAGES for price in stage.prices(plan)],
         "arrays": plan.budget.families(),
         "sites": plan.budget.sites(),
-        "notes": start.notes,
+        "notes": [*start.notes, *_problem(check_fits, config, plan.budget, side_stores)],
     }
 
 
@@ -101,18 +108,17 @@ def describe(config: Config, rate: float = 0.0, verbs: Sequence[str] = VERBS) ->
     """Return the plan of a run in words and numbers; `rate` in samples per second and worker, 0 for the assumption.
 
     verbs: those that would run; the price is always that of the whole run.
-    Raises ValueError if a check of the start fails, or the run does not fit disk or memory.
+    Raises ValueError if a check of the start fails. A run that does not fit disk or memory is told, and still shown.
     """
     start = checks.check(config, verbs, plan=True)
     plan = plan_input(start)
-    lines = [headline(plan), *_costs(plan, rate), *start.notes]
     side_stores = side_store_space(config, plan.model_info, plan.samples)
+    first, price, more = [], plan.budget, side_stores
     if previews(config):
-        first, recording, previewed = with_preview(config, plan.model_info, plan.samples)
-        check_fits(config, recording, previewed + side_stores)
-        return "\n".join([*first, "then, priced as if the preview kept every sample:", *lines])
-    check_fits(config, plan.budget, side_stores)
-    return "\n".join(lines)
+        first, price, previewed = with_preview(config, plan.model_info, plan.samples)
+        first, more = [*first, "then, priced as if the preview kept every sample:"], side_stores + previewed
+    problem = _problem(check_fits, config, price, more)
+    return "\n".join([headline(plan), *problem, *first, *_costs(plan, rate), *start.notes])
 
 
 def headline(plan: PlanInput) -> str:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ import pytest
 from support.tiny_runs import settings
 from sweeps.cli.main import main
 
+ROOT = Path(__file__).parents[3]
 INPAINTING = {"unet/config.json": {"in_channels": 9}}
 CLASSES = {"unet/config.json": {"num_class_embeds": 10}}
 SCHEDULE = {"scheduler/scheduler_config.json": {"beta_schedule": "laplace"}}
@@ -115,7 +119,7 @@ def test_a_count_is_that_of_both_files(tiny_pipeline, tmp_path, capsys):
     words = [f"prompts.source={train}", f"prompts.test={test}", "prompts.count=2", "probe.selection=last"]
     assert main(["plan", "scenes", *settings(tiny_pipeline, tmp_path / "out", *words)]) == 0
     shown = capsys.readouterr().out
-    assert shown.startswith("4 samples")
+    assert "\n4 samples" in shown
     assert "split: given by the two files" in shown
 
 
@@ -127,3 +131,22 @@ def test_a_plan_tells_which_prompts_are_cut_and_which_weights_a_run_needs(tiny_p
     assert "p.csv row 13 by 8" in shown
     assert "labels.saliency_weights: not set: a run needs the checkpoint of tracer" in shown
     assert "sampler           LMS" in shown
+
+
+def test_the_paper_is_planned_on_a_fresh_machine_without_network(tmp_path: Path) -> None:
+    """Neither the model nor the authors' prompts are there, and nothing is asked of the hub."""
+    environment = os.environ | {
+        "HF_HOME": str(tmp_path / "hf"),
+        "HF_ENDPOINT": "http://127.0.0.1:9",
+        "PYTHONPATH": str(ROOT),
+    }
+    command = [sys.executable, "-m", "sweeps", "plan", "paper"]
+    ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    lines = ran.stdout.splitlines()
+    assert lines[0].startswith("about 39 h, ")
+    assert "617 samples x 2 variants (trained, random), 15 steps, shards of 8" in lines
+    assert "UNet calls        18510 (both halves of guidance counted as one)" in lines
+    assert any("CompVis/stable-diffusion-v1-4 is not on this machine" in line for line in lines)
+    assert any("no file train_split_prompts_seeds.csv and test_split_prompts_seeds.csv here" in line for line in lines)
+    assert not (tmp_path / "runs").exists()
