@@ -134,23 +134,20 @@ def _splits_for_plan(config: Config, notes: list[str]) -> list[str] | None:
     It can with prompts of the grammar, and with files that are not here whose number of prompts is known: given by
     prompts.count, or that of the authors' files. The split is empty where the run makes it.
     """
-    prompts, files = config.prompts, {"train": config.prompts.source, "test": config.prompts.test}
+    prompts = config.prompts
     if prompts.source == SCENES and not prompts.test:
         check_grammar(prompts)
         return [""] * prompts.count
-    missing = [name for name in filter(None, files.values()) if name != SCENES and not _is_there(name)]
-    if not missing:
-        return None
-    counts = {
-        split: PUBLISHED_PROMPTS.get(Path(name).name) if prompts.test else prompts.count
-        for split, name in files.items()
-        if name
-    }
-    if not all(counts.values()):
+    files = [prompts.source, *filter(None, [prompts.test])]
+    missing = [name for name in files if name != SCENES and not _is_there(name)]
+    published_counts = [PUBLISHED_PROMPTS.get(Path(name).name, 0) for name in files]
+    if not missing or not (all(published_counts) if prompts.test else prompts.count):
         return None  # reading them says what is missing
     notes.append(f"prompts: no file {' and '.join(missing)} here; a run needs it")
-    limit = prompts.count or max(counts.values())
-    return [split if prompts.test else "" for split, count in counts.items() for _ in range(min(count, limit))]
+    if not prompts.test:
+        return [""] * prompts.count
+    train, test = (min(count, prompts.count or count) for count in published_counts)
+    return ["train"] * train + ["test"] * test
 
 
 def _is_there(source: str) -> bool:

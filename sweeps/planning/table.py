@@ -113,7 +113,8 @@ def describe(config: Config, rate: float = 0.0, verbs: Sequence[str] = VERBS) ->
     start = checks.check(config, verbs, plan=True)
     plan = plan_input(start)
     side_stores = side_store_space(config, plan.model_info, plan.samples)
-    first, price, more = [], plan.budget, side_stores
+    first: list[str] = []
+    price, more = plan.budget, side_stores
     if previews(config):
         first, price, previewed = with_preview(config, plan.model_info, plan.samples)
         first, more = [*first, "then, priced as if the preview kept every sample:"], side_stores + previewed
