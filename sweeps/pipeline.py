@@ -7,9 +7,9 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import storage
 from cluster import Executor, InProcess, Observer
@@ -48,6 +48,8 @@ class Result:
     """what a user should know beside the counts"""
     counts: list[str] = field(default_factory=list)
     """how much each stage did"""
+    ending: dict[str, Any] | None = None
+    """findings and claims of the report, as its record holds them; None if there is no report"""
     failed: dict[str, str] = field(default_factory=dict)
 
 
@@ -177,16 +179,20 @@ def _report(run: Run, result: Result, display: Display, force: bool = False) -> 
     parts = [path for path in run.store.list("results/") if path.endswith(".parquet")]
     hashes = {name: experiments.stage_hash(run, name) for name in run.config.experiments.names}
     inputs = hashlib.sha256(json.dumps([vars(run.hashes), hashes, parts]).encode()).hexdigest()
-    drawn = None
-    if force or not run.store.exists(PAGE) or run.store.readable_document(BUILT) != {"inputs": inputs}:
+    drawn, built = None, run.store.readable_document(BUILT)
+    if force or not run.store.exists(PAGE) or built.get("inputs") != inputs:
         from sweeps.analysis import tables
         from sweeps.report import build
+        from sweeps.report.ending import ending
 
         with display.stage("report", "report"), _timed(run, "report"):
             drawn = build.draw(tables.load(run.store, to_dict(run.config)), run.store)
             build.write(run.store, drawn)
-        run.store.put_document(BUILT, {"inputs": inputs}, run.store.checksums([PAGE, PREDICTIONS]))
-        result.lines += [f"report: {run.config.output}/{PAGE}", *filter(None, [drawn.context.run.warning])]
+            built = {"inputs": inputs, "ending": asdict(ending(drawn.context))}
+        run.store.put_document(BUILT, built, run.store.checksums([PAGE, PREDICTIONS]))
+        result.lines += filter(None, [drawn.context.run.warning])
+        result.counts.append("report: built")
+    result.ending = built.get("ending", {})
     _track(run, result, inputs, drawn, display)
 
 

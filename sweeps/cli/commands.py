@@ -13,6 +13,7 @@ from sweeps.cli.verbs import Verb, argument, as_json, dry_run, job, output, sett
 
 if TYPE_CHECKING:
     from sweeps.config.schema import Config
+    from sweeps.pipeline import Result
     from sweeps.runtime.progress import Display
 
 BENCHES = ("capture", "store", "codecs", "probes", "tune", "interventions", "cluster", "causal")
@@ -44,7 +45,17 @@ def _run_stages(parsed: argparse.Namespace, preset: str, stages: Sequence[str] =
     result = pipeline.execute(config, stages or pipeline.VERBS, display(parsed))
     if not (result.lines or result.counts or result.failed):
         print("nothing to do: everything is complete")
-    return _finish([*(result.counts if parsed.verb != "run" else ()), *result.lines], result.failed)
+    lines = [*(result.counts if parsed.verb != "run" else ()), *result.lines]
+    return _finish([*lines, *_ending(result, config.output)], result.failed)
+
+
+def _ending(result: Result, output: str) -> list[str]:
+    """What a run that has a report ends with."""
+    if result.ending is None:
+        return []
+    from sweeps.cli import ending
+
+    return ending.lines(result.ending, output)
 
 
 def _show_plan(config: Config, stages: Sequence[str] = ()) -> int:
@@ -189,7 +200,8 @@ def report(parsed: argparse.Namespace) -> int:
     from sweeps import pipeline
     from sweeps.runtime.run import stored_config
 
-    return _finish(pipeline.rebuild_report(stored_config(parsed.output), display(parsed)).lines, {})
+    result = pipeline.rebuild_report(stored_config(parsed.output), display(parsed))
+    return _finish([*result.lines, *_ending(result, parsed.output)], {})
 
 
 @verb("results", "scenesweep dashboards runs/scenes", output)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from support.tiny_runs import settings as tiny_settings
 from sweeps.cli.main import VERBS, main
 from sweeps.cli.verbs import GROUPS
 from sweeps.config.documented import page, settings
@@ -192,3 +193,17 @@ def test_what_is_shown_fits_eighty_columns(
 def test_verbose_shows_the_trace_of_an_error(capsys: Any) -> None:
     assert main(["plan", "shard=5", "-v"]) == 2
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_second_run_ends_like_the_first(finished: Path, tiny_pipeline: Path, tmp_path: Path, capsys: Any) -> None:
+    shutil.copytree(finished, output := tmp_path / "run", copy_function=os.link)
+    (output / "report" / "built.json").unlink()
+    words = tiny_settings(tiny_pipeline, output)
+    assert main(["run", "scenes", *words]) == 0
+    first = capsys.readouterr().out.splitlines()
+    assert main(["run", "scenes", *words]) == 0
+    second = capsys.readouterr().out.splitlines()
+    assert second == ["nothing to do: everything is complete", *first]
+    assert first[-1] == f"report: {(output / 'report' / 'index.html').as_uri()}"
+    assert [line for line in first if line.endswith("The model uses it: edits move the picture")]
+    assert first[0].startswith("the salient object  best at ")
