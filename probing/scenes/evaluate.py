@@ -6,7 +6,7 @@ import colorsys
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from probing.diffusion.model import LatentDiffusion
 from probing.diffusion.sampling import sample
-from probing.scenes import diffusion, teacher, vae
+from probing.scenes import teacher, vae
 from probing.scenes.dataset import Renders
+from probing.scenes.denoisers import diffusion
 from probing.scenes.grammar import PALETTE
 from probing.scenes.render import draw_scene
 from probing.scenes.teacher import Teacher
@@ -55,22 +56,29 @@ class World:
 
 
 @dataclass(frozen=True)
+class Denoising:
+    """Measured quality of a denoiser of the scenes world."""
+
+    captions_right: int
+    """images of the fixed prompts whose object colours are those of the caption"""
+    entropy: tuple[float, float, float]
+    """least, median and most over the self-attentions, at the last step: 1 is uniform attention"""
+
+
+@dataclass(frozen=True)
 class Card:
     """Measured quality of the shipped weights."""
 
+    denoising: Denoising
     psnr: float
     """dB, mean over held-out renders that went through the autoencoder"""
     clean: teacher.Quality
     """labels of held-out renders"""
     decoded: teacher.Quality
     """the same after a round trip through the autoencoder"""
-    captions_right: int
-    """images of the fixed prompts whose object colours are those of the caption"""
     judge_right: float
     """share of held-out renders, after a round trip, for which the same test finds the true colours"""
     world: World
-    entropy: tuple[float, float, float]
-    """least, median and most over the self-attentions, at the last step: 1 is uniform attention"""
 
 
 def fixed_prompts() -> tuple[list[str], list[tuple[str, ...]]]:
@@ -197,24 +205,30 @@ def world(train: Renders, test: Renders) -> World:
     return World(float(explained), float((test.masks >= 128).mean()), *shortcut(train, test))
 
 
+def measure_denoiser(model: LatentDiffusion, network: Teacher, guidance: float) -> tuple[Denoising, np.ndarray]:
+    """How a model denoises, and its images of the fixed prompts."""
+    prompts, colours = fixed_prompts()
+    images = generate(model, prompts, guidance)
+    entropy = attention_entropy(model, prompts[:ENTROPY_IMAGES], guidance)
+    shares = (float(entropy.min()), float(np.median(entropy)), float(entropy.max()))
+    return Denoising(int(judged_right(network, images, colours).sum()), shares), images
+
+
 def measure(
     model: LatentDiffusion, network: Teacher, train: Renders, test: Renders, guidance: float
 ) -> tuple[Card, np.ndarray]:
     """All numbers of the card, and the images of the fixed prompts."""
     images = vae.decode(model.vae, vae.encode(model.vae, test.images))
     error = np.square(images.astype(np.float64) - test.images).mean((1, 2, 3))
-    prompts, colours = fixed_prompts()
-    generated = generate(model, prompts, guidance)
+    denoising, generated = measure_denoiser(model, network, guidance)
     true_colours = [tuple(row.split()) for row in test.colours]
-    entropy = attention_entropy(model, prompts[:ENTROPY_IMAGES], guidance)
     card = Card(
+        denoising=denoising,
         psnr=float(np.mean(10 * np.log10(255**2 / np.maximum(error, 1e-9)))),
         clean=teacher.quality(network, test.images, test),
         decoded=teacher.quality(network, images, test),
-        captions_right=int(judged_right(network, generated, colours).sum()),
         judge_right=float(judged_right(network, images, true_colours).mean()),
         world=world(train, test),
-        entropy=(float(entropy.min()), float(np.median(entropy)), float(entropy.max())),
     )
     return card, generated
 
@@ -225,10 +239,14 @@ def contact_sheet(images: np.ndarray, columns: int = 10) -> Image.Image:
     return Image.fromarray(np.concatenate(rows, 0))
 
 
-def write_card(folder: Path, card: Card, images: np.ndarray, guidance: float, training: Mapping[str, object]) -> None:
-    """Write CARD.md and contact.jpg into the folder of the weights; training: `training.describe`."""
+def write_card(folder: Path, template: str, images: np.ndarray, values: Mapping[str, object]) -> None:
+    """Write contact.jpg, and CARD.md from a template beside this module and its values."""
     contact_sheet(images).save(folder / "contact.jpg", quality=85)
-    values = {**asdict(card), **training, "guidance": guidance, "colours": ", ".join(PALETTE)}
-    values["entropy"] = ", ".join(f"{share:.2f}" for share in card.entropy)
-    template = files("probing.scenes") / "card.md"
-    (folder / "CARD.md").write_text(template.read_text().format(**values))
+    text = (files("probing.scenes") / template).read_text()
+    (folder / "CARD.md").write_text(text.format(**values))
+
+
+def values(denoising: Denoising) -> dict[str, object]:
+    """What both cards say of a denoiser."""
+    entropy = ", ".join(f"{share:.2f}" for share in denoising.entropy)
+    return {"captions_right": denoising.captions_right, "entropy": entropy, "colours": ", ".join(PALETTE)}

@@ -33,12 +33,20 @@ class Schedule:
     """decay of the exponential moving average of the weights; 0 keeps none"""
     save_every: float = 120.0
     """seconds between checkpoints"""
+    minutes: float = 0.0
+    """if not 0, train for this long instead of `steps`; the time before a resumption counts"""
 
-    def rate_at(self, step: int) -> float:
-        """Learning rate of a step (0-based)."""
+    def done(self, step: int, seconds: float) -> float:
+        """Share of the training that is done after `step` steps, which took `seconds`."""
+        return seconds / (60 * self.minutes) if self.minutes else step / self.steps
+
+    def rate_at(self, step: int, seconds: float = 0.0) -> float:
+        """Learning rate of a step (0-based) that begins after `seconds` of training."""
         if step < self.warmup:
             return self.rate * (step + 1) / self.warmup
         done = (step - self.warmup) / max(1, self.steps - self.warmup)
+        if self.minutes:
+            done = min(1.0, self.done(step, seconds))
         return self.rate * (self.floor + (1 - self.floor) * (1 + math.cos(math.pi * done)) / 2)
 
 
@@ -59,7 +67,7 @@ class Loop:
         )
         self.averaged = {k: v.detach().clone() for k, v in model.state_dict().items()}
         self.device = next(model.parameters()).device
-        self.step = 0
+        self.step, self.seconds = 0, 0.0
         self.history: list[tuple[int, float]] = []
 
     def generator(self, step: int) -> torch.Generator:
@@ -72,6 +80,8 @@ class Loop:
             return
         tensors = load_file(self.path, device=str(self.device))
         self.step = int(tensors.pop("step"))
+        # absent from the checkpoints of earlier versions
+        self.seconds = float(tensors.pop("seconds", torch.tensor(0.0)))
         self.model.load_state_dict(_with_prefix(tensors, "model."))
         self.averaged = _with_prefix(tensors, "average.")
         state = {
@@ -90,6 +100,7 @@ class Loop:
             for key, value in self.optimiser.state.get(parameter, {}).items():
                 tensors[f"{key}.{name}"] = value
         tensors["step"] = torch.tensor(self.step)
+        tensors["seconds"] = torch.tensor(self.seconds, dtype=torch.float64)
         copies = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
         partial = self.path.with_suffix(".partial")
         save_file(copies, partial)
@@ -99,18 +110,24 @@ class Loop:
     def run(self, loss: Callable[[int, torch.Generator], Tensor], progress: Callable[[str], None]) -> None:
         """Train to the end; `loss(step, generator)` returns a scalar."""
         self.model.train()
-        saved = started = time.monotonic()
-        first, recent = self.step, []
-        while self.step < self.schedule.steps:
+        saved = last = time.monotonic()
+        first, before, recent = self.step, self.seconds, []
+        finished = self.schedule.done(self.step, self.seconds) >= 1
+        while not finished:
             recent.append(self.advance(loss))
             now = time.monotonic()
-            if len(recent) == 50 or self.step == self.schedule.steps:
+            self.seconds += now - last
+            last = now
+            done = self.schedule.done(self.step, self.seconds)
+            finished = done >= 1
+            if len(recent) == 50 or finished:
                 self.history.append((self.step, float(torch.stack(recent).mean())))
-                pace = (now - started) / (self.step - first)
-                left = pace * (self.schedule.steps - self.step)
+                pace = (self.seconds - before) / (self.step - first)
+                of = f"/{self.schedule.steps}" if not self.schedule.minutes else ""
+                left = self.seconds * (1 / done - 1)
                 progress(
-                    f"step {self.step}/{self.schedule.steps} loss {self.history[-1][1]:.4f} "
-                    f"{pace:.2f} s/step {left / 60:.0f} min left"
+                    f"step {self.step}{of} loss {self.history[-1][1]:.4f} "
+                    f"{pace:.2f} s/step {max(0.0, left) / 60:.0f} min left"
                 )
                 recent = []
             if now - saved > self.schedule.save_every:
@@ -121,7 +138,7 @@ class Loop:
     def advance(self, loss: Callable[[int, torch.Generator], Tensor]) -> Tensor:
         """Take one step; returns its loss."""
         for group in self.optimiser.param_groups:
-            group["lr"] = self.schedule.rate_at(self.step)
+            group["lr"] = self.schedule.rate_at(self.step, self.seconds)
         value = loss(self.step, self.generator(self.step))
         value.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)

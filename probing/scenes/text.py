@@ -11,6 +11,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 from probing.scenes.grammar import MAX_WORDS, WORDS
 
 POSITIONS = MAX_WORDS + 2
+PAD = 0
+"""token id of the padding"""
 _PAD, _START, _END, _UNKNOWN = "<pad>", "<start>", "<end>", "<unknown>"
 
 
@@ -45,7 +47,7 @@ def build_encoder(width: int = 128, layers: int = 2, heads: int = 4) -> CLIPText
             num_hidden_layers=layers,
             num_attention_heads=heads,
             max_position_embeddings=POSITIONS,
-            pad_token_id=0,
+            pad_token_id=PAD,
             bos_token_id=1,
             eos_token_id=2,
         )

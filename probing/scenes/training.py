@@ -8,7 +8,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,7 +19,8 @@ from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import Stabl
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from probing.scenes import dataset, diffusion, teacher, text, vae
+from probing.scenes import dataset, teacher, text, vae
+from probing.scenes.denoisers import diffusion
 from probing.scenes.optimise import Schedule
 
 Progress = Callable[[str], None]
@@ -40,18 +41,23 @@ class TrainingConfig:
     decoded: int = 3_000
     """renders that the labelling network is also trained on after a round trip through the autoencoder"""
     batch: int = 32
-    """latents in a denoiser step"""
+    """latents in a step of the UNet"""
+    transformer_batch: int = 16
+    """latents in a step of the transformer"""
     crops: int = 12
     """64 x 64 crops in an autoencoder step"""
     labelled: int = 16
     """images in a step of the labelling network"""
     autoencoder: Schedule = field(default_factory=lambda: Schedule(steps=3600, average=0.995))
     denoiser: Schedule = field(default_factory=lambda: Schedule(steps=2600, rate=1e-3, average=0.999, floor=0.05))
+    transformer: Schedule = field(default_factory=lambda: Schedule(steps=3000, rate=8e-4, average=0.998))
     labeller: Schedule = field(default_factory=lambda: Schedule(steps=1800, rate=2e-3, average=0.997))
     workers: int = 2
     """processes that render"""
     device: str = "cpu"
     """torch device of the networks"""
+    compiled: bool = False
+    """whether the transformer's operations are fused by a compiler, which takes two fifths off a step on CPU"""
     seed: int = 1
     """seed of the first network; the others follow"""
 
@@ -65,17 +71,19 @@ def on_gpu() -> TrainingConfig:
         renders=52_000,
         decoded=12_000,
         batch=1024,
+        transformer_batch=512,
         crops=96,
         labelled=64,
         autoencoder=Schedule(steps=6000, average=0.999),
         denoiser=Schedule(steps=20_000, rate=1.5e-3, average=0.9995, floor=0.02),
+        transformer=Schedule(steps=20_000, rate=1e-3, average=0.9995),
         labeller=Schedule(steps=9_500, rate=2e-3, average=0.999),
         workers=os.cpu_count() or 2,
         device="cuda",
     )
 
 
-def _named(progress: Progress, name: str) -> Progress:
+def named(progress: Progress, name: str) -> Progress:
     return lambda line: progress(f"{name}: {line}")
 
 
@@ -132,7 +140,7 @@ def train_autoencoder(folder: Path, config: TrainingConfig, progress: Progress) 
     if finished.exists():
         return _loaded(vae.build(), finished)
     renders = dataset.load(folder / "renders", "train", min(config.renders, AUTOENCODER_RENDERS))
-    log = _named(progress, "autoencoder")
+    log = named(progress, "autoencoder")
     model = vae.train(renders, folder / "vae", config.autoencoder, log, config.crops, config.seed, config.device).cpu()
     vae.calibrate(model, vae.encode(model, renders.images[:500]))
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, finished)
@@ -177,7 +185,7 @@ def train_labeller(folder: Path, model: AutoencoderKL, config: TrainingConfig, p
         decoded,
         folder / "labeller",
         config.labeller,
-        _named(progress, "labeller"),
+        named(progress, "labeller"),
         batch=config.labelled,
         seed=config.seed + 2,
         start=load_start(folder, "labeller"),
@@ -201,7 +209,7 @@ def train_denoiser(
         captions,
         folder / "denoiser",
         config.denoiser,
-        _named(progress, "denoiser"),
+        named(progress, "denoiser"),
         batch=config.batch,
         seed=config.seed + 1,
         start=load_start(folder, "denoiser"),
@@ -269,12 +277,12 @@ def write_card(folder: Path, target: Path, config: TrainingConfig, guidance: flo
     train = dataset.load(folder / "renders", "train", min(2000, config.renders))
     test = dataset.load(folder / "renders", "held_out", min(250, config.held_out))
     card, images = evaluate.measure(pipeline, labeller, train, test, guidance)
-    evaluate.write_card(target, card, images, guidance, describe(folder, config))
+    measured = {**asdict(card), **evaluate.values(card.denoising), "guidance": guidance}
+    evaluate.write_card(target, "card.md", images, {**measured, **describe(folder, config)})
 
 
-def run(folder: Path, target: Path, config: TrainingConfig, progress: Progress) -> None:
-    """Train what is not finished yet in `folder`, and write the weights and their card to `target`."""
-    started = time.monotonic()
+def make_renders(folder: Path, config: TrainingConfig, progress: Progress) -> None:
+    """Render the training and held-out scenes that are missing in a training folder."""
     for split, count in (("held_out", config.held_out), ("train", config.renders)):
         dataset.make(
             folder / "renders",
@@ -283,6 +291,12 @@ def run(folder: Path, target: Path, config: TrainingConfig, progress: Progress) 
             config.workers,
             lambda done, total: progress(f"renders: part {done} of {total}"),
         )
+
+
+def run(folder: Path, target: Path, config: TrainingConfig, progress: Progress) -> None:
+    """Train what is not finished yet in `folder`, and write the weights and their card to `target`."""
+    started = time.monotonic()
+    make_renders(folder, config, progress)
     model = train_autoencoder(folder, config, progress)
     network = train_labeller(folder, model, config, progress)
     denoiser = train_denoiser(folder, model, config, progress)

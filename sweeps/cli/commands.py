@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -330,28 +331,54 @@ def bench(parsed: argparse.Namespace) -> int:
     "scenesweep train-scenes work/ out/",
     argument("work", help="folder for renders and checkpoints; the same folder resumes"),
     argument("target", help="folder that the weights are written to"),
+    argument(
+        "--network",
+        default="unet",
+        choices=("unet", "dit"),
+        help="unet: every network of `scenes`; dit: the transformer of `scenes-dit`, with the shipped autoencoder",
+    ),
     argument("--steps", type=int, default=0, help="training steps of the denoiser (default: as shipped)"),
+    argument("--minutes", type=float, default=0, help="train the denoiser for this long, instead of a number of steps"),
     argument(
         "--device",
         default="cpu",
         choices=("cpu", "cuda"),
         help="where to train; cuda trains longer, in larger batches (default: cpu)",
     ),
+    argument("--compile", action="store_true", help="with --network dit: faster steps; needs a C++ compiler"),
     argument("--start", default="", help="folder of finished weights to continue from"),
     argument("--focus", action="store_true", help="with --start: replace queries and keys of self-attention first"),
 )
 def train_scenes(parsed: argparse.Namespace) -> int:
-    """Train the embedded model from scratch; the same folder resumes."""
+    """Train an embedded model from scratch; the same folder resumes."""
     from dataclasses import replace
 
-    from probing.scenes import training
+    from probing.scenes import dit, training
     from storage.backends import local_path
 
     work, target = local_path(parsed.work, "work"), local_path(parsed.target, "target")
+
+    def log(line: str) -> None:
+        print(line, flush=True)
+
     config = training.on_gpu() if parsed.device == "cuda" else training.TrainingConfig()
-    if parsed.steps:
-        config = replace(config, denoiser=replace(config.denoiser, steps=parsed.steps))
+    for name, value in (("steps", parsed.steps), ("minutes", parsed.minutes)):
+        if value < 0 or not math.isfinite(value):
+            raise ValueError(f"--{name} {value}: must be more than 0")
+        if value:
+            config = replace(
+                config,
+                denoiser=replace(config.denoiser, **{name: value}),
+                transformer=replace(config.transformer, **{name: value}),
+            )
+    if parsed.network == "dit":
+        if parsed.start or parsed.focus:
+            raise ValueError("--start, --focus: only with --network unet")
+        dit.run(work, target, replace(config, compiled=parsed.compile), log)
+        return 0
+    if parsed.compile:
+        raise ValueError("--compile: only with --network dit")
     if parsed.start:
         training.start_from(work, local_path(parsed.start, "--start"), parsed.focus)
-    training.run(work, target, config, lambda line: print(line, flush=True))
+    training.run(work, target, config, log)
     return 0

@@ -21,7 +21,8 @@ import storage
 from probing.diffusion.capture import capture
 from probing.diffusion.model import LatentDiffusion
 from probing.diffusion.sites import attention_sites
-from probing.scenes import diffusion, text, vae
+from probing.scenes import text, vae
+from probing.scenes.denoisers import diffusion
 from storage import Layout, SiteShape, Store
 from support import tiny_families
 from sweeps.cli.main import main

@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 
 from probing.diffusion.model import LatentDiffusion
-from probing.scenes import diffusion, text, training, vae
+from probing.scenes import text, training, vae
+from probing.scenes.denoisers import diffusion
 
 
 def parts(seed: int = 0) -> tuple[torch.nn.Module, torch.nn.Module, diffusion.Denoiser]:

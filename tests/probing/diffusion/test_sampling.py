@@ -14,7 +14,7 @@ from probing.diffusion.config import ModelConfig
 from probing.diffusion.metadata import noise_levels
 from probing.diffusion.model import LatentDiffusion, load, variant
 from probing.diffusion.sampling import initial_noise, sample, schedule
-from probing.scenes import diffusion
+from probing.scenes.denoisers import diffusion
 from support import tiny_model
 
 PROMPTS = ["a large red sphere on a green floor under a sky", "a small blue box on a white floor under a sky"]

@@ -7,7 +7,7 @@ import torch
 
 from probing.diffusion import hooks
 from probing.diffusion.sites import attention_sites, choose, conv_sites, vae_sites
-from probing.scenes import diffusion
+from probing.scenes.denoisers import diffusion
 
 V14 = {
     "block_out_channels": [320, 640, 1280, 1280],

@@ -11,7 +11,8 @@ import pytest
 import torch
 from diffusers.schedulers.scheduling_lms_discrete import LMSDiscreteScheduler
 
-from probing.scenes import dataset, diffusion, evaluate, teacher, text, training, vae
+from probing.scenes import dataset, evaluate, teacher, text, training, vae
+from probing.scenes.denoisers import diffusion
 from probing.scenes.grammar import MAX_WORDS, PALETTE, WORDS, Thing, caption, relation, view, wall_distance
 from probing.scenes.optimise import Loop, Schedule
 from probing.scenes.render import INVERSE_DEPTH_LIMIT, draw_scene, render

@@ -16,11 +16,10 @@ from torch import Tensor, nn
 
 from probing.diffusion.sites import SiteSpec, attention_sites
 from probing.scenes import text
+from probing.scenes.denoisers.captioned import Captioned, spread
 from probing.scenes.optimise import Loop, Schedule
 
 CHANNELS = (64, 128, 160, 160)
-CAPTION_DROPOUT = 0.1
-"""share of the captions replaced by the empty one, for guidance"""
 SNR_LIMIT = 5.0
 """a step's loss in x0 weighs as much as its signal-to-noise ratio, but no more than this"""
 LEAST_WEIGHT = 0.25
@@ -142,16 +141,10 @@ class NoiseLevels:
 
     def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Times and sigmas (count,): half spread evenly over all times, half over those of the sampling steps."""
-        anywhere = (_spread(count - count // 2, generator) * TIMES).long().clamp_max(TIMES - 1)
-        steps = (_spread(count // 2, generator) * VISITED).long().clamp_max(VISITED - 1)
+        anywhere = (spread(count - count // 2, generator) * TIMES).long().clamp_max(TIMES - 1)
+        steps = (spread(count // 2, generator) * VISITED).long().clamp_max(VISITED - 1)
         times = torch.cat([anywhere.float(), self.times[steps]])
         return times, torch.cat([self.schedule[anywhere], self.sigmas[steps]])
-
-
-def _spread(count: int, generator: torch.Generator) -> Tensor:
-    """One number from each of `count` equal parts of 0 to 1, so that each batch has all noise levels."""
-    device = generator.device
-    return (torch.arange(count, device=device) + torch.rand(count, generator=generator, device=device)) / max(1, count)
 
 
 def velocity_loss(
@@ -193,11 +186,8 @@ def train(
     start: weights to begin with, instead of random ones with `focus_attention`."""
     torch.manual_seed(seed)
     model = Denoiser().to(device)
-    tokenizer = text.build_tokenizer()
-    tokens = text.tokenize(tokenizer, captions).to(device)
-    empty = text.tokenize(tokenizer, [""]).to(device)
+    data = Captioned.of(latents, captions, device)
     levels = NoiseLevels.of(build_scheduler(), device)
-    latents = latents.to(device)
     if device == "cpu":
         # with heads this narrow the fused kernel's backward pass takes a third of a step on CPU
         model.unet.set_attn_processor(AttnProcessor())
@@ -210,10 +200,8 @@ def train(
     loop.resume()
 
     def loss(step: int, generator: torch.Generator) -> Tensor:
-        which = torch.randint(len(latents), (batch,), generator=generator, device=device)
-        dropped = torch.rand(batch, generator=generator, device=device) < CAPTION_DROPOUT
-        words = torch.where(dropped[:, None], empty, tokens[which])
-        clean = latents[which].contiguous(memory_format=torch.channels_last)
+        clean, words = data.draw(batch, generator)
+        clean = clean.contiguous(memory_format=torch.channels_last)
         return velocity_loss(model, clean, words, levels, generator)
 
     loop.run(loss, progress)
