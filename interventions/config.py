@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 from interventions.controls import LATE_STEPS, NULLS, VARIATIONS
-from probing.diffusion.config import STEPS as STEPS
 from probing.diffusion.sites import SiteSpec, choose
 
 TASKS = ("saliency", "depth")
@@ -25,7 +24,8 @@ CONTROLS = ("none", "random_direction", "random_probe", "shuffled_probe", LATE_S
 """default controls of the real edit, each with rows of its own in the results"""
 COMPARISONS = ("none", *NULLS, LATE_STEPS, *VARIATIONS)
 """everything that can run beside the real edit: nulls of the same size, the comparison of timing, and variations"""
-SIDES = ("encoder", "bottleneck", "decoder")
+SIDES = ("encoder", "bottleneck", "decoder", "early", "middle", "late")
+"""groups of sites: of a UNet, and the thirds of a transformer"""
 MAIN, SECOND_OBJECT, ANIMATION = "interventions", "second_object", "animation"
 """experiments that are not ablations: the main measurement, appendix E, and one object moving across an image"""
 GAIN = "gain"
@@ -77,10 +77,8 @@ class EditSpec:
         _check_choice("scale", self.scale, SCALES)
         if not self.sites:
             raise ValueError(f"interventions.{self.task}_sites is empty; give names, decoder or all")
-        if not self.steps or list(self.steps) != sorted({*self.steps} & {*range(1, STEPS + 1)}):
-            raise ValueError(
-                f"interventions.{self.task}_steps={list(self.steps)}: give ascending steps from 1 to {STEPS}"
-            )
+        if not self.steps or list(self.steps) != sorted({*self.steps}) or self.steps[0] < 1:
+            raise ValueError(f"interventions.{self.task}_steps={list(self.steps)}: give ascending steps, from 1")
         if self.iterations < 0:
             raise ValueError(f"interventions.iterations={self.iterations}: must be 0 or more")
         for name, low in (("lr", math.ulp(0.0)), ("depth_span", 0.0), ("gain", math.ulp(0.0))):
@@ -99,9 +97,9 @@ class InterventionConfig:
     tasks: tuple[str, ...] = TASKS
     """saliency, depth, or both"""
     saliency_sites: tuple[str, ...] = ("decoder",)
-    """sites edited for saliency: names, or encoder, bottleneck, decoder, all"""
+    """sites edited for saliency: names, or groups (encoder, bottleneck, decoder; early, middle, late; all)"""
     depth_sites: tuple[str, ...] = ("all",)
-    """sites edited for depth: names, or encoder, bottleneck, decoder, all"""
+    """sites edited for depth, likewise"""
     saliency_steps: tuple[int, ...] = (1, 2, 3, 4, 5)
     """denoising steps edited for saliency"""
     depth_steps: tuple[int, ...] = (1, 2, 3)
@@ -148,7 +146,7 @@ class InterventionConfig:
     step_counts: tuple[int, ...] = ()
     """further numbers of edited steps, each an experiment `steps` (appendix D)"""
     sides: tuple[str, ...] = ()
-    """further groups of sites, each an experiment `sides`: encoder, bottleneck, decoder, all"""
+    """further groups of sites, each an experiment `sides`: encoder, bottleneck, decoder; early, middle, late; all"""
     guidances: tuple[float, ...] = ()
     """further guidance scales, each an experiment `guidance` of the real edit; it is compared with the unedited image
     regenerated at the same scale"""
@@ -186,8 +184,8 @@ class InterventionConfig:
         if min(self.dose, default=0) < 0:
             raise ValueError(f"interventions.dose={min(self.dose)}: must be 0 or more")
         for count in self.step_counts:
-            if not 1 <= count <= STEPS:
-                raise ValueError(f"interventions.step_counts={count}: steps are 1 to {STEPS}")
+            if count < 1:
+                raise ValueError(f"interventions.step_counts={count}: must be 1 or more")
         for side in self.sides:
             _check_choice("sides", side, (*SIDES, "all"))
         _check_choice("move_rule", self.move_rule, MOVE_RULES)
@@ -200,15 +198,16 @@ class InterventionConfig:
             return spec
         return replace(spec, direction=direction, scale=self.scale, gain=getattr(self, f"{task}_gain"))
 
-    def experiments(self, task: str) -> tuple[tuple[str, EditSpec, tuple[str, ...]], ...]:
+    def experiments(self, task: str, total: int) -> tuple[tuple[str, EditSpec, tuple[str, ...]], ...]:
         """(experiment, edit, comparisons) of a task, direction by direction; activation patching comes last.
 
-        Of a direction, the main experiment comes first, then ablations, without those equal to the main edit.
+        total: denoising steps of a sample. Of a direction, the main experiment comes first, then ablations, without
+        those equal to the main edit.
         """
         found = [entry for direction in self.directions for entry in self._of_direction(task, direction)]
         if self.transplants:
             main = self.spec(task)
-            all_steps = replace(main, steps=tuple(range(1, STEPS + 1)))
+            all_steps = replace(main, steps=tuple(range(1, total + 1)))
             found += [(PATCHING, spec, ()) for spec in dict.fromkeys((main, all_steps))]
         return tuple(found)
 
@@ -253,6 +252,10 @@ def choose_sites(
     Raises ValueError, naming the setting `key`, for unknown names.
     """
     in_groups = {site.name for site in sites if site.side in SIDES and site.side in names}
+    known = list(dict.fromkeys(site.side for site in sites))
+    for name in names:
+        if name in SIDES and name not in known:
+            raise ValueError(f"{key}: this model has no {name} sites; its groups are {', '.join(known)}, all")
     return choose(sites, [*(name for name in names if name not in SIDES), *in_groups], key)
 
 

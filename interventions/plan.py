@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from interventions.config import ANIMATION, GUIDANCE, MAIN, SECOND_OBJECT, EditSpec, InterventionConfig
 from interventions.controls import EDIT
 from interventions.counterfactual import TargetSpec, authors_moves, draw_moves, path_across, second_objects
+from probing.diffusion.config import PAPER_STEPS
 
 ACROSS = 0.25
 """the animation moves the object by this share of the image width to either side"""
@@ -87,17 +88,21 @@ def targets_of(task: EditTask, config: InterventionConfig, mask: NDArray[np.bool
 
 
 def plan(
-    config: InterventionConfig, samples: Sequence[int], order: Sequence[int] = (), guidance: float | None = None
+    config: InterventionConfig,
+    samples: Sequence[int],
+    order: Sequence[int] = (),
+    guidance: float | None = None,
+    total: int = PAPER_STEPS,
 ) -> list[EditTask]:
     """The tasks over test samples, ascending and image by image, so that an interrupted run has whole images.
 
     `order` is the full test list if some of its images were dropped: the authors' moves count these too. `guidance`
-    is that of sampling, which the guidance ablation leaves out.
+    is that of sampling, which the guidance ablation leaves out; `total` is the number of a sample's denoising steps.
     """
     chosen = sorted(samples)[: config.images or None]
     position = {sample: i for i, sample in enumerate(order or sorted(samples))}
     kinds: list[tuple[str, str, EditSpec, tuple[str, ...], float | None]]
-    kinds = [(task, *experiment, None) for task in config.tasks for experiment in config.experiments(task)]
+    kinds = [(task, *experiment, None) for task in config.tasks for experiment in config.experiments(task, total)]
     kinds += [
         (task, GUIDANCE, config.spec(task, direction), (), scale)
         for task in config.tasks

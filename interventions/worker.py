@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypedDict
 
 import numpy as np
 import torch
 
-from interventions.config import GUIDANCE, PATCHING, STEPS, InterventionConfig, choose_sites
+from interventions.config import GUIDANCE, PATCHING, InterventionConfig, choose_sites
 from interventions.controls import EDIT, MIRROR_TARGET
 from interventions.counterfactual import Move, SecondObject, TargetSpec
 from interventions.editing import patching
@@ -22,12 +23,20 @@ from interventions.recipe import Recipe
 from interventions.score import Case, LabelledImage, make_case, score_row
 from interventions.sources.base import Sources
 from interventions.sources.cache import ProbeCache
-from probing.diffusion.model import LatentDiffusion
+from probing.diffusion.config import PAPER_STEPS
+from probing.diffusion.families.base import LatentDiffusion
 from probing.diffusion.sampling import sample
 from probing.diffusion.variants import OTHER_SEED, noise_seed
 
 ResultRow = dict[str, object]
 """columns of `results/interventions`"""
+
+
+class _Sampling(TypedDict):
+    """How images are sampled."""
+
+    guidance: float
+    steps: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,8 +69,8 @@ class Intervener:
     """names for recipes: `model` (name and content) and `probes` (where they came from)"""
     earlier_name: str = ""
     """the model's name in recipes of earlier versions, with a revision that does not cover the whole content"""
-    total: int = STEPS
-    """denoising steps of a sample"""
+    steps: int = PAPER_STEPS
+    """`sampling.steps`"""
 
     def __post_init__(self) -> None:
         self.probe_cache = ProbeCache(self.sources, self.model.device)
@@ -94,7 +103,7 @@ class Intervener:
 
     def fresh(self, prompt: str, seed: int) -> Original:
         """Sample one prompt and seed without any edit and label it."""
-        images = sample(self.model, [prompt], [seed], steps=self.total, guidance=self.guidance).images.numpy()
+        images = sample(self.model, [prompt], [seed], steps=self.steps, guidance=self.guidance).images.numpy()
         saliency, depth = self.labelling.saliency(images), self.labelling.depth(images)
         return Original(prompt, seed, images[0], saliency[0], depth[0])
 
@@ -116,7 +125,7 @@ class Intervener:
                 continue
             parts.append(edit_batch(
                 self.model, original.prompt, original.seed, labels, rows, task.spec, self.probe_cache,
-                guidance=self.guidance, seed=(self.config.seed, task.sample), total=self.total,
+                guidance=self.guidance, seed=(self.config.seed, task.sample), steps=self.steps,
             ))  # fmt: skip
         edited = [image for part in parts for image in self.labelling(part.images)]
         recipe = Recipe(
@@ -135,9 +144,9 @@ class Intervener:
         started = time.perf_counter()
         sites = choose_sites(self.model.sites(), task.spec.sites)
         prompt, seed = original.prompt, noise_seed(OTHER_SEED, original.seed)
-        model, guidance, total = self.model, self.guidance, self.total
-        source = patching.record_source(model, prompt, seed, sites, task.spec.steps, guidance=guidance, total=total)
-        image = patching.patch(model, prompt, original.seed, source.activations, sites, guidance=guidance, total=total)
+        model, how = self.model, _Sampling(guidance=self.guidance, steps=self.steps)
+        source = patching.record_source(model, prompt, seed, sites, task.spec.steps, **how)
+        image = patching.patch(model, prompt, original.seed, source.activations, sites, **how)
         before, (after, target) = self.labelling.of_original(original), self.labelling(np.stack([image, source.image]))
         if not target.mask.any():
             raise NothingToMoveError(f"no salient object in the patch source, the image of seed {seed}")

@@ -17,14 +17,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from interventions import controls
-from interventions.config import STEPS, EditSpec, choose_sites
+from interventions.config import EditSpec, choose_sites
 from interventions.editing.readout import GridTargets, TargetLabels
 from interventions.editing.steer import Adam, steer
 from interventions.plan import Row
 from interventions.sources.cache import ProbeCache, SiteProbes
+from probing.diffusion.config import PAPER_STEPS
+from probing.diffusion.families.base import LatentDiffusion
 from probing.diffusion.hooks import rewrite
-from probing.diffusion.model import LatentDiffusion
-from probing.diffusion.sampling import sample
+from probing.diffusion.sampling import calls, sample
 from probing.diffusion.sites import SiteSpec
 
 MEANS = (
@@ -228,13 +229,14 @@ def edit_batch(
     *,
     guidance: float,
     seed: tuple[int, ...] = (0, 0),
-    total: int = STEPS,
+    steps: int = PAPER_STEPS,
 ) -> Edited:
     """Sample one prompt and seed once for each row, with its edit; 0 iterations give the original.
 
-    Raises ValueError for unknown sites, steps beyond `total`, missing probes and latents that are not finite.
+    Raises ValueError for unknown sites, steps beyond the last, missing probes and latents that are not finite.
     """
     started = time.perf_counter()
+    total = calls(model, steps)
     if max(spec.steps) > total:
         raise ValueError(f"interventions.{spec.task}_steps: step {max(spec.steps)} is beyond {total}")
     sites = choose_sites(model.sites(), spec.sites)
@@ -242,10 +244,12 @@ def edit_batch(
 
     def around(step: int) -> AbstractContextManager[None]:
         editor.step = step
-        return rewrite(model.unet, sites, editor, guided=guidance > 1) if editor.active() else nullcontext()
+        return (
+            rewrite(model.network, sites, editor, guided=model.doubles(guidance)) if editor.active() else nullcontext()
+        )
 
     prompts, seeds = [prompt] * len(rows), [sample_seed] * len(rows)
-    finished = sample(model, prompts, seeds, steps=total, guidance=guidance, around=around)
+    finished = sample(model, prompts, seeds, steps=steps, guidance=guidance, around=around)
     if not bool(torch.isfinite(finished.latents).all()):
         raise ValueError(f"sample with seed {sample_seed}: the edited latents are not finite")
     return Edited(tuple(rows), finished.images.numpy(), editor.measures(), time.perf_counter() - started)

@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from interventions.config import STEPS
+from probing.diffusion.config import PAPER_STEPS
+from probing.diffusion.families.base import LatentDiffusion
 from probing.diffusion.hooks import record, rewrite
-from probing.diffusion.model import LatentDiffusion
 from probing.diffusion.sampling import sample
 from probing.diffusion.sites import SiteSpec
 
@@ -39,21 +39,21 @@ def record_source(
     prompt: str,
     seed: int,
     sites: Sequence[SiteSpec],
-    steps: Sequence[int],
+    recorded_steps: Sequence[int],
     *,
     guidance: float,
-    total: int = STEPS,
+    steps: int = PAPER_STEPS,
 ) -> PatchSource:
-    """Sample an image in `total` steps and record the sites' activations in the given steps."""
+    """Sample an image in `steps` steps and record the sites' activations in some of them."""
     recorded: dict[tuple[str, int], Tensor] = {}
 
     def around(step: int) -> AbstractContextManager[None]:
         def keep(site: SiteSpec, acts: Tensor) -> None:
             recorded[site.name, step] = acts[-1].clone()  # with guidance the conditional half comes last
 
-        return record(model.unet, sites, keep) if step in steps else nullcontext()
+        return record(model.network, sites, keep) if step in recorded_steps else nullcontext()
 
-    finished = sample(model, [prompt], [seed], steps=total, guidance=guidance, around=around)
+    finished = sample(model, [prompt], [seed], steps=steps, guidance=guidance, around=around)
     return PatchSource(finished.images.numpy()[0], recorded)
 
 
@@ -65,21 +65,22 @@ def patch(
     sites: Sequence[SiteSpec],
     *,
     guidance: float,
-    total: int = STEPS,
+    steps: int = PAPER_STEPS,
 ) -> NDArray[np.uint8]:
     """Sample an image (H, W, 3) of its own prompt and noise with a source's activations in place of its own.
 
     Raises ValueError if the latents are not finite.
     """
-    steps = {step for _, step in activations}
+    doubled = model.doubles(guidance)
+    replaced = {step for _, step in activations}
 
     def around(step: int) -> AbstractContextManager[None]:
         def replace(site: SiteSpec, acts: Tensor) -> Tensor:
             return activations[site.name, step].to(acts).expand_as(acts)
 
-        return rewrite(model.unet, sites, replace, guided=guidance > 1) if step in steps else nullcontext()
+        return rewrite(model.network, sites, replace, guided=doubled) if step in replaced else nullcontext()
 
-    finished = sample(model, [prompt], [seed], steps=total, guidance=guidance, around=around)
+    finished = sample(model, [prompt], [seed], steps=steps, guidance=guidance, around=around)
     if not bool(torch.isfinite(finished.latents).all()):
         raise ValueError(f"sample with seed {seed}: the latents are not finite after activation patching")
     return finished.images.numpy()[0]

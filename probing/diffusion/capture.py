@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from probing.diffusion.config import PAPER_STEPS
+from probing.diffusion.families.base import LatentDiffusion
 from probing.diffusion.hooks import record
-from probing.diffusion.model import LatentDiffusion
 from probing.diffusion.offload import Arrival, Offload
 from probing.diffusion.sampling import Samples, StepEvent, sample
 from probing.diffusion.sites import SiteSpec
@@ -76,16 +77,18 @@ def capture(
     write_activation: WriteActivation,
     write_latents: WriteLatents | None = None,
     *,
-    steps: int = 15,
+    steps: int = PAPER_STEPS,
+    recorded_steps: Sequence[int] = (),
     guidance: float = 7.5,
     forced: Sequence[Tensor] | None = None,
 ) -> Samples:
-    """Record all sites at all steps in one sampling pass (section 3.2); arguments as in `sampling.sample`.
+    """Record all sites in one sampling pass (section 3.2); other arguments as in `sampling.sample`.
 
-    Only the conditional half is recorded. Every write is done on return. Raises NonFiniteActivation, and whatever a
-    write raises.
+    recorded_steps: those whose activations are recorded; empty: all. Latents are written at every step. Only the
+    conditional half is recorded. Every write is done on return. Raises NonFiniteActivation, and whatever a write
+    raises.
     """
-    offload = Offload(model.device)
+    offload, doubled = Offload(model.device), model.doubles(guidance)
 
     def write(site: str, step: int, arrival: Arrival) -> None:
         with arrival as values:
@@ -96,12 +99,13 @@ def capture(
         @contextmanager
         def around(step: int) -> Iterator[None]:
             def sink(site: SiteSpec, output: Tensor) -> None:
-                conditional = output[len(output) // 2 :] if guidance > 1 else output
+                conditional = output[len(output) // 2 :] if doubled else output
                 arrival = offload.start(conditional.to(torch.float16, copy=True))
                 writers.submit(write, site.name, step, arrival)
 
             writers.begin_step()
-            with record(model.unet, sites, sink):
+            recorded = sites if not recorded_steps or step in recorded_steps else ()
+            with record(model.network, recorded, sink):
                 yield
 
         def on_step(event: StepEvent) -> None:

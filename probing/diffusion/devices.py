@@ -74,11 +74,11 @@ def _available() -> int:
 def check_memory(weights: Mapping[str, int], device: str, variants: int, name: str) -> None:
     """Raise ValueError if a model's weights exceed free memory.
 
-    weights: bytes of each part. The UNet counts once for each variant, but at most twice: the trained one and the
+    weights: bytes of each part. The `network` counts once for each variant, but at most twice: the trained one and the
     variant in use.
     """
-    unets = min(variants, 2) * weights.get("unet", 0)
-    needed = int(MARGIN * (unets + sum(size for part, size in weights.items() if part != "unet")))
+    networks = min(variants, 2) * weights.get("network", 0)
+    needed = int(MARGIN * (networks + sum(size for part, size in weights.items() if part != "network")))
     free = free_memory(device)
     if needed > free:
         raise ValueError(

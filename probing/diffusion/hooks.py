@@ -18,8 +18,11 @@ Replace = Callable[[SiteSpec, Tensor], Tensor | None]
 
 
 def as_tokens(site: SiteSpec, output: Tensor) -> Tensor:
-    """A site's output as (n, tokens, channels); convolutions return (n, channels, h, w)."""
-    return output.flatten(2).transpose(1, 2) if site.family == "conv" else output
+    """A site's output as (n, tokens, channels), without the text tokens that joint attention has before the image's.
+
+    Convolutions return (n, channels, h, w).
+    """
+    return output.flatten(2).transpose(1, 2) if site.family == "conv" else output[:, -site.tokens :]
 
 
 @contextmanager
@@ -49,8 +52,8 @@ def record(network: nn.Module, sites: Sequence[SiteSpec], sink: Sink) -> Iterato
 def rewrite(network: nn.Module, sites: Sequence[SiteSpec], edit: Edit, guided: bool = True) -> Iterator[None]:
     """Replace the outputs of sites with what `edit` returns.
 
-    With guidance the batch is [unconditional, conditional], and only its second half is edited. Later sites of the
-    same call are computed from the edit. Raises ValueError if an edit changes the shape.
+    guided: the batch is [unconditional, conditional], and only its second half is edited. Later sites of the same call
+    are computed from the edit; text tokens stay as they are. Raises ValueError if an edit changes the shape.
     """
 
     def replace(site: SiteSpec, output: Tensor) -> Tensor:
@@ -61,8 +64,9 @@ def rewrite(network: nn.Module, sites: Sequence[SiteSpec], edit: Edit, guided: b
         if after.shape != before.shape:
             raise ValueError(f"edit of {site.name}: expected shape {tuple(before.shape)}, got {tuple(after.shape)}")
         if site.family == "conv":
-            after = after.transpose(1, 2).reshape(output[half:].shape)
-        changed[half:] = after.to(output.dtype)
+            changed[half:] = after.transpose(1, 2).reshape(output[half:].shape).to(output.dtype)
+        else:
+            changed[half:, -site.tokens :] = after.to(output.dtype)
         return changed
 
     with _hooked(network, sites, replace):

@@ -13,9 +13,12 @@ import huggingface_hub  # loads its parts when they are used, which takes a thir
 import numpy as np
 
 from probing import contents
-from probing.diffusion import parts
-from probing.diffusion.config import DTYPES, SCENES, ModelConfig
-from probing.diffusion.sites import SiteSpec, attention_sites, conv_sites, vae_sites
+from probing.diffusion import parts, schedules
+from probing.diffusion.config import DTYPES, EMBEDDED, PAPER_STEPS, ModelConfig
+from probing.diffusion.families.layouts import layout
+from probing.diffusion.families.registry import family_of, has_configuration
+from probing.diffusion.schedules import LMS
+from probing.diffusion.sites import SiteSpec
 from probing.libraries import loading_errors
 from storage.backends import local_path
 
@@ -25,7 +28,7 @@ class ModelInfo:
     """The sites and sizes of a model."""
 
     sites: tuple[SiteSpec, ...]
-    """self-attention sites in order of execution"""
+    """self- and joint-attention sites in order of execution"""
     latent: tuple[int, int, int]
     """(channels, height, width) of a latent"""
     image: tuple[int, int]
@@ -33,7 +36,9 @@ class ModelInfo:
     revision: str
     """identifies the exact weights"""
     families: dict[str, tuple[SiteSpec, ...]]
-    """sites of the additional site families, `conv` and `vae`"""
+    """sites of the additional site families, such as `conv` and `vae`"""
+    family: str = "Stable Diffusion"
+    """name of the model's family"""
 
 
 def shipped_weights() -> Path:
@@ -46,15 +51,17 @@ def model_path(config: ModelConfig) -> Path | str:
 
     Raises ValueError if the name is neither, the directory is no pipeline, or a hub id has no revision.
     """
-    if config.name == SCENES:
-        return shipped_weights() / "pipeline"
+    if config.name in EMBEDDED:
+        return shipped_weights() / EMBEDDED[config.name]
     folder = local_path(config.name, "model.name")
     if folder.is_dir():
         if not (folder / "model_index.json").exists():
             raise ValueError(f"model.name: {folder} has no model_index.json; give a pipeline's directory")
         return folder
     if config.name.count("/") != 1 or config.name.startswith(("/", ".", "~")):
-        raise ValueError(f"model.name: no directory {config.name}; give 'scenes', a pipeline's directory or OWNER/NAME")
+        raise ValueError(
+            f"model.name: no directory {config.name}; give {', '.join(EMBEDDED)}, a pipeline's directory or OWNER/NAME"
+        )
     if not config.revision:
         raise ValueError(f"model.revision: {config.name} is a hub id; pin the commit to load")
     return config.name
@@ -67,8 +74,6 @@ def config_folder(config: ModelConfig) -> Path:
     """
     path = model_path(config)
     if isinstance(path, Path):
-        if not (path / "unet" / "config.json").exists():
-            raise ValueError(f"model.name: {path} has no unet/config.json, so it is no Stable Diffusion pipeline")
         return path
     with loading_errors(config.name):
         return Path(
@@ -90,7 +95,11 @@ def local_config_folder(config: ModelConfig) -> Path | None:
         folder = Path(huggingface_hub.snapshot_download(path, revision=config.revision, local_files_only=True))
     except LocalEntryNotFoundError:
         return None
-    return folder if all((folder / part / "config.json").exists() for part in ("unet", "vae")) else None
+    try:
+        index = parts.read_json(folder, "model_index.json")
+    except ValueError:
+        return None
+    return folder if has_configuration(folder, index) else None
 
 
 def read_model_info(config: ModelConfig, folder: Path) -> ModelInfo:
@@ -99,17 +108,13 @@ def read_model_info(config: ModelConfig, folder: Path) -> ModelInfo:
     Raises ValueError if sizes cannot be read from them, or the UNet has no sites; `check` looks at all fields.
     """
     with loading_errors(config.name):
-        unet, vae = parts.read_unet(folder, sizes_only=True), parts.read_vae(folder, sizes_only=True)
-    size = unet["sample_size"]
-    height, width = (size, size) if isinstance(size, int) else size
-    factor = 2 ** (len(vae["block_out_channels"]) - 1)
-    return ModelInfo(
-        sites=attention_sites(unet, (height, width)),
-        latent=(unet["in_channels"], height, width),
-        image=(height * factor, width * factor),
-        revision=revision(config),
-        families={"conv": conv_sites(unet, (height, width)), "vae": vae_sites(vae, (height, width))},
-    )
+        # without a class, a folder of the UNet's and the VAE's files, which is enough to plan
+        kind = parts.read_json(folder, "model_index.json").get("_class_name", "StableDiffusionPipeline")
+        family = family_of(kind)
+        found = layout(family, *parts.read_network(folder, family, sizes_only=True), config.size)
+    families = {name: sites for name, sites in found.families.items() if name != "attention"}
+    sites = found.families["attention"]
+    return ModelInfo(sites, found.latent, found.image, revision(config), families, family.name)
 
 
 def revision(config: ModelConfig) -> str:
@@ -129,7 +134,7 @@ def revision(config: ModelConfig) -> str:
             digest.update(f"{file.relative_to(path)} {file.stat().st_size}".encode())
             digest.update(handle.read(1 << 20))
     try:
-        dropped = parts.unlike_earlier(parts.read_scheduler(path))
+        dropped = parts.unlike_earlier(parts.read_json(path, parts.SCHEDULER_FILE))
     except ValueError:  # a model that cannot be sampled, or a folder without its scheduler's file
         dropped = {}
     added = hashlib.sha256(json.dumps(dropped, sort_keys=True).encode()).hexdigest()[:8] if dropped else ""
@@ -144,11 +149,11 @@ def model_files(config: ModelConfig) -> dict[str, Path]:
     path = model_path(config)
     if not isinstance(path, Path):
         return {}
-    names = ("unet", "vae", "scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
+    names = ("unet", "transformer", "vae", "scheduler", *TEXT_PARTS)
     found = [path / "model_index.json"]
     for part in (path / name for name in names):
         if part.is_dir():
-            found += parts.weight_files(part)
+            found += parts.weight_files(part, config.variant)
             found += sorted(f for f in part.iterdir() if f.suffix in (".json", ".txt", ".model") and f.name[0] != ".")
     return {file.relative_to(path).as_posix(): file for file in found}
 
@@ -160,31 +165,48 @@ def identity(config: ModelConfig) -> str:
     return f"{config.name}@{hashlib.sha256(text.encode()).hexdigest()[:16] if found else config.revision}"
 
 
-def weight_bytes(folder: Path, dtype: str) -> dict[str, int]:
-    """Bytes of each part's tensors once loaded as `dtype`, from the headers of a directory's safetensors.
+def weight_bytes(folder: Path, config: ModelConfig) -> dict[str, int]:
+    """Bytes of each part's tensors once loaded, from the headers of a directory's safetensors; the denoising network's
+    under the key `network`.
 
-    Half-precision and non-EMA copies of the weights are not counted. Raises ValueError for a damaged file.
+    Other copies of the weights are not counted. Raises ValueError for a damaged file.
     """
     sizes = {}
-    for part in ("unet", "vae", "text_encoder", "text_encoder_2"):
-        if shapes := parts.tensor_shapes(folder, part):
-            sizes[part] = sum(map(math.prod, shapes.values())) * DTYPES[dtype]
+    for part in ("unet", "transformer", "vae", *(name for name in TEXT_PARTS if name.startswith("text_encoder"))):
+        if shapes := parts.tensor_shapes(folder, part, config.variant):
+            size = sum(map(math.prod, shapes.values())) * DTYPES[config.dtype]
+            sizes["network" if part in ("unet", "transformer") else part] = size
     return sizes
 
 
-def check(config: ModelConfig, partial: bool = False) -> None:
+TEXT_PARTS = tuple(f"{part}{suffix}" for part in ("text_encoder", "tokenizer") for suffix in ("", "_2", "_3"))
+
+
+def check(config: ModelConfig, sampler: str = LMS, steps: int = PAPER_STEPS, partial: bool = False) -> None:
     """Raise ValueError if a field of the model's configuration files is neither honoured nor without effect here.
 
-    Also if the weights, where they are on this machine, have other sizes than the files state. `partial` as in
+    Also if the weights, where they are on this machine, have other sizes than the files state. Other arguments as in
     `parts.check`.
     """
     folder = config_folder(config)
     with loading_errors(config.name):
-        parts.check(folder, partial)
+        parts.check(folder, sampler, steps, partial)
+
+
+def calls(config: ModelConfig, sampler: str, steps: int) -> int:
+    """Network calls of a sample, which are the steps that a store has.
+
+    For a model whose files are not on this machine, as many as steps: it is the paper's sampler's number.
+    """
+    folder = local_config_folder(config)
+    if sampler == LMS or folder is None:
+        return steps
+    with loading_errors(config.name):
+        return schedules.calls(sampler, steps, parts.read_scheduler(folder, sampler, steps))
 
 
 def noise_levels(config: ModelConfig, steps: int) -> tuple[float, ...]:
-    """Sigma that enters the UNet at each step, from the scheduler's JSON file.
+    """Sigma of the unscaled latents that enter each step of LMS, from the scheduler's JSON file.
 
     The same values as `sampling.schedule(model, steps).sigmas`, without importing torch. Empty if the model is
     not on this machine, or if its sigmas are spaced by a rule of their own; downloads nothing.

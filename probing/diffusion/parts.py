@@ -15,10 +15,13 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from probing.diffusion.config import STEPS
+from probing.diffusion import schedules
+from probing.diffusion.config import PAPER_STEPS
+from probing.diffusion.families.layouts import layout
+from probing.diffusion.families.registry import Family, family_of
+from probing.diffusion.schedules import LMS
+from probing.diffusion.sites import unet_blocks
 
-ENCODERS = {"StableDiffusionPipeline": 1, "StableDiffusionXLPipeline": 2}
-"""supported pipeline classes and their number of text encoders: Stable Diffusion 1.x and 2.x, and XL"""
 NOT_NEEDED = ("safety_checker", "feature_extractor", "image_encoder", "requires_safety_checker", "add_watermarker")
 """components and settings of a pipeline's index that a run without images as inputs does not use"""
 SCHEDULER_FILE = "scheduler/scheduler_config.json"
@@ -71,6 +74,8 @@ NO_EFFECT = Field("anything", lambda v: True)
 BETA = Field("a number between 0 and 1", lambda v: _is_number(v) and 0 < v < 1)
 ACTIVATION = only("silu", "swish", "mish", "gelu", "relu")
 SIZES = whole(1) | each(whole(1))
+DEPTH = whole(0) | each(whole(1))
+"""transformer layers of a block: a number for each of its attentions, or one for all"""
 
 _LEFT_BY_TRAINING = (
     "decay",
@@ -92,7 +97,7 @@ UNET = {
     "down_block_types": each(only("CrossAttnDownBlock2D", "DownBlock2D")),
     "mid_block_type": only("UNetMidBlock2DCrossAttn", "UNetMidBlock2D", None),
     "up_block_types": each(only("CrossAttnUpBlock2D", "UpBlock2D")),
-    "only_cross_attention": only(False) | each(only(False)),  # there would be no self-attention to record
+    "only_cross_attention": FLAG | each(FLAG),
     "block_out_channels": each(whole(1)),
     "layers_per_block": SIZES,
     "downsample_padding": only(1),  # another one changes the sizes of sites
@@ -102,8 +107,8 @@ UNET = {
     "norm_num_groups": whole(1),
     "norm_eps": POSITIVE,
     "cross_attention_dim": SIZES,
-    "transformer_layers_per_block": SIZES,
-    "reverse_transformer_layers_per_block": NULL,
+    "transformer_layers_per_block": SIZES | each(DEPTH),
+    "reverse_transformer_layers_per_block": each(DEPTH) | NULL,
     "encoder_hid_dim": NULL,
     "encoder_hid_dim_type": NULL,
     "attention_head_dim": SIZES,
@@ -122,7 +127,7 @@ UNET = {
     "time_embedding_dim": whole(1) | NULL,
     "time_embedding_act_fn": ACTIVATION | NULL,
     "timestep_post_act": ACTIVATION | NULL,
-    "time_cond_proj_dim": NULL,  # the guidance embedding of latent consistency models
+    "time_cond_proj_dim": whole(4) | NULL,  # the guidance embedding of latent consistency models
     "conv_in_kernel": only(1, 3, 5, 7),
     "conv_out_kernel": only(1, 3, 5, 7),
     "projection_class_embeddings_input_dim": whole(1) | NULL,
@@ -147,14 +152,34 @@ VAE = {
     "sample_size": SIZES,  # of tiled decoding, which is not used
     "scaling_factor": POSITIVE,
     "shift_factor": only(None, 0, 0.0),
-    "latents_mean": NULL,
-    "latents_std": NULL,
+    "latents_mean": each(NUMBER) | NULL,
+    "latents_std": each(POSITIVE) | NULL,
     "force_upcast": FLAG,
     "use_quant_conv": FLAG,
     "use_post_quant_conv": FLAG,
     "mid_block_add_attention": FLAG,
 }
 """fields of AutoencoderKL"""
+
+TINY_VAE = {
+    "in_channels": only(3),
+    "out_channels": only(3),
+    "encoder_block_out_channels": each(whole(1)),
+    "decoder_block_out_channels": each(whole(1)),
+    "act_fn": ACTIVATION,
+    "upsample_fn": TEXT,
+    "latent_channels": whole(1),
+    "upsampling_scaling_factor": only(2),
+    "num_encoder_blocks": each(whole(1)),
+    "num_decoder_blocks": each(whole(1)),
+    "latent_magnitude": POSITIVE,  # of its own scaling functions, which pipelines do not call
+    "latent_shift": NUMBER,
+    "force_upcast": FLAG,
+    "scaling_factor": POSITIVE,
+    "shift_factor": only(None, 0, 0.0),
+    "block_out_channels": NO_EFFECT,
+}
+"""fields of AutoencoderTiny"""
 
 TEXT_ENCODER = {
     "vocab_size": whole(1),
@@ -200,7 +225,7 @@ TOKENIZER = {
 """fields of a tokenizer whose types are checked; all are honoured by transformers"""
 
 NOISE = {
-    "num_train_timesteps": whole(STEPS),
+    "num_train_timesteps": whole(1),
     "beta_start": BETA,
     "beta_end": BETA,
     "beta_schedule": only("linear", "scaled_linear", "squaredcos_cap_v2"),
@@ -342,7 +367,8 @@ def read_unet(folder: Path, sizes_only: bool = False) -> dict[str, Any]:
     if isinstance(size, list) and len(size) != 2:
         raise refuse(name, "sample_size", f"={size} is not supported; supported: a number, or height and width")
     by_level = ("down_block_types", "up_block_types", "layers_per_block", "cross_attention_dim",
-                "transformer_layers_per_block", "attention_head_dim", "only_cross_attention")  # fmt: skip
+                "transformer_layers_per_block", "attention_head_dim", "only_cross_attention",
+                "reverse_transformer_layers_per_block")  # fmt: skip
     for field in by_level:
         if isinstance(values.get(field), list) and len(values[field]) != levels:
             raise refuse(name, field, f" has {len(values[field])} values, block_out_channels {levels}")
@@ -350,83 +376,138 @@ def read_unet(folder: Path, sizes_only: bool = False) -> dict[str, Any]:
 
 
 def read_vae(folder: Path, sizes_only: bool = False) -> dict[str, Any]:
-    """The autoencoder's configuration with defaults, likewise."""
+    """The configuration of a Stable Diffusion's autoencoder with defaults, likewise."""
     name = "vae/config.json"
     values = read_json(folder, name)
-    check_fields(name, {f: v for f, v in values.items() if not sizes_only or f in SIZES_OF["vae"]}, VAE)
-    if values.get("_class_name", "AutoencoderKL") != "AutoencoderKL":
-        raise refuse(name, "_class_name", f"={values['_class_name']} is not supported; supported: AutoencoderKL")
+    kind = values.get("_class_name", "AutoencoderKL")
+    tables = {"AutoencoderKL": VAE, "AutoencoderTiny": TINY_VAE}
+    if not isinstance(kind, str) or kind not in tables:
+        raise refuse(name, "_class_name", f"={kind} is not supported; supported: {', '.join(tables)}")
+    check_fields(name, {f: v for f, v in values.items() if not sizes_only or f in SIZES_OF["vae"]}, tables[kind])
+    if kind == "AutoencoderTiny":
+        sizes = {"latent_channels": 4, "encoder_block_out_channels": [64] * 4, "scaling_factor": 1.0}
+        return sizes | values
     return {"latent_channels": 4, "block_out_channels": [64], "layers_per_block": 1} | values
 
 
-def read_scheduler(folder: Path) -> dict[str, Any]:
-    """The scheduler's configuration. Raises ValueError for a scheduler or a field that is not supported."""
+def read_scheduler(folder: Path, sampler: str = LMS, steps: int = PAPER_STEPS) -> dict[str, Any]:
+    """The scheduler's configuration, for a value of `sampling.scheduler`.
+
+    LMS takes only the noise schedule from the file, so each of its fields is checked; another sampler is built by
+    diffusers from the whole file. steps: of sampling. Raises ValueError for a scheduler or a field
+    that is not supported, or that does not fit the sampler.
+    """
     name = SCHEDULER_FILE
     values = read_json(folder, name)
     if "_class_name" not in values:
         component = read_json(folder, "model_index.json").get("scheduler")
         values["_class_name"] = component[1] if isinstance(component, list) and len(component) == 2 else None
     kind = values["_class_name"]
-    if not isinstance(kind, str) or kind.removesuffix("Scheduler") not in SCHEDULERS:
-        known = ", ".join(sorted(SCHEDULERS))
-        raise refuse(name, "_class_name", f"={kind} has no noise schedule that LMS can sample; supported: {known}")
-    check_fields(name, values, SCHEDULER)
-    settings = lms_settings(values)
+    if not isinstance(kind, str) or schedules.plain(kind) not in {*SCHEDULERS, *schedules.KINDS}:
+        known = ", ".join(sorted({*SCHEDULERS, *schedules.KINDS}))
+        raise refuse(name, "_class_name", f"={kind} is not supported; supported: {known}")
+    if sampler == LMS and schedules.plain(kind) in ("LCM", "TCD"):
+        raise refuse(name, "_class_name", f"={kind} is not what LMS can take the place of; set sampling.scheduler=own")
+    schedules.check(sampler, values)
+    if sampler == LMS:
+        check_fields(name, values, SCHEDULER)
+        _check_noise(name, lms_settings(values), steps)
+    elif values.get("prediction_type", "epsilon") not in PREDICTIONS:
+        shown = json.dumps(values["prediction_type"])[:80]
+        raise refuse(name, "prediction_type", f"={shown} is not supported; supported: {', '.join(PREDICTIONS)}")
+    return values
+
+
+PREDICTIONS = ("epsilon", "v_prediction", "flow_prediction", "sample")
+"""of which the clean estimate is known"""
+
+
+def _check_noise(name: str, settings: Mapping[str, Any], steps: int) -> None:
     count, betas = settings.get("num_train_timesteps", 1000), settings.get("trained_betas")
     if betas is not None and len(betas) != count:
         raise refuse(name, "trained_betas", f" has {len(betas)} values, num_train_timesteps is {count}")
+    if steps > count:
+        raise refuse(name, "num_train_timesteps", f"={count} are fewer than sampling.steps={steps}")
     if settings.get("timestep_spacing") == "leading":
-        last = count // STEPS * (STEPS - 1) + settings.get("steps_offset", 0)
+        last = count // steps * (steps - 1) + settings.get("steps_offset", 0)
         if last >= count:
             raise refuse(name, "steps_offset", f" puts a step at {last}, num_train_timesteps is {count}")
     if sum(settings.get(f"use_{which}_sigmas", False) for which in ("karras", "exponential", "beta")) > 1:
         raise refuse(name, "use_karras_sigmas", ", use_exponential_sigmas and use_beta_sigmas exclude each other")
-    return values
 
 
-def read_index(folder: Path) -> tuple[dict[str, Any], int]:
-    """A pipeline's index and its number of text encoders.
+def read_index(folder: Path) -> tuple[dict[str, Any], Family]:
+    """A pipeline's index and its family.
 
     Raises ValueError for another class, or a component that would be left out.
     """
     name = "model_index.json"
     index = read_json(folder, name)
-    kind = index.get("_class_name")
-    if not isinstance(kind, str) or kind not in ENCODERS:
-        raise ValueError(f"is a {kind}; supported pipelines: {', '.join(ENCODERS)}")
-    parts = ["unet", "vae", "scheduler", *(f"{part}{suffix}" for part in ("text_encoder", "tokenizer")
-                                           for suffix in ("", "_2")[: ENCODERS[kind]])]  # fmt: skip
+    family = family_of(index.get("_class_name"))
+    parts = [family.network, "vae", "scheduler", *family.text_parts]
+    optional = [f"{part}{suffix}" for part in ("text_encoder", "tokenizer") for suffix in family.optional]
     for field, value in index.items():
         if field in parts:
             named = isinstance(value, list) and len(value) == 2 and all(isinstance(x, str) for x in value)
-            if not named:
+            if not named and not (field in optional and value in (None, [None, None])):
                 raise refuse(name, field, f"={json.dumps(value)} names no library and class")
         elif field == "force_zeros_for_empty_prompt":
             check_fields(name, {field: value}, {field: FLAG})
+        elif field == "id2label" and not family.encoders:
+            check_fields(name, {field: value}, {field: CLASSES})
         elif not field.startswith("_") and field not in NOT_NEEDED and value not in (None, [None, None]):
             raise refuse(name, field, f"={json.dumps(value)[:80]} is not known here, and what it does would be lost")
-    expected: dict[str, tuple[str, ...]] = {"unet": ("UNet2DConditionModel",), "vae": ("AutoencoderKL",)}
-    expected |= {part: TEXT_ENCODERS for part in parts if part.startswith("text_encoder")}
+    expected = {family.network: family.networks, "vae": family.vaes}
+    if family.network == "unet":
+        expected |= {part: TEXT_ENCODERS for part in parts if part.startswith("text_encoder")}
     for part, classes in expected.items():
         found = (index.get(part) or [None, None if part.startswith("text") else classes[0]])[1]
         if found not in classes:
             raise ValueError(f"its {part} is a {found}; supported: {', '.join(classes)}")
-    return index, ENCODERS[kind]
+    for part in parts:
+        if part not in optional and part != "scheduler" and not index.get(part) and family.network != "unet":
+            raise refuse(name, part, " is missing")
+    return index, family
 
 
-def check(folder: Path, partial: bool = False) -> None:
+def components(index: Mapping[str, Any], family: Family) -> dict[str, tuple[str, str]]:
+    """(library, class) of each network and tokenizer of a pipeline; an optional one that is null is absent.
+
+    One that the index does not mention has the class that is usual in the family.
+    """
+    usual = {family.network: ("diffusers", family.networks[0]), "vae": ("diffusers", family.vaes[0])}
+    usual |= {part: ("transformers", "AutoTokenizer") for part in family.text_parts if part.startswith("tokenizer")}
+    found = {}
+    for part in dict.fromkeys((*family.weighted_parts, *family.text_parts)):
+        library, name = index.get(part) or usual.get(part) or (None, None)
+        if library is not None and name is not None:
+            found[part] = (library, name)
+    return found
+
+
+CLASSES = Field(
+    "an object of class numbers and names",
+    lambda v: isinstance(v, dict) and bool(v) and all(k.isdecimal() and isinstance(x, str) for k, x in v.items()),
+)
+
+
+def check(folder: Path, sampler: str = LMS, steps: int = PAPER_STEPS, partial: bool = False) -> None:
     """Check all configuration files of a pipeline, and that its weights, if they are there, have the stated sizes.
 
-    partial: a folder of the UNet's and the VAE's files alone, with an index that names no class, is enough (to plan).
-    Raises ValueError that names file and field.
+    sampler, steps: `sampling.scheduler` and `sampling.steps`. partial: a folder of the network's and the VAE's files
+    alone is enough (to plan). Raises ValueError that names file and field.
     """
     if partial and "_class_name" not in read_json(folder, "model_index.json"):
         read_unet(folder)
         read_vae(folder)
         return
-    index, encoders = read_index(folder)
+    index, family = read_index(folder)
+    if family.network != "unet":
+        check_transformer(folder, index, family, sampler, steps, partial)
+        return
+    encoders = len(family.encoders)
     unet, vae = read_unet(folder), read_vae(folder)
-    read_scheduler(folder)
+    read_scheduler(folder, sampler, steps)
     widths = []
     for part in ("text_encoder", "text_encoder_2")[:encoders]:
         name = f"{part}/config.json"
@@ -439,17 +520,61 @@ def check(folder: Path, partial: bool = False) -> None:
         _check_tokenizer(folder, tokenizer, (index.get(tokenizer) or ["", ""])[1])
         _check_tensors(folder, part, _text_tensors(text))
     _check_conditioning(unet, vae, encoders, sum(widths))
-    levels = len(vae["block_out_channels"])
-    for field in ("down_block_types", "up_block_types"):
+    _check_scale(vae, encoders)
+    tiny = vae.get("_class_name") == "AutoencoderTiny"
+    levels = len(vae["encoder_block_out_channels" if tiny else "block_out_channels"])
+    for field in () if tiny else ("down_block_types", "up_block_types"):
         if (count := len(vae.get(field, [""]))) != levels:
             raise refuse("vae/config.json", field, f" has {count} values, block_out_channels {levels}")
     for name, values, default in (("unet/config.json", unet, 32), ("vae/config.json", vae, 32)):
         groups = values.get("norm_num_groups", default)
-        for channels in values["block_out_channels"]:
+        for channels in () if tiny and values is vae else values["block_out_channels"]:
             if channels % groups:
                 raise refuse(name, "norm_num_groups", f"={groups} does not divide block_out_channels {channels}")
     _check_tensors(folder, "unet", _unet_tensors(unet))
-    _check_tensors(folder, "vae", _vae_tensors(vae))
+    if not tiny:
+        _check_tensors(folder, "vae", _vae_tensors(vae))
+
+
+def read_network(folder: Path, family: Family, sizes_only: bool = False) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The configurations of the network and of the autoencoder.
+
+    Those of a transformer are read as they are: diffusers builds it from all its fields, and it is called as its
+    pipeline calls it, so that none is lost. Raises ValueError for a missing or damaged file, or another class.
+    """
+    if family.network == "unet":
+        return read_unet(folder, sizes_only), read_vae(folder, sizes_only)
+    found = []
+    for part, classes in ((family.network, family.networks), ("vae", family.vaes)):
+        values = read_json(folder, f"{part}/config.json")
+        kind = values.setdefault("_class_name", classes[0])
+        if kind not in classes:
+            raise refuse(
+                f"{part}/config.json", "_class_name", f"={kind} is not supported; supported: {', '.join(classes)}"
+            )
+        found.append(values)
+    return found[0], found[1]
+
+
+def check_transformer(
+    folder: Path, index: Mapping[str, Any], family: Family, sampler: str, steps: int, partial: bool
+) -> None:
+    """Check the files of a transformer's pipeline: all there, readable, and of supported classes.
+
+    partial: text encoders and tokenizers may be missing.
+    """
+    network, vae = read_network(folder, family)
+    layout(family, network, vae)
+    read_scheduler(folder, sampler, steps)
+    for part in family.text_parts:
+        if partial or part not in (found := components(index, family)):
+            continue
+        if part.startswith("tokenizer"):
+            _check_tokenizer(folder, part, found[part][1])
+        else:
+            read_json(folder, f"{part}/config.json")
+    for part in family.weighted_parts:
+        tensor_shapes(folder, part)
 
 
 def _check_tokenizer(folder: Path, part: str, kind: str) -> None:
@@ -488,6 +613,20 @@ def _check_conditioning(unet: Mapping[str, Any], vae: Mapping[str, Any], encoder
             raise refuse(name, "attention_head_dim", f"={count} does not divide block_out_channels {channels}")
 
 
+def _check_scale(vae: Mapping[str, Any], encoders: int) -> None:
+    """Raise ValueError if latents have a mean and deviation that the pipeline does not undo, or not as many."""
+    name, found = "vae/config.json", {field: vae.get(field) for field in ("latents_mean", "latents_std")}
+    for field, values in found.items():
+        if values is None:
+            continue
+        if encoders == 1:
+            raise refuse(name, field, " is not supported: only the pipeline of XL undoes it")
+        if len(values) != vae["latent_channels"]:
+            raise refuse(name, field, f" has {len(values)} values, latent_channels is {vae['latent_channels']}")
+        if None in found.values():
+            raise refuse(name, field, " needs the other of latents_mean and latents_std")
+
+
 def _by_level(values: Mapping[str, Any], field: str, default: int) -> list[int]:
     value = values.get(field, default)
     return list(value) if isinstance(value, list | tuple) else [value] * len(values["block_out_channels"])
@@ -501,13 +640,14 @@ def _unet_tensors(unet: Mapping[str, Any]) -> Tensors:
     """The tensors whose names and shapes follow from the UNet's configuration, one for each field that sets sizes."""
     channels, last = unet["block_out_channels"], len(unet["block_out_channels"]) - 1
     layers = _by_level(unet, "layers_per_block", 2)
-    depths = _by_level(unet, "transformer_layers_per_block", 1)
     widths = _by_level(unet, "cross_attention_dim", 1280)
     kernel, out_kernel = unet.get("conv_in_kernel", 3), unet.get("conv_out_kernel", 3)
     time = unet.get("time_embedding_dim") or 4 * channels[0]
     yield "conv_in_kernel", "conv_in.weight", (channels[0], unet["in_channels"], kernel, kernel)
     yield "conv_out_kernel", "conv_out.weight", (unet["out_channels"], channels[0], out_kernel, out_kernel)
     yield "time_embedding_dim", "time_embedding.linear_1.weight", (time, channels[0])
+    guidance = unet.get("time_cond_proj_dim")
+    yield "time_cond_proj_dim", "time_embedding.cond_proj.weight", (channels[0], guidance) if guidance else None
     if unet.get("addition_embed_type"):
         inputs = unet.get("projection_class_embeddings_input_dim")
         yield "projection_class_embeddings_input_dim", "add_embedding.linear_1.weight", (time, inputs)
@@ -522,6 +662,7 @@ def _unet_tensors(unet: Mapping[str, Any]) -> Tensors:
         ("mid_block_type", "mid_block", mid or "", last, 2 if "CrossAttn" in (mid or "") else 1 if mid else 0),
     ]  # fmt: skip
     linear: tuple[int | None, ...] = (None, None) if unet.get("use_linear_projection") else (None, None, 1, 1)
+    own = {block.site.module: block for block in unet_blocks(unet, (1, 1), "attention")}
     for field, path, kind, level, count in blocks:
         attentions = (1 if path == "mid_block" else count) if "CrossAttn" in kind else 0
         if count:
@@ -532,8 +673,10 @@ def _unet_tensors(unet: Mapping[str, Any]) -> Tensors:
         if attentions:
             block = f"{path}.attentions.{attentions - 1}"
             yield "use_linear_projection", f"{block}.proj_in.weight", linear
-            inner, depth = f"{block}.transformer_blocks", depths[level]
+            inner, depth = f"{block}.transformer_blocks", own[path].depths[-1]
             width = (channels[level], widths[level])
+            seen = width if own[path].only_cross else (channels[level], channels[level])
+            yield "only_cross_attention", f"{inner}.{depth - 1}.attn1.to_k.weight", seen
             yield "cross_attention_dim", f"{inner}.{depth - 1}.attn2.to_k.weight", width
             yield "transformer_layers_per_block", f"{inner}.{depth}.norm1.weight", None
 
@@ -568,13 +711,13 @@ def _text_tensors(text: Mapping[str, Any]) -> Tensors:
     yield "num_hidden_layers", f"encoder.layers.{layers}.mlp.fc1.weight", None
 
 
-def tensor_shapes(folder: Path, part: str) -> dict[str, tuple[int, ...]]:
+def tensor_shapes(folder: Path, part: str, variant: str = "") -> dict[str, tuple[int, ...]]:
     """Shapes of a part's tensors by name, from the headers of its safetensors files; empty if there are none here.
 
-    Half-precision and non-EMA copies of the weights are left out. Raises ValueError for a damaged file.
+    Other copies of the weights than the one to load are left out. Raises ValueError for a damaged file.
     """
     shapes: dict[str, tuple[int, ...]] = {}
-    for file in weight_files(folder / part):
+    for file in weight_files(folder / part, variant):
         try:
             with safe_open(file, framework="numpy") as tensors:
                 shapes |= {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}
@@ -583,14 +726,14 @@ def tensor_shapes(folder: Path, part: str) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a part that are loaded."""
-    return [
-        file
-        for file in sorted(folder.glob("*.safetensors"))
-        # what some systems leave beside a file, such as ._model.safetensors, is no weights
-        if not file.name.startswith(".") and ".fp16" not in file.name and ".non_ema" not in file.name
-    ]
+def weight_files(folder: Path, variant: str = "") -> list[Path]:
+    """The safetensors files of a part that are loaded: of a variant such as `fp16` if it has one, else the main."""
+    # what some systems leave beside a file, such as ._model.safetensors, is no weights
+    found = [file for file in sorted(folder.glob("*.safetensors")) if not file.name.startswith(".")]
+    # NAME.safetensors, NAME.VARIANT.safetensors, NAME-00001-of-00002.safetensors, NAME.VARIANT-00001-of-00002...
+    copies = {file: file.name.removesuffix(".safetensors").partition(".")[2].partition("-")[0] for file in found}
+    of_variant = [file for file, copy in copies.items() if variant and copy == variant]
+    return of_variant or [file for file, copy in copies.items() if not copy]
 
 
 def _check_tensors(folder: Path, part: str, expected: Tensors) -> None:

@@ -1,18 +1,24 @@
-"""The denoising loop: text to image with guidance, a callback per step, and a context around each UNet call."""
+"""The denoising loop: images from prompts, a callback per network call, and a context around each of them.
+
+A step is one call of the network; samplers such as Heun's make more calls than the steps they are asked for.
+"""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from diffusers.schedulers.scheduling_lms_discrete import LMSDiscreteScheduler
 from torch import Tensor
 
-from probing.diffusion.conditioning import conditions
-from probing.diffusion.model import LatentDiffusion
+from probing.diffusion import schedules
+from probing.diffusion.config import PAPER_STEPS
+from probing.diffusion.families.base import LatentDiffusion
 from probing.diffusion.parts import lms_settings
+from probing.diffusion.schedules import Level
 
 
 @dataclass(frozen=True)
@@ -20,15 +26,15 @@ class StepEvent:
     """The state after a denoising step, passed to the callback."""
 
     step: int
-    """1 to the number of steps"""
-    sigma: float
-    """noise level that enters the UNet"""
+    """1 to the number of network calls"""
+    level: Level
+    """noise level of the network's input"""
     before: Tensor
-    """latents that enter the UNet, (n, C, h, w), not yet divided by sqrt(sigma^2 + 1)"""
+    """latents that enter the step, (n, C, h, w), in the scheduler's own scale"""
     latents: Tensor
     """latents after the step"""
     clean: Tensor
-    """the guided estimate of the clean latents, x - sigma * eps"""
+    """the guided estimate of the clean latents"""
 
 
 @dataclass(frozen=True)
@@ -45,21 +51,53 @@ Around = Callable[[int], AbstractContextManager[None]]
 OnStep = Callable[[StepEvent], None]
 
 
-def initial_noise(model: LatentDiffusion, seeds: Sequence[int]) -> Tensor:
-    """Noise (n, C, h, w): one CPU draw per sample from a generator with the sample's own seed."""
-    draws = [torch.randn(model.latent_shape, generator=torch.Generator().manual_seed(int(seed))) for seed in seeds]
-    return torch.stack(draws).to(model.device)
+def generators(seeds: Sequence[int]) -> list[torch.Generator]:
+    """A CPU generator of its own for each sample, so that a sample does not depend on the rest of its batch."""
+    return [torch.Generator().manual_seed(int(seed)) for seed in seeds]
 
 
-def schedule(model: LatentDiffusion, steps: int) -> LMSDiscreteScheduler:
-    """A new linear multistep scheduler (see `lms_settings`). It keeps state, so each batch needs its own."""
-    scheduler = LMSDiscreteScheduler(**lms_settings(model.scheduler_config))
-    scheduler.set_timesteps(steps)
+def initial_noise(model: LatentDiffusion, draws: Sequence[torch.Generator]) -> Tensor:
+    """Noise (n, C, h, w): one draw from each generator."""
+    return torch.stack([torch.randn(model.latent_shape, generator=draw) for draw in draws]).to(model.device)
+
+
+def entering(model: LatentDiffusion, seeds: Sequence[int], steps: int) -> Tensor:
+    """The latents (n, C, h, w) that enter step 1: each seed's noise at the schedule's first noise level."""
+    return initial_noise(model, generators(seeds)) * getattr(schedule(model, steps), "init_noise_sigma", 1.0)
+
+
+def schedule(model: LatentDiffusion, steps: int) -> Any:
+    """A new scheduler of diffusers for a number of steps. It keeps state, so each batch needs its own.
+
+    `lms` is the paper's sampler, a linear multistep method (see `lms_settings`); otherwise that of the model's file, or
+    the class that is asked for with the settings of that file.
+    """
+    if model.sampler == schedules.LMS:
+        from diffusers.schedulers.scheduling_lms_discrete import LMSDiscreteScheduler
+
+        scheduler: Any = LMSDiscreteScheduler(**lms_settings(model.scheduler_config))
+        scheduler.set_timesteps(steps)
+        return scheduler
+    import diffusers
+
+    kind = schedules.kind_of(model.sampler, model.scheduler_config)
+    scheduler = getattr(diffusers, kind + schedules.SUFFIX).from_config(model.scheduler_config)
+    scheduler.set_timesteps(steps, **model.timesteps(scheduler, steps))
     return scheduler
 
 
+def calls(model: LatentDiffusion, steps: int) -> int:
+    """Network calls of a sample, which the results call its steps."""
+    return schedules.calls(model.sampler, steps, model.scheduler_config)
+
+
+def scaled_input(scheduler: Any, latents: Tensor, time: Tensor) -> Tensor:
+    """Latents as the network takes them; schedulers of flow matching have no scale of their own."""
+    return scheduler.scale_model_input(latents, time) if hasattr(scheduler, "scale_model_input") else latents
+
+
 def autocast(model: LatentDiffusion) -> AbstractContextManager[None]:
-    """The context of a UNet call: mixed precision if the model is configured for it."""
+    """The context of a network call: mixed precision if the model is configured for it."""
     return torch.autocast(model.device.type, model.autocast) if model.autocast else nullcontext()
 
 
@@ -69,38 +107,38 @@ def sample(
     prompts: Sequence[str],
     seeds: Sequence[int],
     *,
-    steps: int = 15,
+    steps: int = PAPER_STEPS,
     guidance: float = 7.5,
     on_step: OnStep | None = None,
     around: Around | None = None,
     forced: Sequence[Tensor] | None = None,
     decode: bool = True,
 ) -> Samples:
-    """Sample images (section 3.1: 15 LMS steps; the batch is [unconditional, conditional]).
+    """Sample images (section 3.1: 15 LMS steps); a batch with guidance is [unconditional, conditional].
 
-    around: `around(step)` is entered around the step's UNet call.
-    forced: latents (n, C, h, w) that enter the UNet at each step (of another trajectory) instead of its own.
+    around: `around(step)` is entered around the step's network call.
+    forced: latents (n, C, h, w) that enter each step (of another trajectory) instead of its own.
     guidance: with 1 or less only the conditional half runs.
     """
-    guided = guidance > 1
-    conditioning = conditions(model, prompts, guided)
+    conditioning = model.conditions(prompts, guidance)
+    doubled = model.doubles(guidance)
     scheduler = schedule(model, steps)
-    latents = initial_noise(model, seeds) * scheduler.init_noise_sigma
+    levels, draws = schedules.levels(scheduler), generators(seeds)
+    # samplers that add noise draw it from each sample's own generator
+    noisy = "generator" in inspect.signature(scheduler.step).parameters
+    options: dict[str, Any] = {"generator": draws} if noisy else {}
+    latents = initial_noise(model, draws) * getattr(scheduler, "init_noise_sigma", 1.0)
     for index, time in enumerate(scheduler.timesteps):
         before = latents if forced is None else forced[index].to(latents)
-        sigma = float(scheduler.sigmas[index])
-        batch = torch.cat([before, before]) if guided else before
-        batch = scheduler.scale_model_input(batch, time).to(model.unet.dtype)
+        inputs = scaled_input(scheduler, before, time)
         with around(index + 1) if around else nullcontext(), autocast(model):
-            output = model.unet(batch, time.to(model.device), **conditioning).sample.float()
-        if guided:
+            output = model.predict(torch.cat([inputs, inputs]) if doubled else inputs, time, conditioning)
+        if doubled:
             unconditional, conditional = output.chunk(2)
             output = unconditional + guidance * (conditional - unconditional)
-        result = scheduler.step(output, time, before)
-        assert not isinstance(result, tuple)
-        assert result.pred_original_sample is not None
-        latents = result.prev_sample
-        if on_step:
-            on_step(StepEvent(index + 1, sigma, before, latents, result.pred_original_sample))
+        clean = schedules.clean_estimate(scheduler, index, levels[index], before, inputs, output) if on_step else None
+        latents = scheduler.step(output, time, before, **options).prev_sample
+        if on_step and clean is not None:
+            on_step(StepEvent(index + 1, levels[index], before, latents, clean))
     images = model.decode(latents) if decode else torch.empty(0, dtype=torch.uint8)
     return Samples(latents, images)

@@ -13,7 +13,8 @@ class SiteSpec:
     """One recorded place in the network, and the shape of its output (paper, table 2)."""
 
     name: str
-    """`down.0.0` ... `mid.0` ... `up.3.2`; `conv.*` and `vae.*` for the additional site families"""
+    """`down.0.0` ... `mid.0` ... `up.3.2`, or `block.7.self` in transformers; `conv.*` and `vae.*` for the additional
+    site families"""
     module: str
     """path of the module whose output is recorded"""
     channels: int
@@ -22,9 +23,9 @@ class SiteSpec:
     width: int
     """patches from left to right"""
     side: str
-    """`encoder`, `bottleneck` or `decoder`"""
+    """`encoder`, `bottleneck` or `decoder` of a UNet; `early`, `middle` or `late` third of a transformer's blocks"""
     family: str
-    """`attention`, `conv` or `vae`"""
+    """`attention` (self or joint), `cross`, `mlp`, `residual`, `conv` or `vae`"""
 
     @property
     def tokens(self) -> int:
@@ -43,37 +44,46 @@ class SiteSpec:
 
 
 @dataclass(frozen=True)
-class _Block:
+class UNetBlock:
     """A block of the UNet with transformers."""
 
     site: SiteSpec
     """what its sites have in common; name and module are those of the block"""
-    layers: int
-    depth: int
+    depths: tuple[int, ...]
     """transformer layers of each attention"""
+    only_cross: bool
+    """whether its `attn1` look at the text, as `attn2` do"""
 
 
-def _blocks(config: Mapping[str, Any], latent: tuple[int, int], family: str) -> Iterator[_Block]:
-    """The blocks with cross-attention, whose transformers have self-attention too, in order of execution."""
+def _by_level(config: Mapping[str, Any], field: str, default: Any) -> list[Any]:
+    """A field's value at each level, of which it may have one for all."""
+    value = config.get(field, default)
+    return list(value) if isinstance(value, list | tuple) else [value] * len(config["block_out_channels"])
+
+
+def unet_blocks(config: Mapping[str, Any], latent: tuple[int, int], family: str) -> Iterator[UNetBlock]:
+    """The blocks with cross-attention, in order of execution; their transformers mostly have self-attention too."""
     channels = config["block_out_channels"]
-    count = len(channels)
-    layers, depth = config.get("layers_per_block", 2), config.get("transformer_layers_per_block", 1)
-    layers, depth = ([x] * count if isinstance(x, int) else x for x in (layers, depth))
-    last = count - 1
+    layers, depth = (_by_level(config, f, n) for f, n in (("layers_per_block", 2), ("transformer_layers_per_block", 1)))
+    crossed = _by_level(config, "only_cross_attention", False)
+    last = len(channels) - 1
+    up_depth = config.get("reverse_transformer_layers_per_block") or depth[::-1]
     mid = config.get("mid_block_type", "UNetMidBlock2DCrossAttn") or ""
-    # name, path, type, level, side, layers; decoder blocks have one layer more than encoder blocks
+    # name, path, type, level, side, layers, depth; decoder blocks have one layer more than encoder blocks
     rows = [
-        *((f"down.{i}", f"down_blocks.{i}", type_, i, "encoder", layers[i])
+        *((f"down.{i}", f"down_blocks.{i}", type_, i, "encoder", layers[i], depth[i], crossed[i])
           for i, type_ in enumerate(config["down_block_types"])),
-        ("mid", "mid_block", mid, last, "bottleneck", 1),
-        *((f"up.{i}", f"up_blocks.{i}", type_, last - i, "decoder", layers[last - i] + 1)
-          for i, type_ in enumerate(config["up_block_types"])),
+        ("mid", "mid_block", mid, last, "bottleneck", 1, depth[last], False),
+        *((f"up.{i}", f"up_blocks.{i}", type_, last - i, "decoder", layers[last - i] + 1, up_depth[i],
+           crossed[last - i]) for i, type_ in enumerate(config["up_block_types"])),
     ]  # fmt: skip
-    for name, path, type_, level, side, number in rows:
+    for name, path, type_, level, side, number, deep, only_cross in rows:
         if "CrossAttn" in type_:
             # each level halves the sides, rounded up
             height, width = (-(-edge // 2**level) for edge in latent)
-            yield _Block(SiteSpec(name, path, channels[level], height, width, side, family), number, depth[level])
+            depths = tuple(deep) if isinstance(deep, list | tuple) else (deep,) * number
+            site = SiteSpec(name, path, channels[level], height, width, side, family)
+            yield UNetBlock(site, depths[:number], only_cross)
 
 
 def attention_sites(config: Mapping[str, Any], latent: tuple[int, int]) -> tuple[SiteSpec, ...]:
@@ -85,12 +95,13 @@ def attention_sites(config: Mapping[str, Any], latent: tuple[int, int]) -> tuple
     sites = tuple(
         replace(
             block.site,
-            name=f"{block.site.name}.{j}" + (f".{k}" if block.depth > 1 else ""),
+            name=f"{block.site.name}.{j}" + (f".{k}" if max(block.depths) > 1 else ""),
             module=f"{block.site.module}.attentions.{j}.transformer_blocks.{k}.attn1.to_out.0",
         )
-        for block in _blocks(config, latent, "attention")
-        for j in range(block.layers)
-        for k in range(block.depth)
+        for block in unet_blocks(config, latent, "attention")
+        if not block.only_cross
+        for j, depth in enumerate(block.depths)
+        for k in range(depth)
     )
     if not sites:
         raise ValueError("model: its UNet has no blocks with cross-attention, so no sites; use another model")
@@ -101,8 +112,8 @@ def conv_sites(config: Mapping[str, Any], latent: tuple[int, int]) -> tuple[Site
     """Outputs of `resnets.J.conv2`, before the residual, in the blocks with attention (appendix A)."""
     return tuple(
         replace(block.site, name=f"conv.{block.site.name}.{j}", module=f"{block.site.module}.resnets.{j}.conv2")
-        for block in _blocks(config, latent, "conv")
-        for j in range(2 if block.site.name == "mid" else block.layers)
+        for block in unet_blocks(config, latent, "conv")
+        for j in range(2 if block.site.name == "mid" else len(block.depths))
     )
 
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -16,11 +17,10 @@ from diffusers.models.attention_processor import Attention
 from PIL import Image, ImageFilter
 from torch import Tensor, nn
 
-from probing.diffusion.model import LatentDiffusion
+from probing.diffusion.families.base import LatentDiffusion
 from probing.diffusion.sampling import sample
 from probing.scenes import teacher, vae
 from probing.scenes.dataset import Renders
-from probing.scenes.denoisers import diffusion
 from probing.scenes.grammar import PALETTE
 from probing.scenes.render import draw_scene
 from probing.scenes.teacher import Teacher
@@ -102,7 +102,8 @@ def attention_entropy(model: LatentDiffusion, prompts: Sequence[str], guidance: 
 
     The mean over tokens, heads and the conditional halves of one image per prompt, with seeds 0, 1, ...
     """
-    modules = [attention for _, attention in diffusion.self_attentions(model.unet)]
+    paths = [site.module.removesuffix(".to_out.0") for site in model.sites()]
+    modules = [cast(Attention, model.network.get_submodule(path)) for path in paths]
     entropies = np.zeros(len(modules))
 
     def measure_at(place: int) -> Callable[..., None]:

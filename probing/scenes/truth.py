@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from probing.diffusion.model import LatentDiffusion
-from probing.diffusion.sampling import schedule
+from probing.diffusion import schedules
+from probing.diffusion.families.base import LatentDiffusion
+from probing.diffusion.sampling import generators, schedule
 from probing.scenes.vae import encode
 
 
@@ -22,9 +23,9 @@ def clean_latents(model: LatentDiffusion, images: np.ndarray) -> Tensor:
 
 
 def noised(model: LatentDiffusion, clean: Tensor, seeds: Sequence[int], step: int, steps: int) -> Tensor:
-    """Input latents (N, C, h, w) of denoising step 1..steps: clean + sigma * noise, in the scheduler's units.
+    """Input latents (N, C, h, w) of a network call, counted from 1, in the scheduler's own scale.
 
     The noise depends on the seed alone, so it is the same at every step."""
-    sigma = float(schedule(model, steps).sigmas[step - 1])
-    noise = [torch.randn(clean.shape[1:], generator=torch.Generator().manual_seed(int(seed))) for seed in seeds]
-    return clean + sigma * torch.stack(noise)
+    alpha, sigma = schedules.own_scale(schedule(model, steps), step - 1)
+    noise = [torch.randn(clean.shape[1:], generator=draw) for draw in generators(seeds)]
+    return alpha * clean + sigma * torch.stack(noise)

@@ -20,8 +20,9 @@ from sweeps.runtime import machines
 
 Json = dict[str, Any]
 T = TypeVar("T")
-MAIN_SITE = re.compile(r"^(down|mid|up)\.\d+(\.\d+)?$")
+OTHER_SITE = re.compile(r"^(conv|vae)\.")
 SIDES = {"down": "encoder", "mid": "bottleneck", "up": "decoder"}
+THIRDS = ("early", "middle", "late")
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class Site:
     channels: int
     grid: tuple[int, int]
     """rows and columns of tokens"""
+    third: str = ""
+    """early, middle or late: the third of a transformer's blocks that it is in"""
 
     @property
     def block(self) -> str:
@@ -42,8 +45,8 @@ class Site:
 
     @property
     def side(self) -> str:
-        """encoder, bottleneck or decoder."""
-        return SIDES.get(self.name.removeprefix("conv.").partition(".")[0], "other")
+        """encoder, bottleneck or decoder; early, middle or late in a transformer."""
+        return SIDES.get(self.name.removeprefix("conv.").partition(".")[0], self.third or "other")
 
 
 @dataclass(frozen=True)
@@ -115,18 +118,22 @@ class RunData:
 
 
 def site_order(name: str) -> tuple[int, ...]:
-    """Sort key for execution order: down blocks, mid, up blocks, then all other sites."""
+    """Sort key for execution order: down blocks, mid, up blocks, then blocks of transformers, then all other sites."""
     side, *numbers = name.removeprefix("conv.").split(".")
-    order = tuple(SIDES)
+    order = (*SIDES, "block", "single")
     if side not in order:
         return (len(order),)
-    return (order.index(side), *(int(n) for n in numbers))
+    return (order.index(side), *(int(n) for n in numbers if n.isdecimal()))
 
 
 def main_sites(shapes: Iterable[SiteShape], image: tuple[int, int]) -> tuple[Site, ...]:
-    """The self-attention sites of a layout in execution order, with their grids."""
-    attention = sorted((s for s in shapes if MAIN_SITE.match(s.name)), key=lambda s: site_order(s.name))
-    return tuple(Site(s.name, s.tokens, s.channels, grid_of(s.tokens, image)) for s in attention)
+    """The sites of a layout in execution order, with their grids."""
+    ordered = sorted((s for s in shapes if not OTHER_SITE.match(s.name)), key=lambda s: site_order(s.name))
+    blocks = list(dict.fromkeys(s.name.rpartition(".")[0] for s in ordered))
+    thirds = {block: THIRDS[3 * i // len(blocks)] for i, block in enumerate(blocks)}
+    return tuple(
+        Site(s.name, s.tokens, s.channels, grid_of(s.tokens, image), thirds[s.name.rpartition(".")[0]]) for s in ordered
+    )
 
 
 def grid_of(tokens: int, image: tuple[int, int]) -> tuple[int, int]:

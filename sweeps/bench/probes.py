@@ -22,7 +22,6 @@ from probing.scoring.targets import Grid, Targets, pool_depth, pool_saliency
 from sweeps.bench.paired import Pairs, Row, row, timed_pairs
 from sweeps.bench.paper_loop import paper_probe
 from sweeps.config.load import load
-from sweeps.config.schema import STEPS
 from sweeps.runtime.run import model_info
 
 TASKS = ("saliency", "depth")
@@ -57,7 +56,7 @@ def scenes_sizes() -> tuple[Size, ...]:
     samples = (int(config.curation.train), 0, int(config.curation.test))  # the paper's loop has no validation
     kinds = Counter(((site.height, site.width), site.channels) for site in info.sites)
     ordered = sorted(kinds.items(), reverse=True)
-    return tuple(Size(grid, channels, info.image[0], samples, STEPS, n) for (grid, channels), n in ordered)
+    return tuple(Size(grid, channels, info.image[0], samples, config.total_steps, n) for (grid, channels), n in ordered)
 
 
 @dataclass(frozen=True, eq=False)

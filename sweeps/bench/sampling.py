@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from probing.dataset import prompts
 from probing.diffusion import model
 from probing.diffusion.capture import capture
+from probing.diffusion.families.base import LatentDiffusion
 from probing.diffusion.sampling import sample
 from storage import Store
 from sweeps.bench.paired import Row, row, timed_pairs
@@ -21,7 +22,7 @@ from sweeps.config.schema import Config
 from sweeps.runtime.run import layout, model_info
 
 
-def _one_shard(count: int) -> tuple[Config, model.LatentDiffusion, list[str], list[int]]:
+def _one_shard(count: int) -> tuple[Config, LatentDiffusion, list[str], list[int]]:
     """Settings, model, prompts and seeds of one shard of the scenes model."""
     config = load("scenes", [f"prompts.count={count}", f"sampling.shard={count}"])
     found = prompts.read(config.prompts).prompts

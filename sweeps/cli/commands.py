@@ -302,7 +302,8 @@ def compare(parsed: argparse.Namespace) -> int:
     "scenesweep sites scenes",
     argument("model", nargs="?", default="scenes", help="scenes, a pipeline's directory or a hub id"),
     argument("--revision", default="", help="commit of a hub id"),
-    argument("--family", choices=("attention", "conv", "vae"), default="attention"),
+    argument("--family", choices=("attention", "cross", "mlp", "residual", "conv", "vae"), default="attention"),
+    argument("--size", type=int, default=0, help="side of the images in pixels (default: the model's own)"),
 )
 def sites(parsed: argparse.Namespace) -> int:
     """List the sites of a model. Its configuration is enough, without weights."""
@@ -311,7 +312,7 @@ def sites(parsed: argparse.Namespace) -> int:
     from sweeps.planning import table
     from sweeps.runtime.run import model_info
 
-    model = ModelConfig(name=parsed.model, revision=parsed.revision)
+    model = ModelConfig(name=parsed.model, revision=parsed.revision, size=parsed.size)
     print(table.site_table(model_info(Config(model=model)), parsed.family))
     return 0
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from interventions.config import STEPS
-
 NAMES = ("vae", "conv", "smoothness", "emergence", "transfer", "converged", "truth")
 """VAE self-attention (section 4.2), convolutional sites (appendix A), smoothness loss (appendix F), emergence
 (figures 4 and 10), transfer between steps, converged references, and probes on renders with known geometry"""
@@ -13,7 +11,7 @@ NAMES = ("vae", "conv", "smoothness", "emergence", "transfer", "converged", "tru
 
 @dataclass(frozen=True)
 class ExperimentConfig:
-    """Which experiments run besides the main grid, and at which sites, steps and images."""
+    """Which experiments run besides the main grid, and at which sites, steps and images; the step -1 is the last."""
 
     names: list[str] = field(default_factory=lambda: [name for name in NAMES if name != "truth"])
     """vae (section 4.2), conv (appendix A), smoothness (appendix F), emergence (figure 4), transfer (probes of one step
@@ -25,7 +23,7 @@ class ExperimentConfig:
     """steps at which the convolutional sites are probed; empty means those of the grid"""
     smoothness: float = 1.0
     """weight of the smoothness loss"""
-    smoothness_steps: list[int] = field(default_factory=lambda: [15])
+    smoothness_steps: list[int] = field(default_factory=lambda: [-1])
     """steps at which depth probes are fitted with it; empty means those of the grid"""
     emergence_images: int = 16
     """test images whose latents are decoded and labelled after each step; 0 means all"""
@@ -37,21 +35,17 @@ class ExperimentConfig:
     """sites whose probes are applied at other steps: names, `blocks` (the last of each block) or `all`"""
     converged_sites: list[str] = field(default_factory=lambda: ["blocks"])
     """sites whose probes are compared with closed-form ridge (depth) and converged logistic regression (saliency)"""
-    converged_steps: list[int] = field(default_factory=lambda: [15])
+    converged_steps: list[int] = field(default_factory=lambda: [-1])
     """steps at which they are compared; empty means those of the grid"""
     truth_sites: list[str] = field(default_factory=lambda: ["blocks"])
     """sites that are probed on noised renders for the renderer's depth and masks"""
-    truth_steps: list[int] = field(default_factory=lambda: [1, 5, 15])
+    truth_steps: list[int] = field(default_factory=lambda: [1, -1])
     """steps whose noise level is added to the renders; empty means those of the grid"""
 
     def __post_init__(self) -> None:
         for name in self.names:
             if name not in NAMES:
                 raise ValueError(f"experiments.names={name!r}: unknown; use {', '.join(NAMES)}")
-        for name in (name for name in vars(self) if name.endswith("_steps")):
-            for step in getattr(self, name):
-                if not 1 <= step <= STEPS:
-                    raise ValueError(f"experiments.{name}={step}: steps are 1 to {STEPS}")
         if not self.smoothness > 0:
             raise ValueError(f"experiments.smoothness={self.smoothness}: must be above 0")
         for name in ("emergence_images", "emergence_shown"):

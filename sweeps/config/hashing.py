@@ -16,7 +16,12 @@ ABLATIONS = {"directions", "dose", "step_counts", "sides", "guidances", "gains"}
 NOT_SCIENCE = {"model": {"device"}, "sampling": {"retries", "preview"}, "interventions": EDITED | ABLATIONS}
 """fields that change no result and are in no hash"""
 
-IF_SET = {("interventions", name) for name in ("probes", "scale", "saliency_gain", "depth_gain")}
+IF_SET = {
+    *(("interventions", name) for name in ("probes", "scale", "saliency_gain", "depth_gain")),
+    *(("sampling", name) for name in ("scheduler", "steps", "recorded_steps")),
+    ("model", "variant"),
+    ("model", "size"),
+}
 """fields that are in a hash only if they are not at their default: runs from before these fields keep their hashes"""
 
 CONSTANTS = {"curation": {"salt": "scenesweep"}}

@@ -33,7 +33,7 @@ def load(preset: str, overrides: Sequence[str]) -> Config:
 
     Raises ValueError with one line that names key, value and fix.
     """
-    defaults = to_dict(Config())
+    defaults = _defaults()
     settings: dict[str, Any] = {}
     for _, layer in _layers(preset, overrides, defaults):
         settings = _merged(_without_foreign_revision(settings, layer), layer)
@@ -70,6 +70,18 @@ def _layers(preset: str, overrides: Sequence[str], defaults: Mapping[str, Any]) 
     for source, layer in (*_read(preset), ("command line", reading.pairs(overrides, defaults))):
         _refuse_unknown(defaults, layer, "")
         yield source, layer
+
+
+def _defaults() -> dict[str, Any]:
+    """The default of every setting, as nested plain dictionaries and lists.
+
+    Of the groups by themselves: a whole Config replaces steps that count from the end by their numbers.
+    """
+    plain: dict[str, Any] = {}
+    for one in dataclasses.fields(Config):
+        value: Any = one.default if one.default_factory is dataclasses.MISSING else one.default_factory()
+        plain[one.name] = value if isinstance(value, str) else dataclasses.asdict(value)
+    return json.loads(json.dumps(plain))
 
 
 def build(values: Mapping[str, Any]) -> Config:

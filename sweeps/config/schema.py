@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import dataclass, field, is_dataclass, replace
 from difflib import get_close_matches
 
-from interventions.config import STEPS, InterventionConfig
+from interventions.config import InterventionConfig
 from probing.dataset.curation import CurationConfig
 from probing.dataset.prompts import PromptConfig
-from probing.diffusion.config import ModelConfig
+from probing.diffusion import metadata, schedules
+from probing.diffusion.config import PAPER_STEPS, ModelConfig
 from probing.diffusion.variants import OTHER_SEED, VARIANTS, is_plain, kind, own_seed
 from probing.labelling.registry import LabelConfig
 from probing.probes.config import ProbeConfig
@@ -29,6 +30,8 @@ LARGEST_NUMBER = 2**63 - 1
 """of whole numbers, in tables and random generators"""
 LONGEST_NAME = 120
 """characters of a run's name; W&B allows 128 in a group"""
+MOST_STEPS = 1000
+"""of a sample"""
 MOST_CPUS = 1024
 """of one machine; more would start as many processes or threads"""
 PREVIEW = "preview"
@@ -40,7 +43,12 @@ class SamplingConfig:
     """How samples are made and what is recorded of them."""
 
     guidance: float = 7.5
-    """classifier-free guidance scale; 1 or less runs only the conditional half"""
+    """guidance scale; with 1 or less only the conditional half runs; models that embed it are told it"""
+    scheduler: str = schedules.LMS
+    """lms (the paper's linear multistep sampler), own (that of the model's files), or a scheduler class of diffusers"""
+    steps: int = PAPER_STEPS
+    """denoising steps of a sample; samplers such as Heun's make more network calls, and each call counts as a step of
+    the results"""
     shard: int = 8
     """samples that go through the UNet together; also the unit of work, writing and retry"""
     variants: list[str] = field(default_factory=lambda: ["trained", "random"])
@@ -48,6 +56,8 @@ class SamplingConfig:
     the same with another seed; same_prompt_other_seed: the trained network from other noise (a text-only baseline)"""
     sites: list[str] = field(default_factory=lambda: ["all"])
     """names of the sites to record, or all"""
+    recorded_steps: list[int] = field(default_factory=list)
+    """steps whose activations are recorded; empty means all. Latents are kept of every step"""
     threads: int = 1
     """CPU threads of one sampling worker; part of the hash because it changes the last bits"""
     codec: str = "none"
@@ -58,8 +68,9 @@ class SamplingConfig:
     """for raw prompts: sample images without recording first, then record only the samples that curation keeps"""
 
     def __post_init__(self) -> None:
-        threads = (1, MOST_CPUS)
-        _check_range(self, "sampling", guidance=ANY, shard=(1, math.inf), threads=threads, retries=ANY)
+        threads, steps = (1, MOST_CPUS), (1, MOST_STEPS)
+        _check_range(self, "sampling", guidance=ANY, steps=steps, shard=(1, math.inf), threads=threads, retries=ANY)
+        schedules.check_name(self.scheduler)
         for name in self.variants:
             _check_variant(name, self.variants)
         if "trained" not in self.variants:
@@ -71,8 +82,8 @@ class SamplingConfig:
 class SweepConfig:
     """Which probes are fitted, and how they are packed into trials."""
 
-    steps: list[int] = field(default_factory=lambda: list(range(1, STEPS + 1)))
-    """denoising steps, 1 to 15"""
+    steps: list[int] = field(default_factory=list)
+    """denoising steps, from 1; -1 is the last; empty means all"""
     tasks: list[str] = field(default_factory=lambda: ["saliency", "depth"])
     """what the probes predict"""
     controls: list[str] = field(default_factory=lambda: ["none"])
@@ -88,10 +99,6 @@ class SweepConfig:
     """axes that get a trial of their own: [variant, block] makes 14 trials, all four 960"""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "surface_rgb_steps"):
-            for step in getattr(self, name):
-                if not 1 <= step <= STEPS:
-                    raise ValueError(f"sweep.{name}={step}: steps are 1 to {STEPS}")
         for axis in self.trial_axes:
             _one_of("sweep.trial_axes", axis, TRIAL_AXES)
         for task in self.tasks:
@@ -100,7 +107,7 @@ class SweepConfig:
             if control == OTHER_SEED:
                 raise ValueError(f"sweep.controls={control!r}: not a probe control; add it to sampling.variants")
             _one_of("sweep.controls", control, CONTROLS)
-        for name in ("steps", "tasks", "controls", "seeds"):
+        for name in ("tasks", "controls", "seeds"):
             if not getattr(self, name):
                 raise ValueError(f"sweep.{name} is empty; give at least one")
         if min(self.seeds) < 0:
@@ -174,12 +181,49 @@ class Config:
         if not self.output:
             raise ValueError("output is empty; give a folder or URL, such as output=runs/mine")
         object.__setattr__(self, "output", without_slash(self.output))
+        _resolve_steps(self)
         if not 0 < len(self.name) <= LONGEST_NAME:
             raise ValueError(f"name={self.name[:60]!r}: has {len(self.name)} characters; give 1 to {LONGEST_NAME}")
         seed = self.model.random_seed
         for name in self.sampling.variants:
             if not is_plain(name) and own_seed(name, seed) == seed:
                 raise ValueError(f"sampling.variants={name!r}: the same as {kind(name)}; model.random_seed is {seed}")
+
+    @property
+    def total_steps(self) -> int:
+        """Denoising steps of a sample as results count them: network calls."""
+        return metadata.calls(self.model, self.sampling.scheduler, self.sampling.steps)
+
+
+def _resolve_steps(config: Config) -> None:
+    """Replace steps that count from the end, and the grid's empty list; raise ValueError for others there are not."""
+    total = config.total_steps
+    # of experiments and tasks that do not run, steps do not matter
+    running = {"sampling": ("recorded",), "sweep": ("", "surface_rgb"), "experiments": config.experiments.names,
+               "interventions": config.interventions.tasks}  # fmt: skip
+    for section in running:
+        group = getattr(config, section)
+        found: dict[str, list[int]] = {}
+        for name in (name for name in vars(group) if name == "steps" or name.endswith("_steps")):
+            if name.removesuffix("steps").removesuffix("_") not in running[section]:
+                continue
+            for step in (steps := getattr(group, name)):
+                if not 1 <= abs(step) <= total:
+                    raise ValueError(f"{section}.{name}={step}: steps are 1 to {total}")
+            if any(step < 0 for step in steps):
+                found[name] = [step if step > 0 else total + 1 + step for step in steps]
+        if section == "sweep" and not group.steps:
+            found["steps"] = config.sampling.recorded_steps or list(range(1, total + 1))
+        if found:
+            object.__setattr__(config, section, replace(group, **found))
+    recorded = config.sampling.recorded_steps
+    if recorded != sorted(set(recorded)):
+        raise ValueError(f"sampling.recorded_steps={recorded}: give each step once, in ascending order")
+    if left := [step for step in config.sweep.steps if recorded and step not in recorded]:
+        raise ValueError(f"sweep.steps={left[0]}: not in sampling.recorded_steps={recorded}")
+    for count in config.interventions.step_counts:
+        if count > total:
+            raise ValueError(f"interventions.step_counts={count}: steps are 1 to {total}")
 
 
 def _check_values(group: object, prefix: str) -> None:

@@ -86,7 +86,7 @@ def check(config: Config, verbs: Sequence[str], plan: bool = False) -> Start:
     notes: list[str] = []
     stand_in = _published(config, notes) if plan else None
     config = config if stand_in is None else replace(config, model=stand_in)
-    metadata.check(config.model, partial=plan)
+    metadata.check(config.model, config.sampling.scheduler, config.sampling.steps, partial=plan)
     splits = _splits_for_plan(config, notes) if plan else None
     reading = _read(config, tokenised=stand_in is None) if splits is None else None
     readable = not plan or stand_in is None and _readable(config, notes)
@@ -323,7 +323,7 @@ def _check_interventions(start: Start) -> None:
     settings = start.config.interventions
     for task in settings.tasks:
         choose_sites(start.model_info.sites, settings.spec(task).sites, f"interventions.{task}_sites")
-        for _, _, controls in settings.experiments(task):
+        for _, _, controls in settings.experiments(task, start.config.total_steps):
             batches(1, controls, settings.rows)
     height, width = start.model_info.image
     most = len(move_range(height)) * len(move_range(width))

@@ -11,7 +11,7 @@ from interventions.sources.authors import AuthorsProbes
 from interventions.sources.base import PROBE_SEED, ProbeKey
 from probing.diffusion.sites import SiteSpec, choose
 from storage.backends import local_path
-from sweeps.config.schema import GRID, STEPS, Config
+from sweeps.config.schema import GRID, Config
 from sweeps.runtime.grid import ProbeSpec, finished, probe_specs
 from sweeps.runtime.run import ModelInfo, reopen
 
@@ -20,7 +20,7 @@ def needed(config: Config, sites: Sequence[SiteSpec]) -> Iterator[tuple[str, Pro
     """Yield (key and value that require it, probe) for all interventions over the model's sites."""
     settings = config.interventions
     for task in settings.tasks:
-        for experiment, spec, controls in settings.experiments(task):
+        for experiment, spec, controls in settings.experiments(task, config.total_steps):
             if spec.iterations and experiment != PATCHING:
                 edited = choose_sites(sites, spec.sites, f"interventions.{task}_sites")
                 yield from _needed_by_edit(config, experiment, spec, controls, edited)
@@ -30,7 +30,7 @@ def _needed_by_edit(
     config: Config, experiment: str, spec: EditSpec, controls: Sequence[str], sites: Sequence[SiteSpec]
 ) -> Iterator[tuple[str, ProbeSpec]]:
     edit_reason = _edit_reason(config, experiment, spec)
-    late = late_steps(spec.steps, STEPS) if LATE_STEPS in controls else ()
+    late = late_steps(spec.steps, config.total_steps) if LATE_STEPS in controls else ()
     control_reasons = {
         STEERED[name]: f"interventions.controls={name}"
         for name in controls

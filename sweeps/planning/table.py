@@ -9,11 +9,12 @@ from pathlib import Path
 from probing.dataset.curation import SPLITS
 from probing.diffusion import devices, metadata
 from probing.diffusion.config import DTYPES
+from probing.diffusion.schedules import LMS, OWN
 from probing.diffusion.sites import SiteSpec
 from storage import budget
 from storage.backends import local_folder
 from storage.budget import Budget, format_bytes
-from sweeps.config.schema import STEPS, Config, previews
+from sweeps.config.schema import Config, previews
 from sweeps.planning import checks, cluster_costs, durations
 from sweeps.planning.checks import Start, on_this_machine
 from sweeps.planning.cluster_costs import Rates
@@ -31,12 +32,20 @@ RATE = {"scenes": 3.0, "": 0.25}
 
 
 def site_table(model_info: ModelInfo, family: str) -> str:
-    """Return a table of a family's sites with tokens, channels and bytes per image and step in fp16."""
-    sites = model_info.sites if family == "attention" else model_info.families[family]
-    lines = [f"{'site':14} {'side':11} {'grid':>9} {'channels':>8} {'bytes':>9}  module"]
+    """Return a table of a family's sites with tokens, channels and bytes per image and step in fp16.
+
+    Raises ValueError if the model has no such sites.
+    """
+    sites = model_info.sites if family == "attention" else model_info.families.get(family, ())
+    if not sites:
+        known = ["attention", *(name for name, found in model_info.families.items() if found)]
+        raise ValueError(
+            f"--family={family}: a model of {model_info.family} has no such sites; it has {', '.join(known)}"
+        )
+    lines = [f"{'site':15} {'side':11} {'grid':>9} {'channels':>8} {'bytes':>9}  module"]
     for site in sites:
         grid = f"{site.height} x {site.width}"
-        lines.append(f"{site.name:14} {site.side:11} {grid:>9} {site.channels:>8} {site.values * 2:>9}  {site.module}")
+        lines.append(f"{site.name:15} {site.side:11} {grid:>9} {site.channels:>8} {site.values * 2:>9}  {site.module}")
     total = sum(site.values for site in sites)
     lines.append(f"{len(sites)} sites, {total} values, {format_bytes(2 * total)} per image and step")
     return "\n".join(lines)
@@ -141,11 +150,11 @@ def _costs(plan: PlanInput, rate: float) -> list[str]:
     trials = pack(probes, config.sweep.trial_axes)
     lines = [
         f"{plan.samples} samples x {len(variants)} variants ({', '.join(variants)}), "
-        f"{STEPS} steps, shards of {config.sampling.shard}",
+        f"{config.total_steps} steps, shards of {config.sampling.shard}",
         f"UNet calls        {price.unet_calls} (both halves of guidance counted as one)",
         f"probes            {len(probes)} in {len(trials)} trials",
         f"experiments       {', '.join(config.experiments.names) or 'none'}",
-        f"sampler           LMS, {STEPS} steps, as in the paper, whichever sampler the model's files name",
+        f"sampler           {_sampler(config)}",
         f"files             {price.files}, the largest {format_bytes(price.chunk_bytes)}",
         f"memory            {format_bytes(price.peak_writer_bytes)} of buffers per sampling worker",
         f"shard of {config.sampling.shard:<8} {_shard_memory(config, plan.sites)}",
@@ -161,19 +170,30 @@ def _costs(plan: PlanInput, rate: float) -> list[str]:
     return lines
 
 
+def _sampler(config: Config) -> str:
+    """Return the sampler and its steps in words."""
+    name, steps, calls = config.sampling.scheduler, config.sampling.steps, config.total_steps
+    if name == LMS:
+        return f"LMS, {steps} steps, as in the paper, whichever sampler the model's files name"
+    what = "that of the model's files" if name == OWN else name
+    return f"{what}, {steps} steps" + (f", {calls} network calls" if calls != steps else "")
+
+
 def _stage_table(plan: PlanInput, rate: float) -> list[str]:
     """Return the table of all stages: work, UNet calls and hours."""
     config = plan.config
     workers = max(1, config.ray.sampling_actors)
     source = "given with --rate" if rate else "assumed; --rate takes a measured one"
     rate = rate or RATE.get(config.model.name, RATE[""])
-    prices = [StagePrice("preview", f"{plan.samples} images", plan.samples * STEPS)] if previews(config) else []
+    prices = (
+        [StagePrice("preview", f"{plan.samples} images", plan.samples * config.total_steps)] if previews(config) else []
+    )
     prices += [price for stage in STAGES for price in stage.prices(plan)]
     name_width = max(len(price.name) for price in prices)
     work_width = max(len(price.work) for price in prices)
 
     def hours(calls: float) -> float:
-        return calls / STEPS / rate / workers / 3600
+        return calls / config.total_steps / rate / workers / 3600
 
     lines = [f"{'stage':{name_width}}  {'work':{work_width}}  {'UNet calls':>10}     hours"]
     for price in prices:
@@ -183,16 +203,16 @@ def _stage_table(plan: PlanInput, rate: float) -> list[str]:
     return [
         *lines,
         f"{'all UNet calls':{name_width}}  {'':{work_width}}  {calls:>10.0f} {hours(calls):>9.2f} or more",
-        f"hours: UNet calls only, {STEPS} calls per sample, on {workers} worker(s) at {rate:g} samples/s each "
-        f"({source}); the inner optimisation of edits comes on top, and - has no rate",
+        f"hours: UNet calls only, {config.total_steps} calls per sample, on {workers} worker(s) at {rate:g} samples/s "
+        f"each ({source}); the inner optimisation of edits comes on top, and - has no rate",
     ]
 
 
 def _shard_memory(config: Config, sites: tuple[SiteSpec, ...]) -> str:
     """Return how much memory a shard takes on this machine's device, and how many samples fit."""
     path = metadata.model_path(config.model)
-    weights = metadata.weight_bytes(path, config.model.dtype) if isinstance(path, Path) else {}
-    total = sum(weights.values()) + (weights.get("unet", 0) if len(config.sampling.variants) > 1 else 0)
+    weights = metadata.weight_bytes(path, config.model) if isinstance(path, Path) else {}
+    total = sum(weights.values()) + (weights.get("network", 0) if len(config.sampling.variants) > 1 else 0)
     itemsize = DTYPES[config.model.autocast or config.model.dtype]
     sample = devices.sample_bytes(sites, config.sampling.guidance > 1, itemsize)
     try:

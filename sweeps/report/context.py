@@ -108,12 +108,15 @@ class Context:
     @cached_property
     def sigmas(self) -> dict[int, float]:
         """Noise level that the network sees at each denoising step; empty if the model is not available."""
-        from probing.diffusion.config import ModelConfig
+        from probing.diffusion.config import PAPER_STEPS, ModelConfig
         from probing.diffusion.metadata import noise_levels
-        from sweeps.config.schema import STEPS
+        from probing.diffusion.schedules import LMS
 
         name, revision = (str(self.run.setting(f"model.{key}") or "") for key in ("name", "revision"))
-        return dict(enumerate(noise_levels(ModelConfig(name=name, revision=revision), STEPS), 1)) if name else {}
+        if not name or (self.run.setting("sampling.scheduler") or LMS) != LMS:
+            return {}
+        steps = int(self.run.setting("sampling.steps") or PAPER_STEPS)
+        return dict(enumerate(noise_levels(ModelConfig(name=name, revision=revision), steps), 1))
 
     def sigma(self, step: Interval) -> Interval:
         """The noise level of a step and of its interval's ends; NaN if there is no such step."""

@@ -15,12 +15,13 @@ import storage
 from probing.dataset.prompts import Prompt
 from probing.diffusion import metadata
 from probing.diffusion.metadata import ModelInfo
+from probing.diffusion.schedules import LMS
 from probing.diffusion.sites import SiteSpec, choose
 from storage import CorruptFile, Layout, SiteShape, Store
 from storage.keys import CONFIG, DECISIONS, LAYOUT, MANIFEST, PROMPTS, SAMPLES
 from sweeps.config.hashing import Hashes, chosen_by, hashes, science
 from sweeps.config.load import build, from_yaml, to_yaml
-from sweeps.config.schema import PREVIEW, STEPS, Config, previews
+from sweeps.config.schema import PREVIEW, Config, previews
 
 LIBRARIES = ("torch", "diffusers", "transformers", "ray", "zarr", "numcodecs", "wandb")
 """libraries whose versions results may depend on"""
@@ -68,8 +69,9 @@ def layout(config: Config, model_info: ModelInfo, samples: int) -> Layout:
         shard=config.sampling.shard,
         variants=tuple(config.sampling.variants),
         sites=tuple(map(site_shape, sites)),
-        steps=STEPS,
-        sigmas=metadata.noise_levels(config.model, STEPS),
+        steps=config.total_steps,
+        recorded_steps=tuple(config.sampling.recorded_steps),
+        sigmas=_sigmas(config),
         image=model_info.image,
         latent=model_info.latent,
         codec=config.sampling.codec,
@@ -80,6 +82,11 @@ def layout(config: Config, model_info: ModelInfo, samples: int) -> Layout:
     with suppress(ValueError):  # no output yet
         tasks = storage.open(config.output).layout.tasks  # earlier previews may lack depth, and stay as they are
     return replace(recorded, latent=(), tasks=tasks)
+
+
+def _sigmas(config: Config) -> tuple[float, ...]:
+    """Return the noise level of each step; none of samplers other than the paper's, whose first may be infinite."""
+    return metadata.noise_levels(config.model, config.sampling.steps) if config.sampling.scheduler == LMS else ()
 
 
 def versions() -> dict[str, str]:

@@ -23,7 +23,7 @@ from sweeps.runtime.live_status import LiveStatus
 from sweeps.runtime.run import ModelInfo, Run
 
 if TYPE_CHECKING:
-    from probing.diffusion.model import LatentDiffusion
+    from probing.diffusion.families.base import LatentDiffusion
     from storage.budget import Budget
 
 
@@ -138,7 +138,7 @@ def load_model(config: Config, variants: int = 1) -> LatentDiffusion:
     from probing.diffusion import model
 
     inputs.verify(storage.open(config.output), config, "sample")
-    return model.load(config.model, variants)
+    return model.load(config.model, variants, config.sampling.scheduler, config.sampling.steps)
 
 
 def network_workers(config: Config, factory: Callable[[], Worker], name: str) -> WorkerSpec:

@@ -14,7 +14,7 @@ from interventions.config import ANIMATION, MAIN, PATCHING, SECOND_OBJECT, Inter
 from interventions.counterfactual import SERIES
 from interventions.plan import EditTask, plan, rows_of
 from storage.keys import MANIFEST, PROMPTS
-from sweeps.config.schema import STEPS, Config
+from sweeps.config.schema import Config
 from sweeps.runtime import inputs
 from sweeps.runtime.live_status import LiveStatus
 from sweeps.runtime.run import Run
@@ -113,6 +113,7 @@ def intervener(job: InterveneJob) -> Intervener:
         {"stage_hash": job.stage_hash, "attempt": job.attempt},
         {"model": metadata.identity(config.model), "probes": published or config.output},
         earlier_name=f"{config.model.name}@{metadata.revision(config.model)}",
+        steps=config.sampling.steps,
     )
 
 
@@ -137,7 +138,13 @@ def tasks(run: Run) -> list[EditTask]:
     # The authors' moves depend on an image's place in the prompts' own test list, dropped samples included.
     prompts = run.store.read_json(PROMPTS, list, recorded_in=MANIFEST)
     test_list = [sample for sample, prompt in enumerate(prompts) if prompt["split"] == "test"]
-    return plan(run.config.interventions, samples[split.test].tolist(), test_list, run.config.sampling.guidance)
+    return plan(
+        run.config.interventions,
+        samples[split.test].tolist(),
+        test_list,
+        run.config.sampling.guidance,
+        run.config.total_steps,
+    )
 
 
 def _main_guidance(config: Config) -> float:
@@ -225,7 +232,7 @@ def image_count(task: EditTask, config: InterventionConfig) -> int:
 def edit_count(config: Config, test: int) -> float:
     """Return the number of edits of test images: a main edit with its controls is one, others count by images."""
     settings = config.interventions
-    tasks = plan(settings, range(test))
+    tasks = plan(settings, range(test), total=config.total_steps)
     unit = {task.spec.task: image_count(task, settings) for task in tasks if task.experiment == MAIN}
     return sum(image_count(task, settings) / unit[task.spec.task] for task in tasks if unit[task.spec.task])
 
@@ -236,12 +243,12 @@ def prices(plan_input: PlanInput) -> list[StagePrice]:
     settings, sampling = config.interventions, config.sampling.guidance
     images: Counter[str] = Counter()
     calls: Counter[str] = Counter()
-    for task in plan(settings, range(plan_input.test), guidance=sampling):
+    for task in plan(settings, range(plan_input.test), guidance=sampling, total=config.total_steps):
         scale = next(g for g in (task.guidance, settings.guidance, sampling) if g is not None)
         # At another guidance than sampling's, the original is sampled again too.
         count = image_count(task, settings) + (scale != sampling)
         images[task.experiment] += count
-        calls[task.experiment] += count * STEPS * (2 if scale > 1 else 1)
+        calls[task.experiment] += count * config.total_steps * (2 if scale > 1 else 1)
     return [
         StagePrice(f"editing: {name}", f"{count} images with controls", calls[name] / 2, more=True)
         for name, count in images.items()

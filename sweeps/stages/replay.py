@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import storage
 from cluster import Executor, Observer, Outcome
 from storage import Layout, Store
-from sweeps.config.schema import STEPS, Config
+from sweeps.config.schema import Config
 from sweeps.runtime import experiments, side_store
 from sweeps.runtime.layout import TRAINED
 from sweeps.runtime.live_status import LiveStatus
@@ -81,7 +81,7 @@ class FamilyWorker:
     """Holds the model; runs the missing steps of one shard again."""
 
     def __init__(self, config: Config, stage_hash: str) -> None:
-        self.stage_hash = stage_hash
+        self.stage_hash, self.sampling = stage_hash, config.sampling
         self.source, self.target = storage.open(config.output), storage.open(url(config.output))
         self.model = load_model(config)
         table = self.source.samples().to_pydict()
@@ -94,17 +94,18 @@ class FamilyWorker:
         return {"samples": len(rows), "steps": len(task.steps)}
 
     def _conv(self, task: FamilyTask, rows: range) -> None:
-        from probing.diffusion.conditioning import conditions
-        from probing.diffusion.replay import entering, replay_unet
+        from probing.diffusion.replay import replay_network
+        from probing.diffusion.sampling import entering
 
-        sites = self.model.sites("conv")
-        condition = conditions(self.model, [self.prompts[i] for i in rows], guided=False)
+        sites, steps = self.model.sites("conv"), self.sampling.steps
+        prompts = [self.prompts[i] for i in rows]
+        condition = self.model.conditions(prompts, self.sampling.guidance, conditional_only=True)
         for step in task.steps:
             if step == 1:
-                latents = entering(self.model, [self.seeds[i] for i in rows], STEPS)
+                latents = entering(self.model, [self.seeds[i] for i in rows], steps)
             else:
                 latents = self._latents_after(step - 1, rows)
-            replay_unet(self.model, condition, latents, step, STEPS, sites, partial(self._write, step, task.shard))
+            replay_network(self.model, condition, latents, step, steps, sites, partial(self._write, step, task.shard))
             self._complete(task, step)
 
     def _vae(self, task: FamilyTask, rows: range) -> None:

@@ -12,7 +12,7 @@ from cluster import Executor, Observer, Outcome
 from probing.diffusion.sites import choose
 from probing.diffusion.variants import forced, noise_seed
 from storage import Store
-from sweeps.config.schema import STEPS, Config
+from sweeps.config.schema import Config
 from sweeps.runtime.live_status import LiveStatus
 from sweeps.runtime.run import Run
 from sweeps.stages import base
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import torch
 
     from probing.diffusion.capture import WriteActivation, WriteLatents
-    from probing.diffusion.model import LatentDiffusion
+    from probing.diffusion.families.base import LatentDiffusion
 
 INFO = base.StageInfo("sample", verb="sample", doing="sampling", unit="shards", cost="sample", required=True)
 STAGE = INFO.name
@@ -84,7 +84,8 @@ class SampleWorker:
             self.sites,
             write_activation,
             write_latents,
-            steps=STEPS,
+            steps=self.config.sampling.steps,
+            recorded_steps=self.config.sampling.recorded_steps,
             guidance=self.config.sampling.guidance,
             forced=self._forced_latents(task),
         )
@@ -102,13 +103,13 @@ class SampleWorker:
             return None
         import torch
 
-        from probing.diffusion.sampling import initial_noise, schedule
+        from probing.diffusion.sampling import entering
 
         rows = self.store.layout.shard_samples(task.shard)
         samples = list(range(rows.start, rows.stop))
-        start = initial_noise(self.model, self.seeds[rows.start : rows.stop])
-        start = start * schedule(self.model, STEPS).init_noise_sigma
-        later = [self.store.read_latents("trained", step, samples)[0] for step in range(1, STEPS)]
+        start = entering(self.model, self.seeds[rows.start : rows.stop], self.config.sampling.steps)
+        total = self.store.layout.steps
+        later = [self.store.read_latents("trained", step, samples)[0] for step in range(1, total)]
         return [start, *(torch.from_numpy(x) for x in later)]
 
 

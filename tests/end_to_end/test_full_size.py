@@ -19,7 +19,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 import storage
 from probing.diffusion.capture import capture
-from probing.diffusion.model import LatentDiffusion
+from probing.diffusion.families.base import LatentDiffusion
 from probing.diffusion.sites import attention_sites
 from probing.scenes import text, vae
 from probing.scenes.denoisers import diffusion
@@ -90,13 +90,11 @@ def test_full_size_random_weights_give_a_store_that_verifies(tmp_path, monkeypat
     if psutil.virtual_memory().available < NEED or shutil.disk_usage(tmp_path).free < 4e9:
         pytest.skip("needs 11 GB of memory and 4 GB of disk")
     assert save(tmp_path / "model") == PARAMETERS
-    for module in ("sweeps.stages.sample", "sweeps.runtime.run", "sweeps.config.schema"):
-        monkeypatch.setattr(f"{module}.STEPS", 1)
     (tmp_path / "one.txt").write_text("a large red sphere on a green floor under a sky\n")
     words = [
         "sample", "paper", f"model.name={tmp_path / 'model'}", "model.autocast=", "model.device=cpu",
         f"prompts.source={tmp_path / 'one.txt'}", "prompts.test=", "sampling.preview=false", "sampling.shard=1",
-        "sampling.variants=[trained,random]", "sampling.guidance=1", "sampling.threads=2", "sweep.steps=[1]",
+        "sampling.variants=[trained,random]", "sampling.guidance=1", "sampling.threads=2", "sampling.steps=1",
         f"output={tmp_path / 'run'}", "ray.address=none", "ray.sampling_gpus=0",
         "interventions.saliency_steps=[1]", "interventions.depth_steps=[1]",
         "tracking.mode=disabled",

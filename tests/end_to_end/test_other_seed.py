@@ -10,6 +10,7 @@ import pytest
 
 import storage
 from probing.diffusion.capture import capture
+from probing.diffusion.config import PAPER_STEPS
 from probing.diffusion.model import load as load_model
 from probing.diffusion.sites import choose
 from probing.diffusion.variants import OTHER_SEED, noise_seed
@@ -19,7 +20,6 @@ from sweeps import pipeline
 from sweeps.analysis import baselines, tables
 from sweeps.analysis.scores import collect
 from sweeps.config.load import load, presets
-from sweeps.config.schema import STEPS
 from sweeps.report import build, context
 
 FEW = ("mid.0", "up.2.1", "up.3.0")
@@ -53,12 +53,14 @@ def test_the_other_image_is_probed_for_the_first_ones_labels(tiny_pipeline: Path
     capture(
         model, table["prompt"][:4], [noise_seed(OTHER_SEED, s) for s in table["seed"][:4]], sites,
         lambda site, step, values: kept.update({step: values}), None,
-        steps=STEPS, guidance=run_config.sampling.guidance,
+        steps=PAPER_STEPS, guidance=run_config.sampling.guidance,
     )  # fmt: skip
-    other, own = (store.read_activations(name, "up.2.1", STEPS, [0, 1, 2, 3]) for name in (OTHER_SEED, "trained"))
-    np.testing.assert_allclose(other.astype(np.float32), kept[STEPS].astype(np.float32), rtol=1e-2, atol=1e-3)
+    other, own = (store.read_activations(name, "up.2.1", PAPER_STEPS, [0, 1, 2, 3]) for name in (OTHER_SEED, "trained"))
+    np.testing.assert_allclose(other.astype(np.float32), kept[PAPER_STEPS].astype(np.float32), rtol=1e-2, atol=1e-3)
     assert not np.allclose(other.astype(np.float32), own.astype(np.float32), rtol=1e-2, atol=1e-3)
-    rows = [row for row in store.table("probes").to_pylist() if row["step"] == STEPS and row["task"] == "saliency"]
+    rows = [
+        row for row in store.table("probes").to_pylist() if row["step"] == PAPER_STEPS and row["task"] == "saliency"
+    ]
     assert {row["variant"]: row["status"] for row in rows} == {"trained": "done", OTHER_SEED: "done"}
     floors = {row["variant"]: (row["floor_dice"], row["oracle_dice"]) for row in rows}
     assert floors["trained"] == floors[OTHER_SEED]  # both are of the trained images' labels

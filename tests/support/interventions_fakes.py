@@ -14,7 +14,7 @@ from interventions.labelling import Labelling, Original
 from interventions.sources.base import ProbeKey, Sources
 from interventions.sources.moments import Moments, measure
 from interventions.worker import Intervener
-from probing.diffusion.model import LatentDiffusion
+from probing.diffusion.families.base import LatentDiffusion
 from support import tiny_model as tiny
 
 PROMPT = "a large red sphere on a green floor under a sky"
@@ -86,5 +86,5 @@ def intervener(**changes: object) -> Intervener:
     )  # fmt: skip
     config = replace(small, **changes)
     return Intervener(
-        model(), config, SOURCES, original, labelling(), 2.0, {"stage_hash": "h", "attempt": 1}, total=STEPS
+        model(), config, SOURCES, original, labelling(), 2.0, {"stage_hash": "h", "attempt": 1}, steps=STEPS
     )

@@ -2,17 +2,41 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import (
+    AutoencoderDC,
     AutoencoderKL,
+    DDIMScheduler,
+    DiTPipeline,
+    DiTTransformer2DModel,
+    DPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
     LMSDiscreteScheduler,
+    PixArtSigmaPipeline,
+    PixArtTransformer2DModel,
+    SanaPipeline,
+    SanaTransformer2DModel,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    Gemma2Config,
+    Gemma2Model,
+    T5Config,
+    T5EncoderModel,
+)
 
 from probing.scenes import text
 
@@ -90,3 +114,154 @@ def extra_large(zeros: bool = True) -> StableDiffusionXLPipeline:
         tokenizer_2=tokenizer, unet=unet.eval(), scheduler=scheduler("epsilon"),
         force_zeros_for_empty_prompt=zeros, add_watermarker=False,
     )  # fmt: skip
+
+
+def _transformer_vae(channels: int, **options: Any) -> AutoencoderKL:
+    torch.manual_seed(5)
+    sizes = {"block_out_channels": [8, 16], "norm_num_groups": 4, "layers_per_block": 1, "latent_channels": channels,
+             "down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2}  # fmt: skip
+    return AutoencoderKL(**V14_VAE | sizes | options).eval()
+
+
+def _t5(width: int, tokenizer: Any) -> T5EncoderModel:
+    config = T5Config(vocab_size=len(tokenizer), d_model=width, d_kv=8, d_ff=2 * width, num_layers=1, num_heads=2,
+                      pad_token_id=tokenizer.pad_token_id)  # fmt: skip
+    return T5EncoderModel(config).eval()
+
+
+FLOW: dict[str, Any] = {"shift": 3.0}
+PLAIN_BETAS = {"beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "linear"}
+
+
+def stable_diffusion_3(dual: bool = True) -> StableDiffusion3Pipeline:
+    """Stable Diffusion 3, narrow: three text encoders; with `dual`, a second self-attention in one block (3.5)."""
+    torch.manual_seed(0)
+    tokenizer = text.build_tokenizer()
+    transformer = SD3Transformer2DModel(
+        sample_size=16, patch_size=2, in_channels=8, out_channels=8, num_layers=3, attention_head_dim=8,
+        num_attention_heads=3, joint_attention_dim=56, caption_projection_dim=24, pooled_projection_dim=24 + 32,
+        pos_embed_max_size=64, qk_norm="rms_norm", dual_attention_layers=(1,) if dual else (),
+    )  # fmt: skip
+    return StableDiffusion3Pipeline(
+        transformer=transformer.eval(), scheduler=FlowMatchEulerDiscreteScheduler(**FLOW),
+        vae=_transformer_vae(8, scaling_factor=1.5, shift_factor=0.06),
+        text_encoder=_encoder(CLIPTextModelWithProjection, 24, tokenizer), tokenizer=tokenizer,
+        text_encoder_2=_encoder(CLIPTextModelWithProjection, 32, tokenizer), tokenizer_2=tokenizer,
+        text_encoder_3=_t5(56, tokenizer), tokenizer_3=tokenizer,
+    )  # fmt: skip
+
+
+def flux(guidance: bool = True) -> FluxPipeline:
+    """FLUX, narrow, with latents of 16 x 16; `guidance`: with embedded guidance (dev), else without (schnell)."""
+    torch.manual_seed(0)
+    tokenizer = text.build_tokenizer()
+    transformer = FluxTransformer2DModel(
+        patch_size=1, in_channels=32, num_layers=2, num_single_layers=2, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=40, pooled_projection_dim=24, guidance_embeds=guidance, axes_dims_rope=(4, 6, 6),
+    )  # fmt: skip
+    scheduler = FlowMatchEulerDiscreteScheduler(
+        use_dynamic_shifting=True, base_shift=0.5, max_shift=1.15, base_image_seq_len=256, max_image_seq_len=4096
+    )
+    return FluxPipeline(
+        transformer=transformer.eval(), scheduler=scheduler,
+        vae=_transformer_vae(8, scaling_factor=0.36, shift_factor=0.11),
+        text_encoder=_encoder(CLIPTextModel, 24, tokenizer), tokenizer=tokenizer,
+        text_encoder_2=_t5(40, tokenizer), tokenizer_2=tokenizer,
+    )  # fmt: skip
+
+
+def pixart() -> PixArtSigmaPipeline:
+    """PixArt-sigma, narrow, with learned variances."""
+    torch.manual_seed(0)
+    tokenizer = text.build_tokenizer()
+    transformer = PixArtTransformer2DModel(
+        sample_size=16, num_layers=3, patch_size=2, attention_head_dim=8, num_attention_heads=3, in_channels=4,
+        out_channels=8, cross_attention_dim=24, caption_channels=40, norm_num_groups=1, interpolation_scale=1,
+        use_additional_conditions=False,
+    )  # fmt: skip
+    _randomise(transformer)
+    return PixArtSigmaPipeline(
+        transformer=transformer.eval(), vae=_transformer_vae(4), text_encoder=_t5(40, tokenizer), tokenizer=tokenizer,
+        scheduler=DPMSolverMultistepScheduler(**PLAIN_BETAS),
+    )  # fmt: skip
+
+
+def sana() -> SanaPipeline:
+    """Sana, narrow: linear attention, a deep autoencoder, Gemma's text states."""
+    torch.manual_seed(0)
+    tokenizer = text.build_tokenizer()
+    transformer = SanaTransformer2DModel(
+        patch_size=1, in_channels=4, out_channels=4, num_layers=2, num_attention_heads=2, attention_head_dim=12,
+        num_cross_attention_heads=2, cross_attention_head_dim=12, cross_attention_dim=24, caption_channels=32,
+        sample_size=16,
+    )  # fmt: skip
+    _randomise(transformer)
+    gemma = Gemma2Model(Gemma2Config(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=16, pad_token_id=tokenizer.pad_token_id,
+    ))  # fmt: skip
+    vae = AutoencoderDC(
+        latent_channels=4, attention_head_dim=2, encoder_block_types=("ResBlock", "EfficientViTBlock"),
+        decoder_block_types=("ResBlock", "EfficientViTBlock"), encoder_block_out_channels=(8, 8),
+        decoder_block_out_channels=(8, 8), encoder_qkv_multiscales=((), (5,)), decoder_qkv_multiscales=((), (5,)),
+        encoder_layers_per_block=(1, 1), decoder_layers_per_block=[1, 1], downsample_block_type="conv",
+        upsample_block_type="interpolate", decoder_norm_types="rms_norm", decoder_act_fns="silu", scaling_factor=0.41,
+    )  # fmt: skip
+    scheduler = DPMSolverMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0, num_train_timesteps=1000
+    )
+    return SanaPipeline(
+        tokenizer=tokenizer, text_encoder=gemma.eval(), vae=vae.eval(), transformer=transformer.eval(),
+        scheduler=scheduler,
+    )  # fmt: skip
+
+
+CLASSES = ("red box", "blue sphere", "green cone", "red cone", "blue box", "green sphere", "white box", "white cone")
+
+
+def class_conditional() -> DiTPipeline:
+    """DiT, narrow, with the numbers of classes that its pipeline assumes and names for three of them."""
+    torch.manual_seed(0)
+    transformer = DiTTransformer2DModel(
+        sample_size=16, num_layers=3, patch_size=2, attention_head_dim=8, num_attention_heads=3, in_channels=4,
+        out_channels=8, num_embeds_ada_norm=1000, norm_elementwise_affine=False, activation_fn="gelu-approximate",
+    )  # fmt: skip
+    _randomise(transformer)
+    return DiTPipeline(
+        transformer=transformer.eval(), vae=_transformer_vae(4), scheduler=DDIMScheduler(clip_sample=False),
+        id2label=dict(enumerate(CLASSES)),
+    )  # fmt: skip
+
+
+def _randomise(network: torch.nn.Module) -> None:
+    """Give zero-initialised layers values, so that every block has an effect."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if not parameter.any():
+                parameter.copy_(0.05 * torch.randn(parameter.shape, generator=generator))
+
+
+TRANSFORMERS = {
+    "Stable Diffusion 3": stable_diffusion_3,
+    "FLUX": flux,
+    "PixArt": pixart,
+    "Sana": sana,
+    "DiT": class_conditional,
+}
+"""narrow pipelines of the transformer families, by name; `vae` shrinks by 2, so that images have 32 x 32 pixels"""
+
+
+def save(name: str, folder: Path) -> Path:
+    """A narrow pipeline of a transformer family as a directory."""
+    TRANSFORMERS[name]().save_pretrained(folder)
+    if name == "DiT":  # in the index of the public models, though diffusers does not write it
+        index = json.loads((folder / "model_index.json").read_text())
+        index["id2label"] = {str(i): label for i, label in enumerate(CLASSES)}
+        (folder / "model_index.json").write_text(json.dumps(index))
+    return folder
+
+
+def prompts(name: str) -> list[str]:
+    """Two prompts that a family knows."""
+    return ["red box", "green cone"] if name == "DiT" else ["a red box", "a blue sphere"]

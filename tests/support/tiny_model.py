@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from probing.diffusion.model import LatentDiffusion
+from probing.diffusion.families.registry import family_of
+from probing.diffusion.families.unet import StableDiffusion, TextEncoder
 from probing.scenes import text, training, vae
 from probing.scenes.denoisers import diffusion
 
@@ -21,12 +22,12 @@ def parts(seed: int = 0) -> tuple[torch.nn.Module, torch.nn.Module, diffusion.De
     return network.unet, vae.build((8, 16, 16, 16)).eval().requires_grad_(False), network
 
 
-def model(seed: int = 0) -> LatentDiffusion:
+def model(seed: int = 0) -> StableDiffusion:
     """The tiny model in memory."""
     unet, autoencoder, network = parts(seed)
-    return LatentDiffusion(
-        unet, autoencoder, network.text_encoder, text.build_tokenizer(),
-        dict(diffusion.build_scheduler().config), torch.device("cpu"), embedded=True,
+    return StableDiffusion(
+        family_of("StableDiffusionPipeline"), unet, autoencoder, dict(diffusion.build_scheduler().config),
+        torch.device("cpu"), text=(TextEncoder(network.text_encoder, text.build_tokenizer()),), embedded=True,
     )  # fmt: skip
 
 

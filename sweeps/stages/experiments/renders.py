@@ -12,7 +12,7 @@ import numpy as np
 from probing.dataset.split import Split
 from probing.diffusion.sites import SiteSpec
 from probing.scenes.world import TRUTH_SEED
-from sweeps.config.schema import STEPS, Config
+from sweeps.config.schema import Config
 from sweeps.runtime import experiments
 from sweeps.runtime.grid import ProbeSpec
 from sweeps.runtime.layout import TRAINED
@@ -76,11 +76,10 @@ class TruthWorker:
 
     def _activations(self, step: int) -> dict[str, np.ndarray]:
         """Return float16 (N, T, C) by site, of the conditional half, as sampling records them."""
-        from probing.diffusion.conditioning import conditions
-        from probing.diffusion.replay import replay_unet
+        from probing.diffusion.replay import replay_network
         from probing.scenes import truth
 
-        latents = truth.noised(self.model, self.clean, self.job.samples, step, STEPS)
+        latents = truth.noised(self.model, self.clean, self.job.samples, step, self.config.sampling.steps)
         parts: dict[str, list[np.ndarray]] = {site.name: [] for site in self.job.sites}
 
         def keep(site: str, values: np.ndarray) -> None:
@@ -88,8 +87,9 @@ class TruthWorker:
 
         for start in range(0, len(latents), BATCH):
             batch = slice(start, start + BATCH)
-            condition = conditions(self.model, self.renders.captions[batch], guided=False)
-            replay_unet(self.model, condition, latents[batch], step, STEPS, self.job.sites, keep)
+            captions, sampling = self.renders.captions[batch], self.config.sampling
+            condition = self.model.conditions(captions, sampling.guidance, conditional_only=True)
+            replay_network(self.model, condition, latents[batch], step, sampling.steps, self.job.sites, keep)
         return {name: np.concatenate(values) for name, values in parts.items()}
 
     def _targets(self, site: SiteSpec) -> dict[str, Targets]:

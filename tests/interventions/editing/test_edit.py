@@ -59,7 +59,7 @@ def test_an_empty_edit_is_the_original_bit_for_bit(guidance: float):
     model = fakes.model()
     edited = edit_batch(
         model, fakes.PROMPT, 3, targets(), rows, spec(iterations=0, sites=("all",)), probe_cache(),
-        guidance=guidance, total=fakes.STEPS,
+        guidance=guidance, steps=fakes.STEPS,
     )  # fmt: skip
     original = sample(model, [fakes.PROMPT] * 2, [3] * 2, steps=fakes.STEPS, guidance=guidance)
     assert np.array_equal(edited.images, original.images.numpy())
@@ -69,7 +69,7 @@ def test_an_empty_edit_is_the_original_bit_for_bit(guidance: float):
 
 def test_edits_reach_the_image_and_rows_do_not_touch_each_other():
     model, rows = fakes.model(), rows_of([0, 1], ())
-    settings = {"guidance": 2.0, "total": fakes.STEPS}
+    settings = {"guidance": 2.0, "steps": fakes.STEPS}
     both = edit_batch(model, fakes.PROMPT, 3, targets(), rows, spec(), probe_cache(), **settings)
     one = edit_batch(model, fakes.PROMPT, 3, targets(), rows[1:], spec(), probe_cache(), **settings)
     plain = sample(model, [fakes.PROMPT], [3], steps=fakes.STEPS, guidance=2.0).images.numpy()
@@ -92,7 +92,7 @@ def test_later_sites_of_the_same_call_see_the_edit(monkeypatch: pytest.MonkeyPat
     for sites in (("up.2.1",), ("up.1.0", "up.2.1")):
         edit_batch(
             fakes.model(), fakes.PROMPT, 3, targets(), rows_of([0], ()), spec(sites=sites), probe_cache(),
-            guidance=2.0, total=1,
+            guidance=2.0, steps=1,
         )  # fmt: skip
         seen.setdefault("alone", seen["up.2.1"])
         seen["both"] = seen.pop("up.2.1")
@@ -162,7 +162,7 @@ def test_the_step_size_can_be_in_units_of_the_site():
 
 
 def test_steps_beyond_the_last_and_unknown_sites_are_refused():
-    settings = {"guidance": 2.0, "total": 2}
+    settings = {"guidance": 2.0, "steps": 2}
     with pytest.raises(ValueError, match="step 3 is beyond 2"):
         edit_batch(fakes.model(), fakes.PROMPT, 3, targets(), rows_of([0], ()), spec(steps=(1, 3)), probe_cache(),
                    **settings)  # fmt: skip

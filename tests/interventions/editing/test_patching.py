@@ -8,17 +8,18 @@ import numpy as np
 import pytest
 
 from interventions import pictures
-from interventions.config import MAIN, PATCHING, STEPS, InterventionConfig
+from interventions.config import MAIN, PATCHING, InterventionConfig
 from interventions.controls import EDIT
 from interventions.editing.patching import patch, record_source
 from interventions.plan import Row, plan
 from interventions.worker import NothingToMoveError
+from probing.diffusion.config import PAPER_STEPS
 from probing.diffusion.sampling import sample
 from probing.diffusion.variants import OTHER_SEED, noise_seed
 from storage import tables
 from support import interventions_fakes as fakes
 
-HOW = {"guidance": 2.0, "total": fakes.STEPS}
+HOW = {"guidance": 2.0, "steps": fakes.STEPS}
 EVERY = tuple(range(1, fakes.STEPS + 1))
 
 
@@ -56,7 +57,7 @@ def test_only_the_conditional_half_is_recorded_and_replaced():
 def test_patching_gives_one_row_scored_against_the_source(task: str):
     worker = fakes.intervener(transplants=1, tasks=(task,))
     few, every = (t for t in plan(worker.config, [6]) if t.experiment == PATCHING)
-    assert (few.spec.steps, every.spec.steps) == ((1,), tuple(range(1, STEPS + 1)))
+    assert (few.spec.steps, every.spec.steps) == ((1,), tuple(range(1, PAPER_STEPS + 1)))
     outcome = worker(few)
     (row,) = outcome.rows
     table = tables.rows_to_table("interventions", outcome.rows, tables.INTERVENTIONS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,9 @@ from safetensors.torch import load_file, save_file
 
 from probing.diffusion import devices, hooks, metadata
 from probing.diffusion.config import ModelConfig
-from probing.diffusion.model import LatentDiffusion, load
-from probing.diffusion.sampling import initial_noise, sample
+from probing.diffusion.families.base import LatentDiffusion
+from probing.diffusion.model import load
+from probing.diffusion.sampling import generators, initial_noise, sample
 from probing.libraries import loading_errors
 from support import tiny_families
 from sweeps.cli.main import main
@@ -47,7 +49,8 @@ def test_sampling_equals_diffusers(folders, family):
     pipeline = DiffusionPipeline.from_pretrained(folders[family])
     pipeline.set_progress_bar_config(disable=True)
     expected = pipeline(
-        PROMPTS, num_inference_steps=4, guidance_scale=2.5, output_type="latent", latents=initial_noise(model, SEEDS)
+        PROMPTS, num_inference_steps=4, guidance_scale=2.5, output_type="latent", 
+        latents=initial_noise(model, generators(SEEDS)),
     ).images  # fmt: skip
     samples = sample(model, PROMPTS, SEEDS, steps=4, guidance=2.5)
     assert expected.std() > 0.1
@@ -63,8 +66,8 @@ def test_sites_are_modules_that_the_network_runs(folders, family, count, kind):
     assert len(sites) == count or kind == "conv"
     seen = []
     for site in sites:
-        model.unet.get_submodule(site.module)
-    with hooks.record(model.unet, sites, lambda site, x: seen.append((site.name, tuple(x.shape)))):
+        model.network.get_submodule(site.module)
+    with hooks.record(model.network, sites, lambda site, x: seen.append((site.name, tuple(x.shape)))):
         sample(model, PROMPTS, SEEDS, steps=1, guidance=2.0, decode=False)
     assert seen == [(s.name, (4, s.tokens, s.channels)) for s in sites]
 
@@ -72,9 +75,9 @@ def test_sites_are_modules_that_the_network_runs(folders, family, count, kind):
 def test_every_self_attention_of_the_network_is_a_site(folders):
     for family in ("2.x", "XL"):
         model = loaded(folders[family])
-        found = {n for n, m in model.unet.named_modules() if isinstance(m, Attention) and n.endswith("attn1")}
+        found = {n for n, m in model.network.named_modules() if isinstance(m, Attention) and n.endswith("attn1")}
         assert {site.module.removesuffix(".to_out.0") for site in model.sites()} == found
-        processors = {type(m.processor) for m in model.unet.modules() if isinstance(m, Attention)}
+        processors = {type(m.processor) for m in model.network.modules() if isinstance(m, Attention)}
         assert processors == {AttnProcessor2_0}  # scaled dot product attention, no attention matrix
 
 
@@ -82,7 +85,7 @@ def test_half_precision_and_the_autoencoder_that_overflows(folders, tmp_path):
     import shutil
 
     half = load(ModelConfig(name=str(folders["XL"]), dtype="float16", device="cpu"))
-    assert half.unet.dtype == torch.float16
+    assert half.network.dtype == torch.float16
     shutil.copytree(folders["XL"], tmp_path / "up")
     path = tmp_path / "up" / "vae" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"force_upcast": True}))
@@ -137,20 +140,26 @@ def test_pickled_weights_are_not_read(broken):
 
 def test_another_pipeline_is_refused(broken):
     path = broken / "model_index.json"
-    path.write_text(path.read_text().replace("StableDiffusionXLPipeline", "FluxPipeline"))
-    assert "is a FluxPipeline" in refusal(broken)
+    kinds = {
+        "LDMTextToImagePipeline": "is a LDMTextToImagePipeline; supported pipelines: StableDiffusionPipeline",
+        "FluxPipeline": 'unet=["diffusers", "UNet2DConditionModel"] is not known here',
+    }
+    text = path.read_text()
+    for kind, expected in kinds.items():
+        path.write_text(text.replace("StableDiffusionXLPipeline", kind))
+        assert expected in refusal(broken)
     path.write_text("{broken")
     assert str(broken) in refusal(broken)
 
 
 def test_too_little_memory_is_refused_before_loading(folders, monkeypatch):
-    sizes = metadata.weight_bytes(folders["XL"], "float32")
-    model = loaded(folders["XL"])
-    assert sizes["unet"] == 4 * sum(p.numel() for p in model.unet.parameters())
-    assert sizes["text_encoder_2"] == 4 * sum(p.numel() for p in model.second.encoder.parameters())
-    assert metadata.weight_bytes(folders["XL"], "float16")["unet"] * 2 == sizes["unet"]
-    need = int(devices.MARGIN * (sum(sizes.values()) + sizes["unet"]))
     config = ModelConfig(name=str(folders["XL"]), device="cpu")
+    sizes = metadata.weight_bytes(folders["XL"], config)
+    model = loaded(folders["XL"])
+    assert sizes["network"] == 4 * sum(p.numel() for p in model.network.parameters())
+    assert sizes["text_encoder_2"] == 4 * sum(p.numel() for p in model.text[1].encoder.parameters())
+    assert metadata.weight_bytes(folders["XL"], replace(config, dtype="float16"))["network"] * 2 == sizes["network"]
+    need = int(devices.MARGIN * (sum(sizes.values()) + sizes["network"]))
     monkeypatch.setattr(devices, "free_memory", lambda device: need)
     load(config, variants=2)
     monkeypatch.setattr(devices, "free_memory", lambda device: need - 1)
@@ -224,7 +233,7 @@ def test_sites_of_full_configurations_without_weights(tmp_path, capsys, unet, co
 @pytest.mark.parametrize(
     ("name", "fix"),
     [
-        ("nowhere", "give 'scenes', a pipeline's directory or OWNER/NAME"),
+        ("nowhere", "give scenes, scenes-dit, a pipeline's directory or OWNER/NAME"),
         ("owner/name", "pin the commit"),
         (".", "model_index.json"),
     ],

@@ -21,7 +21,7 @@ from probing.dataset.prompts import Prompt
 from probing.diffusion import metadata, parts
 from probing.diffusion import model as models
 from probing.diffusion.config import ModelConfig
-from probing.diffusion.sampling import initial_noise, sample, schedule
+from probing.diffusion.sampling import generators, initial_noise, sample, schedule
 from support import tiny_families
 
 PROMPT = ["a large red sphere on a green floor under a sky"]
@@ -128,7 +128,7 @@ def test_a_model_that_earlier_versions_sampled_otherwise_has_another_revision(pi
         (VAE, {"latents_std": [1.0] * 4}),
         (VAE, {"shift_factor": 0.1}),
         (VAE, {"scaling_factor": 0}),
-        (VAE, {"_class_name": "AutoencoderTiny"}),
+        (VAE, {"_class_name": "AutoencoderOobleck"}),
         (SCHEDULER, {"rescale_betas_zero_snr": True}),
         (SCHEDULER, {"beta_schedule": "sigmoid"}),
         (SCHEDULER, {"prediction_type": "sample"}),
@@ -330,7 +330,7 @@ def changes_nothing(name: str, field: str, original: dict[str, Any], content: di
 def test_each_mutated_field_gives_what_diffusers_makes_of_it_or_one_line(pipeline):
     originals = {name: json.loads((pipeline / name).read_text()) for name in FILES}
     together = copy.deepcopy(originals)  # mutations that must change nothing, which are tried all at once
-    noise = initial_noise(models.load(config(pipeline)), [3])
+    noise = initial_noise(models.load(config(pipeline)), generators([3]))
     plain, wrong = reference(pipeline, noise), []
     for name, change, content in mutations(pipeline):
         (pipeline / name).write_text(json.dumps(content))

@@ -11,9 +11,10 @@ from diffusers import StableDiffusionPipeline
 
 from probing.diffusion.capture import NonFiniteActivation, Writers, capture, checked
 from probing.diffusion.config import ModelConfig
+from probing.diffusion.families.base import LatentDiffusion
 from probing.diffusion.metadata import noise_levels
-from probing.diffusion.model import LatentDiffusion, load, variant
-from probing.diffusion.sampling import initial_noise, sample, schedule
+from probing.diffusion.model import load, variant
+from probing.diffusion.sampling import generators, initial_noise, sample, schedule
 from probing.scenes.denoisers import diffusion
 from support import tiny_model
 
@@ -62,7 +63,7 @@ def test_every_site_is_recorded_once_a_step(model):
             assert sink.arrays[site.name, step].dtype == np.float16
     assert found.images.shape == (2, 128, 128, 3)
     assert sorted(sink.latents) == [1, 2, 3]
-    assert not any(m._forward_hooks for m in model.unet.modules())
+    assert not any(m._forward_hooks for m in model.network.modules())
 
 
 def module_of(site: str) -> str:
@@ -77,7 +78,7 @@ def test_a_site_holds_the_outputs_of_its_own_module(model):
     handles = []
     for site in model.sites():
         kept = outputs.setdefault(site.name, [])
-        module = model.unet.get_submodule(module_of(site.name))
+        module = model.network.get_submodule(module_of(site.name))
         handles.append(module.register_forward_hook(lambda _module, _inputs, out, kept=kept: kept.append(out[2:])))
     sample(model, PROMPTS, SEEDS, steps=2, guidance=2.0, decode=False)
     for handle in handles:
@@ -121,14 +122,14 @@ def test_capture_changes_no_image(model):
 def test_sampling_equals_diffusers(model):
     """The same latents as diffusers' StableDiffusionPipeline."""
     pipeline = StableDiffusionPipeline(
-        vae=model.vae, text_encoder=model.text_encoder, tokenizer=model.tokenizer, unet=model.unet,
+        vae=model.vae, text_encoder=model.text[0].encoder, tokenizer=model.text[0].tokenizer, unet=model.network,
         scheduler=diffusion.build_scheduler(), safety_checker=None, feature_extractor=None,
         requires_safety_checker=False,
     )  # fmt: skip
     pipeline.set_progress_bar_config(disable=True)
     expected = pipeline(
         PROMPTS, num_inference_steps=5, guidance_scale=2.5, output_type="latent",
-        latents=initial_noise(model, SEEDS),
+        latents=initial_noise(model, generators(SEEDS)),
     ).images  # fmt: skip
     latents = sample(model, PROMPTS, SEEDS, steps=5, guidance=2.5, decode=False).latents
     torch.testing.assert_close(latents, expected, atol=2e-4, rtol=1e-4)
@@ -136,7 +137,7 @@ def test_sampling_equals_diffusers(model):
 
 def test_forced_latents_enter_the_network(model):
     own, _ = captured(model, steps=3)
-    start = initial_noise(model, SEEDS) * diffusion_sigma(model)
+    start = initial_noise(model, generators(SEEDS)) * diffusion_sigma(model)
     forced = [start, *(torch.from_numpy(own.latents[step][0]) for step in (1, 2))]
     again, _ = captured(model, steps=3, forced=forced)
     for key, values in own.arrays.items():
@@ -161,7 +162,7 @@ def test_non_finite_activations_are_named(model):
     with pytest.raises(NonFiniteActivation, match="site up.1.0 step 4"):
         checked("up.1.0", 4, torch.tensor([1.0, 7e4]).half().numpy())
     site = next(site for site in model.sites() if site.name == "up.3.2")
-    bias, written = model.unet.get_submodule(site.module).bias.data, []
+    bias, written = model.network.get_submodule(site.module).bias.data, []
     before = bias.clone()
     try:
         bias.fill_(1e5)
@@ -178,7 +179,7 @@ def test_an_error_of_a_write_reaches_the_caller(model):
 
     with pytest.raises(OSError, match="disk full"):
         capture(model, PROMPTS, SEEDS, model.sites(), broken, steps=3, guidance=2.0)
-    assert not any(m._forward_hooks for m in model.unet.modules())
+    assert not any(m._forward_hooks for m in model.network.modules())
 
 
 def test_at_most_two_steps_wait():
@@ -204,28 +205,28 @@ def test_at_most_two_steps_wait():
 def test_permutation_keeps_every_value_and_the_biases(model):
     random = variant(model, "random", 100)
     again = variant(model, "random", 100)
-    for name, weight in model.unet.state_dict().items():
-        shuffled = random.unet.state_dict()[name]
+    for name, weight in model.network.state_dict().items():
+        shuffled = random.network.state_dict()[name]
         if name.endswith("bias"):
             assert torch.equal(weight, shuffled)
         else:
             assert torch.equal(weight.flatten().sort()[0], shuffled.flatten().sort()[0])
-        assert torch.equal(shuffled, again.unet.state_dict()[name])
+        assert torch.equal(shuffled, again.network.state_dict()[name])
     assert random.vae is model.vae
 
 
 @pytest.mark.parametrize("kind", ["random", "random_forced", "reinit"])
 def test_a_seed_in_the_name_takes_the_place_of_the_settings(model, kind):
-    own, same, other = (variant(model, *named).unet.state_dict() for named in
+    own, same, other = (variant(model, *named).network.state_dict() for named in
                         ((f"{kind}@7", 100), (kind, 7), (kind, 100)))  # fmt: skip
     assert all(torch.equal(own[name], same[name]) for name in own)
     assert any(not torch.equal(own[name], other[name]) for name in own)
 
 
 def test_reinit_differs_and_repeats(model):
-    one, two = (variant(model, "reinit", 7).unet.conv_in.weight for _ in range(2))
+    one, two = (variant(model, "reinit", 7).network.conv_in.weight for _ in range(2))
     assert torch.equal(one, two)
-    assert not torch.equal(one, model.unet.conv_in.weight)
+    assert not torch.equal(one, model.network.conv_in.weight)
 
 
 def test_unknown_words_are_refused(model):

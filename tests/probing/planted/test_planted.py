@@ -12,8 +12,8 @@ from torch import Tensor
 
 from probing.diffusion import model as models
 from probing.diffusion.config import ModelConfig
+from probing.diffusion.families.base import LatentDiffusion
 from probing.diffusion.hooks import record, rewrite
-from probing.diffusion.model import LatentDiffusion
 from probing.diffusion.sampling import sample
 from probing.diffusion.sites import SiteSpec, choose
 from probing.planted import labels, networks, pipeline
@@ -43,7 +43,7 @@ def pictures(model: LatentDiffusion, edit: Callable[[Tensor], Tensor] | None = N
     def around(step: int) -> AbstractContextManager[None]:
         if edit is None or step > 3:
             return nullcontext()
-        return rewrite(model.unet, [site_of(model)], lambda _, acts: edit(acts), guided=False)
+        return rewrite(model.network, [site_of(model)], lambda _, acts: edit(acts), guided=False)
 
     return sample(model, ["a red box"] * len(SEEDS), SEEDS, guidance=1, around=around).images.numpy()
 
@@ -53,7 +53,7 @@ def outputs(model: LatentDiffusion) -> dict[int, Tensor]:
     found: dict[int, Tensor] = {}
 
     def around(step: int) -> AbstractContextManager[None]:
-        return record(model.unet, [site_of(model)], lambda _, acts: found.update({step: acts.clone()}))
+        return record(model.network, [site_of(model)], lambda _, acts: found.update({step: acts.clone()}))
 
     sample(model, ["a red box"] * len(SEEDS), SEEDS, guidance=1, around=around, decode=False)
     return found
@@ -72,7 +72,7 @@ def moved(values: np.ndarray) -> np.ndarray:
 
 def columns(model: LatentDiffusion) -> Tensor:
     """Directions (C, features) in which the site writes its features."""
-    return model.unet.get_submodule(site_of(model).module).get_parameter("weight")
+    return model.network.get_submodule(site_of(model).module).get_parameter("weight")
 
 
 def along(direction: Tensor, change: np.ndarray) -> Callable[[Tensor], Tensor]:

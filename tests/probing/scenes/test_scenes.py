@@ -373,9 +373,9 @@ def test_a_training_continues_from_finished_weights_with_or_without_focus(tmp_pa
 
 def test_uniform_attention_has_an_entropy_of_one():
     model = tiny_model.model()
-    for _, attention in diffusion.self_attentions(model.unet):
+    for _, attention in diffusion.self_attentions(model.network):
         torch.nn.init.zeros_(attention.to_q.weight)
     alike = evaluate.attention_entropy(model, ["a red box"] * 2, 2.0, steps=2)
     np.testing.assert_allclose(alike, np.ones(16), atol=1e-5)
-    diffusion.focus_attention(model.unet, 0)
+    diffusion.focus_attention(model.network, 0)
     assert (evaluate.attention_entropy(model, ["a red box"] * 2, 2.0, steps=2) < 0.9).mean() > 0.5

@@ -114,7 +114,6 @@ def test_settings_of_older_runs_are_ignored():
         ("scenes", ["sampling.variants=[trained,random,random@100]"], r"'random@100': the same as random;"),
         ("scenes", ["sweep.steps=[0]"], r"sweep.steps=0: steps are 1 to 15"),
         ("scenes", ["sweep.steps=[16]"], r"sweep.steps=16: steps are 1 to 15"),
-        ("scenes", ["sweep.steps=[]"], r"sweep.steps is empty"),
         ("scenes", ["sweep.tasks=[depht]"], r"'depht': unknown; did you mean 'depth'"),
         ("scenes", ["sweep.controls=[shufled]"], r"'shufled': unknown; did you mean 'shuffled'"),
         ("scenes", ["sweep.trial_axes=[sites]"], r"'sites': unknown; did you mean 'site'"),

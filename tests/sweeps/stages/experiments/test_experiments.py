@@ -12,10 +12,9 @@ import pytest
 import torch
 
 import storage
-from probing.diffusion.conditioning import conditions
 from probing.diffusion.model import load as load_model
-from probing.diffusion.replay import entering, replay_unet
-from probing.diffusion.sampling import sample
+from probing.diffusion.replay import replay_network
+from probing.diffusion.sampling import entering, sample
 from probing.probes.converged import fit_converged
 from support import tiny_model, tiny_runs
 from support.tiny_runs import copied
@@ -239,7 +238,7 @@ def test_a_replayed_step_gives_what_sampling_recorded(finished: Path, tiny_pipel
     model = load_model(configured(tiny_pipeline, finished).model)
     store = storage.open(str(finished))
     table = store.samples().to_pydict()
-    condition = conditions(model, table["prompt"][:4], False)
+    condition = model.conditions(table["prompt"][:4], 2.0, conditional_only=True)
     sites = model.sites()[-3:]
     for step in (1, 15):
         latents = (
@@ -248,7 +247,7 @@ def test_a_replayed_step_gives_what_sampling_recorded(finished: Path, tiny_pipel
             else torch.from_numpy(store.read_latents("trained", step - 1, [0, 1, 2, 3])[0])
         )
         seen: dict[str, np.ndarray] = {}
-        replay_unet(model, condition, latents, step, 15, sites, seen.__setitem__)
+        replay_network(model, condition, latents, step, 15, sites, seen.__setitem__)
         for site in sites:
             recorded = store.read_activations("trained", site.name, step, [0, 1, 2, 3]).astype(np.float32)
             np.testing.assert_allclose(seen[site.name].astype(np.float32), recorded, rtol=4e-3, atol=4e-3)
@@ -265,7 +264,7 @@ def test_replay_reads_convolutions_as_a_hook_in_the_loop_does() -> None:
 
     @contextmanager
     def around(step: int):
-        with record(model.unet, sites, lambda site, out: seen.__setitem__((step, site.name), out[1:])):
+        with record(model.network, sites, lambda site, out: seen.__setitem__((step, site.name), out[1:])):
             yield
 
     def note(event) -> None:
@@ -273,7 +272,9 @@ def test_replay_reads_convolutions_as_a_hook_in_the_loop_does() -> None:
 
     sample(model, ["a red box"], [3], steps=3, guidance=2.0, around=around, on_step=note, decode=False)
     again: dict[str, np.ndarray] = {}
-    replay_unet(model, conditions(model, ["a red box"], False), before[2], 2, 3, sites, again.__setitem__)
+    replay_network(
+        model, model.conditions(["a red box"], 2.0, conditional_only=True), before[2], 2, 3, sites, again.__setitem__
+    )
     assert len(again) == 17
     for name, values in again.items():
         np.testing.assert_allclose(values, seen[2, name].numpy(), rtol=2e-3, atol=2e-3)
