@@ -145,7 +145,7 @@ def test_few_gpus_are_not_shown_twice() -> None:
 
 
 def test_the_readme_shows_the_numbers_of_the_planner(paper: list[str]) -> None:
-    readme = (Path(__file__).parents[3] / "README.md").read_text().partition("<!-- cost -->")[2]
+    readme = (Path(__file__).parents[3] / "cluster" / "README.md").read_text().partition("<!-- cost -->")[2]
     shown = [re.findall(r"[\d.]+\*?", line) for line in readme.splitlines() if re.match(r"\| \d", line)]
     lines = table.on_gpus(load(paper[0], paper[1:]), 64, Rates()).splitlines()
     assert shown == [re.findall(r"[\d.]+\*?", line) for line in lines[1:4]]
