@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,3 +40,15 @@ class Split:
         """(name, sample numbers) of every part that has samples."""
         named = (("train", self.train), ("val", self.val), ("test", self.test))
         return tuple((name, part) for name, part in named if len(part))
+
+
+def curated(curation: Mapping[str, Sequence[Any]]) -> tuple[NDArray[np.int64], Split]:
+    """The samples that a curation keeps in some part, ascending, and the split as positions in that list.
+
+    curation: the columns of `curation.parquet`. Raises ValueError if train or test is empty.
+    """
+    columns = (curation[name] for name in ("sample", "keep", "split"))
+    part = {sample: name for sample, keep, name in zip(*columns, strict=True) if keep and name}
+    samples = np.array(sorted(part), dtype=np.int64)
+    names = np.array([part[sample] for sample in samples.tolist()])
+    return samples, Split(*(np.flatnonzero(names == name) for name in ("train", "val", "test")))

@@ -187,3 +187,27 @@ def pool_edges(images: NDArray[np.uint8], grid: Grid) -> Edges:
     across = across.reshape(count, rows, below, columns - 1).sum(axis=2)
     down = down.reshape(count, rows - 1, columns, right).sum(axis=3)
     return Edges(across / max(height * (width - 1), 1), down / max((height - 1) * width, 1))
+
+
+def standardisation(depth: NDArray) -> tuple[float, float]:
+    """Mean and standard deviation of the training images' depth (N, H, W), in which depth is predicted and scored."""
+    values = depth.astype(np.float64)
+    return float(values.mean()), float(max(values.std(), 1e-6))
+
+
+def standardised(depth: NDArray, mean: float, std: float) -> NDArray[np.float32]:
+    """Depth (N, H, W) in standard deviations from the mean."""
+    return ((depth - mean) / std).astype(np.float32)
+
+
+def pool(
+    masks: NDArray[np.uint8], depth: NDArray[np.float32], ranks: NDArray[np.float32], grid: Grid, threshold: int
+) -> dict[str, Targets]:
+    """The labels of all tasks pooled to a grid, by task.
+
+    masks, depth (standardised) and its `pixel_ranks`: (N, H, W). threshold: masks above it are foreground.
+    """
+    return {
+        "saliency": pool_saliency(masks, grid, threshold),
+        "depth": pool_depth(depth, grid, ranks, masks > threshold),
+    }

@@ -43,6 +43,19 @@ class SiteShape:
         if self.height * self.width not in (0, self.tokens):
             raise ValueError(f"site {self.name}: a grid of {self.height} x {self.width} has not {self.tokens} tokens")
 
+    def grid(self, image: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of the tokens; if none are known, those that suit an image of this height and width."""
+        return (self.height, self.width) if self.height * self.width else grid_of(self.tokens, image)
+
+
+def grid_of(tokens: int, image: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of a grid of `tokens` whose aspect ratio is closest to that of `image` (H, W)."""
+    if not tokens:
+        return 0, 0
+    ideal = (tokens * image[0] / image[1]) ** 0.5
+    rows = min((n for n in range(1, tokens + 1) if tokens % n == 0), key=lambda n: abs(n - ideal))
+    return rows, tokens // rows
+
 
 @dataclass(frozen=True)
 class ArraySpec:

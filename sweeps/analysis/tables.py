@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from storage import SiteShape, Store, budget
+from storage.format import grid_of as grid_of
 from storage.keys import EXPERIMENTS
 from sweeps.runtime import machines
 
@@ -132,17 +133,8 @@ def main_sites(shapes: Iterable[SiteShape], image: tuple[int, int]) -> tuple[Sit
     blocks = list(dict.fromkeys(s.name.rpartition(".")[0] for s in ordered))
     thirds = {block: THIRDS[3 * i // len(blocks)] for i, block in enumerate(blocks)}
     return tuple(
-        Site(s.name, s.tokens, s.channels, grid_of(s.tokens, image), thirds[s.name.rpartition(".")[0]]) for s in ordered
+        Site(s.name, s.tokens, s.channels, s.grid(image), thirds[s.name.rpartition(".")[0]]) for s in ordered
     )
-
-
-def grid_of(tokens: int, image: tuple[int, int]) -> tuple[int, int]:
-    """Rows and columns of a grid of `tokens` whose aspect ratio is closest to that of `image` (H, W)."""
-    if not tokens:
-        return 0, 0
-    ideal = (tokens * image[0] / image[1]) ** 0.5
-    rows = min((n for n in range(1, tokens + 1) if tokens % n == 0), key=lambda n: abs(n - ideal))
-    return rows, tokens // rows
 
 
 class StoreReader:

@@ -12,7 +12,7 @@ from cluster import Executor, Observer, Outcome
 from probing.dataset import manual_decisions
 from probing.dataset.curation import Decision, Measures, curate, measure
 from probing.dataset.manual_decisions import Choice
-from probing.dataset.split import Split
+from probing.dataset.split import Split, curated
 from storage import CorruptFile, Store
 from storage.keys import CURATED, DECISIONS, MANIFEST, PROMPTS
 from sweeps.runtime.layout import TRAINED
@@ -141,10 +141,7 @@ def kept(run: Run) -> tuple[np.ndarray, Split]:
         table = run.store.curation().to_pydict()
     except FileNotFoundError:
         raise ValueError(f"{run.config.output}: samples are not curated yet; run `scenesweep curate` first") from None
-    part = {s: p for s, k, p in zip(table["sample"], table["keep"], table["split"], strict=True) if k and p}
-    samples = np.array(sorted(part), dtype=np.int64)
-    names = np.array([part[s] for s in samples.tolist()])
-    return samples, Split(*(np.flatnonzero(names == name) for name in ("train", "val", "test")))
+    return curated(table)
 
 
 def status(run: Run, live: LiveStatus) -> StageStatus:

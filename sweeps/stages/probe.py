@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from cluster import Executor, Observer, Outcome, Progress
+from probing.scoring import targets
 from storage import LeaseHeld
 from sweeps.config.schema import GRID
 from sweeps.runtime import experiments
@@ -40,8 +41,7 @@ def standardisation(run: Run, samples: np.ndarray, train: np.ndarray) -> tuple[f
     labels = run.config.labels
     if labels.depth_deviation > 0:
         return labels.depth_mean, labels.depth_deviation
-    depth = run.store.read_labels("depth", samples[train].tolist()).astype(np.float64)
-    return float(depth.mean()), float(max(depth.std(), 1e-6))
+    return targets.standardisation(run.store.read_labels("depth", samples[train].tolist()))
 
 
 def job(run: Run) -> ProbeJob:

@@ -86,22 +86,18 @@ class _LabelKey(NamedTuple):
 @lru_cache(maxsize=1)
 def _labels(key: _LabelKey) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return masks, standardised depth and its ranks."""
-    from probing.scoring.targets import pixel_ranks
+    from probing.scoring.targets import pixel_ranks, standardised
 
     store, samples = _open(key.output), list(key.samples)
-    depth = ((store.read_labels("depth", samples) - key.depth_mean) / key.depth_std).astype(np.float32)
+    depth = standardised(store.read_labels("depth", samples), key.depth_mean, key.depth_std)
     return store.read_labels("saliency", samples), depth, pixel_ranks(depth)
 
 
 @lru_cache(maxsize=8)
 def _targets(key: _LabelKey, grid: tuple[int, int]) -> dict[str, Targets]:
-    from probing.scoring.targets import pool_depth, pool_saliency
+    from probing.scoring.targets import pool
 
-    masks, depth, ranks = _labels(key)
-    return {
-        "saliency": pool_saliency(masks, grid, key.threshold),
-        "depth": pool_depth(depth, grid, ranks, masks > key.threshold),
-    }
+    return pool(*_labels(key), grid, key.threshold)
 
 
 def site_targets(job: ProbeJob, site: SiteSpec) -> dict[str, Targets]:
