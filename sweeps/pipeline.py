@@ -102,6 +102,18 @@ def executor(config: Config, display: Display, store: Store | None = None) -> It
 
 
 @contextmanager
+def _watched(run: Run, result: Result) -> Iterator[Callable[[str], Sequence[Observer]]]:
+    """Show the stages in W&B while they run, where the settings want it; yields further observers by stage."""
+    if run.config.tracking.mode == "disabled":
+        yield lambda stage: ()
+        return
+    from sweeps.tracking.live import live
+
+    with live(run, result.failed) as further:
+        yield further
+
+
+@contextmanager
 def _timed(run: Run, cost: str) -> Iterator[None]:
     """Add the wall-clock seconds of the block to the run's costs."""
     started = time.perf_counter()
@@ -112,14 +124,22 @@ def _timed(run: Run, cost: str) -> Iterator[None]:
         run.store.put_document(COSTS, costs)
 
 
-def run_stage(run: Run, stage: Stage, executor: Executor, result: Result, display: Display, prefix: str = "") -> None:
+def run_stage(
+    run: Run,
+    stage: Stage,
+    executor: Executor,
+    result: Result,
+    display: Display,
+    prefix: str = "",
+    further: Callable[[str], Sequence[Observer]] = lambda stage: (),
+) -> None:
     """Execute what a stage is missing, with progress for the user and for `scenesweep status`."""
     tasks, info = stage.missing(run), stage.INFO
     if not tasks:
         display.skip(prefix + info.name)
         return
     with display.stage(prefix + info.name, prefix + info.doing, info.unit) as observer, _timed(run, info.cost):
-        observers: list[Observer] = [observer, live_status.LiveStatusWriter(run.store, info.name)]
+        observers: list[Observer] = [observer, live_status.LiveStatusWriter(run.store, info.name), *further(info.name)]
         outcome = stage.execute(run, executor, observers, tasks)
     failures.write(run.store, info.name, outcome.failed)
     result.failed |= outcome.failed
@@ -249,9 +269,9 @@ def execute(config: Config, verbs: Sequence[str] = VERBS, display: Display | Non
         run = _mended(config, start.model_info, _priced(start), result)
         if any(stage.missing(run) for stage in stages):
             display.expect(durations.left(run, stages, table.plan_input(start), "report" in verbs))
-            with executor(config, display, run.store) as engine:
+            with _watched(run, result) as further, executor(config, display, run.store) as engine:
                 for stage in stages:
-                    run_stage(run, stage, engine, result, display)
+                    run_stage(run, stage, engine, result, display, further=further)
                     if result.failed and stage.INFO.required:
                         return result
         if "report" in verbs:

@@ -18,6 +18,7 @@ from storage import SiteShape, Store, budget
 from storage.format import grid_of as grid_of
 from storage.keys import EXPERIMENTS
 from sweeps.runtime import machines
+from sweeps.runtime.layout import PAGE, wandb_group
 
 Json = dict[str, Any]
 T = TypeVar("T")
@@ -87,6 +88,16 @@ class RunData:
         """Deterministic id of the W&B run of a part: equal for equal run name, probe stage and part."""
         text = "\0".join(map(str, (self.name, self.probe_stage_hash, *parts)))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def group(self) -> str:
+        """W&B group of the run."""
+        return wandb_group(self.name, self.url)
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        """Where output and report are, for the configuration of W&B runs."""
+        return {"output": self.url, "report": f"{self.url}/{PAGE}"}
 
     @cached_property
     def captions(self) -> dict[int, str]:

@@ -147,6 +147,9 @@ def _differences(base: Mapping[str, object], requested: Mapping[str, object], pr
 
 def tracked(config: Config) -> str:
     """Where to find the run in W&B."""
+    from storage.backends import open_files
+    from sweeps.runtime.layout import wandb_group
+
     tracking = config.tracking
     if tracking.mode == "disabled":
         return "disabled"
@@ -155,9 +158,10 @@ def tracked(config: Config) -> str:
             return "offline, in the folder wandb beside the job's driver; tracking.mode=online sends the runs"
         return f"offline, in {config.output}/wandb"
     server = os.environ.get("WANDB_BASE_URL", "https://wandb.ai").replace("https://api.", "https://").rstrip("/")
+    group = wandb_group(config.name, open_files(config.output).url)
     if not tracking.entity:
-        return f"{server}, project {tracking.project}, group {config.name}"
-    return f"{server}/{tracking.entity}/{tracking.project}/groups/{config.name}"
+        return f"{server}, project {tracking.project}, group {group}"
+    return f"{server}/{tracking.entity}/{tracking.project}/groups/{group}"
 
 
 def _show(submitted: Job) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 PAGE = "report/index.html"
 PREDICTIONS = "report/predictions.safetensors"
 """predictions on the page, for when the activations are gone"""
@@ -20,6 +22,12 @@ def page_link(url: str) -> str:
 
     folder = local_folder(url)
     return f"{url.rstrip('/')}/{PAGE}" if folder is None else (folder.resolve() / PAGE).as_uri()
+
+
+def wandb_group(name: str, url: str) -> str:
+    """W&B group of a sweep: its name, and a hash of its output's full path or URL: two outputs never share it."""
+    # W&B allows 128 characters
+    return f"{name[:119]}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"
 
 
 def transfer_control(step: int) -> str:

@@ -23,7 +23,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from cluster.process import temporary_environment
 from storage import Store
@@ -33,7 +33,7 @@ from sweeps.report import build
 from sweeps.report.build import Drawn
 from sweeps.tracking import summary
 from sweeps.tracking.place import MARKER, local_folder, server
-from sweeps.tracking.runs import CURVES, EPOCH, PlannedRun, plan, summary_digest
+from sweeps.tracking.runs import CURVES, DRIVER, EPOCH, PlannedRun, plan, summary_digest
 
 if TYPE_CHECKING:
     import wandb
@@ -87,11 +87,12 @@ def mirror(
     folder = local_folder(store.url)
     done = Mirrored()
     try:
-        with _own_environment(folder):
+        with own_environment(folder):
             done = _within(limit_s, lambda: _write(run, store, planned, folder, drawn))
             if mode == "online":
-                ids = [p.id for p in planned] + [run.wandb_id("summary")]
-                done = replace(done, sent=send(Marker(folder), ids, limit_s))
+                marker = Marker(folder)
+                ids = [*(p.id for p in planned), run.wandb_id("summary"), *marker.drivers()]
+                done = replace(done, sent=send(marker, ids, limit_s))
     except Exception as error:  # W&B is a mirror: nothing it does may stop a sweep
         problem = " ".join(f"{type(error).__name__}: {error}".split())
         log.warning("W&B mirror incomplete, results are safe in the tables: %s", problem)
@@ -100,14 +101,14 @@ def mirror(
 
 
 @contextmanager
-def _own_environment(folder: Path) -> Iterator[None]:
+def own_environment(folder: Path, warn: bool = True) -> Iterator[None]:
     """W&B's variables as the mirror needs them, inside the block.
 
     Those in SET_ASIDE are taken away, with one line. If the home folder cannot be written, W&B's own files go beside
     the runs.
     """
     aside = {name: os.environ.pop(name) for name in SET_ASIDE if name in os.environ}
-    if aside:
+    if aside and warn:
         log.warning("W&B: %s is set aside, which would change what the mirror is", ", ".join(aside))
     kinds = ("CONFIG", "CACHE", "DATA")
     homeless = not os.access(os.path.expanduser("~"), os.W_OK)
@@ -183,6 +184,10 @@ class Marker:
         """Record a run that was just written."""
         self.runs[run_id] = {"content": content, "directory": directory.name, "sent": ""}
 
+    def drivers(self) -> list[str]:
+        """The runs that showed a sweep while it worked and could not be live on a server."""
+        return [i for i, entry in self.runs.items() if entry["content"] == DRIVER and self.has(i, DRIVER)]
+
     def unsent(self, ids: Sequence[str]) -> list[str]:
         """The runs whose current content was not sent to the current server."""
         return [i for i in ids if self.runs[i]["sent"] not in self._as_sent(i)]
@@ -215,31 +220,46 @@ class Writer:
 
     def write(self, planned: PlannedRun) -> Path:
         """Write one probe run and return its directory."""
-        run = self._open(planned.id, planned.name, planned.job_type, planned.tags, planned.config)
+        run = self.open(planned.id, planned.name, planned.job_type, planned.tags, planned.config)
         try:
             run.define_metric(planned.axis)
-            run.define_metric("*", step_metric=planned.axis)
             if planned.epochs:
-                run.define_metric(EPOCH)
-                run.define_metric(f"{CURVES}/*", step_metric=EPOCH)
+                run.define_metric(EPOCH, summary="none")
+                run.define_metric(f"{CURVES}/*", step_metric=EPOCH, summary="none")
+            # One pattern for each metric: of several that fit, W&B takes any.
+            names = {name for row in planned.history for name in row} - {planned.axis}
+            for pattern in sorted({f"{name.partition('/')[0]}/*" if "/" in name else name for name in names}):
+                run.define_metric(pattern, step_metric=planned.axis)
+            for name, best in planned.best.items():
+                run.define_metric(name, step_metric=planned.axis, summary=f"{best},last")
             for row in (*planned.history, *planned.epochs):
                 run.log(row)
             run.summary.update(planned.summary)
         finally:
             run.finish()
-        return self._directory(planned.id)
+        return self.directory(planned.id)
 
     def summarise(self, run_id: str, drawn: Drawn, store: Store) -> Path:
         """Write the summary run (tables, figures, examples, reference to the store) and return its directory."""
         config = {"sweep": self.run.config, "manifest": self.run.manifest, "cluster": self.run.cluster}
-        run = self._open(run_id, f"{self.run.name} summary", "summary", ("summary",), config)
+        config |= self.run.addresses
+        run = self.open(run_id, f"{self.run.name} summary", "summary", ("summary",), config)
         try:
             summary.fill(run, drawn, store)
         finally:
             run.finish()
-        return self._directory(run_id)
+        return self.directory(run_id)
 
-    def _open(self, run_id: str, name: str, job_type: str, tags: Sequence[str], config: Json) -> wandb.Run:
+    def open(
+        self,
+        run_id: str,
+        name: str,
+        job_type: str,
+        tags: Sequence[str],
+        config: Json,
+        mode: Literal["offline", "online"] = "offline",
+    ) -> wandb.Run:
+        """A new W&B run of the sweep's group; an offline one replaces the run of the same id in the folder."""
         for old in self.folder.glob(f"offline-run-*-{run_id}"):
             shutil.rmtree(old)
         return self.wandb.init(
@@ -247,12 +267,12 @@ class Writer:
             name=name,
             project=self.run.setting("tracking.project") or "scenesweep",
             entity=self.run.setting("tracking.entity") or None,
-            group=self.run.name,
+            group=self.run.group,
             job_type=job_type,
             tags=list(tags),
             config=config,
             dir=str(self.folder.parent),
-            mode="offline",
+            mode=mode,
             reinit="create_new",
             # New settings for each run, because `wandb.init` writes into them.
             settings=self.wandb.Settings(
@@ -269,7 +289,7 @@ class Writer:
             ),
         )
 
-    def _directory(self, run_id: str) -> Path:
+    def directory(self, run_id: str) -> Path:
         found = sorted(self.folder.glob(f"offline-run-*-{run_id}"))
         assert found, f"W&B wrote no offline run {run_id} into {self.folder}"
         return found[-1]

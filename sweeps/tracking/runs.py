@@ -15,7 +15,9 @@ from sweeps.analysis.tables import Json, RunData, Site
 from sweeps.config.schema import GRID
 from sweeps.runtime.machines import of_stage
 
-VERSION = 3
+VERSION = 4
+DRIVER = "driver"
+"""kind of the run that shows a sweep while it works"""
 STEP, EPOCH = "denoising_step", "epoch"
 CURVES = "epochs"
 """prefix of the loss curves in a site's run"""
@@ -25,6 +27,16 @@ NOT_METRICS = {
     *PROBE, "experiment", "block", "index", "status", "error", "attempt", "stage_hash", "tokens", "channels",
     "n_train", "n_val", "n_test",
 }  # fmt: skip
+HIGHER = {
+    "dice", "dice_background", "dice_threshold", "val_dice", "ap", "ap_val", "skill", "spearman", "spearman_residual",
+    "pearson",
+}  # fmt: skip
+"""scores of which the largest over the denoising steps is the best"""
+LOWER = {
+    "rmse", "rmse_aligned", "rmse_object", "rmse_background", "val_rmse", "crossentropy", "train_loss", "val_loss",
+    "test_loss",
+}  # fmt: skip
+"""scores of which the smallest is the best"""
 History = list[dict[str, float]]
 
 
@@ -43,11 +55,21 @@ class PlannedRun:
     epochs: History = field(default_factory=list)
     """loss curves, one row per epoch, beside a history by denoising step"""
     summary: dict[str, float] = field(default_factory=dict)
+    probes: int = 1
+    """number of probes that it shows"""
 
     @property
     def digest(self) -> str:
-        """Hash of everything in the run; a run with an equal digest is not written again."""
-        return _digest((VERSION, self.name, self.tags, self.config, self.history, self.epochs, self.summary))
+        """Hash of everything in the run but the machines; a run with an equal digest is not written again."""
+        config = {key: value for key, value in self.config.items() if key != "cluster"}
+        return _digest((VERSION, self.name, self.tags, config, self.history, self.epochs, self.summary))
+
+    @property
+    def best(self) -> dict[str, str]:
+        """By metric over the denoising steps, which value W&B keeps in the summary beside the last one: max or min."""
+        names = {name for row in self.history for name in row} if self.axis == STEP else ()
+        kinds = {name: name.rpartition("/")[2] for name in sorted(names)}
+        return {name: "max" if kind in HIGHER else "min" for name, kind in kinds.items() if kind in HIGHER | LOWER}
 
 
 def _digest(content: object) -> str:
@@ -104,7 +126,8 @@ def _by_site(run: RunData, rows: list[Json]) -> Iterator[PlannedRun]:
             axis=STEP,
             history=history,
             epochs=curves.get((variant, name), []),
-            summary=dict(history[-1]),
+            summary={STEP: history[-1][STEP], "duration_s": _duration(members)},
+            probes=len(members),
         )
 
 
@@ -122,7 +145,7 @@ def _by_probe(run: RunData, rows: list[Json]) -> Iterator[PlannedRun]:
             config=_config(run, site, row) | dict(zip(PROBE, key, strict=True)),
             axis=EPOCH,
             history=losses.get(key, []),
-            summary=_numbers(row),
+            summary=_numbers(row) | {"duration_s": _duration([row])},
         )
 
 
@@ -133,13 +156,22 @@ def _config(run: RunData, site: Site, row: Json) -> Json:
         "site": site.name,
         "block": site.block,
         "side": site.side,
+        "layer_index": run.sites.index(site),
+        "grid": site.grid[0],
+        "grid_width": site.grid[1],
         "tokens": site.tokens,
         "channels": site.channels,
         "stage_hash": row.get("stage_hash"),
+        **run.addresses,
         "sweep": run.config,
         "manifest": run.manifest,
         "cluster": of_stage(run.cluster, "probe"),
     }
+
+
+def _duration(rows: Iterable[Json]) -> float:
+    """Seconds that fitting probes took; W&B's own runtime of these runs is that of writing them."""
+    return math.fsum(row["seconds"] or 0.0 for row in rows)
 
 
 def _metrics(rows: list[Json]) -> dict[str, float]:

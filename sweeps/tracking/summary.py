@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ from sweeps.report.build import Drawn
 from sweeps.report.context import Context
 from sweeps.report.gallery.probes import Example
 from sweeps.report.page import TitledStrip
+from sweeps.runtime.layout import PAGE
 
 if TYPE_CHECKING:
     import wandb
@@ -38,7 +39,8 @@ def fill(run: wandb.Run, drawn: Drawn, store: Store) -> None:
     run.log(logged)
     run.summary.update(headline_numbers(context) | {f"claims/{c.key}": c.verdict for c in context.claims})
     run.summary.update(cluster_numbers(data))
-    run.log_artifact(reference(data, store.url))
+    for artifact in artifacts(data, store):
+        run.log_artifact(artifact)
 
 
 def figures(drawn: Drawn) -> dict[str, wandb.Image]:
@@ -149,13 +151,34 @@ def example_table(examples: Sequence[Example]) -> wandb.Table:
     return wandb.Table(columns=[*names], data=[[row[name] for name in names] for row in rows])
 
 
-def reference(run: RunData, url: str) -> wandb.Artifact:
-    """An artifact that points at the store without reading it."""
+def artifacts(run: RunData, store: Store) -> Iterator[wandb.Artifact]:
+    """What the summary run leaves behind: the store and its probes, which stay where they are, and the report's page.
+
+    W&B records them as outputs of the summary run, also offline, and each names the store that it was made from.
+    """
+    import wandb
+
+    yield reference(run, "store", store.url, run.manifest)
+    origin = {"store": artifact_name(run, "store"), **run.addresses}
+    if store.list("probes/"):
+        yield reference(run, "probes", f"{store.url}/probes", origin)
+    if store.exists(PAGE):
+        report = wandb.Artifact(artifact_name(run, "report"), type="report", metadata=origin)
+        with report.new_file("index.html", mode="wb") as file:
+            file.write(store.get(PAGE))
+        yield report
+
+
+def artifact_name(run: RunData, kind: str) -> str:
+    """Name of one of the sweep's artifacts, of the letters, digits and few signs that W&B takes there."""
+    return f"{re.sub(r'[^A-Za-z0-9_.-]', '-', run.group)}-{kind}"
+
+
+def reference(run: RunData, kind: str, url: str, metadata: Mapping[str, object]) -> wandb.Artifact:
+    """An artifact that points at a place without reading it."""
     import wandb
 
     address = url if "://" in url else Path(url).resolve().as_uri()
-    # W&B takes letters, digits and a few signs in an artifact's name; the group shows the run's name as it is.
-    safe = re.sub(r"[^A-Za-z0-9_.-]", "-", run.name)
-    artifact = wandb.Artifact(f"{safe}-store", type="store", metadata=run.manifest)
-    artifact.add_reference(address, name="store", checksum=False)
+    artifact = wandb.Artifact(artifact_name(run, kind), type=kind, metadata=dict(metadata))
+    artifact.add_reference(address, name=kind, checksum=False)
     return artifact

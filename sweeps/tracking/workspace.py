@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from sweeps.analysis.tables import RunData
 from sweeps.analysis.vocabulary import MEASURE_TITLES, STEP_AXIS, TASK_TITLES
-from sweeps.tracking.runs import CURVES, EPOCH, STEP
+from sweeps.tracking.runs import CURVES, EPOCH, HIGHER, STEP
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Section, Workspace
@@ -44,12 +44,19 @@ def workspace(run: RunData, entity: str, figures: Sequence[str] = ()) -> Workspa
         entity=entity,
         project=run.setting("tracking.project") or "scenesweep",
         name=f"scenesweep {run.name}",
-        sections=[*(_by_step(task) for task in tasks), _by_block(tasks), _losses(tasks), _figures(figures)],
+        sections=[
+            _progress(),
+            *(_by_step(task) for task in tasks),
+            _by_layer(tasks),
+            _by_block(tasks),
+            _losses(tasks),
+            _figures(figures),
+        ],
         settings=workspaces.WorkspaceSettings(x_axis=STEP, max_runs=100),
         runset_settings=workspaces.RunsetSettings(
-            filters=workspaces.And(workspaces.Metric("Group") == run.name),
+            filters=workspaces.And(workspaces.Metric("Group") == run.group),
             groupby=[workspaces.Config("variant")],
-            pinned_columns=["run:displayName", "config:variant", "config:site", "config:block"],
+            pinned_columns=["run:displayName", "config:variant", "config:site", "config:block", "summary:duration_s"],
         ),
     )
 
@@ -73,12 +80,42 @@ def _by_step(task: str) -> Section:
     return workspaces.Section(name=f"{TASK_TITLES[task]} by {STEP_AXIS}", panels=lines, is_open=True)
 
 
+def _progress() -> Section:
+    """The driver's run: what a sweep does while it works."""
+    workspaces, panels = _modules()
+    shown = {
+        "Samples a second": "sample/samples_per_second",
+        "Tasks that wait": ".*/queue",
+        "Failed attempts": ".*/failures",
+        "Finished probes": "cells/finished",
+    }
+    lines = [panels.LinePlot(title=title, x="_runtime", metric_regex=metric) for title, metric in shown.items()]
+    return workspaces.Section(name="The sweep at work", panels=lines, is_open=True)
+
+
+def _by_layer(tasks: Sequence[str]) -> Section:
+    """Depth in the network, grid and channels of each site beside its best score."""
+    workspaces, panels = _modules()
+    column, config = panels.ParallelCoordinatesPlotColumn, panels.Config
+    plots = [
+        panels.ParallelCoordinatesPlot(
+            title=f"{TASK_TITLES[task]}: {MEASURE_TITLES[SHOWN[task][0]]} at the best step, by site",
+            columns=[
+                *(column(config(name)) for name in ("layer_index", "grid", "tokens", "channels")),
+                column(panels.SummaryMetric(f"{task}/{SHOWN[task][0]}.{'max' if SHOWN[task][0] in HIGHER else 'min'}")),
+            ],
+        )
+        for task in tasks
+    ]
+    return workspaces.Section(name="Sites of the network", panels=plots)
+
+
 def _by_block(tasks: Sequence[str]) -> Section:
     workspaces, panels = _modules()
     bars = [
         panels.BarPlot(
             title=f"{TASK_TITLES[task]}: {MEASURE_TITLES[SHOWN[task][0]]} at the last step, by block",
-            metrics=[f"{task}/{SHOWN[task][0]}"],
+            metrics=[f"{task}/{SHOWN[task][0]}.last"],
             groupby=panels.Config("block"),
             groupby_aggfunc="mean",
             max_runs_to_show=100,

@@ -51,7 +51,7 @@ def test_wrong_inputs_are_one_line(finished: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="control='surface': choose from none, shuffled"):
         probing.fit(store, "mid.0", 2, "depth", control="surface")
     with pytest.raises(ValueError, match=r"mid\.0, step 2: the weights are no longer finite"):
-        probing.fit(store, "mid.0", 2, "depth", config=ProbeConfig(optimizer="sgd", lr=1e30))
+        probing.fit(store, "mid.0", 2, "depth", config=ProbeConfig(optimizer="sgd", lr=1e300))
     bare = storage.Store.create(str(tmp_path), store.layout, durable=False)
     with pytest.raises(ValueError, match="not curated yet"):
         probing.fit(bare, "mid.0", 2, "depth")

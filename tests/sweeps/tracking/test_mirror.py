@@ -22,10 +22,12 @@ from PIL import Image
 import storage
 from support.report_store import CONFIG, Made, make_store
 from sweeps.analysis.tables import load
-from sweeps.report import thumbnails
+from sweeps.report import build, thumbnails
 from sweeps.report.build import Drawn, draw
+from sweeps.runtime.layout import wandb_group
 from sweeps.tracking.mirror import MARKER, Marker, Mirrored, mirror
 from sweeps.tracking.runs import plan
+from sweeps.tracking.summary import artifacts
 
 SITES = ("mid.0", "up.2.1", "up.3.0")
 SMALL = Made(train=2, test=4, sites=SITES, steps=(1, 8, 15), extras=False, pictures=False)
@@ -103,10 +105,21 @@ def test_a_site_run_reads_back_with_its_scores(store: storage.Store, mirrored: M
     assert config["manifest"]["stages"]["probe"] == "c7d9e0f2"
     assert config["sweep"]["name"] == "scenes"
     expected = scores(store, "trained", "up.2.1", 15)
-    assert run["summary"]["denoising_step"] == 15
-    assert run["summary"]["saliency/dice"] == pytest.approx(expected["dice"])
-    assert run["summary"]["depth/rmse"] == pytest.approx(expected["rmse"])
-    assert run["summary"]["saliency/position/dice"] < run["summary"]["saliency/dice"]
+    summary = run["summary"]
+    assert summary["denoising_step"] == 15
+    assert summary["saliency/dice"]["last"] == pytest.approx(expected["dice"])
+    assert summary["depth/rmse"]["last"] == pytest.approx(expected["rmse"])
+    by_step = [scores(store, "trained", "up.2.1", step) for step in range(1, 16)]
+    assert summary["saliency/dice"]["max"] == pytest.approx(max(row["dice"] for row in by_step))
+    assert summary["depth/rmse"]["min"] == pytest.approx(min(row["rmse"] for row in by_step))
+    assert summary["saliency/position/dice"]["last"] < summary["saliency/dice"]["last"]
+    assert not [name for name in summary if name.startswith("epoch")]
+    rows = [r for r in store.table("probes").to_pylist() if (r["variant"], r["site"]) == ("trained", "up.2.1")]
+    grid = [r["seconds"] or 0 for r in rows if r["experiment"] == "grid" and r["seed"] == 0]
+    assert summary["duration_s"] == pytest.approx(sum(grid))
+    assert (config["layer_index"], config["grid"], config["tokens"]) == (9, 8, 64)
+    assert config["output"] == store.url
+    assert config["report"] == f"{store.url}/report/index.html"
 
 
 def test_a_site_run_has_one_row_per_denoising_step_and_one_per_epoch(store: storage.Store, mirrored: Mirrored) -> None:
@@ -172,6 +185,23 @@ def test_the_summary_run_shows_every_picture_of_the_report(
     photo = sheets[0][:, : thumbnails.SHEET_HEIGHT].astype(float)
     kept = np.asarray(Image.fromarray(store.read_images("trained", [first_test(store)])[0]).resize((128, 128)))
     assert np.abs(photo - kept).mean() < 12
+
+
+def test_store_probes_and_report_are_artifacts_that_name_their_origin(store: storage.Store, mirrored: Mirrored) -> None:
+    build.write(store, draw(load(store, CONFIG), store))
+    run = load(store, CONFIG)
+    found = {artifact.type: artifact for artifact in artifacts(run, store)}
+    assert set(found) == {"store", "probes", "report"}
+    assert found["report"].metadata["store"] == found["store"].name.partition(":")[0] == f"{run.group}-store"
+    assert list(found["report"].manifest.entries) == ["index.html"]
+    assert len(found["probes"].manifest.entries) == len(store.list("probes/"))
+
+
+def test_two_outputs_of_one_name_are_two_groups(store: storage.Store, fresh: storage.Store) -> None:
+    groups = {load(s, CONFIG).group for s in (store, fresh)}
+    assert len(groups) == 2
+    assert all(group.startswith("scenes-") for group in groups)
+    assert len(wandb_group("n" * 120, store.url)) <= 128
 
 
 def first_test(store: storage.Store) -> int:

@@ -19,7 +19,7 @@ from sweeps.config.load import load
 from sweeps.runtime.progress import Display
 from sweeps.runtime.run import Run
 from sweeps.tracking import mirror, place
-from sweeps.tracking.summary import reference
+from sweeps.tracking.summary import artifact_name, reference
 
 SMALL = Made(train=2, test=4, sites=("mid.0",), steps=(1,), extras=False, pictures=False)
 
@@ -103,4 +103,5 @@ def test_a_home_that_cannot_be_written_and_a_damaged_record_do_no_harm(
 def test_any_name_of_a_run_makes_an_artifact(tmp_path: Path) -> None:
     store = make_store(tmp_path, SMALL)
     run = tables.load(store, {**CONFIG, "name": "guided run: 3/4 <b>"})
-    assert reference(run, store.url).name == "guided-run--3-4--b--store"
+    assert artifact_name(run, "store").startswith("guided-run--3-4--b--")
+    assert reference(run, "store", store.url, {}).name == artifact_name(run, "store")

@@ -37,18 +37,21 @@ def test_every_metric_of_the_workspace_is_logged(run: RunData) -> None:
     logged = {name for p in planned for row in (*p.history, *p.epochs) for name in row}
     configs = {name for p in planned for name in p.config}
     text = json.dumps(panels(run))
-    shown = set(re.findall(r'"((?:saliency|depth)/\w+)"', text))
+    shown = {name.partition(".")[0] for name in re.findall(r'"(?:\w+:)?((?:saliency|depth)/[\w.]+)"', text)}
     assert {"saliency/dice", "depth/rmse"} <= shown & logged
     assert {name.split("/")[1] for name in shown} <= set(tables.PROBES.names)
     assert {"denoising_step", "epoch"} <= logged
-    assert {"variant", "block"} <= configs
+    assert {"variant", "block", "layer_index", "grid", "tokens", "channels"} <= configs
+    for task, best in (("saliency", "dice.max"), ("depth", "rmse.min")):
+        assert f"{task}/{best}" in text
+        assert planned[0].best[f"{task}/{best.partition('.')[0]}"] == best.partition(".")[2]
     for pattern in re.findall(r'"(epochs/[^"]+)"', text):
         assert any(re.fullmatch(pattern, name) for name in logged)
 
 
 def test_it_shows_the_runs_and_figures_of_the_sweep(run: RunData) -> None:
     model = workspace.workspace(run, "lab", ["heatmap-depth-trained"])._to_model().model_dump_json()
-    assert run.name in model
+    assert run.group in model
     assert "figures/heatmap-depth-trained" in model
 
 
