@@ -143,9 +143,7 @@ def main_sites(shapes: Iterable[SiteShape], image: tuple[int, int]) -> tuple[Sit
     ordered = sorted((s for s in shapes if not OTHER_SITE.match(s.name)), key=lambda s: site_order(s.name))
     blocks = list(dict.fromkeys(s.name.rpartition(".")[0] for s in ordered))
     thirds = {block: THIRDS[3 * i // len(blocks)] for i, block in enumerate(blocks)}
-    return tuple(
-        Site(s.name, s.tokens, s.channels, s.grid(image), thirds[s.name.rpartition(".")[0]]) for s in ordered
-    )
+    return tuple(Site(s.name, s.tokens, s.channels, s.grid(image), thirds[s.name.rpartition(".")[0]]) for s in ordered)
 
 
 class StoreReader:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -148,7 +147,7 @@ def _differences(base: Mapping[str, object], requested: Mapping[str, object], pr
 def tracked(config: Config) -> str:
     """Where to find the run in W&B."""
     from storage.backends import open_files
-    from sweeps.runtime.layout import wandb_group
+    from sweeps.runtime.layout import wandb_group, wandb_page
 
     tracking = config.tracking
     if tracking.mode == "disabled":
@@ -157,11 +156,7 @@ def tracked(config: Config) -> str:
         if "://" in config.output:
             return "offline, in the folder wandb beside the job's driver; tracking.mode=online sends the runs"
         return f"offline, in {config.output}/wandb"
-    server = os.environ.get("WANDB_BASE_URL", "https://wandb.ai").replace("https://api.", "https://").rstrip("/")
-    group = wandb_group(config.name, open_files(config.output).url)
-    if not tracking.entity:
-        return f"{server}, project {tracking.project}, group {group}"
-    return f"{server}/{tracking.entity}/{tracking.project}/groups/{group}"
+    return wandb_page(tracking.entity, tracking.project, wandb_group(config.name, open_files(config.output).url))
 
 
 def _show(submitted: Job) -> None:

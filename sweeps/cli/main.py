@@ -105,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if parsed.verb is None:
         parser().print_help()
         return 0
-    _quiet_environment()
+    quiet_environment()
     resume = f"resume with: {shlex.join(['scenesweep', *words])}"
     started = time.monotonic()
     try:
@@ -147,7 +147,7 @@ def one_line(error: BaseException) -> str:
     return re.sub(rf"\S{{{LONGEST_WORD},}}", lambda found: f"{found[0][:60]}...{found[0][-20:]}", text)
 
 
-def _quiet_environment() -> None:
+def quiet_environment() -> None:
     """Keeps the notices of libraries off the terminal; variables that the user has set take precedence."""
     for name, value in {
         "TRANSFORMERS_VERBOSITY": "error",

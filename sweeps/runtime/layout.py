@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 
 PAGE = "report/index.html"
 PREDICTIONS = "report/predictions.safetensors"
@@ -28,6 +29,12 @@ def wandb_group(name: str, url: str) -> str:
     """W&B group of a sweep: its name, and a hash of its output's full path or URL: two outputs never share it."""
     # W&B allows 128 characters
     return f"{name[:119]}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"
+
+
+def wandb_page(entity: str, project: str, group: str) -> str:
+    """Address of a group in W&B, or where to look for it if the account is not known."""
+    server = os.environ.get("WANDB_BASE_URL", "https://wandb.ai").replace("https://api.", "https://").rstrip("/")
+    return f"{server}/{entity}/{project}/groups/{group}" if entity else f"{server}, project {project}, group {group}"
 
 
 def transfer_control(step: int) -> str:

@@ -17,6 +17,7 @@ from sweeps.report.context import Context
 from sweeps.report.links import code, experiment_anchor, site_anchor, site_link
 from sweeps.report.page import Block, Code, Folded, Paragraph, Section
 from sweeps.report.tables import Cell, Num, Table, grid_size
+from sweeps.runtime.layout import wandb_page
 from sweeps.runtime.units import format_duration
 
 FAILED_SHOWN = 50
@@ -164,7 +165,10 @@ def _sites(context: Context) -> list[Block]:
     ]
     columns = ["Site", "Finished probes", "Train / val / test images", "Stage hash"]
     columns += [f"W&B, {variant_title(v)}" for v in run.variants]
-    summary = Paragraph(Markup("The summary run is {}.").format(code(run.wandb_id("summary"))))
+    project = str(run.setting("tracking.project") or "scenesweep")
+    place = wandb_page(str(run.setting("tracking.entity") or ""), project, run.group)
+    linked = Markup('<a href="{0}">{0}</a>').format(place) if run.setting("tracking.entity") else place
+    summary = Paragraph(Markup("The summary run is {}; all are in {}.").format(code(run.wandb_id("summary")), linked))
     return [Table("Probes and W&B runs of each site", columns, rows), summary]
 
 

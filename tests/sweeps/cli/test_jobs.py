@@ -12,6 +12,7 @@ import cluster.submit
 from sweeps.cli import jobs
 from sweeps.cli.main import main
 from sweeps.config.load import load
+from sweeps.runtime.layout import wandb_group
 
 HEAD = "http://head:8265"
 RECORD = json.dumps({"levelname": "INFO", "message": "task done", "shard": "trained/00001"})
@@ -54,7 +55,7 @@ def test_submit_prints_where_to_look(head: dict[str, Any], capsys: Any) -> None:
         "job sweep-3",
         f"dashboard {HEAD}/#/jobs/sweep-3",
         f"output {OUTPUT}",
-        "W&B https://wandb.ai/us/scenesweep/groups/scenes",
+        f"W&B https://wandb.ai/us/scenesweep/groups/{wandb_group('scenes', OUTPUT)}",
     ]
 
 
@@ -153,7 +154,10 @@ def test_a_yaml_file_is_sent_as_its_settings(tmp_path: Path) -> None:
     [
         (["tracking.mode=disabled"], "disabled"),
         (["output=/shared/run"], "offline, in /shared/run/wandb"),
-        (["tracking.mode=online"], "https://wandb.ai, project scenesweep, group scenes"),
+        (
+            ["tracking.mode=online", f"output={OUTPUT}"],
+            f"https://wandb.ai, project scenesweep, group {wandb_group('scenes', OUTPUT)}",
+        ),
     ],
 )
 def test_where_to_find_the_run_in_wandb(settings: list[str], place: str, monkeypatch: Any) -> None:

@@ -22,9 +22,9 @@ from PIL import Image
 import storage
 from support.report_store import CONFIG, Made, make_store
 from sweeps.analysis.tables import load
-from sweeps.report import build, thumbnails
+from sweeps.report import thumbnails
 from sweeps.report.build import Drawn, draw
-from sweeps.runtime.layout import wandb_group
+from sweeps.runtime.layout import PAGE, wandb_group
 from sweeps.tracking.mirror import MARKER, Marker, Mirrored, mirror
 from sweeps.tracking.runs import plan
 from sweeps.tracking.summary import artifacts
@@ -117,7 +117,7 @@ def test_a_site_run_reads_back_with_its_scores(store: storage.Store, mirrored: M
     rows = [r for r in store.table("probes").to_pylist() if (r["variant"], r["site"]) == ("trained", "up.2.1")]
     grid = [r["seconds"] or 0 for r in rows if r["experiment"] == "grid" and r["seed"] == 0]
     assert summary["duration_s"] == pytest.approx(sum(grid))
-    assert (config["layer_index"], config["grid"], config["tokens"]) == (9, 8, 64)
+    assert (config["layer_index"], config["grid"], config["tokens"]) == (11, 8, 64)
     assert config["output"] == store.url
     assert config["report"] == f"{store.url}/report/index.html"
 
@@ -188,7 +188,7 @@ def test_the_summary_run_shows_every_picture_of_the_report(
 
 
 def test_store_probes_and_report_are_artifacts_that_name_their_origin(store: storage.Store, mirrored: Mirrored) -> None:
-    build.write(store, draw(load(store, CONFIG), store))
+    store.put(PAGE, b"<!doctype html>")
     run = load(store, CONFIG)
     found = {artifact.type: artifact for artifact in artifacts(run, store)}
     assert set(found) == {"store", "probes", "report"}
