@@ -99,8 +99,8 @@ class Sweep:
     ) -> Edit:
         """Draw a prompt, then again with the object moved by `move` pixels (right, down).
 
-        The same as `scenesweep intervene --prompt`. task: whose probes steer, `saliency` or `depth`. to: folder of the pictures, by default a new temporary one.
-        Raises ValueError if the probes that it needs are not fitted.
+        The same as `scenesweep intervene --prompt`. task: whose probes steer, `saliency` or `depth`. to: folder of the
+        pictures, by default a new temporary one. Raises ValueError if the probes that it needs are not fitted.
         """
         from sweeps.cli import play
 
