@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
-from sweeps.config.load import to_dict
+from sweeps.config.load import default_values
 from sweeps.config.schema import Config
 
 TYPES = {str: "text", int: "whole number", float: "number", bool: "true or false"}
 UNITS = {
+    "model.size": "pixels",
     "sampling.shard": "samples",
+    "sampling.steps": "denoising steps",
     "sampling.threads": "threads",
     "sampling.retries": "attempts",
     "prompts.count": "prompts",
@@ -74,7 +76,7 @@ class Setting:
 
 def settings() -> list[Setting]:
     """All settings, in the order of the configuration."""
-    return list(_settings(Config, to_dict(Config()), ""))
+    return list(_settings(Config, default_values(), ""))
 
 
 def _settings(group: type, defaults: dict[str, Any], prefix: str) -> Iterator[Setting]:

@@ -33,7 +33,7 @@ def load(preset: str, overrides: Sequence[str]) -> Config:
 
     Raises ValueError with one line that names key, value and fix.
     """
-    defaults = _defaults()
+    defaults = default_values()
     settings: dict[str, Any] = {}
     for _, layer in _layers(preset, overrides, defaults):
         settings = _merged(_without_foreign_revision(settings, layer), layer)
@@ -72,7 +72,7 @@ def _layers(preset: str, overrides: Sequence[str], defaults: Mapping[str, Any]) 
         yield source, layer
 
 
-def _defaults() -> dict[str, Any]:
+def default_values() -> dict[str, Any]:
     """The default of every setting, as nested plain dictionaries and lists.
 
     Of the groups by themselves: a whole Config replaces steps that count from the end by their numbers.
