@@ -26,16 +26,28 @@ MOST_DELETIONS = 1000
 URL_SAFE = "/:%@!$&'()*+,;=~"
 """Characters of a URL that keep their meaning; without this, `#` and `?` in a name would end the URL unseen."""
 
-FIXES = {
-    "169.254.169.254": "no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give this machine a role",
+NO_CREDENTIALS = {
+    "/latest/api/token": "no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give this machine a role",
+    "/latest/meta-data": "no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give this machine a role",
     "metadata.google": "no credentials: set GOOGLE_APPLICATION_CREDENTIALS, or give this machine a role",
+    "/metadata/identity": "no credentials: set AZURE_STORAGE_ACCOUNT_KEY, or give this machine an identity",
+}
+FIXES = NO_CREDENTIALS | {
     "NoSuchBucket": "there is no such bucket; create it, or give output=ANOTHER",
     "403": "access denied; give credentials that may read and write there",
     "401": "access denied; give credentials that may read and write there",
 }
 """part of a service's message -> what it means to a user"""
 
+IMPATIENT: dict[str, Any] = {
+    "client_options": {"connect_timeout": "3s", "timeout": "5s"},
+    "retry_config": {"max_retries": 1, "retry_timeout": timedelta(seconds=5)},
+}
+"""of the first request to a bucket"""
+
 _memories: dict[str, MemoryStore] = {}
+_asked: set[str] = set()
+"""buckets that this process has asked"""
 
 
 def _mapped(method: Callable[P, R]) -> Callable[P, R]:
@@ -63,6 +75,23 @@ def _reason(error: Exception) -> str:
     return f"{fix} ({first})" if fix else f"the object store does not do its part: {first}"
 
 
+def _check_credentials(url: str) -> None:
+    """Raise Unavailable if there are no credentials, by one request that is not repeated for minutes.
+
+    Without any in the environment they are asked of the machine's metadata service. Where there is none, as on a
+    laptop, every attempt times out, and the retries that a busy bucket needs would take three minutes.
+    """
+    bucket = "/".join(url.split("/")[:3])
+    if bucket in _asked:
+        return
+    try:
+        obstore.head(from_url(quote(url, safe=URL_SAFE), **IMPATIENT), "layout.json")
+    except (BaseError, FileNotFoundError) as error:
+        if any(part in str(error) for part in NO_CREDENTIALS):
+            raise Unavailable(f"{url}: {_reason(error)}") from error
+    _asked.add(bucket)
+
+
 class ObjectFiles(Files):
     """Files in an object store. Each is written by one PUT, so it appears whole or not at all."""
 
@@ -77,6 +106,7 @@ class ObjectFiles(Files):
             retries: Any = {"max_retries": 20, "retry_timeout": timedelta(minutes=3)}
             try:
                 store = from_url(quote(url, safe=URL_SAFE), retry_config=retries)
+                _check_credentials(url)
             except (BaseError, ValueError) as error:
                 raise ValueError(f"{url}: not the URL of a place in a bucket: {str(error).splitlines()[0]}") from error
         self.store = store

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import http.server
+import socket
 import threading
+import time
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 import storage
+from storage.backends import objects
 from storage.backends.objects import ObjectFiles, _reason
 from storage.errors import Unavailable
 
@@ -88,3 +92,28 @@ def test_absent_credentials_are_named() -> None:
 def test_a_url_without_a_bucket_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match=f"{url}.*not the URL of a place in a bucket"):
         storage.open(url)
+
+
+def test_absent_credentials_are_told_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A metadata service that never answers, as its address does on a laptop."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("AWS_METADATA_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setattr(objects, "IMPATIENT", {
+            "client_options": {"connect_timeout": "1s", "timeout": "1s", "allow_http": True},
+            "retry_config": {"max_retries": 1, "retry_timeout": timedelta(seconds=1)},
+        })  # fmt: skip
+        started = time.monotonic()
+        with pytest.raises(Unavailable, match="no credentials: set AWS_ACCESS_KEY_ID"):
+            storage.open("s3://bucket-without-credentials/run")
+        assert time.monotonic() - started < 20
+
+
+def test_a_bucket_is_asked_once_and_a_busy_one_is_waited_for(answers: list) -> None:
+    answers[:] = [(503, b"busy")]
+    started = time.monotonic()
+    ObjectFiles("s3://busy-bucket/run")  # the first answer is no reason to give up
+    assert time.monotonic() - started < 20
+    assert "s3://busy-bucket" in objects._asked
