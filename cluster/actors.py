@@ -29,6 +29,8 @@ STRANDED_S = 60.0
 """How long a run may make no progress because no node is left that can hold a worker."""
 GROWING_S = 900.0
 """The same on a cluster, whose autoscaler may add nodes for the pending workers."""
+PENDING_S = 20.0
+"""How long workers may be on their way before the run says so; it says so again every three times as long."""
 BOILERPLATE = ("The actor died", "class_name:", "actor_id:", "pid:", "name:", "namespace:", "ip:")
 """Starts of the lines that Ray writes about every dead actor."""
 
@@ -136,6 +138,7 @@ class WorkerPool:
         others; on a cluster that grows, a node can join after the check of a shared output."""
         self.deaths_in_a_row = 0
         self.last_change = time.monotonic()
+        self.next_notice = self.last_change + PENDING_S
 
     def check_room(self) -> None:
         """Raise ValueError, or emit Waiting if the cluster may grow, if no node can hold a worker now."""
@@ -154,6 +157,7 @@ class WorkerPool:
         while self.ledger.open:
             self.assign()
             slot = self.wait()
+            self.tell_pending()
             if slot is None:
                 self.check_stranded()
                 continue
@@ -264,6 +268,15 @@ class WorkerPool:
         self.ledger.emit(WorkerLost(slot.name, reason))
         _kill(slot.actor)
         self.slots[self.slots.index(slot)] = self.spawn(slot.index)
+
+    def tell_pending(self) -> None:
+        """Emit Waiting now and then while a growing cluster has no node yet for some of the workers."""
+        now = time.monotonic()
+        pending = sum(slot.node is None for slot in self.slots)
+        if not (self.patience_s and pending) or now < self.next_notice:
+            return
+        self.next_notice = now + 3 * PENDING_S
+        self.ledger.emit(Waiting(f"{pending} of {len(self.slots)} workers of {self.spec.name} are not ready yet"))
 
     def check_stranded(self) -> None:
         """Raise WorkerFailed if the run has waited too long while no node can hold a worker."""

@@ -10,13 +10,28 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 from ray import tune
+from ray.exceptions import RayError
+from ray.tune.error import TuneError
+from ray.util.scheduling_strategies import NodeLabelSchedulingStrategy, NotIn
 
 import storage
-from cluster import Event, Observer, Progress, TaskDone, TaskFailed, TaskStarted, WorkerSpec, resources
+from cluster import (
+    Event,
+    Observer,
+    Progress,
+    TaskDone,
+    TaskFailed,
+    TaskStarted,
+    WorkerFailed,
+    WorkerLost,
+    WorkerSpec,
+    resources,
+)
 from cluster.observers.combined import watchers
 from cluster.process import pinned_threads, process_title, temporary_environment
-from cluster.workers import Worker
-from storage.lease import follow, held_tokens
+from cluster.workers import Worker, one_line
+from storage import LeaseHeld
+from storage.lease import follow, held_tokens, unshared
 from sweeps.config.schema import Config
 from sweeps.runtime import machines
 from sweeps.runtime.grid import Trial, finished
@@ -70,7 +85,7 @@ def fan_out(config: Config, job: ProbeJob, trials: Sequence[Trial], observers: S
                 callbacks=[callback],
             ),
         )
-        results = tuner.fit()
+        results = _fitted(tuner)
     errors = {}
     for result in (results[i] for i in range(len(results))):
         if result.error is not None:
@@ -79,10 +94,26 @@ def fan_out(config: Config, job: ProbeJob, trials: Sequence[Trial], observers: S
     return errors
 
 
+def _fitted(tuner: tune.Tuner) -> tune.ResultGrid:
+    """Run Tune. Raises WorkerFailed with one line for an error of Tune or Ray beyond the trials."""
+    try:
+        return tuner.fit()
+    except (TuneError, RayError) as error:
+        causes: list[BaseException] = [error]
+        while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None and cause not in causes:
+            causes.append(cause)
+        for cause in causes:  # the lease is lost, or an observer found the input wrong
+            if isinstance(cause, LeaseHeld | ValueError):
+                raise cause from None
+        raise WorkerFailed(f"Ray Tune ended: {one_line(causes[-1])}") from error
+
+
 def run_trial(settings: dict[str, Any]) -> dict[str, Any]:
     """Fit one Tune trial, in an actor that Tune reuses for the next one."""
     job, trial = settings["job"], settings["trials"][settings["trial"]]
     follow(settings["leases"])
+    if problem := unshared(settings["leases"]):
+        return _elsewhere(settings, problem)
     name = trial.name  # before probes are left out, perhaps all of them
     if settings.get("again"):
         # An earlier attempt at this trial was lost; leave out the probes that it finished.
@@ -92,6 +123,24 @@ def run_trial(settings: dict[str, Any]) -> dict[str, Any]:
     with pinned_threads(1), process_title(name):
         result = fit_trial(job, trial)
     return {"cells": result["cells"], "failed": result["failed"], "fit_seconds": result["seconds"]}
+
+
+def _elsewhere(settings: dict[str, Any], problem: str) -> dict[str, Any]:
+    """Fit a trial on another node than this one, which does not share the output; `problem` says why.
+
+    A node can join after the check of a shared output, and Tune can't leave it out. The trial keeps its place on this
+    node meanwhile, so that Tune gives the place to no other. Raises ValueError if no other node can hold it.
+    """
+    avoided = (*settings.get("avoided", ()), ray.get_runtime_context().get_node_id())
+    gpus = settings["job"].gpus
+    spec = WorkerSpec(_unused_factory, num_gpus=gpus, name=STAGE)
+    try:
+        resources.check_fits(spec, without=avoided)
+    except ValueError as error:
+        raise ValueError(f"{problem}, and no other node is free of that: {error}") from None
+    elsewhere = NodeLabelSchedulingStrategy({"ray.io/node-id": NotIn(*avoided)})
+    remote = ray.remote(run_trial).options(num_cpus=1, num_gpus=gpus, scheduling_strategy=elsewhere)
+    return ray.get(remote.remote(settings | {"avoided": avoided})) | {"left_out": problem}
 
 
 def _unused_factory() -> Worker:
@@ -121,6 +170,8 @@ class TrialEvents(tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: object) -> None:
         self.done, self.running = self.done + 1, self.running - 1
         last = trial.last_result or {}
+        if problem := last.get("left_out"):
+            self._emit(WorkerLost(str(trial), f"its node is left out: {problem}"))
         counts = {"cells": last.get("cells", 0)}
         self._emit(TaskDone(self._key(trial), _attempt(trial), last.get("fit_seconds", 0.0), counts))
 

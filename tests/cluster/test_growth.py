@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from cluster import Session, TaskDone, WorkerSpec, resources
+from cluster import Session, TaskDone, Waiting, WorkerSpec, resources
 
 
 @dataclass(frozen=True)
@@ -34,15 +34,22 @@ def test_demand_is_visible_while_tasks_wait_and_gone_after(ray_local: Session, m
     from cluster.actors import OnRay
 
     monkeypatch.setattr(resources, "is_embedded", lambda: False)
+    monkeypatch.setattr("cluster.actors.PENDING_S", 0.1)
     seen: list[int] = []
+    told: list[str] = []
 
     def look(event: Any) -> None:
         if isinstance(event, TaskDone):
             seen.append(waiting())
+        elif isinstance(event, Waiting):
+            told.append(event.reason)
 
-    outcome = OnRay(0).run([Nap(f"n{i}") for i in range(6)], WorkerSpec(build, count=None, name="grow"), [look])
+    outcome = OnRay(0, patience_s=60).run(
+        [Nap(f"n{i}") for i in range(6)], WorkerSpec(build, count=None, name="grow"), [look]
+    )
     assert len(outcome.done) == 6
     assert seen[0] >= 3, "six workers are requested, two fit"
+    assert "4 of 6 workers of grow are not ready yet" in told
     end = time.monotonic() + 60
     while waiting():
         assert time.monotonic() < end, "workers are pending though no task is left"
