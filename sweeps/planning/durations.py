@@ -25,7 +25,7 @@ from sweeps.stages.experiments import stage as experiments_stage
 START = 8.0
 """seconds until the workers of a stage have loaded what they need"""
 PER_CALL = {"sample": 0.044, "intervene": 0.065, "experiments": 0.044}
-"""seconds of one core for a UNet call of the embedded model; those of edits include the inner optimisation"""
+"""seconds of one core for a network call of the embedded model; those of edits include the inner optimisation"""
 PER_LABEL, PER_REPLAY, PER_DECODE, PER_EMERGENCE = 0.03, 0.011, 0.03, 0.06
 """seconds of one core for a sample, or for a sample at one step"""
 PER_PROBE, PER_FIT = 0.015, 1.1e-5

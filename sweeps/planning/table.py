@@ -31,6 +31,9 @@ RATE = {"scenes": 3.0, "": 0.25}
 """samples per second and worker, assumed if none was measured: scenes on a CPU core; SD v1.4 on a GPU"""
 
 
+ASSUMED = "assumed, as of Stable Diffusion v1.4; --rate takes a measured one"
+
+
 def site_table(model_info: ModelInfo, family: str) -> str:
     """Return a table of a family's sites with tokens, channels and bytes per image and step in fp16.
 
@@ -151,7 +154,7 @@ def _costs(plan: PlanInput, rate: float) -> list[str]:
     lines = [
         f"{plan.samples} samples x {len(variants)} variants ({', '.join(variants)}), "
         f"{config.total_steps} steps, shards of {config.sampling.shard}",
-        f"UNet calls        {price.unet_calls} (both halves of guidance counted as one)",
+        f"network calls     {price.unet_calls} (both halves of guidance counted as one)",
         f"probes            {len(probes)} in {len(trials)} trials",
         f"experiments       {', '.join(config.experiments.names) or 'none'}",
         f"sampler           {_sampler(config)}",
@@ -180,10 +183,10 @@ def _sampler(config: Config) -> str:
 
 
 def _stage_table(plan: PlanInput, rate: float) -> list[str]:
-    """Return the table of all stages: work, UNet calls and hours."""
+    """Return the table of all stages: work, network calls and hours."""
     config = plan.config
     workers = max(1, config.ray.sampling_actors)
-    source = "given with --rate" if rate else "assumed; --rate takes a measured one"
+    source = "given with --rate" if rate else ASSUMED
     rate = rate or RATE.get(config.model.name, RATE[""])
     prices = (
         [StagePrice("preview", f"{plan.samples} images", plan.samples * config.total_steps)] if previews(config) else []
@@ -195,16 +198,16 @@ def _stage_table(plan: PlanInput, rate: float) -> list[str]:
     def hours(calls: float) -> float:
         return calls / config.total_steps / rate / workers / 3600
 
-    lines = [f"{'stage':{name_width}}  {'work':{work_width}}  {'UNet calls':>10}     hours"]
+    lines = [f"{'stage':{name_width}}  {'work':{work_width}}  {'network calls':>13}     hours"]
     for price in prices:
         shown = f"{hours(price.calls):>9.2f}{' or more' if price.more else ''}" if price.calls else f"{'-':>9}"
-        lines.append(f"{price.name:{name_width}}  {price.work:{work_width}}  {price.calls:>10.0f} {shown}".rstrip())
+        lines.append(f"{price.name:{name_width}}  {price.work:{work_width}}  {price.calls:>13.0f} {shown}".rstrip())
     calls = sum(price.calls for price in prices)
     return [
         *lines,
-        f"{'all UNet calls':{name_width}}  {'':{work_width}}  {calls:>10.0f} {hours(calls):>9.2f} or more",
-        f"hours: UNet calls only, {config.total_steps} calls per sample, on {workers} worker(s) at {rate:g} samples/s "
-        f"each ({source}); the inner optimisation of edits comes on top, and - has no rate",
+        f"{'all network calls':{name_width}}  {'':{work_width}}  {calls:>13.0f} {hours(calls):>9.2f} or more",
+        f"hours: network calls only, {config.total_steps} per sample, on {workers} worker(s) at {rate:g} samples/s each "
+        f"({source}); the inner optimisation of edits comes on top, and - has no rate",
     ]
 
 
@@ -230,7 +233,7 @@ def with_preview(config: Config, model_info: ModelInfo, samples: int) -> tuple[l
     fewest = preview.fewest(config, samples)
     recording = budget.price(run.layout(config, model_info, fewest))
     lines = [
-        f"preview           {samples} images of the trained model, nothing recorded: {first.unet_calls} UNet calls, "
+        f"preview           {samples} images of the trained model, nothing recorded: {first.unet_calls} network calls, "
         f"{format_bytes(first.total)}",
         f"at least          {format_bytes(first.total + recording.total)} on disk, if only {fewest} samples are kept",
     ]

@@ -85,7 +85,7 @@ class StagePrice:
     work: str
     """amount of work, in words"""
     calls: float = 0.0
-    """UNet calls: one sample at one denoising step, both halves of guidance together; 0.5 without guidance"""
+    """network calls: one sample at one denoising step, both halves of guidance together; 0.5 without guidance"""
     more: bool = False
     """whether the calls account for only part of the time"""
 

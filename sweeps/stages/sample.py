@@ -162,6 +162,6 @@ def status(run: Run, live: LiveStatus) -> base.StageStatus:
 
 
 def prices(plan: base.PlanInput) -> list[base.StagePrice]:
-    """Return UNet calls of all samples and variants."""
+    """Return network calls of all samples and variants."""
     variants = len(plan.config.sampling.variants)
     return [base.StagePrice("sampling", f"{plan.samples} samples x {variants} variants", plan.budget.unet_calls)]

@@ -19,7 +19,7 @@ PAPER_SITES = tuple(
 
 
 def test_the_cost_of_the_papers_experiment():
-    """428 GB of activations, 18.5 thousand UNet calls, 23.1 MB for each image and step."""
+    """428 GB of activations, 18.5 thousand network calls, 23.1 MB for each image and step."""
     layout = Layout(617, 8, ("trained", "random"), PAPER_SITES)
     price = budget.price(layout)
     assert sum(site.tokens * site.channels for site in PAPER_SITES) == 11_550_720

@@ -153,7 +153,7 @@ def worker(run: Run) -> Callable[[], TruthWorker]:
 
 
 def prices(plan: PlanInput) -> list[StagePrice]:
-    """Return UNet calls of the renders, at most as many as there are samples."""
+    """Return network calls of the renders, at most as many as there are samples."""
     if not experiments.requested(plan.config, NAME):
         return []
     steps = len(experiments.steps(plan.config, NAME))

@@ -169,7 +169,7 @@ def test_a_plan_that_needs_more_memory_than_there_is(address, refused, tiny_pipe
     config = configured(tiny_pipeline, output, f"ray.address={address}", "ray.sampling_actors=3")
     monkeypatch.setattr(table, "machine_memory", lambda: 1000)
     planned = table.describe(config)
-    assert "UNet calls" in planned
+    assert "network calls" in planned
     assert ("a run would be refused: " in planned) == refused
     if refused:
         with pytest.raises(ValueError, match="buffers of 3 workers need .* smaller sampling.shard"):
@@ -183,7 +183,7 @@ def test_a_plan_shows_calls_bytes_files_memory_and_hours(sampled, tiny_pipeline,
     layout = storage.open(str(sampled)).layout
     price = storage.budget.price(layout)
     assert out.startswith("about ")
-    assert f"UNet calls        {12 * 15 * 2} " in out
+    assert f"network calls        {12 * 15 * 2} " in out
     assert f"files             {price.files}, " in out
     assert f"{format_bytes(price.peak_writer_bytes)} of buffers" in out
     assert "at 2 samples/s each (given with --rate)" in out
@@ -221,11 +221,11 @@ def test_a_plan_prices_every_stage(preset, tmp_path, capsys):
     assert main(["plan", preset, f"output={tmp_path / 'out'}"]) == 0
     lines = capsys.readouterr().out.splitlines()
     (start,) = (i for i, text in enumerate(lines) if text.startswith("stage "))
-    (end,) = (i for i, text in enumerate(lines) if text.startswith("all UNet calls"))
+    (end,) = (i for i, text in enumerate(lines) if text.startswith("all network calls"))
     shown = {text.partition("  ")[0]: text.removesuffix(" or more").split()[-2:] for text in lines[start + 1 : end + 1]}
     for name, calls in PRICED[preset].items():
         assert float(shown[name][0]) == pytest.approx(calls), name
-    assert sum(float(calls) for calls, _ in list(shown.values())[:-1]) == float(shown["all UNet calls"][0])
+    assert sum(float(calls) for calls, _ in list(shown.values())[:-1]) == float(shown["all network calls"][0])
     assert "(assumed; --rate takes a measured one)" in lines[end + 1]
     assert not (tmp_path / "out").exists()
 

@@ -189,7 +189,7 @@ def test_a_plan_prices_both_passes(tiny_pipeline, captions, tmp_path, capsys):
     output = tmp_path / "out"
     assert main(["plan", "scenes", *settings(tiny_pipeline, output, *words(captions, 0))]) == 0
     out = capsys.readouterr().out
-    assert f"{COUNT} images of the trained model, nothing recorded: {COUNT * 15} UNet calls" in out
+    assert f"{COUNT} images of the trained model, nothing recorded: {COUNT * 15} network calls" in out
     assert "if only 3 samples are kept" in out
     assert not output.exists()
 
