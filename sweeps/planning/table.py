@@ -206,7 +206,7 @@ def _stage_table(plan: PlanInput, rate: float) -> list[str]:
     return [
         *lines,
         f"{'all network calls':{name_width}}  {'':{work_width}}  {calls:>13.0f} {hours(calls):>9.2f} or more",
-        f"hours: network calls only, {config.total_steps} per sample, on {workers} worker(s) at {rate:g} samples/s each "
+        f"hours: network calls only, {config.total_steps} a sample, on {workers} worker(s) at {rate:g} samples/s each "
         f"({source}); the inner optimisation of edits comes on top, and - has no rate",
     ]
 

@@ -65,9 +65,9 @@ def test_wrong_checkpoints_are_refused_before_any_work(tmp_path, capsys, setting
         make(path)
     words = [word.format(path) for word in settings]
     assert main(["run", "scenes", *words, f"output={tmp_path / 'run'}", "ray.address=none"]) == 2
-    error = capsys.readouterr().err
+    # a slow machine also says that it is still checking
+    (error,) = (line for line in capsys.readouterr().err.splitlines() if not line.startswith("checking settings"))
     assert message in error
     assert error.startswith("scenesweep run: labels.")
-    assert error.count("\n") == 1
     assert not (tmp_path / "run").exists()
     assert not (tmp_path / "ran").exists()
