@@ -58,7 +58,7 @@ def _load_parts(path: Path | str, config: ModelConfig, device: torch.device, sam
     network, vae = loaded[family.network], loaded["vae"]
     for convolutional in (network, vae):
         convolutional.to(memory_format=torch.channels_last)
-    own = _own_parts(family, index, loaded, config)
+    own = _own_parts(family, index, loaded)
     module, _, name = family.adapter.partition(":")
     adapter: type[LatentDiffusion] = getattr(import_module(f"probing.diffusion.families.{module}"), name)
     model = adapter(
@@ -70,15 +70,14 @@ def _load_parts(path: Path | str, config: ModelConfig, device: torch.device, sam
         autocast=getattr(torch, config.autocast) if config.autocast and device.type == "cuda" else None,
         sampler=sampler,
         size=config.size,
+        embedded=config.name in EMBEDDED,
         **own,
     )
     model.check_sites()
     return model
 
 
-def _own_parts(
-    family: Family, index: Mapping[str, Any], loaded: Mapping[str, Any], config: ModelConfig
-) -> dict[str, Any]:
+def _own_parts(family: Family, index: Mapping[str, Any], loaded: Mapping[str, Any]) -> dict[str, Any]:
     """What an adapter takes beside the parts that every family has."""
     import diffusers
 
@@ -91,7 +90,7 @@ def _own_parts(
             positions = one.encoder.config.max_position_embeddings
             one.tokenizer.model_max_length = min(one.tokenizer.model_max_length, positions)
         zero = len(text) == 2 and bool(index.get("force_zeros_for_empty_prompt", True))
-        return {"text": text, "embedded": config.name in EMBEDDED, "empty_is_zero": zero}
+        return {"text": text, "empty_is_zero": zero}
     others = {part: loaded.get(part) for part in family.text_parts}
     options = {"id2label": index["id2label"]} if index.get("id2label") else {}
     pipeline = getattr(diffusers, index["_class_name"])

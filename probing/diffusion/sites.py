@@ -42,6 +42,12 @@ class SiteSpec:
         """The block of the network, such as `up.3`."""
         return self.name.rsplit(".", 1)[0]
 
+    @property
+    def index(self) -> int:
+        """The number of the site in its block, 0 where a block has one site of its kind, such as `block.3.self`."""
+        number = self.name.rsplit(".", 1)[1]
+        return int(number) if number.isdigit() else 0
+
 
 @dataclass(frozen=True)
 class UNetBlock:

@@ -1,4 +1,4 @@
-"""Trains the `scenes-dit` model on latents of the shipped autoencoder: renders, transformer."""
+"""Trains the `scenes-dit` model on latents of the shipped autoencoder: renders, transformer, card."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ from probing.scenes.training import Progress, TrainingConfig
 
 SHARED = ("vae", "text_encoder", "tokenizer")
 """parts of the pipeline of `scenes` that this model uses as they are"""
+GUIDANCE = 3.0
+"""guidance scale of the card's images and of the preset; chosen on prompts of the validation split"""
 
 
 def train(folder: Path, config: TrainingConfig, progress: Progress) -> PixArtTransformer2DModel:
@@ -96,11 +98,25 @@ def describe(folder: Path, config: TrainingConfig) -> dict[str, object]:
     }
 
 
+def write_card(folder: Path, target: Path, config: TrainingConfig, guidance: float = GUIDANCE) -> None:
+    """Measure the finished weights as they ship, and write their card."""
+    from probing.diffusion import model
+    from probing.diffusion.config import ModelConfig
+    from probing.scenes import evaluate
+
+    pipeline = model.load(ModelConfig(name=str(target), device="cpu"), sampler="own")
+    labeller, _ = weights.load_labeller()
+    measured, images = evaluate.measure_denoiser(pipeline, labeller, guidance)
+    values = {**evaluate.values(measured), "guidance": guidance, **describe(folder, config)}
+    evaluate.write_card(target, "card-dit.md", images, values)
+
+
 def run(folder: Path, target: Path, config: TrainingConfig, progress: Progress) -> None:
-    """Train what is not finished yet in `folder`, and write the pipeline to `target`/dit."""
+    """Train what is not finished yet in `folder`, and write the pipeline and its card to `target`/dit."""
     started = time.monotonic()
     training.make_renders(folder, config, progress)
     network = train(folder, config, progress)
     target.mkdir(parents=True, exist_ok=True)
     save_pipeline(target / "dit", network)
+    write_card(folder, target / "dit", config)
     progress(f"done: weights in {target / 'dit'} after {(time.monotonic() - started) / 60:.0f} min")

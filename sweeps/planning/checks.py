@@ -17,7 +17,7 @@ from probing.dataset import tokens
 from probing.dataset.curation import split_by_prompt
 from probing.dataset.prompts import Prompt, Reading, check_grammar, files_of, read
 from probing.diffusion import metadata, published
-from probing.diffusion.config import SCENES, ModelConfig
+from probing.diffusion.config import EMBEDDED, SCENES, ModelConfig
 from probing.diffusion.devices import device_name
 from probing.diffusion.sites import choose
 from probing.labelling import registry
@@ -121,7 +121,7 @@ def _published(config: Config, notes: list[str]) -> ModelConfig | None:
 
 def _read(config: Config, tokenised: bool = True) -> Reading:
     reading = read(config.prompts)
-    if config.model.name == SCENES:
+    if config.model.name in EMBEDDED:
         tokens.check_words(reading.prompts)
     if not tokenised:
         return reading

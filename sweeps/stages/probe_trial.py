@@ -203,7 +203,6 @@ def _latent_shape(job: ProbeJob) -> tuple[int, ...]:
 def write_results(job: ProbeJob, variant: str, site: SiteSpec, results: Sequence[ProbeResult]) -> None:
     """Write probe weights first, then images and epochs, and last the rows that mark the probes as done."""
     store = _open(job.output)
-    block, index = site.name.rsplit(".", 1)
     rows: list[dict[str, object]] = []
     files: list[str] = []
     images: list[dict[str, object]] = []
@@ -218,8 +217,7 @@ def write_results(job: ProbeJob, variant: str, site: SiteSpec, results: Sequence
         }
         if result.ok:
             files.append(_save_weights(store, job.folder, variant, site.name, result))
-        number = int(index) if index.isdigit() else 0
-        rows.append({**common, "block": block, "index": number, **result.row})
+        rows.append({**common, "block": site.block, "index": site.index, **result.row})
         # A fit counts the job's samples from 0; the table has their numbers in the run.
         images += [{**common, **row, "sample": job.samples[cast(int, row["sample"])]} for row in result.images]
         epochs += [{**common, **row} for row in result.epochs]

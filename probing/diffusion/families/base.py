@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -16,6 +16,9 @@ from probing.diffusion import schedules
 from probing.diffusion.families.layouts import ModelLayout, layout
 from probing.diffusion.families.registry import Family
 from probing.diffusion.sites import SiteSpec
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Conditions = dict[str, Any]
 """what a network takes beside latents and the time, for a whole batch"""
@@ -41,6 +44,8 @@ class LatentDiffusion(ABC):
     """`sampling.scheduler`"""
     size: int = 0
     """side of an image in pixels; 0 is the model's own"""
+    embedded: bool = False
+    """whether its tokenizer is that of the scenes models, which knows only the grammar's words"""
     pipeline: Any = None
     """diffusers' pipeline, for what only it knows: how prompts are encoded; its network is not used"""
 
@@ -128,6 +133,16 @@ class TextTransformer(LatentDiffusion):
         """Tokens of a prompt that are read: the pipeline's own number, if its encoder has as many positions."""
         positions = getattr(self.pipeline.text_encoder.config, "max_position_embeddings", None)
         return min(default, positions) if positions else default
+
+
+def check_words(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> None:
+    """Raise ValueError if a scenes model does not know a word of the prompts."""
+    known = set(tokenizer.get_vocab())
+    for prompt in prompts:
+        for word in prompt.lower().split():
+            if word not in known:
+                words = " ".join(sorted(w for w in known if not w.startswith("<")))
+                raise ValueError(f"prompt {prompt!r}: the scenes model does not know {word!r}; its words: {words}")
 
 
 def default_of(pipeline: Any, argument: str) -> Any:

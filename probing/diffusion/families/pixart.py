@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from probing.diffusion.families.base import Conditions, TextTransformer, default_of, without_variance
+from probing.diffusion.families.base import Conditions, TextTransformer, check_words, default_of, without_variance
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,12 @@ class PixArt(TextTransformer):
 
     @torch.inference_mode()
     def conditions(self, prompts: Sequence[str], guidance: float, conditional_only: bool = False) -> Conditions:
-        """Text states and their mask, and the image's size and shape where the network takes them."""
+        """Text states and their mask, and the image's size and shape where the network takes them.
+
+        Raises ValueError if the scenes model does not know a word.
+        """
+        if self.embedded:
+            check_words(self.pipeline.tokenizer, prompts)
         doubled = self.doubles(guidance) and not conditional_only
         states, mask, empty_states, empty_mask = self.pipeline.encode_prompt(
             list(prompts),

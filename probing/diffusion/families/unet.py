@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from probing.diffusion.families.base import Conditions, LatentDiffusion
+from probing.diffusion.families.base import Conditions, LatentDiffusion, check_words
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -34,8 +34,6 @@ class StableDiffusion(LatentDiffusion):
     """A UNet with one text encoder, or the two of XL."""
 
     text: tuple[TextEncoder, ...] = ()
-    embedded: bool = False
-    """whether this is the scenes model, whose tokenizer knows only the grammar's words"""
     empty_is_zero: bool = False
     """XL: whether zeros replace the encoded empty prompt in the unconditional half"""
 
@@ -56,7 +54,7 @@ class StableDiffusion(LatentDiffusion):
         """
         first = self.text[0]
         if self.embedded:
-            _check_words(first.tokenizer, prompts)
+            check_words(first.tokenizer, prompts)
         return first.encoder(first.tokens(prompts).to(self.device))[0]
 
     @torch.inference_mode()
@@ -102,12 +100,3 @@ def _guidance_embedding(scale: Tensor, width: int) -> Tensor:
     frequencies = torch.exp(torch.arange(half, device=scale.device) * -(torch.log(torch.tensor(10_000.0)) / (half - 1)))
     angles = 1000.0 * scale[:, None] * frequencies[None]
     return torch.nn.functional.pad(torch.cat([angles.sin(), angles.cos()], dim=1), (0, width % 2))
-
-
-def _check_words(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> None:
-    known = set(tokenizer.get_vocab())
-    for prompt in prompts:
-        for word in prompt.lower().split():
-            if word not in known:
-                words = " ".join(sorted(w for w in known if not w.startswith("<")))
-                raise ValueError(f"prompt {prompt!r}: the scenes model does not know {word!r}; its words: {words}")

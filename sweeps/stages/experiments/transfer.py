@@ -69,7 +69,7 @@ class TransferWorker:
         job = self.job
         common = {
             "experiment": NAME, "variant": TRAINED, "site": site.name, "task": task.task, "seed": 0,
-            "block": site.block, "index": int(site.name.rsplit(".", 1)[1]), "tokens": site.tokens,
+            "block": site.block, "index": site.index, "tokens": site.tokens,
             "channels": site.channels, "n_test": len(job.split.test), "status": "done",
             "attempt": job.attempt, "stage_hash": job.stage_hash,
         }  # fmt: skip

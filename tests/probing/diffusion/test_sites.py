@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from probing.diffusion import hooks
-from probing.diffusion.sites import attention_sites, choose, conv_sites, vae_sites
+from probing.diffusion.sites import SiteSpec, attention_sites, choose, conv_sites, vae_sites
 from probing.scenes.denoisers import diffusion
 
 V14 = {
@@ -138,3 +138,11 @@ def test_an_edit_of_another_shape_is_refused(unet, sites):
     with pytest.raises(ValueError, match=r"edit of down.0.0: .*shape"):
         with hooks.rewrite(unet, sites[:1], lambda site, x: x[:, :1]):
             call(unet)
+
+
+@pytest.mark.parametrize(
+    ("name", "block", "index"), [("up.2.1", "up.2", 1), ("block.3.self", "block.3", 0), ("vae.mid", "vae", 0)]
+)
+def test_a_site_has_a_block_and_a_number_in_it(name: str, block: str, index: int) -> None:
+    site = SiteSpec(name, "", 1, 1, 1, "decoder", "attention")
+    assert (site.block, site.index) == (block, index)

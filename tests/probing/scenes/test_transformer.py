@@ -9,6 +9,8 @@ import torch
 from diffusers.pipelines.pixart_alpha.pipeline_pixart_sigma import PixArtSigmaPipeline
 from safetensors.torch import load_file, save_file
 
+from probing.diffusion import model
+from probing.diffusion.config import SCENES_DIT, ModelConfig
 from probing.scenes import dit, optimise, text, training
 from probing.scenes.denoisers import transformer
 from probing.scenes.denoisers.captioned import CAPTION_DROPOUT, Captioned
@@ -126,3 +128,16 @@ def test_a_trained_transformer_is_a_pipeline_that_diffusers_samples_from(tmp_pat
     assert images.shape == (2, 128, 128, 3)
     described = dit.describe(work, config)
     assert (described["steps"], described["images"]) == (2, 4)
+
+
+def test_the_shipped_transformer_shares_all_but_its_network_and_knows_the_grammar_alone():
+    shared = [
+        file.relative_to(folder() / "pipeline") for part in dit.SHARED for file in folder().glob(f"pipeline/{part}/*")
+    ]
+    assert len(shared) >= 5
+    for file in shared:
+        assert (folder() / "dit" / file).read_bytes() == (folder() / "pipeline" / file).read_bytes()
+    loaded = model.load(ModelConfig(name=SCENES_DIT, device="cpu"), sampler="own")
+    assert [site.name for site in loaded.sites()] == [f"block.{i}.self" for i in range(transformer.LAYERS)]
+    with pytest.raises(ValueError, match="does not know 'dragon'"):
+        loaded.conditions(["a red dragon"], 3.0)

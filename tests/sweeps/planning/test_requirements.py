@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from probing.diffusion.config import EMBEDDED
 from support.tiny_runs import configured, settings
 from sweeps import pipeline
 from sweeps.cli.main import main
@@ -33,6 +34,8 @@ def made(preset: str, *more: str) -> Config:
 @pytest.mark.parametrize("preset", sorted(presets()))
 def test_every_preset_plans_what_its_interventions_need(preset: str, found: ModelInfo) -> None:
     config = made(preset)
+    if config.model.name in EMBEDDED:
+        found = run.model_info(config)
     requirements.check(config, found)
     probes = {probe for _, probe in requirements.needed(config, found.sites)}
     assert probes <= set(probe_specs(config.sweep, config.sampling.variants, found.sites))
