@@ -13,6 +13,7 @@ import base64
 import json
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -68,7 +69,7 @@ class Edit:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Sweep:
     """An output and the settings that it was made with."""
 
@@ -104,9 +105,13 @@ class Sweep:
         """
         from sweeps.cli import play
 
+        _quiet()
         folder = local_path(to, "to") if to is not None else Path(tempfile.mkdtemp(prefix="scenesweep-edit-"))
         request = play.Request(prompt, seed, task, play.goals_from([list(move)], [], []))
         return Edit(folder, play.play(self.config, request, folder))
+
+    def __repr__(self) -> str:
+        return f"Sweep({self.config.name!r} in {self.config.output!r})"
 
     def _repr_html_(self) -> str:
         ending = self.store.readable_document(BUILT).get("ending", {})
@@ -135,13 +140,20 @@ def run(preset: str = "scenes", settings: Mapping[str, Any] | None = None, quiet
     Raises ValueError for wrong settings before anything is written; what failed is in the result.
     """
     from sweeps import pipeline
-    from sweeps.cli.main import quiet_environment
     from sweeps.runtime.progress import Display
 
-    quiet_environment()
+    _quiet()
     config = load(preset, list(pairs(settings or {})))
     result = pipeline.execute(config, display=Display(sys.stderr, quiet=quiet))
     return Sweep(config, [*result.counts, *result.lines], result.failed)
+
+
+def _quiet() -> None:
+    """Keep the notices of libraries out of the notebook, also that on missing widgets for progress bars."""
+    from sweeps.cli.main import quiet_environment
+
+    quiet_environment()
+    warnings.filterwarnings("ignore", message="IProgress not found")
 
 
 def open(output: str | Path) -> Sweep:

@@ -25,7 +25,7 @@ SHOWN = 3
 """test images in the display of a notebook"""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class FittedProbe:
     """A probe, its scores on the test images, and the store that it reads."""
 
@@ -62,6 +62,10 @@ class FittedProbe:
 
         labels = self.store.read_labels(self.result.spec.task, samples)
         return labels if self.result.spec.task == "saliency" else standardised(labels, *self.depth_scale)
+
+    def __repr__(self) -> str:
+        spec, (column, name, _) = self.result.spec, SCORE[self.result.spec.task]
+        return f"FittedProbe({spec.task} at {self.site}, step {spec.step}: test {name} {self.result.row[column]:.3f})"
 
     def _repr_html_(self) -> str:
         spec, row = self.result.spec, self.result.row

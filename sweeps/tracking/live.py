@@ -87,10 +87,9 @@ class Live:
         self.run, self.config = run, to_dict(run.config)
         self.mode = run.config.tracking.mode
         self.folder = local_folder(run.store.url)
-        self.data = tables.load(run.store, self.config)
         started = time.strftime("%Y-%m-%d %H:%M:%S")
         self.id = hashlib.sha256(f"{run.store.url}\0{started}\0{time.time_ns()}".encode()).hexdigest()[:16]
-        self.title = f"{self.data.name} driver {started}"
+        self.title = f"{run.config.name} driver {started}"
         self.events: queue.SimpleQueue[tuple[str, Event] | None] = queue.SimpleQueue()
         self.counts: dict[str, StageCounts] = {}
         self.cells = 0
@@ -128,9 +127,10 @@ class Live:
         """Log the counts of all stages now and then until the sweep ends."""
         import wandb
 
-        writer = Writer(self.data, self.folder)
+        data = tables.load(storage.open(self.run.store.url), self.config)
+        writer = Writer(data, self.folder)
         about: dict[str, Any] = {"started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "sampled": self.run.hashes.sample}
-        config = {"sweep": self.config, "manifest": self.data.manifest, **self.data.addresses, **about}
+        config = {"sweep": self.config, "manifest": data.manifest, **data.addresses, **about}
         run = self._open(writer, config)
         try:
             logged, ended = 0.0, False
@@ -149,6 +149,7 @@ class Live:
         finally:
             run.finish(exit_code=int(self.failed))
         if run.offline:
+            self.threads[1].join(CLOSE_S)  # it may be about to write the same file
             marker = Marker(self.folder)
             marker.put(self.id, DRIVER, writer.directory(self.id))
             marker.save()
@@ -168,7 +169,7 @@ class Live:
         self.counts.setdefault(stage, StageCounts(stage)).take(event)
         if isinstance(event, TaskFailed) and event.final:
             # W&B sends at most one alert of a title within a minute
-            title = f"{self.data.name}: {stage} failed"
+            title = f"{self.run.config.name}: {stage} failed"
             run.alert(title, f"{event.key}: {event.error}", library.AlertLevel.ERROR)
 
     def _cells(self) -> None:

@@ -153,3 +153,29 @@ def test_the_stages_of_a_run_are_shown_and_an_error_ends_it_as_failed(
     with pytest.raises(ZeroDivisionError):
         pipeline.execute(config, ("curate",))
     assert ended == [False, True]
+
+
+def test_a_driver_that_cannot_be_live_is_written_and_sent_later(
+    finished: Path, tiny_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    output = copied(finished, tmp_path / "run")
+    run = reopen(configured(tiny_pipeline, output, "tracking.mode=online"))
+    opened = live_view.Writer.open
+
+    def open_offline(self: Any, *arguments: Any, mode: str = "offline") -> Any:
+        if mode == "online":
+            raise ConnectionError("refused")
+        return opened(self, *arguments)
+
+    monkeypatch.setattr(live_view.Writer, "open", open_offline)
+    with caplog.at_level(logging.WARNING, "sweeps"), live_view.live(run, {}) as further:
+        further("sample")[0](Progress(1, 0, 0, 1))
+    assert [record.getMessage() for record in caplog.records if record.name.startswith("sweeps")] == [
+        "W&B: the driver's run is not live (ConnectionError: refused); it is sent at the end"
+    ]
+    (driver,) = Marker(folder(run)).drivers()
+    log = tmp_path / "sent"
+    script = f"import sys; open({str(log)!r}, 'a').write(' '.join(sys.argv[1:]) + chr(10))"
+    monkeypatch.setattr("sweeps.tracking.mirror.SYNC", ("-c", script))
+    assert mirror(run.store, to_dict(run.config), mode="online").problem == ""
+    assert driver in log.read_text()
