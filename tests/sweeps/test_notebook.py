@@ -29,6 +29,7 @@ def test_settings_are_dotted_or_nested_and_keep_their_types() -> None:
     assert (values["name"], values["sweep"]["steps"], values["prompts"]["source"]) == ("2026_11_26", [1, 2], "a #1.csv")
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_where_the_command_line_stopped_and_shows_itself(
     sampled: Path, tiny_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
