@@ -64,11 +64,12 @@ def _stages(current: Run, stages: Sequence[Stage[Any]], prefix: str) -> tuple[li
 
 def lines(status: Status) -> list[str]:
     """Return a status as lines for the terminal, whose words are never broken."""
-    width = max([len(row.title) for row in status.rows], default=0) + 2
+    rows = [row for row in status.rows if row.total != 0]
+    width = max([len(row.title) for row in rows], default=0) + 2
     indent = " " * width
     columns = max(width + 30, shutil.get_terminal_size().columns)
     found = [f"{status.output}: {status.samples} samples in {status.shards} shards"]
-    for row in status.rows:
+    for row in rows:
         wrapped = textwrap.wrap(_counts(row), columns - width, break_long_words=False, break_on_hyphens=False)
         first, *rest = wrapped
         style = "red" if row.failed else "green" if _complete(row) else ""

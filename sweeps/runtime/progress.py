@@ -91,10 +91,10 @@ class Step:
 
     def left(self, now: float) -> float | None:
         """Seconds left of this stage alone; None if it cannot be said."""
-        if not self.total:
-            return max(0.0, self.expected - (now - self.started)) or None
-        left = self.pace.left(self.total, now)
-        return None if left is None else max(0.0, left)
+        left = self.pace.left(self.total, now) if self.total else None
+        if left is not None:
+            return max(0.0, left)
+        return max(0.0, self.expected - (now - self.started)) if self.expected else None
 
 
 class Display:
