@@ -118,6 +118,13 @@ def paired_test(scores: ArrayLike, baseline: ArrayLike, method: str = "wilcoxon"
     return PairedTest(mean, float(result.pvalue), len(gaps))
 
 
+def least_p(pairs: int, comparisons: int = 1) -> float:
+    """The smallest p that Wilcoxon's two-sided signed-rank test of `pairs` can give, after Holm's correction.
+
+    It is reached if all pairs differ in one direction, 2 / 2^pairs, times the number of comparisons."""
+    return min(1.0, comparisons * 2.0 ** (1 - pairs)) if pairs > 1 else 1.0
+
+
 def above_zero(gaps: ArrayLike) -> Array:
     """One-sided t-test p (...) that the mean of gaps (..., images) is above zero, undefined ones left out.
 

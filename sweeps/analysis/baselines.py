@@ -1,13 +1,14 @@
-"""Baselines of the trained network: other networks, and probes of inputs that need no network.
+"""Baselines of the trained network: other networks, probes of inputs that need no network, and the floor.
 
-The headline is the trained network minus its best baseline. The baseline is chosen in the same way as sites: on
-validation images, or by training loss if a run has none.
+The headline is the trained network minus its best baseline. Networks and probes are chosen in the same way as sites: on
+validation images, or by training loss if a run has none. The floor is known on test images alone; it is the baseline if
+its score there is better than that of the chosen one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -21,14 +22,23 @@ NAMED = ("surface", "surface_rgb", "random_forced", "position")
 """baselines that every headline should be compared with; a run may lack some"""
 CONTROLS = ("surface", "surface_point", "surface_rgb", "position")
 """probe controls that are baselines: they read no activations"""
+FLOOR = "floor"
+"""name of the baseline that is the best answer without activations"""
 FIT_ALL = "scenesweep run scenes --all"
 """the command that fits every baseline, for the embedded model"""
+SIGNIFICANCE = 0.05
+"""largest p, after correction, of a difference that counts"""
 PREREGISTERED = tuple(
     (task, baseline)
     for task in ("saliency", "depth")
     for baseline in ("vae", "random", "surface", "random_forced", "position")
 )
-"""(task, baseline) of the ten pre-registered contrasts, decoder mean at the last step"""
+"""(task, baseline) of the ten pre-registered contrasts, decoder mean (or mean over all sites) at the last step"""
+
+
+def clearly_better(gain: Interval, p: float) -> bool:
+    """The one test of all claims and verdicts: the interval of the gain is above zero, and so says the paired test."""
+    return bool(gain.low > 0 and p <= SIGNIFICANCE)
 
 
 @dataclass(frozen=True)
@@ -36,7 +46,7 @@ class Baseline:
     """One set of scores that the trained network's probes are compared with."""
 
     name: str
-    """of a variant or of a probe control"""
+    """of a variant or of a probe control, or FLOOR"""
     scores: Scores
     variant: str
     """whose rows of `scores` are the baseline's"""
@@ -45,11 +55,26 @@ class Baseline:
         """float64 (N,): last-step score of each image, mean over the sites of a part."""
         return self.scores.part(self.variant, part)[-1]
 
+    def noun(self, part: str) -> str:
+        """Its name in a sentence; of the floor, the answer that is best at the sites of a part."""
+        noun = baseline_noun(self.name)
+        return f"{noun} ({self.scores.floor_word(part)})" if self.name == FLOOR else noun
+
     def quality(self, part: str) -> float:
         """Criterion by which baselines are chosen, larger is better: mean over the sites of a part, last step."""
         return float(
             np.mean(self.scores.quality[self.scores.variant_index(self.variant), self.scores.site_indices(part), -1])
         )
+
+
+def floor_baseline(scores: Scores) -> Baseline:
+    """The best answer without activations as a baseline; it has no validation score."""
+    shape = (1, *scores.values.shape[1:])
+    values = np.broadcast_to(scores.floor_values[None, :, None, :], shape)
+    unknown = np.full(shape[:3], np.nan)
+    return Baseline(
+        FLOOR, replace(scores, variants=("trained",), values=values, val=unknown, train_loss=unknown), "trained"
+    )
 
 
 def baselines(scores: Scores, controls: Mapping[str, Scores], part: str = "decoder") -> list[Baseline]:
@@ -61,12 +86,14 @@ def baselines(scores: Scores, controls: Mapping[str, Scores], part: str = "decod
 
     candidates = [Baseline(v, scores, v) for v in summary.other_variants(scores)]
     candidates += [Baseline(c, controls[c], "trained") for c in CONTROLS if c in controls and comparable(controls[c])]
-    return [b for b in candidates if scores.site_indices(part) and np.isfinite(statistics.mean_defined(b.final(part)))]
+    candidates.append(floor_baseline(scores))
+    sites = scores.site_indices(part)
+    return [b for b in candidates if sites and np.isfinite(statistics.mean_defined(b.final(part)))]
 
 
 @dataclass(frozen=True)
 class Headline:
-    """The trained network minus its best baseline, decoder mean at the last step."""
+    """The trained network minus its best baseline at the last step, mean over the decoder or over all sites."""
 
     baseline: Baseline
     gain: Interval
@@ -79,14 +106,21 @@ class Headline:
 
 def headline(scores: Scores, controls: Mapping[str, Scores]) -> Headline | None:
     """The contrast that the report leads with; None if the run has no baseline."""
-    available = baselines(scores, controls)
+    part = scores.lead_part
+    available = baselines(scores, controls, part)
     if not available:
         return None
-    best = max(available, key=lambda b: np.nan_to_num(b.quality("decoder"), nan=-np.inf))
-    trained = float(statistics.mean_defined(scores.part("trained", "decoder")[-1]))
+    best = max(available, key=lambda b: np.nan_to_num(b.quality(part), nan=-np.inf))
+
+    def mean(values: np.ndarray) -> float:
+        return float(statistics.mean_defined(values))
+
+    for floor in (b for b in available if b.name == FLOOR):
+        if scores.measure.sign * (mean(floor.final(part)) - mean(best.final(part))) > 0:
+            best = floor
     missing = tuple(name for name in NAMED if name not in {b.name for b in available})
-    baseline = float(statistics.mean_defined(best.final("decoder")))
-    return Headline(best, gap(scores, best, "decoder"), trained, baseline, missing)
+    trained = mean(scores.part("trained", part)[-1])
+    return Headline(best, gap(scores, best, part), trained, mean(best.final(part)), missing)
 
 
 def gap(scores: Scores, baseline: Baseline, part: str) -> Interval:
@@ -135,11 +169,12 @@ def _pair(
     name: str, scores: Scores | None, controls: Mapping[str, Scores], vae: Scores | None
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Per-image scores (N,) of the trained decoder and of a baseline at the last step; None if one is missing."""
-    if scores is None or not scores.site_indices("decoder") or not scores.per_image:
+    if scores is None or not scores.per_image:
         return None
-    trained = scores.part("trained", "decoder")[-1]
+    part = scores.lead_part
+    trained = scores.part("trained", part)[-1]
     if name != "vae":
-        return next(((trained, b.final("decoder")) for b in baselines(scores, controls) if b.name == name), None)
+        return next(((trained, b.final(part)) for b in baselines(scores, controls, part) if b.name == name), None)
     if vae is None or vae.steps[-1] != scores.steps[-1] or not np.array_equal(vae.samples, scores.samples):
         return None
     return trained, vae.part("trained", "all")[-1]

@@ -25,6 +25,8 @@ class ReferenceComparison:
     trained: float
     gain: Interval
     """reference minus trained probe, signed so that positive is better"""
+    images: int
+    """test images on which both have a score"""
 
 
 def references(run: RunData) -> list[ReferenceComparison]:
@@ -47,5 +49,9 @@ def references(run: RunData) -> list[ReferenceComparison]:
             reference, trained = both[:, s, t]
             gain = statistics.difference_interval(measure.sign * reference, measure.sign * trained, counts)
             means = [float(statistics.mean_defined(values)) for values in (reference, trained)]
-            found.append(ReferenceComparison(measure, sites[s], steps[t], means[0], means[1], gain))
+            found.append(
+                ReferenceComparison(
+                    measure, sites[s], steps[t], means[0], means[1], gain, int(np.isfinite(reference).sum())
+                )
+            )
     return found

@@ -13,7 +13,9 @@ from probing import statistics
 from probing.probes.directions import cosines, direction
 from probing.statistics import Interval
 from sweeps.analysis import summary
+from sweeps.analysis.baselines import FLOOR
 from sweeps.analysis.scores import Measure, Scores, collect, cube, finished_rows
+from sweeps.analysis.summary import Rise
 from sweeps.analysis.tables import RunData, Site, grid_of, site_order
 from sweeps.analysis.vocabulary import LABELLER_TITLES
 from sweeps.runtime.layout import EMERGENCE, trained_at
@@ -58,7 +60,14 @@ class EmergenceCurve:
     low: np.ndarray
     high: np.ndarray
     step: Interval
-    """first step with 90 % of the way from floor to final score; NaN if there is none"""
+    """first step with 90 % of the way from floor to final score; NaN unless the last step clearly beats the floor"""
+    change: Interval
+    """how much better the last step is than the first; above zero if the score rises"""
+
+    @property
+    def rise(self) -> Rise:
+        """The step of emergence, with whether there is a rise at all."""
+        return Rise(self.step, self.change)
 
 
 @dataclass(frozen=True)
@@ -70,10 +79,14 @@ class Emergence:
     steps: tuple[int, ...]
     images: int
     floor: float
+    """mean over the same images as the curves"""
     curves: tuple[EmergenceCurve, ...]
     """the probe first, then the labellers in the order of LABELLER_TITLES"""
     lead: Interval
-    """number of steps by which the probe precedes the labeller on the clean estimate"""
+    """number of steps by which the probe precedes the labeller on the clean estimate, each on the way to its own end"""
+    passed: Interval
+    """first measured step from which on the labeller on the clean estimate scores better than the probe; NaN if never,
+    infinite ends if not in all resamples"""
     floor_word: str = ""
     """noun for the answer that is the floor"""
 
@@ -93,7 +106,7 @@ def _emergence(rows: pa.Table, scores: Scores) -> Emergence | None:
     shared = sorted(set(rows["sample"].to_pylist()) & set(scores.samples.tolist()))
     if best is None or len(shared) < 2 or not scores.per_image:
         return None
-    site, measure, floor = scores.sites[best], scores.measure, float(scores.floor[best])
+    site, measure = scores.sites[best], scores.measure
     steps = tuple(sorted(set(rows["step"].to_pylist()) & set(scores.steps)))
     labeller_sites = [f"labeller.{kind}" for kind in LABELLER_TITLES]
     labellers = cube(rows, ("site", "step", "sample"), (labeller_sites, steps, shared), measure.score)
@@ -101,26 +114,46 @@ def _emergence(rows: pa.Table, scores: Scores) -> Emergence | None:
     rows_of_steps = [scores.steps.index(step) for step in steps]
     probe = scores.values[scores.variant_index("trained"), best][np.ix_(rows_of_steps, columns)]
     counts = scores.counts[:, columns]
+    floors = scores.floor_values[best, columns]
 
     curves = []
     for name, values in [(f"probe at {site.name}", probe), *zip(LABELLER_TITLES.values(), labellers, strict=True)]:
         bands = [statistics.mean_interval(step, counts) for step in values]
         mean, low, high = np.array([[b.estimate, b.low, b.high] for b in bands]).T
-        result = statistics.emergence(values, floor, steps, measure.higher, SHARE, counts)
+        result = statistics.emergence(values, floors, steps, measure.higher, SHARE, counts)
         step = summary.NAN_INTERVAL
         if result.step is not None and result.defined >= summary.CLEARLY:
             step = Interval(float(result.step), result.low, result.high)
-        curves.append(EmergenceCurve(name, mean, low, high, step))
+        change = statistics.difference_interval(measure.sign * values[-1], measure.sign * values[0], counts)
+        curves.append(EmergenceCurve(name, mean, low, high, step, change))
 
-    lead = _lead(np.stack([labellers[0], probe]), counts, steps, floor, measure.sign)
-    return Emergence(measure, site, steps, len(shared), floor, tuple(curves), lead, scores.floor_word(site.name))
+    pair = np.stack([labellers[0], probe])
+    lead = _lead(pair, counts, steps, floors, measure.sign)
+    passed = _passed(pair, counts, steps, measure.sign)
+    floor, word = float(statistics.mean_defined(floors)), scores.floor_word(site.name)
+    return Emergence(measure, site, steps, len(shared), floor, tuple(curves), lead, passed, word)
 
 
-def _lead(pair: np.ndarray, counts: np.ndarray, steps: Sequence[int], floor: float, sign: float) -> Interval:
+def _passed(pair: np.ndarray, counts: np.ndarray, steps: Sequence[int], sign: float) -> Interval:
+    """First measured step from which on the first of scores (2, T, N) is better than the second."""
+
+    def first(counts: np.ndarray) -> np.ndarray:
+        better = sign * (statistics.resampled_means(pair[0], counts) - statistics.resampled_means(pair[1], counts)) > 0
+        stays = np.flip(np.logical_and.accumulate(np.flip(better, 0), axis=0), 0)
+        return np.where(stays.any(0), np.asarray(steps, float)[np.argmax(stays, axis=0)], np.inf)
+
+    estimate = float(first(np.ones((1, pair.shape[-1])))[0])
+    if not np.isfinite(estimate):
+        return summary.NAN_INTERVAL
+    low, high = np.quantile(first(counts), [statistics.TAIL, 1 - statistics.TAIL], method="inverted_cdf")
+    return Interval(estimate, float(low), float(high))
+
+
+def _lead(pair: np.ndarray, counts: np.ndarray, steps: Sequence[int], floors: np.ndarray, sign: float) -> Interval:
     """Step of emergence of the first minus that of the second of scores (2, T, N), both in the same resamples."""
 
     def difference(counts: np.ndarray) -> np.ndarray:
-        gain = sign * (statistics.resampled_means(pair, counts) - floor)
+        gain = sign * (statistics.resampled_means(pair, counts) - statistics.resampled_means(floors, counts))
         last = gain[:, -1]
         first = np.asarray(steps, float)[np.argmax(gain >= SHARE * last[:, None], axis=1)]
         first = np.where(last > 0, first, np.nan)  # a score that ends below the floor never emerges
@@ -140,6 +173,8 @@ class Transfer:
     scores: np.ndarray
     """float64 (trained at, applied at)"""
     floor: float
+    images: int | None
+    """test images of the scores; None if unknown"""
     cosine: np.ndarray | None
     """float64 (steps, steps); None if the probes are no longer stored or have a hidden layer"""
 
@@ -161,8 +196,13 @@ def transfers(run: RunData, scores: dict[str, Scores]) -> list[Transfer]:
             of_site = of_task.filter(pc.equal(of_task["site"], site.name))
             steps = tuple(sorted(set(of_site["step"].to_pylist())))
             matrix = cube(of_site, ("origin", "step"), (steps, steps), main.measure.score)
-            found.append(Transfer(main.measure, site, steps, matrix, floor, _cosine(run, site, steps, task)))
+            cosine = _cosine(run, site, steps, task)
+            found.append(Transfer(main.measure, site, steps, matrix, floor, _tested(of_site), cosine))
     return found
+
+
+def _tested(rows: pa.Table) -> int | None:
+    return pc.max(rows["n_test"]).as_py() if "n_test" in rows.column_names else None
 
 
 def _cosine(run: RunData, site: Site, steps: Sequence[int], task: str) -> np.ndarray | None:
@@ -185,13 +225,15 @@ class SelectivityMap:
     gain: np.ndarray
     """float64 (S, T), above 0 where the trained network's probe is better than every baseline"""
     baselines: tuple[str, ...]
+    images: int | None
+    """test images of the scores"""
 
 
 def selectivity_map(run: RunData, scores: Scores) -> SelectivityMap:
     """Gain of every site and step over the best of floor, other networks and content-free controls."""
     sign, task = scores.measure.sign, scores.measure.task
     trained = scores.means[scores.variant_index("trained")]
-    baselines = {"floor": np.broadcast_to(scores.floor[:, None], trained.shape)}
+    baselines = {FLOOR: np.broadcast_to(scores.floor[:, None], trained.shape)}
     for variant in summary.other_variants(scores):
         baselines[variant] = scores.means[scores.variant_index(variant)]
     fitted = summary.controls(run)
@@ -200,4 +242,6 @@ def selectivity_map(run: RunData, scores: Scores) -> SelectivityMap:
         if control is not None and control.steps == scores.steps:
             baselines[name] = control.means[control.variant_index("trained")]
     best = np.fmax.reduce(sign * np.stack(list(baselines.values())), axis=0)
-    return SelectivityMap(scores.measure, scores.sites, scores.steps, sign * trained - best, tuple(baselines))
+    return SelectivityMap(
+        scores.measure, scores.sites, scores.steps, sign * trained - best, tuple(baselines), scores.images
+    )

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 import pyarrow.compute as pc
 
-from sweeps.analysis.scores import Scores
-from sweeps.analysis.tables import RunData, Site
+from probing import statistics
+from sweeps.analysis.scores import POSITION, Scores, collect
+from sweeps.analysis.tables import RunData
 from sweeps.analysis.vocabulary import FLOOR_NOUNS, POSITION_FLOOR
+
+RECORDED = 1e-3
+"""largest difference between a floor computed from labels and the recorded one of the same labels"""
+CHUNK = 64
+"""samples whose labels are read at once"""
 
 
 def in_split(run: RunData, part: str) -> list[int]:
@@ -19,6 +29,31 @@ def in_split(run: RunData, part: str) -> list[int]:
     return sorted(table.filter(kept)["sample"].to_pylist())
 
 
+def on_images(run: RunData, scores: Scores) -> Scores:
+    """Scores with the floor on each test image, from the stored labels and the position control's images.
+
+    Unchanged if the labels are gone or do not give the recorded floor.
+    """
+    found = _answers(run, scores)
+    if not found or not scores.per_image:
+        return scores
+    means = {name: statistics.mean_defined(values) for name, values in found.items()}
+    sign, sites = scores.measure.sign, np.arange(len(scores.sites))
+    best = np.argmax(sign * np.stack(list(means.values())), axis=0)
+    images = np.stack(list(found.values()))[best, sites]
+    if not np.allclose(statistics.mean_defined(images), scores.stored_floor, atol=RECORDED):
+        return scores
+    if scores.position is not None:
+        position = collect(run, control=POSITION)[scores.measure.task]
+        with warnings.catch_warnings():  # a site without the control has no mean
+            warnings.simplefilter("ignore", RuntimeWarning)
+            values = np.nanmean(position.values[position.variant_index("trained")], axis=1)
+        if not np.array_equal(position.samples, scores.samples):
+            return scores
+        images = np.where((scores.floor == scores.position)[:, None], values, images)
+    return replace(scores, floor_images=images)
+
+
 def named_floors(run: RunData, scores: Scores) -> dict[str, np.ndarray]:
     """Mean test scores (S,) by floor, with the position control if it was fitted.
 
@@ -27,25 +62,54 @@ def named_floors(run: RunData, scores: Scores) -> dict[str, np.ndarray]:
     """
     floors = {FLOOR_NOUNS["depth"]: scores.stored_floor}
     if scores.measure.task == "saliency":
-        floors = _mask_floors(run, scores.sites) or {"best floor": scores.stored_floor}
+        found = {name: statistics.mean_defined(values) for name, values in _answers(run, scores).items()}
+        floors = found or {"best floor": scores.stored_floor}
     return floors if scores.position is None else {**floors, POSITION_FLOOR: scores.position}
 
 
-def _mask_floors(run: RunData, sites: tuple[Site, ...]) -> dict[str, np.ndarray]:
-    train, test = (in_split(run, part) for part in ("train", "test"))
-    masks = run.reader.labels("saliency", train + test) if run.reader and train and test else None
-    if masks is None:
+def _answers(run: RunData, scores: Scores) -> dict[str, np.ndarray]:
+    """Scores (S, N) of answers without activations on the test images by name; empty if the labels are gone."""
+    train, test = in_split(run, "train"), scores.samples.tolist()
+    grids = tuple(dict.fromkeys(s.grid for s in scores.sites))
+    pooled = _pooled(run, scores.measure.task, (*train, *test), grids) if train else {}
+    if not pooled:
         return {}
-    from probing.dataset.split import Split
-    from probing.scoring import floors, targets
+    from probing.scoring.floors import count_floor
 
-    split = Split(np.arange(len(train)), np.empty(0, np.int64), np.arange(len(train), len(masks)))
-    masks = (masks > mask_threshold(run)).astype(np.uint8)
-    by_grid = {g: floors.mask_floor(targets.pool_saliency(masks, g), split) for g in {s.grid for s in sites}}
-    return {
-        "mean mask": np.array([by_grid[s.grid].dice.mean() for s in sites]),
-        "all foreground": np.array([by_grid[s.grid].all_foreground.mean() for s in sites]),
-    }
+    n, by_grid = len(train), {}
+    for grid, (mean, variance, pixels) in pooled.items():
+        if scores.measure.task == "saliency":
+            counts = np.rint(mean * pixels).astype(np.int32)
+            floor = count_floor(counts[:n], counts[n:], pixels)
+            by_grid[grid] = {"mean mask": floor.dice, "all foreground": floor.all_foreground}
+        else:
+            error = np.square(mean[n:] - mean[:n].mean(0)) + variance[n:]
+            by_grid[grid] = {FLOOR_NOUNS["depth"]: np.sqrt(error.mean(1))}
+    names = next(iter(by_grid.values()))
+    return {name: np.stack([by_grid[s.grid][name] for s in scores.sites]) for name in names}
+
+
+Pooled = dict[tuple[int, int], tuple[np.ndarray, np.ndarray, int]]
+
+
+def _pooled(run: RunData, task: str, samples: Sequence[int], grids: Sequence[tuple[int, int]]) -> Pooled:
+    """Mean and variance (N, T) of the labels in each patch, and pixels of a patch, by grid; empty without labels."""
+    from probing.scoring.targets import split_patches
+
+    parts: dict[tuple[int, int], list[tuple[np.ndarray, np.ndarray]]] = {g: [] for g in grids}
+    pixels = dict.fromkeys(grids, 0)
+    centre, std = depth_scale(run) if task == "depth" else (0.0, 1.0)
+    for start in range(0, len(samples), CHUNK):
+        labels = run.reader.labels(task, samples[start : start + CHUNK]) if run.reader else None
+        if labels is None:
+            return {}
+        values = (labels - centre) / std if task == "depth" else labels > mask_threshold(run)
+        for grid in grids:
+            patches = split_patches(values.astype(np.float64), grid)
+            parts[grid].append((patches.mean(-1), patches.var(-1)))
+            pixels[grid] = patches.shape[-1]
+    joined = {g: [np.concatenate(column) for column in zip(*own, strict=True)] for g, own in parts.items()}
+    return {g: (mean, variance, pixels[g]) for g, (mean, variance) in joined.items()}
 
 
 def mask_threshold(run: RunData) -> float:

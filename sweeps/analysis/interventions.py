@@ -11,14 +11,13 @@ import numpy as np
 from interventions.config import DIRECTIONS, GAIN, GUIDANCE, MAIN, PATCHING, SECOND_OBJECT
 from interventions.controls import EDIT
 from interventions.summary import Comparison, DepthSlope, Series, depth_slope, series_of, summarise
-from probing.statistics import Interval, holm
+from probing.statistics import Interval, holm, least_p
+from sweeps.analysis.baselines import SIGNIFICANCE, clearly_better
 from sweeps.analysis.summary import Edits
 from sweeps.analysis.tables import SIDES
 
 ABLATIONS = ("steps", "sides", "dose", GUIDANCE, GAIN)
 """experiments that vary the edit: number of steps, group of sites, iterations, guidance scale, gain"""
-SIGNIFICANCE = 0.05
-"""family-wise error of the verdicts of a task, over directions and doses"""
 LABELS = ("mirror", "constant", "others")
 """labels that an edited image must match less than its target: a collapsed image matches them as well"""
 GROUPS = (*SIDES.values(), "all")
@@ -34,7 +33,19 @@ class Verdict:
     """of the lead over the null that is hardest to beat, by Holm's method over directions and doses of the task; NaN
     without nulls"""
     not_beaten: tuple[str, ...]
-    """nulls and labels over which the interval of the lead is not above zero"""
+    """nulls and labels over which the edit is not clearly better"""
+    compared: int = 1
+    """directions and doses of the task over which p is corrected"""
+
+    @property
+    def least_p(self) -> float:
+        """The smallest p that the images at hand can give."""
+        return least_p(min((c.test.pairs for c in self.nulls), default=0), self.compared)
+
+    @property
+    def testable(self) -> bool:
+        """Whether there are enough images for a p of at most SIGNIFICANCE."""
+        return bool(self.nulls) and self.least_p <= SIGNIFICANCE
 
     @property
     def nulls(self) -> tuple[Comparison, ...]:
@@ -70,9 +81,15 @@ def verdicts(edits: Iterable[Edits], task: str) -> list[Verdict]:
         raw.append(max(p) if p and not np.isnan(p).any() else np.nan)
     found = []
     for edit, p in zip(own, holm(raw).tolist(), strict=True):
-        needed = (c for c in edit.effect.comparisons if c.null or c.other in LABELS)
-        found.append(Verdict(edit, p, tuple(c.other for c in needed if not c.gain.low > 0)))
+        nulls = [c for c in edit.effect.comparisons if c.null and not clearly_better(c.gain, c.test.p)]
+        labels = [c for c in edit.effect.comparisons if c.other in LABELS and not c.gain.low > 0]
+        found.append(Verdict(edit, p, tuple(c.other for c in (*nulls, *labels)), int(np.isfinite(raw).sum())))
     return found
+
+
+def images_needed(comparisons: int) -> int:
+    """The number of images from which on a p of at most SIGNIFICANCE is possible after correction."""
+    return next(n for n in range(2, 1000) if least_p(n, comparisons) <= SIGNIFICANCE)
 
 
 def patching_share(edits: Iterable[Edits], edit: Edits) -> float:

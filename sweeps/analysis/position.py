@@ -26,8 +26,8 @@ class NestedTest:
 
     task: str
     sites: int
-    """number of decoder sites at which both were fitted; the mean is over these"""
-    decoder_sites: int
+    """number of sites of the decoder, or of a network without one, at which both were fitted; the mean is over these"""
+    all_sites: int
     larger: float
     smaller: float
     gain: Interval
@@ -56,10 +56,8 @@ def compare(larger: Mapping[str, Scores], smaller: Mapping[str, Scores]) -> list
     for (scores, (values, other)), value, holm in zip(pairs, p, statistics.holm(p), strict=True):
         gain = summary.mean_of(scores, scores.measure.sign * (values.mean(0) - other.mean(0)))
         means = [float(statistics.mean_defined(v.mean(0))) for v in (values, other)]
-        decoder = len(scores.site_indices("decoder"))
-        tests.append(
-            NestedTest(scores.measure.task, len(values), decoder, means[0], means[1], gain, value, float(holm))
-        )
+        whole = len(scores.site_indices(scores.lead_part))
+        tests.append(NestedTest(scores.measure.task, len(values), whole, means[0], means[1], gain, value, float(holm)))
     return tests
 
 
@@ -68,6 +66,6 @@ def _pair(larger: Scores, smaller: Scores) -> tuple[np.ndarray, np.ndarray] | No
     same = larger.sites == smaller.sites and np.array_equal(larger.samples, smaller.samples)
     if not (same and larger.per_image and smaller.per_image and larger.steps[-1] == smaller.steps[-1]):
         return None
-    values, other = (s.values[s.variant_index("trained"), s.site_indices("decoder"), -1] for s in (larger, smaller))
+    values, other = (s.values[s.variant_index("trained"), s.site_indices(s.lead_part), -1] for s in (larger, smaller))
     both = np.isfinite(values).any(-1) & np.isfinite(other).any(-1)
     return (values[both], other[both]) if both.any() else None

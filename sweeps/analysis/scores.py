@@ -11,12 +11,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from probing import statistics
-from sweeps.analysis.tables import RunData, Site
+from sweeps.analysis.tables import SIDES, RunData, Site
 from sweeps.analysis.vocabulary import FLOOR_NOUNS, MEASURE_TITLES, POSITION_FLOOR
 from sweeps.config.schema import GRID
 
 POSITION = "position"
 """the control that learns one value per patch and reads no activations"""
+GROUPS = 7
+"""groups of sites in figures of a network without encoder and decoder"""
 PROBE_KEYS = ("variant", "site", "step")
 
 
@@ -71,6 +73,42 @@ class Scores:
     """float64 (S,): mean score of the position control, NaN where it was not fitted; None if it was fitted nowhere"""
     floor_without_position: np.ndarray | None = None
     """float64 (S,): the floor without the position control; None if that was fitted nowhere"""
+    floor_images: np.ndarray | None = None
+    """float64 (S, N): the floor on each image, see `floors.on_images`; None if only its mean is known"""
+
+    @property
+    def floor_values(self) -> np.ndarray:
+        """float64 (S, N): the floor on each image; its mean if no more is known."""
+        if self.floor_images is not None:
+            return self.floor_images
+        return np.broadcast_to(self.floor[:, None], (len(self.sites), len(self.samples)))
+
+    @property
+    def images(self) -> int | None:
+        """Number of test images; None if only means are known."""
+        return len(self.samples) if self.per_image else None
+
+    @property
+    def lead_part(self) -> str:
+        """The part that headlines average over: the decoder, or all sites of a network without one."""
+        return "decoder" if self.site_indices("decoder") else "all"
+
+    @property
+    def lead_noun(self) -> str:
+        """``decoder mean`` or ``mean over all sites``."""
+        return "decoder mean" if self.lead_part == "decoder" else "mean over all sites"
+
+    @cached_property
+    def blocks(self) -> dict[str, list[int]]:
+        """Site indices by block in order of execution; a network without sides has up to seven groups of sites."""
+        if any(s.side in SIDES.values() for s in self.sites):
+            found: dict[str, list[int]] = {}
+            for i, site in enumerate(self.sites):
+                found.setdefault(site.block, []).append(i)
+            return found
+        groups = np.array_split(np.arange(len(self.sites)), min(GROUPS, len(self.sites)))
+        names = [[self.sites[g[0]].name, self.sites[g[-1]].name] for g in groups]
+        return {" to ".join(dict.fromkeys(ends)): group.tolist() for ends, group in zip(names, groups, strict=True)}
 
     @property
     def stored_floor(self) -> np.ndarray:
@@ -115,6 +153,8 @@ class Scores:
 
     def site_indices(self, part: str) -> list[int]:
         """Indices of `all` sites, or of a side, a block (`up.2`) or one site (`up.2.1`)."""
+        if part in self.blocks:
+            return self.blocks[part]
         return [i for i, s in enumerate(self.sites) if part in ("all", s.side, s.block, s.name)]
 
 

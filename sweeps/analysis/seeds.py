@@ -13,7 +13,6 @@ from sweeps.analysis.scores import Measure, Scores, cube, equal, finished_rows, 
 from sweeps.analysis.tables import RunData
 from sweeps.config.schema import GRID
 
-PART = "decoder"
 RANDOM_SEED = 100
 """default of model.random_seed"""
 
@@ -52,18 +51,16 @@ class Permutations(Spread):
 def permutations(run: RunData, scores: Scores) -> list[Permutations]:
     """Decoder means of every kind of network that was sampled with more than one seed."""
     found: list[Permutations] = []
-    if not scores.site_indices(PART):
-        return found
     default = int(run.setting("model.random_seed", RANDOM_SEED))
-    trained = summary.final(scores, "trained", PART).estimate
+    trained = summary.final(scores, "trained", scores.lead_part).estimate
     for name in dict.fromkeys(kind(v) for v in scores.variants if not is_plain(v)):
         variants = sorted((v for v in scores.variants if kind(v) == name), key=lambda v: not is_plain(v))
-        means = {v: summary.final(scores, v, PART).estimate for v in variants}
+        means = {v: summary.final(scores, v, scores.lead_part).estimate for v in variants}
         means = {v: mean for v, mean in means.items() if np.isfinite(mean)}
         # The plain name is the seed of the settings, which every other table reports, so it has to be there.
         if len(means) < 2 or not is_plain(next(iter(means))):
             continue
-        smallest = min((summary.gap(scores, PART, v) for v in means), key=lambda gain: gain.estimate)
+        smallest = min((summary.gap(scores, scores.lead_part, v) for v in means), key=lambda gain: gain.estimate)
         seeds = tuple(own_seed(v, default) for v in means)
         found.append(Permutations(scores.measure, name, seeds, tuple(means.values()), trained, smallest))
     return found
@@ -80,7 +77,7 @@ def probes(run: RunData, scores: Scores) -> list[Spread]:
     values = cube(rows, ("seed", "site"), (seeds, sites), scores.measure.score)
     best = summary.best_site(scores)
     parts = {} if best is None else {f"best site {sites[best]}": [best]}
-    parts |= {"decoder mean": scores.site_indices(PART)} if scores.site_indices(PART) else {}
+    parts |= {scores.lead_noun: scores.site_indices(scores.lead_part)}
     found = []
     for label, indices in parts.items():
         means = dict(zip(seeds, values[:, indices].mean(1).tolist(), strict=True))

@@ -57,24 +57,44 @@ def gap(scores: Scores, part: str, other: str) -> Interval:
     return mean_of(scores, scores.measure.sign * (values - other_values))
 
 
-def emergence(scores: Scores, variant: str, part: str) -> Interval:
-    """Earliest step with 95 % of the way from the floor to the last step's score.
+@dataclass(frozen=True)
+class Rise:
+    """When a part of a network has most of its final score."""
 
-    NaN unless the last step beats the floor in at least 97.5 % of the resamples.
+    step: Interval
+    """earliest step with 95 % of the way from the floor to the last step's score; NaN unless that beats the floor"""
+    change: Interval
+    """how much better the last step is than the first; above zero if the score rises at all"""
+
+    @property
+    def found(self) -> bool:
+        """Whether the score rises, clearly, and ends above the floor: only then is a share of the rise a number."""
+        low = self.change.low if np.isfinite(self.change.low) else self.change.estimate
+        return bool(np.isfinite(self.step.estimate) and low > 0)
+
+    @property
+    def reason(self) -> str:
+        """Why there is no step, in a few words; empty if there is one."""
+        if self.found:
+            return ""
+        return "no rise" if np.isfinite(self.step.estimate) else "not above the floor"
+
+
+def emergence(scores: Scores, variant: str, part: str) -> Rise:
+    """When the mean over the sites of a part has 95 % of its rise.
+
+    The last step has to beat the floor in at least 97.5 % of the resamples.
     """
-    floor = float(np.mean(scores.floor[scores.site_indices(part)]))
+    values = scores.part(variant, part)
+    floor = np.mean(scores.floor_values[scores.site_indices(part)], axis=0)
+    change = mean_of(scores, scores.measure.sign * (values[-1] - values[0]))
     result = statistics.emergence(
-        scores.part(variant, part),
-        floor,
-        scores.steps,
-        higher_is_better=scores.measure.higher,
-        share=SHARE,
-        counts=scores.counts,
+        values, floor, scores.steps, higher_is_better=scores.measure.higher, share=SHARE, counts=scores.counts
     )
     if result.step is None or (scores.per_image and result.defined < CLEARLY):
-        return NAN_INTERVAL
+        return Rise(NAN_INTERVAL, change)
     ends = (result.low, result.high) if scores.per_image else (np.nan, np.nan)
-    return Interval(float(result.step), *ends)
+    return Rise(Interval(float(result.step), *ends), change)
 
 
 def not_above(scores: Scores, variant: str) -> np.ndarray:
@@ -86,7 +106,7 @@ def not_above(scores: Scores, variant: str) -> np.ndarray:
     sign, values = scores.measure.sign, scores.values[scores.variant_index(variant)]
     if not scores.per_image:
         return np.zeros(values.shape[:2], bool)
-    p = statistics.above_zero(sign * (values - scores.floor[:, None, None]))
+    p = statistics.above_zero(sign * (values - scores.floor_values[:, None, :]))
     for other in other_variants(scores) if variant == "trained" else ():
         p = np.fmax(p, statistics.above_zero(sign * (values - scores.values[scores.variant_index(other)])))
     weak, defined = np.zeros(p.shape, bool), ~np.isnan(p)
@@ -104,6 +124,42 @@ def best_site(scores: Scores, part: str = "all", variant: str = "trained") -> in
     if not np.isfinite(quality).any():
         return None
     return sites[int(np.nanargmax(quality))]
+
+
+def shares(scores: Scores) -> np.ndarray:
+    """float64 (S, T): the trained network's mean score as a share of the way from the floor to the grid oracle."""
+    whole = (scores.oracle_means - scores.floor)[:, None]
+    gain = scores.means[scores.variant_index("trained")] - scores.floor[:, None]
+    return np.divide(gain, whole, out=np.full_like(gain, np.nan), where=np.abs(whole) > 1e-9)
+
+
+def final_share(scores: Scores, site: int) -> Interval:
+    """The last step's share of the way from floor to grid oracle at a site, with its interval over images."""
+    estimate = float(shares(scores)[site, -1])
+    if not scores.per_image:
+        return Interval(estimate, np.nan, np.nan)
+    last = scores.values[scores.variant_index("trained"), site, -1]
+    score, floor, oracle = (
+        statistics.resampled_means(values, scores.counts)
+        for values in (last, scores.floor_values[site], scores.oracle[site])
+    )
+    whole = oracle - floor
+    draws = np.divide(score - floor, whole, out=np.full_like(whole, np.nan), where=np.abs(whole) > 1e-9)
+    return statistics.interval(estimate, draws)
+
+
+def best_group(scores: Scores) -> list[int]:
+    """The best site, then all sites that are not clearly worse at the last step, image by image; best first.
+
+    Empty if no site can be chosen.
+    """
+    best = best_site(scores)
+    if best is None or not scores.per_image:
+        return [] if best is None else [best]
+    last = scores.values[scores.variant_index("trained"), :, -1]
+    gaps = [statistics.mean_interval(scores.measure.sign * (last[best] - own), scores.counts) for own in last]
+    tied = [i for i, gap in enumerate(gaps) if i != best and gap.low <= 0]
+    return [best, *sorted(tied, key=lambda i: gaps[i].estimate)]
 
 
 def chosen_on(scores: Scores) -> str:

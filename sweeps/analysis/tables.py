@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from storage import SiteShape, Store, budget
 from storage.format import grid_of as grid_of
 from storage.keys import EXPERIMENTS
+from sweeps.analysis.vocabulary import EXPERIMENT_TITLES, plain
 from sweeps.runtime import machines
 from sweeps.runtime.layout import PAGE, wandb_group
 
@@ -112,7 +113,8 @@ class RunData:
         """A sentence on the rows of other settings; empty if there are none."""
         if not self.earlier:
             return ""
-        return f"Results of earlier settings are shown for: {', '.join(self.earlier)}; the present ones have none yet."
+        names = ", ".join(EXPERIMENT_TITLES.get(name, plain(name)) for name in self.earlier)
+        return f"Results of earlier settings are shown for: {names}; the present ones have none yet."
 
     def table(self, name: str) -> pa.Table | None:
         """A table with at least one row, else None."""
@@ -152,6 +154,7 @@ class StoreReader:
     def __init__(self, store: Store) -> None:
         self.store = store
         self._probe_paths: dict[str, list[str]] = {}
+        self._last: tuple[object, np.ndarray | None] = (None, None)
 
     def images(self, variant: str, samples: Sequence[int]) -> np.ndarray | None:
         """uint8 (n, H, W, 3)."""
@@ -169,7 +172,10 @@ class StoreReader:
         weights = self.weights(variant, site.name, step, task, experiment)
         if weights is None:
             return None
-        acts = self._read(lambda: self.store.read_activations(variant, site.name, step, list(samples)))
+        place = (variant, site.name, step, tuple(samples))
+        if self._last[0] != place:  # the tasks of a site and step follow each other
+            self._last = (place, self._read(lambda: self.store.read_activations(variant, site.name, step, samples)))
+        acts = self._last[1]
         return None if acts is None else apply_probe(weights, acts, task).reshape(len(samples), *site.grid)
 
     def weights(

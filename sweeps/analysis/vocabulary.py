@@ -19,6 +19,7 @@ VARIANT_TITLES = {
     "same_prompt_other_seed": "other image, same prompt",
 }
 BASELINE_NOUNS = {
+    "floor": "the floor",
     "surface": "the surface (latents only, 5 x 5 patches)",
     "surface_point": "the surface (latents only, one patch)",
     "surface_rgb": "the decoded image (colours of the clean estimate around a patch)",
@@ -94,6 +95,14 @@ OTHER_LABEL_TITLES = {
 }
 """labels that an edited image is also scored against, beside the requested one"""
 
+CLAIM_NOUNS = {
+    "linear-depth": "Depth is linear",
+    "linear-saliency": "Objects are linear",
+    "early": "Read early",
+    "not-vae": "Not in the VAE",
+    "causal": "Used by the model",
+}
+"""the five claims in a few words"""
 MEASURE_TITLES = {
     "ap": "Average precision", "dice": "Dice", "dice_threshold": "Dice, threshold of train",
     "dice_background": "Dice of the background", "crossentropy": "Cross-entropy",
@@ -137,4 +146,9 @@ def variant_title(variant: str) -> str:
 
 def baseline_noun(name: str) -> str:
     """Noun for a baseline: a variant or a probe control."""
-    return BASELINE_NOUNS.get(name, name.replace("_", " "))
+    return BASELINE_NOUNS.get(name, plain(name))
+
+
+def plain(name: str) -> str:
+    """An identifier without a title, as words."""
+    return name.replace("_", " ")

@@ -8,7 +8,7 @@ Reads only tables, images, labels and stored probes, so it can be rebuilt at any
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from storage import Store
 from sweeps.analysis import tables
@@ -19,11 +19,13 @@ from sweeps.report.figures.base import Panel
 from sweeps.report.page import Section, TitledStrip
 from sweeps.report.sections import checks, controls, examples, experiments, interventions, provenance, results
 from sweeps.report.sections.claims import claims
+from sweeps.report.sections.explorer import explorer
+from sweeps.report.sections.overview import overview
 from sweeps.report.sections.seeds import spread
 from sweeps.runtime.layout import PAGE
 
 FIGURES = "report/figures/"
-TITLE = "Where and when scene geometry can be decoded from a diffusion model"
+TITLE = "What a diffusion model knows of the scene it paints"
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ def draw(run: RunData, store: Store) -> Drawn:
 def draw_context(context: Context) -> Drawn:
     """Draw the report of a context; sections without data are left out."""
     sections = _sections(context)
-    parts = [f"Linear probes on {len(context.run.sites)} self-attention sites of {context.model}"]
+    parts = [f"Linear probes at {len(context.run.sites)} sites of {context.model}"]
     if context.steps:
         parts.append(f"{context.steps} denoising steps")
     if images := context.count("n_test"):
@@ -79,12 +81,16 @@ def write(store: Store, drawn: Drawn) -> str:
 
 def _sections(context: Context) -> list[Section]:
     """All sections in the page's order."""
-    return [
-        results.headline(context),
+    main = [
+        overview(context),
+        explorer(context),
         claims(context),
-        examples.contact_strip(context),
         results.curves(context),
         results.heatmaps(context),
+        interventions.interventions(context),
+    ]
+    appendix = [
+        examples.contact_strip(context),
         examples.examples(context),
         results.sites(context),
         controls.controls(context),
@@ -97,9 +103,9 @@ def _sections(context: Context) -> list[Section]:
         experiments.smoothness(context),
         experiments.selectivity(context),
         experiments.transfer(context),
-        interventions.interventions(context),
         controls.paper(context),
         provenance.network(context),
         provenance.costs(context),
         provenance.provenance(context),
     ]
+    return [*main, *(replace(s, appendix=True) for s in appendix)]

@@ -15,11 +15,12 @@ from sweeps.analysis import baselines, experiments, measures, summary
 from sweeps.analysis.baselines import Headline
 from sweeps.analysis.claims import Claim, ClaimInputs, judge
 from sweeps.analysis.experiments import CONTENT_FREE_CONTROLS, Emergence, SelectivityMap, Transfer
-from sweeps.analysis.floors import named_floors
+from sweeps.analysis.floors import named_floors, on_images
 from sweeps.analysis.scores import Scores, collect
 from sweeps.analysis.summary import Edits
 from sweeps.analysis.tables import RunData
 from sweeps.report.gallery.experiments import Emerging, Smoothed, emerging, smoothed
+from sweeps.report.gallery.explorer import Exploration, exploration
 from sweeps.report.gallery.interventions import kept
 from sweeps.report.gallery.probes import Contact, Example, PredictionMemory, contacts, examples
 
@@ -43,6 +44,7 @@ class Context:
     """by task, the best site first"""
     selectives: list[SelectivityMap] = field(default_factory=list)
     emerging: list[Emerging] = field(default_factory=list)
+    exploration: Exploration | None = None
     smoothed: list[Smoothed] = field(default_factory=list)
 
     @property
@@ -94,11 +96,13 @@ class Context:
     def precision_gain(self) -> Interval | None:
         """The saliency headline in average precision, over the same baseline."""
         lead, trained = self.headlines.get("saliency"), self.precision
-        if lead is None or trained is None:
+        if lead is None or trained is None or lead.baseline.name == baselines.FLOOR:
             return None
         is_control = lead.baseline.name in baselines.CONTROLS
         scores = measures.precision(self.run, lead.baseline.name) if is_control else trained
-        return None if scores is None else baselines.gap(trained, replace(lead.baseline, scores=scores), "decoder")
+        return (
+            None if scores is None else baselines.gap(trained, replace(lead.baseline, scores=scores), trained.lead_part)
+        )
 
     @cached_property
     def floors(self) -> dict[str, dict[str, np.ndarray]]:
@@ -127,7 +131,7 @@ class Context:
 
 def build_context(run: RunData, store: Store) -> Context:
     """Scores and pictures of a run; `store` also caches the predictions that are shown."""
-    scores = {t: s for t, s in collect(run).items() if "trained" in s.variants}
+    scores = {t: on_images(run, s) for t, s in collect(run).items() if "trained" in s.variants}
     context = Context(
         run,
         scores,
@@ -149,6 +153,7 @@ def build_context(run: RunData, store: Store) -> Context:
         edited=kept(store, hashes) if hashes else [],
         emerging=emerging(run, store, scores, memory),
         smoothed=smoothed(run, context.families, memory),
+        exploration=exploration(run, store, scores, memory),
     )
     memory.save()
     return context

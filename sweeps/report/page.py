@@ -6,7 +6,7 @@ Each block class names its template in `templates/`; a new kind of block is one 
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import ClassVar
@@ -111,22 +111,84 @@ class ColourKey(Block):
 
 
 @dataclass(frozen=True)
-class Tile:
-    """One number of the headline; title, value and note may be `Markup`."""
+class HeroColumn:
+    """One denoising step of the picture at the top."""
 
-    title: str
-    value: str
-    note: str
-    share: float | None = None
-    """position of the score between floor (0) and grid oracle (1), drawn as a bar; None draws no bar"""
+    caption: str
+    photo: Picture | None
+    """the decoded clean estimate; None if none was decoded"""
+    maps: Sequence[Picture]
+    """of the probes, under it"""
 
 
 @dataclass(frozen=True)
-class Tiles(Block):
-    """The numbers of the headline side by side."""
+class Reading:
+    """One number of an answer."""
 
-    tiles: Sequence[Tile]
-    template: ClassVar = "tiles.html"
+    name: str
+    value: str
+    """may be `Markup`"""
+    share: float | None = None
+    """drawn as a bar from 0 to 1; None draws no bar"""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One of the three questions, with a number for each task and a sentence or two."""
+
+    question: str
+    readings: Sequence[Reading]
+    text: str
+
+
+@dataclass(frozen=True)
+class Chip:
+    """A claim in three words and its verdict."""
+
+    name: str
+    verdict: str
+    tone: str
+    """`yes`, `partly`, `no` or `open`: how the verdict is drawn, beside its words"""
+
+
+@dataclass(frozen=True)
+class Overview(Block):
+    """The first screen: pictures, three answers, verdicts."""
+
+    prompt: str
+    columns: Sequence[HeroColumn]
+    answers: Sequence[Answer]
+    chips: Sequence[Chip]
+    template: ClassVar = "overview.html"
+
+
+@dataclass(frozen=True)
+class Explorer(Block):
+    """The interactive scene explorer, and the strips that stand in its place without scripts."""
+
+    data: Mapping[str, object]
+    """what the script reads, see `sections.explorer`"""
+    strips: Sequence[Strip]
+    template: ClassVar = "explorer.html"
+
+
+@dataclass(frozen=True)
+class Compared:
+    """An image before and after an edit, with the outline of the requested label."""
+
+    before: Picture
+    after: Picture
+    title: str
+    outline: str
+    """SVG path of the outline, in units of the width and height; empty draws none"""
+
+
+@dataclass(frozen=True)
+class Comparisons(Block):
+    """Images before and after an edit under a slider; side by side without scripts."""
+
+    pairs: Sequence[Compared]
+    template: ClassVar = "comparisons.html"
 
 
 @dataclass(frozen=True)
@@ -147,6 +209,8 @@ class Section:
     short: str = ""
     """its name in the contents"""
     blocks: list[Block] = field(default_factory=list)
+    appendix: bool = False
+    """whether it is folded at the end of the page"""
 
 
 @dataclass(frozen=True)
@@ -183,6 +247,8 @@ def titled_strips(sections: Sequence[Section]) -> Iterator[TitledStrip]:
         for block in _flat(section.blocks):
             if isinstance(block, Heading):
                 heading = block.text
+            elif isinstance(block, Explorer):
+                yield from (TitledStrip(section.key, s.name, s.pictures) for s in block.strips)
             elif isinstance(block, StripGroup):
                 heading = f"{block.title} {block.note}"
                 yield from (TitledStrip(section.key, f"{heading}, {s.name}", s.pictures) for s in block.strips)
@@ -200,7 +266,8 @@ def render(title: str, kicker: str, summary: str, sections: Sequence[Section]) -
     """The whole document as HTML; `kicker` and `summary` stand above and below its title."""
     kept = [s for s in sections if s.blocks]
     template = _environment().get_template("page.html")
-    return template.render(title=title, kicker=kicker, summary=summary, sections=kept)
+    parts = {"sections": [s for s in kept if not s.appendix], "appendix": [s for s in kept if s.appendix]}
+    return template.render(title=title, kicker=kicker, summary=summary, **parts)
 
 
 @cache

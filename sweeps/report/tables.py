@@ -1,4 +1,4 @@
-"""Tables of the report, and how numbers are written in cells and sentences."""
+"""Tables of the report, and the HTML of numbers in cells and sentences."""
 
 from __future__ import annotations
 
@@ -10,10 +10,7 @@ from typing import ClassVar
 from markupsafe import Markup, escape
 
 from probing.statistics import Interval
-
-DASH = "–"
-MISSING = "—"
-MINUS = "−"
+from sweeps.analysis.words import MISSING, bounds, number
 
 
 class Num(Markup):
@@ -46,6 +43,8 @@ class Table(Block):
     """indices of highlighted rows"""
     style: str = ""
     """CSS classes"""
+    images: int | None = None
+    """number of test images that the scores are of, shown in the caption"""
     template: ClassVar = "table.html"
 
     @property
@@ -68,23 +67,10 @@ def cell(value: Cell) -> Markup:
     return escape(number(value) if isinstance(value, float) else value)
 
 
-def number(value: float, digits: int = 2) -> str:
-    """A number with a true minus sign, or a dash if it is not finite."""
-    if not math.isfinite(value):
-        return MISSING
-    text = f"{value:.{digits}f}"
-    is_zero = not text.strip("-0.")
-    return text.lstrip("-") if is_zero else text.replace("-", MINUS)
-
-
 def interval(estimate: Interval, digits: int = 2) -> Num:
     """``0.83 (0.81–0.85)``; without the brackets if there is no interval."""
-    value = number(estimate.estimate, digits)
-    if not math.isfinite(estimate.low):
-        return Num(value)
-    low, high = number(estimate.low, digits), number(estimate.high, digits)
-    separator = " to " if MINUS in low + high else DASH
-    return Num(f'{value} <span class="ci">({low}{separator}{high})</span>')
+    value, ends = number(estimate.estimate, digits), bounds(estimate, digits)
+    return Num(f'{value} <span class="ci">({ends})</span>' if ends else value)
 
 
 def p_value(p: float) -> Num:

@@ -88,6 +88,12 @@ def _scaled(picture: Picture) -> Image.Image:
     return image.resize((width, SHEET_HEIGHT), method)
 
 
+def data_url(pixels: np.ndarray, format: str, **options: object) -> str:
+    """Data URL of uint8 pixels (H, W) or (H, W, 3)."""
+    data = _encode(Image.fromarray(pixels), format, **options)
+    return f"data:image/{format.lower()};base64,{base64.b64encode(data).decode()}"
+
+
 def _encode(image: Image.Image, format: str, **options: object) -> bytes:
     out = io.BytesIO()
     image.save(out, format, **options)

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pyarrow as pa
 
 from storage import Store
@@ -105,6 +104,9 @@ def _task_numbers(scores: Scores) -> Iterator[tuple[str, float | str]]:
     if best is not None:
         yield "best_site", scores.sites[best].name
         yield f"best_{label}", summary.final(scores, "trained", scores.sites[best].name).estimate
+    rise = summary.emergence(scores, "trained", scores.lead_part)
+    if rise.found:
+        yield "emergence_step", rise.step.estimate
     if not scores.site_indices("decoder"):
         return
     yield f"decoder_{label}", summary.final(scores, "trained", "decoder").estimate
@@ -113,9 +115,6 @@ def _task_numbers(scores: Scores) -> Iterator[tuple[str, float | str]]:
         yield f"gap_{other}", gain.estimate
         yield f"gap_{other}_low", gain.low
         yield f"gap_{other}_high", gain.high
-    emergence = summary.emergence(scores, "trained", "decoder").estimate
-    if np.isfinite(emergence):
-        yield "emergence_step", emergence
 
 
 def cluster_numbers(run: RunData) -> dict[str, int | str]:

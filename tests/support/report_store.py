@@ -330,7 +330,7 @@ def transfer_rows(made: Made) -> pa.Table:
         {
             "experiment": "transfer", "variant": "trained", "site": "up.3.0", "step": step, "task": task,
             "control": f"from_{origin:02d}", "seed": 0, "stage_hash": "7a45fe12", "status": "done", "attempt": 1,
-            "tokens": made.tokens("up.3.0"), "channels": 3,
+            "tokens": made.tokens("up.3.0"), "channels": 3, "n_test": 96,
             "dice": 0.9 - 0.04 * abs(step - origin) if task == "saliency" else None,
             "rmse": 0.3 + 0.03 * abs(step - origin) if task == "depth" else None,
         }

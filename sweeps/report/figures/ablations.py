@@ -13,7 +13,8 @@ from interventions.config import GAIN, GUIDANCE
 from interventions.summary import DepthSlope
 from sweeps.analysis.interventions import Ablation, Row, ablations, second_objects
 from sweeps.analysis.scores import MEASURES
-from sweeps.analysis.vocabulary import DIRECTION_TITLES, EDIT_CONTROL_TITLES, EXPERIMENT_TITLES, TASK_TITLES
+from sweeps.analysis.vocabulary import DIRECTION_TITLES, EDIT_CONTROL_TITLES, EXPERIMENT_TITLES, TASK_TITLES, plain
+from sweeps.analysis.words import number
 from sweeps.report.figures.base import SITE_INKS, Panel, ink, reach, rules, style
 
 AXES = {
@@ -63,23 +64,25 @@ def ablation_panel(ablation: Ablation) -> Panel:
         ax.legend(frameon=False, fontsize=8.5, ncols=2, loc="best")
     text = f"Median {label} against the target label by {what}, {points[0].images} images, "
     if by_guidance:
-        values = "; ".join(f"{p.label}: {b:.2f} and {a:.2f}" for p, b, a in zip(points, before, after, strict=True))
+        values = "; ".join(
+            f"{p.label}: {number(b)} and {number(a)}" for p, b, a in zip(points, before, after, strict=True)
+        )
         text += f"without and with the edit at the same scale: {values}."
     else:
-        values = "; ".join(f"{p.label}: {a:.2f}" for p, a in zip(points, after, strict=True))
-        text += f"{before[0]:.2f} without the edit: {values}."
+        values = "; ".join(f"{p.label}: {number(a)}" for p, a in zip(points, after, strict=True))
+        text += f"{number(before[0])} without the edit: {values}."
     rows = [
         (task, ablation.direction, p.label, p.images, p.before.estimate, p.after.estimate, p.after.low, p.after.high)
         for p in points
     ]
     header = ("task", "direction", ablation.experiment, "images", "before", "after", "low", "high")
-    return Panel(name, f"{TASK_TITLES[task]}: {what}", text, fig, header, rows)
+    return Panel(name, f"{TASK_TITLES[task]}: {what}", text, fig, header, rows, points[0].images)
 
 
 def second_object_panel(found: Mapping[tuple[str, str], tuple[DepthSlope, list[Row]]]) -> Panel:
     """Achieved and requested depth of an object at a place that had none (appendix E)."""
     name = "edits-second-object"
-    titles = {way: f"{DIRECTION_TITLES[way[0]]}, {EDIT_CONTROL_TITLES.get(way[1], way[1])}" for way in found}
+    titles = {way: f"{DIRECTION_TITLES[way[0]]}, {EDIT_CONTROL_TITLES.get(way[1], plain(way[1]))}" for way in found}
     with style(name):
         fig = Figure(figsize=(4.1, 2.7))
         ax = fig.add_axes((0.14, 0.18, 0.83, 0.7))
@@ -92,7 +95,7 @@ def second_object_panel(found: Mapping[tuple[str, str], tuple[DepthSlope, list[R
         ax.set_ylabel("achieved change")
         ax.set_title("Second object – depth")
         ax.legend(frameon=False, fontsize=8.5, loc="best")
-    slopes = "; ".join(f"{titles[way]} {slope.slope.estimate:.2f}" for way, (slope, _) in found.items())
+    slopes = "; ".join(f"{titles[way]} {number(slope.slope.estimate)}" for way, (slope, _) in found.items())
     text = f"Slope of the achieved on the requested depth at the place of the new object: {slopes}."
     numbers = [
         (direction, control, row["sample"], row["trial"], *values)
@@ -100,7 +103,15 @@ def second_object_panel(found: Mapping[tuple[str, str], tuple[DepthSlope, list[R
         for row, *values in zip(rows, *_changes(rows), strict=True)
     ]
     header = ("direction", "control", "sample", "trial", "asked", "came")
-    return Panel(name, "Second object: requested and achieved depth", text, fig, header, numbers)
+    return Panel(
+        name,
+        "Second object: requested and achieved depth",
+        text,
+        fig,
+        header,
+        numbers,
+        len({row[2] for row in numbers}),
+    )
 
 
 def _changes(rows: Sequence[Row]) -> tuple[list[float], list[float]]:

@@ -17,6 +17,7 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 from probing.statistics import Interval
@@ -24,7 +25,6 @@ from sweeps.analysis.scores import Measure
 from sweeps.analysis.tables import Site
 from sweeps.analysis.vocabulary import STEP_AXIS
 
-BLOCKS = ("down.0", "down.1", "down.2", "mid", "up.1", "up.2", "up.3")
 INKS = {
     # role: (light, dark). Encoder blue and decoder orange differ under every kind of colour blindness.
     "ink": ("#1e2530", "#e8e6e1"),
@@ -43,9 +43,28 @@ INKS = {
     "third": ("#018a68", "#3cc7a0"),
     "random": ("#8b919a", "#8b929b"),
 }
+BLOCK_INKS = ("down.0", "down.1", "down.2", "mid", "up.1", "up.2", "up.3")
+"""roles of blocks in order of execution, from the first of the encoder to the last of the decoder"""
+BLOCKS_NAMED = 8
+"""blocks that are named in a drawing at most"""
 SITE_INKS = ("first", "second", "third")
 MARKERS = ("o", "s", "^")
 SETTINGS = matplotlib.rc_params_from_file(Path(__file__).with_name("report.mplstyle"), use_default_template=False)
+
+
+def block_inks(blocks: Sequence[str]) -> dict[str, str]:
+    """The colour role of each block in order of execution; a UNet's blocks lie on either side of the middle."""
+    down = [b for b in blocks if b.startswith("down.")]
+    up = [b for b in blocks if b.startswith("up.")]
+    if not down and not up:
+        return dict(zip(blocks, (BLOCK_INKS[i % len(BLOCK_INKS)] for i in range(len(blocks))), strict=True))
+    places = {b: min(i, 2) for i, b in enumerate(down)} | {b: max(6 - i, 4) for i, b in enumerate(reversed(up))}
+    return {b: BLOCK_INKS[places.get(b, 3)] for b in blocks}
+
+
+def slug(text: str) -> str:
+    """A part's name for ids and file names."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
 def ink(role: str) -> str:
@@ -80,6 +99,14 @@ class Panel:
     figure: Figure
     header: tuple[str, ...] = ()
     rows: Sequence[tuple[object, ...]] = ()
+    images: int | None = None
+    """number of images that the figure's scores are of, written into its corner"""
+
+    def __post_init__(self) -> None:
+        if self.images is not None:
+            colour = ink("muted")
+            words = f"n = {self.images} images"
+            self.figure.text(0.995, 0.995, words, ha="right", va="top", fontsize=7.5, color=colour)
 
     @cached_property
     def svg(self) -> str:
@@ -116,6 +143,7 @@ class Panel:
         named = f'role="img" aria-labelledby="{self.name}-t {self.name}-d"'
         svg = re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', named, svg, count=1)
         svg = re.sub(r' transform="rotate\(-0 [^"]*"', "", svg)
+        svg = re.sub(r'base64,[^"]+', lambda data: "".join(data[0].split()), svg)
         svg = re.sub(r"\n\s*", " ", svg)
         described = Markup('><title id="{0}-t">{1}</title><desc id="{0}-d">{2}</desc>')
         svg = svg.replace(">", described.format(self.name, self.title, self.text), 1)
@@ -196,7 +224,8 @@ def draw_bands(ax: Axes, steps: Sequence[int], bands: Sequence[Band], levels: di
 
 def dress(ax: Axes, steps: Sequence[int], ylabel: str) -> None:
     """Set up an axis of denoising steps with light horizontal rules."""
-    ticks = sorted({steps[0], steps[-1], *(s for s in steps if s % 5 == 0)})
+    every = 5 * max(1, round((steps[-1] - steps[0]) / 30))
+    ticks = sorted({steps[0], steps[-1], *(s for s in steps if s % every == 0)})
     ax.set_xticks(ticks)
     ax.set_xlim(steps[0] - 0.3, steps[-1] + 0.3)
     ax.set_xlabel(STEP_AXIS)
@@ -223,26 +252,52 @@ def reach(estimates: Sequence[Interval]) -> np.ndarray:
 
 def heat(fig: Figure, ax: Axes, values: np.ndarray, limits: tuple[float, float], colours: str, label: str) -> Axes:
     """Draw a matrix (rows, columns) as colours with a colour bar below; returns the axes of the colour bar."""
-    mesh = ax.pcolormesh(
-        np.ma.masked_invalid(values), cmap=colours, vmin=limits[0], vmax=limits[1], lw=0.6, edgecolors=ink("paper")
-    )
-    ax.set_ylim(len(values), 0)
+    # One pixel for each cell: a path for each of them would be most of the page.
+    mesh = ax.imshow(
+        np.ma.masked_invalid(values), cmap=colours, vmin=limits[0], vmax=limits[1], interpolation="none",
+        aspect="auto", extent=(0, values.shape[1], values.shape[0], 0),
+    )  # fmt: skip
+    mesh.set_gid("cells")
     ax.spines[:].set_visible(False)
     ax.tick_params(length=0)
-    bar = fig.colorbar(mesh, cax=fig.add_axes((0.15, 0.085, ax.get_position().width, 0.022)), orientation="horizontal")
+    place, inch = ax.get_position(), 1 / fig.get_figheight()
+    cax = fig.add_axes((place.x0, 0.33 * inch, place.width, 0.085 * inch))
+    bar = fig.colorbar(mesh, cax=cax, orientation="horizontal")
     bar.outline.set_visible(False)
     bar.set_label(label, fontsize=8)
     bar.ax.tick_params(labelsize=8, length=2)
     return bar.ax
 
 
+def border_runs(chosen: np.ndarray) -> Iterator[tuple[int, int, int]]:
+    """Horizontal lines of the border of the chosen cells (rows, columns): row, first column, and column of the end."""
+    edges = np.diff(np.pad(chosen.astype(np.int8), 1), axis=0) != 0
+    for row, line in enumerate(edges[:, 1:-1]):
+        ends = np.flatnonzero(np.diff(np.pad(line.astype(np.int8), 1)))
+        yield from ((row, start, stop) for start, stop in zip(ends[::2].tolist(), ends[1::2].tolist(), strict=True))
+
+
+def outline(ax: Axes, chosen: np.ndarray) -> None:
+    """Draw the border of the chosen cells (rows, columns) of a matrix: a dark line on a light one."""
+    lines = [((x, y), (end, y)) for y, x, end in border_runs(chosen)]
+    lines += [((x, y), (x, end)) for x, y, end in border_runs(chosen.T)]
+    for width, role in ((2.6, "paper"), (1.1, "ink")):
+        ax.add_collection(LineCollection(lines, colors=ink(role), linewidths=width, capstyle="projecting", zorder=4))
+
+
+def matrix_height(rows: int) -> float:
+    """Height in inches of a figure with one line of text for each of `rows` rows of a matrix."""
+    return max(3.9, 1.0 + 0.17 * rows)
+
+
 def site_step_axes(ax: Axes, sites: Sequence[Site], steps: Sequence[int] = ()) -> None:
     """Name sites on the y axis, with lines between the sides of the network, and steps on the x axis."""
-    ax.set_yticks(np.arange(len(sites)) + 0.5, [s.name for s in sites], fontsize=8)
+    ax.set_yticks(np.arange(len(sites)) + 0.5, [s.name for s in sites], fontsize=8.5)
     ax.set_ylim(len(sites), 0)
     for i in range(1, len(sites)):
         if sites[i].side != sites[i - 1].side:
             ax.axhline(i, color=ink("ink"), lw=0.9)
     if steps:
-        ax.set_xticks(np.arange(len(steps)) + 0.5, [str(s) for s in steps])
+        every = -(-len(steps) // 20)  # a label needs room
+        ax.set_xticks(np.arange(0, len(steps), every) + 0.5, [str(s) for s in steps[::every]])
         ax.set_xlabel(STEP_AXIS)

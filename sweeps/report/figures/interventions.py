@@ -13,7 +13,8 @@ from matplotlib.ticker import MaxNLocator
 from interventions.config import GAIN, MAIN
 from interventions.controls import EDIT, NULLS
 from sweeps.analysis.summary import Edits
-from sweeps.analysis.vocabulary import DIRECTION_TITLES, EDIT_CONTROL_TITLES, SCALE_TITLES, TASK_TITLES
+from sweeps.analysis.vocabulary import DIRECTION_TITLES, EDIT_CONTROL_TITLES, SCALE_TITLES, TASK_TITLES, plain
+from sweeps.analysis.words import number
 from sweeps.report.figures.base import Panel, ink, reach, rules, style
 
 
@@ -73,10 +74,11 @@ def dose_panel(edits: Sequence[Edits]) -> Panel:
         for e in own
         for m in [e.effect.moved]
     ]
-    shown = "; ".join(f"{e.effect.series.gain:g}: {e.effect.moved.estimate:.2f}" for e in by_control.get(EDIT, ()))
+    shown = "; ".join(f"{e.effect.series.gain:g}: {number(e.effect.moved.estimate)}" for e in by_control.get(EDIT, ()))
     text = f"Change of target minus original by gain: {shown}. Means with 95 % intervals over images."
     header = ("task", "direction", "gain", "control", "images", "mean", "low", "high")
-    return Panel(name, f"{_title(edits[0])}: dose response", text, fig, header, rows)
+    title = f"{_title(edits[0])}: dose response"
+    return Panel(name, title, text, fig, header, rows, edits[0].effect.images)
 
 
 def before_after(edit: Edits, stem: str) -> Panel:
@@ -101,18 +103,19 @@ def before_after(edit: Edits, stem: str) -> Panel:
         ax.legend(frameon=False, fontsize=8.5, loc="lower right", bbox_to_anchor=(1.02, 0.96), ncols=2)
     effect = edit.effect
     text = f"Histogram of {effect.trials} edits of {effect.images} images. Median {measure.label} "
-    text += f"{effect.before.estimate:.2f} before, {effect.after.estimate:.2f} after."
+    text += f"{number(effect.before.estimate)} before, {number(effect.after.estimate)} after."
     before, after = (np.histogram(v, edges)[0].tolist() for v in (edit.before, edit.after))
     lefts, rights = edges[:-1].tolist(), edges[1:].tolist()
     rows = [(measure.task, *row) for row in zip(lefts, rights, before, after, strict=True)]
-    return Panel(name, f"{_title(edit)}: before and after", text, fig, ("task", "from", "to", "before", "after"), rows)
+    header = ("task", "from", "to", "before", "after")
+    return Panel(name, f"{_title(edit)}: before and after", text, fig, header, rows, effect.images)
 
 
 def effects(edits: Sequence[Edits], stem: str) -> Panel:
     """Change of target minus original by the edit and by each control."""
     measure, name = edits[0].measure, f"{stem}-controls"
     gains = [e.effect.moved for e in edits]
-    names = [EDIT_CONTROL_TITLES.get(e.effect.control, e.effect.control) for e in edits]
+    names = [EDIT_CONTROL_TITLES.get(e.effect.control, plain(e.effect.control)) for e in edits]
     with style(name):
         fig = Figure(figsize=(4.1, 2.7))
         ax = fig.add_axes((0.36, 0.18, 0.6, 0.7))
@@ -127,7 +130,7 @@ def effects(edits: Sequence[Edits], stem: str) -> Panel:
         ax.set_xlabel(f"change of {measure.label}, target − original")
         ax.set_title(_title(edits[0]))
     text = "Change of target minus original, means with 95 % intervals over images: "
-    text += "; ".join(f"{n} {g.estimate:.2f}" for n, g in zip(names, gains, strict=True))
+    text += "; ".join(f"{n} {number(g.estimate)}" for n, g in zip(names, gains, strict=True))
     rows = [(measure.task, e.effect.control, g.estimate, g.low, g.high) for e, g in zip(edits, gains, strict=True)]
     return Panel(
         name,
@@ -136,6 +139,7 @@ def effects(edits: Sequence[Edits], stem: str) -> Panel:
         fig,
         ("task", "control", "mean", "low", "high"),
         rows,
+        edits[0].effect.images,
     )
 
 

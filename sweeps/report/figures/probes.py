@@ -14,47 +14,53 @@ from probing.statistics import Interval
 from sweeps.analysis import summary
 from sweeps.analysis.scores import Scores
 from sweeps.analysis.vocabulary import TASK_TITLES, variant_title
+from sweeps.analysis.words import number
 from sweeps.report.figures import base
-from sweeps.report.figures.base import BLOCKS, Band, Panel, ink, style
+from sweeps.report.figures.base import Band, Panel, block_inks, ink, style
 from sweeps.report.tables import grid_size
 
 CURVE_HEADER = ("task", "score", "line", "variant", "step", "mean", "low", "high")
 
 
 def y_limits(scores: Scores) -> tuple[float, float]:
-    """Dice from 0 to 1; an error from 0 to slightly above the largest mean or floor."""
-    if scores.measure.higher:
-        return 0.0, 1.0
-    return 0.0, float(np.nanmax([np.nanmax(scores.means), *scores.floor])) * 1.08
+    """From the worst mean or floor to the best mean or grid oracle, with a margin; Dice within 0 to 1."""
+    known = np.concatenate([scores.means.ravel(), scores.floor, scores.oracle_means])
+    known = known[np.isfinite(known)]
+    low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 1.0)
+    margin = 0.06 * (high - low) or 0.05
+    return max(0.0, low - margin), min(1.0, high + margin) if scores.measure.higher else high + margin
 
 
 def block_curves(scores: Scores) -> Panel:
     """Figure 2 of the paper: block means by step, beside the other networks."""
     task = scores.measure.task
-    bands = [_band(scores, "trained", block, block, block) for block in BLOCKS if scores.site_indices(block)]
+    bands = [_band(scores, "trained", block, block, role) for block, role in block_inks(list(scores.blocks)).items()]
     for variant in summary.other_variants(scores):
         label = variant_title(variant).partition(",")[0]
         bands.append(_band(scores, variant, "all", label, "random", dashed=True))
     with style(f"curves-{task}"):
         fig, ax = base.figure(4.1, 3.1)
-        _draw_curves(ax, scores, bands, "decoder")
+        _draw_curves(ax, scores, bands, scores.lead_part)
         ax.set_title(f"{TASK_TITLES[task]} – block means")
-    part, name = ("decoder", "Decoder mean") if scores.site_indices("decoder") else ("all", "Mean over all sites")
+    part = scores.lead_part
+    name = "Decoder mean" if part == "decoder" else "Mean over all sites"
     mean, _, _ = summary.curve(scores, "trained", part)
     text = (
         f"{base.direction(scores.measure)}, by denoising step, one line per block with 95 % intervals. {name} of the "
     )
-    text += f"trained network: {mean[0]:.2f} at step {scores.steps[0]}, {mean[-1]:.2f} at step {scores.steps[-1]}."
+    text += (
+        f"trained network: {number(mean[0])} at step {scores.steps[0]}, {number(mean[-1])} at step {scores.steps[-1]}."
+    )
     for variant in summary.other_variants(scores):
         other, _, _ = summary.curve(scores, variant, part)
-        text += f" {variant_title(variant).capitalize()}: {other[-1]:.2f}."
+        text += f" {variant_title(variant).capitalize()}: {number(other[-1])}."
     title = f"{TASK_TITLES[task]}: {scores.measure.label} by step"
-    return Panel(f"curves-{task}", title, text, fig, CURVE_HEADER, _band_rows(scores, bands))
+    return Panel(f"curves-{task}", title, text, fig, CURVE_HEADER, _band_rows(scores, bands), scores.images)
 
 
 def site_curves(scores: Scores) -> list[Panel]:
     """One small panel per block with a curve for each of its sites."""
-    return [_block_panel(scores, block) for block in BLOCKS if scores.site_indices(block)]
+    return [_block_panel(scores, block) for block in scores.blocks]
 
 
 def _block_panel(scores: Scores, block: str) -> Panel:
@@ -67,7 +73,7 @@ def _block_panel(scores: Scores, block: str) -> Panel:
             role = "random" if control else base.SITE_INKS[k % 3]
             label = "" if control else site.name
             bands.append(_band(scores, variant, site.name, label, role, control, base.MARKERS[k % 3]))
-    name = f"sites-{task}-{block.replace('.', '-')}"
+    name = f"sites-{task}-{base.slug(block)}"
     with style(name):
         fig, ax = base.figure(2.9, 2.2)
         ax.set_position((0.13, 0.2, 0.65, 0.66))
@@ -77,7 +83,7 @@ def _block_panel(scores: Scores, block: str) -> Panel:
         ax.set_title(f"{block}  ({grid_size(sites[0].grid)} patches)")
     text = f"{base.direction(scores.measure)}, for each site of {block}, trained in colour, randomised in grey."
     title = f"{TASK_TITLES[task]}, sites of {block}"
-    return Panel(name, title, text, fig, CURVE_HEADER, _band_rows(scores, bands))
+    return Panel(name, title, text, fig, CURVE_HEADER, _band_rows(scores, bands), scores.images)
 
 
 def _draw_curves(ax: Axes, scores: Scores, bands: Sequence[Band], part: str) -> None:
@@ -111,14 +117,14 @@ def heatmap(scores: Scores, variant: str) -> Panel:
     name = f"heatmap-{task}-{variant.replace('_', '-')}"
     values = scores.means[scores.variant_index(variant)]
     weak = summary.not_above(scores, variant)
+    clear = np.isfinite(values) & ~weak & scores.per_image
     with style(name):
-        fig = Figure(figsize=(4.1, 3.9))
-        ax = fig.add_axes((0.15, 0.225, 0.82, 0.7))
+        height = base.matrix_height(len(scores.sites))
+        fig = Figure(figsize=(4.1, height))
+        ax = fig.add_axes((_left(scores), 0.88 / height, 0.97 - _left(scores), 1 - 1.16 / height))
         colours = "viridis" if measure.higher else "viridis_r"
         bar = base.heat(fig, ax, values, y_limits(scores), colours, base.direction(measure))
-        # Light dots with a dark edge are visible on bright and dark entries alike.
-        rows, columns = np.nonzero(weak)
-        ax.plot(columns + 0.5, rows + 0.5, "o", ms=2.6, mew=0.5, color=ink("paper"), mec=ink("ink"), ls="none")
+        base.outline(ax, clear)
         base.site_step_axes(ax, scores.sites, scores.steps)
         ax.set_title(f"{TASK_TITLES[task]} – {variant_title(variant)}")
         _mark_floor(bar, float(np.nanmean(scores.floor)))
@@ -128,9 +134,10 @@ def heatmap(scores: Scores, variant: str) -> Panel:
     if best is not None:
         how = "on validation" if scores.validated else "by training loss"
         text += f" Best site {how} at the last step: {scores.sites[best].name}, "
-        text += f"test {measure.label} {values[best, -1]:.2f}."
-    text += f" {weak.sum()} of {weak.size} entries, marked with a dot, are not shown to beat the floor"
-    text += " and every other network." if variant == "trained" else "."
+        text += f"test {measure.label} {number(values[best, -1])}."
+    if scores.per_image:
+        text += f" {clear.sum()} of {clear.size} entries, outlined, beat the floor"
+        text += " and every other network." if variant == "trained" else "."
     numbers = [
         (task, measure.score, variant, site.name, step, values[s, t], int(weak[s, t]))
         for s, site in enumerate(scores.sites)
@@ -138,7 +145,12 @@ def heatmap(scores: Scores, variant: str) -> Panel:
     ]
     header = ("task", "score", "variant", "site", "step", "mean", "not_above")
     title = f"{TASK_TITLES[task]}, {variant_title(variant)}: every site and step"
-    return Panel(name, title, text, fig, header, numbers)
+    return Panel(name, title, text, fig, header, numbers, scores.images)
+
+
+def _left(scores: Scores) -> float:
+    """Share of a figure's width that the names of the sites need."""
+    return max(0.15, 0.017 * max(len(s.name) for s in scores.sites) + 0.02)
 
 
 def _mark_floor(bar: Axes, floor: float) -> None:
@@ -156,14 +168,17 @@ def dumbbells(scores: Scores) -> Panel:
     variants = ("trained", *summary.other_variants(scores))
     found = {v: [summary.final(scores, v, s.name) for s in scores.sites] for v in variants}
     with style(name):
-        fig = Figure(figsize=(4.1, 3.8))
-        ax = fig.add_axes((0.155, 0.155, 0.82, 0.77))
+        height = base.matrix_height(len(scores.sites))
+        fig = Figure(figsize=(4.1, height))
+        ax = fig.add_axes((_left(scores), 0.85 / height, 0.97 - _left(scores), 1 - 1.13 / height))
         base.site_step_axes(ax, scores.sites)
         _dumbbell_marks(ax, scores, found)
         ax.set_xlim(*y_limits(scores))
         ax.set_xlabel(base.direction(measure))
         base.rules(ax, "x")
         ax.set_title(f"{TASK_TITLES[task]} – step {scores.steps[-1]}")
+        look: dict[str, Any] = {"frameon": False, "fontsize": 8, "handletextpad": 0.3, "columnspacing": 1.2}
+        fig.legend(loc="lower center", bbox_to_anchor=(0.5, 0.1 / height), ncols=4, **look)
     rows = [
         (task, measure.score, v, site.name, e.estimate, e.low, e.high, scores.oracle_means[i], scores.floor[i])
         for v in variants
@@ -172,11 +187,12 @@ def dumbbells(scores: Scores) -> Panel:
     header = ("task", "score", "variant", "site", "mean", "low", "high", "oracle", "floor")
     text = f"{base.direction(measure)}, at the last step. For each site: {', '.join(map(variant_title, variants))}, "
     text += "the grid oracle and the floor; the table below has the numbers."
-    return Panel(name, f"{TASK_TITLES[task]}: every site at the last step", text, fig, header, rows)
+    title = f"{TASK_TITLES[task]}: every site at the last step"
+    return Panel(name, title, text, fig, header, rows, scores.images)
 
 
 def _dumbbell_marks(ax: Axes, scores: Scores, found: Mapping[str, Sequence[Interval]]) -> None:
-    """Marks of oracle, floor and every variant at each site, with their legend."""
+    """Marks of oracle, floor and every variant at each site."""
     y = np.arange(len(scores.sites)) + 0.5
     ax.plot(scores.oracle_means, y, "|", ms=9, mew=1.6, color=ink("ink"), label="grid oracle")
     ax.plot(scores.floor, y, "|", ms=9, mew=1.2, color=ink("random"), label="floor")
@@ -194,5 +210,3 @@ def _dumbbell_marks(ax: Axes, scores: Scores, found: Mapping[str, Sequence[Inter
             elinewidth=1.2,
             label=variant_title(variant),
         )
-    spacing = {"handletextpad": 0.3, "columnspacing": 1.2}
-    ax.legend(loc="upper center", bbox_to_anchor=(0.43, -0.145), ncols=4, frameon=False, fontsize=8, **spacing)

@@ -15,9 +15,11 @@ from sweeps.analysis import summary
 from sweeps.analysis.scores import Scores
 from sweeps.analysis.tables import RunData, Site
 from sweeps.analysis.vocabulary import LABELLER_TITLES
-from sweeps.report.gallery.probes import SHOWN_STEPS, PredictionMemory, map_limits, probe_units
+from sweeps.report.gallery.probes import STRIP, PredictionMemory, map_limits, pick, probe_units
 from sweeps.runtime.layout import EMERGENCE, EMERGENCE_FOLDER, LATENT_KINDS
 
+EMERGING_SHOWN = 2
+"""images whose emergence is shown"""
 SMOOTH_SHOWN = 3
 """images shown with and without the smoothness loss"""
 
@@ -75,15 +77,18 @@ def emerging(run: RunData, store: Store, scores: dict[str, Scores], memory: Pred
     images = run.table("images")
     rows = None if images is None else images.filter(pc.equal(images["experiment"], EMERGENCE))
     current = set() if rows is None else set(rows["sample"].to_pylist())
-    found = []
+    found: list[Emerging] = []
     for path in store.list(f"{EMERGENCE_FOLDER}/"):
         try:
             sample = int(path.rpartition("/")[2].partition(".")[0])
             if sample in current:
-                found.append(_emerging(run, scores, memory, sample, load(store.get(path))))
+                one = _emerging(run, scores, memory, sample, load(store.get(path)))
+                found += [one] if one is not None else []
         except (KeyError, ValueError, SafetensorError):
             continue
-    return [one for one in found if one is not None]
+        if len(found) == EMERGING_SHOWN:
+            break
+    return found
 
 
 def _emerging(
@@ -94,7 +99,9 @@ def _emerging(
     if finished is None:
         return None
     stored_steps = stored["steps"].tolist()
-    places = {step: stored_steps.index(step) for step in SHOWN_STEPS if step in stored_steps}
+    steps = next(iter(scores.values())).steps
+    shown = list(dict.fromkeys(min(stored_steps, key=lambda s: abs(s - step)) for step in pick(steps, STRIP)))
+    places = {step: stored_steps.index(step) for step in shown}
     images = {kind: {s: stored[f"{kind}.image"][i] for s, i in places.items()} for kind in LATENT_KINDS}
     rows: list[MapRow] = []
     for found in scores.values():
@@ -118,7 +125,7 @@ def _map_rows(
         return []
     label, site = probe_units(run, task, final)[0], scores.sites[best]
     limits = map_limits(task, label)
-    predicted = {s: memory.predict("trained", site, s, task, [sample]) for s in SHOWN_STEPS if s in scores.steps}
+    predicted = {s: memory.predict("trained", site, s, task, [sample]) for s in places if s in scores.steps}
     probed = {s: maps[0] for s, maps in predicted.items() if maps is not None}
     rows = [MapRow(task, f"probe at {site.name}", probed, label, limits)]
     for kind, name in LABELLER_TITLES.items():

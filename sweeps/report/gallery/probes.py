@@ -19,8 +19,8 @@ from sweeps.analysis.scores import Scores
 from sweeps.analysis.tables import RunData, Site, StoreReader
 from sweeps.runtime.layout import PREDICTIONS
 
-SHOWN_STEPS = (1, 2, 3, 5, 10, 15)
-"""denoising steps of which pictures are shown"""
+STRIP = (0, 1 / 14, 2 / 14, 4 / 14, 9 / 14, 1)
+"""places of the steps of which pictures are shown, from the first (0) to the last (1): early ones lie closer"""
 PERCENTILES = (90, 65, 35, 10)
 """percentiles of the test score at which examples are chosen"""
 CONTACTS = 12
@@ -70,6 +70,11 @@ class Contact:
     captions: list[str]
     images: np.ndarray
     """uint8 (n, H, W, 3)"""
+
+
+def pick(steps: Sequence[int], places: Sequence[float]) -> list[int]:
+    """Steps at places between the first (0) and the last (1) of `steps`, without repetition."""
+    return list(dict.fromkeys(steps[round(place * (len(steps) - 1))] for place in places))
 
 
 class PredictionMemory:
@@ -154,7 +159,7 @@ def _readings(run: RunData, scores: Scores, memory: PredictionMemory, samples: l
     if index is None or labels is None:
         return []
     site, labels = scores.sites[index], probe_units(run, task, labels)
-    steps = [s for s in SHOWN_STEPS if s in scores.steps]
+    steps = pick(scores.steps, STRIP)
     predicted = {s: memory.predict("trained", site, s, task, samples) for s in steps}
     maps = {s: values for s, values in predicted.items() if values is not None}
     if not maps:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from sweeps.analysis.converged import references
 from sweeps.analysis.vocabulary import TASK_TITLES
+from sweeps.analysis.words import number
 from sweeps.report.context import Context
 from sweeps.report.links import site_link, source_link
 from sweeps.report.page import Paragraph, Section
 from sweeps.report.sections.experiments import at_step
-from sweeps.report.tables import Num, Table, interval, number
+from sweeps.report.tables import Num, Table, interval
 
 
 def converged(context: Context) -> Section:
@@ -35,7 +36,9 @@ def converged(context: Context) -> Section:
         for p in pairs
     ]
     columns = ["Score", "Site", "Step", "Trained probe", "Converged reference", "Gain of the reference"]
-    table = Table("Trained probes and converged references on the same test images", columns, rows)
+    table = Table(
+        "Trained probes and converged references on the same test images", columns, rows, images=pairs[0].images
+    )
     blocks = [Paragraph(text), table, source_link("converged")]
     return Section("converged", "How much is due to the optimiser?", "Optimiser", blocks)
 
@@ -66,6 +69,7 @@ def truth(context: Context) -> Section:
         for step in scores.steps
     ]
     columns = ["Score", "Site", "Step", "Renders, true labels", "Floor of the renders", "Samples, labeller"]
-    table = Table("Probes scored on the renderer’s true labels and on the labeller’s labels", columns, rows)
+    caption = "Probes scored on the renderer’s true labels and on the labeller’s labels"
+    table = Table(caption, columns, rows, images=next(iter(found.values())).images)
     blocks = [Paragraph(text), table, source_link("truth")]
     return Section("truth", "Compared with the truth, without a labeller", "Truth", blocks)

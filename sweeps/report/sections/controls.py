@@ -10,15 +10,17 @@ from markupsafe import Markup
 from probing import statistics
 from probing.statistics import Selectivity
 from sweeps.analysis import measures, summary
+from sweeps.analysis.baselines import FLOOR
 from sweeps.analysis.experiments import CONTENT_FREE_CONTROLS
 from sweeps.analysis.scores import Scores, collect
 from sweeps.analysis.summary import Edits
 from sweeps.analysis.tables import RunData
 from sweeps.analysis.vocabulary import PROBE_CONTROL_TITLES, TASK_TITLES, baseline_noun
+from sweeps.analysis.words import number
 from sweeps.report.context import Context
 from sweeps.report.page import Paragraph, Section
 from sweeps.report.sections.experiments import at_step
-from sweeps.report.tables import Cell, Num, Table, number
+from sweeps.report.tables import Cell, Num, Table
 
 
 def controls(context: Context) -> Section:
@@ -27,7 +29,7 @@ def controls(context: Context) -> Section:
     tables = []
     for task, scores in context.scores.items():
         found = {c: by_task[task] for c, by_task in by_control.items() if task in by_task}
-        if found and scores.site_indices("decoder"):
+        if found:
             tables.append(_control_table(context.run, scores, found))
     if not tables:
         return Section("controls")
@@ -42,31 +44,33 @@ def controls(context: Context) -> Section:
 
 def _control_table(run: RunData, scores: Scores, found: Mapping[str, Scores]) -> Table:
     """Decoder means of task, controls and floor at the last step; cross-entropy only if it was stored."""
-    shown = {"none": scores, **found}
+    shown, part = {"none": scores, **found}, scores.lead_part
     losses = {}
     for control, own in shown.items():
         stored = measures.last_step(run, own, control).get("crossentropy")
-        losses[control] = np.nan if stored is None else float(np.mean(stored[own.site_indices("decoder")]))
+        losses[control] = np.nan if stored is None else float(np.mean(stored[own.site_indices(part)]))
     rows: list[list[Cell]] = [
-        [PROBE_CONTROL_TITLES.get(c, c), summary.final(s, "trained", "decoder"), losses[c]] for c, s in shown.items()
+        [PROBE_CONTROL_TITLES.get(c, c), summary.final(s, "trained", part), losses[c]] for c, s in shown.items()
     ]
-    rows.append(["Floor", float(np.mean(scores.floor[scores.site_indices("decoder")])), np.nan])
+    rows.append(["Floor", float(np.mean(scores.floor[scores.site_indices(part)])), np.nan])
     best = selectivity(scores, found)
     rows.append([f"Selectivity, over {baseline_noun(best.control)}", best.gain, np.nan])
     columns = ["Probe trained on", scores.measure.label, "Cross-entropy"]
     kept = 3 if np.isfinite(list(losses.values())).any() else 2
-    caption = f"{TASK_TITLES[scores.measure.task]}, {scores.measure.label} at step {scores.steps[-1]}, decoder mean"
-    return Table(caption, columns[:kept], [row[:kept] for row in rows], marked=[len(rows) - 1])
+    measure, cut = scores.measure, [row[:kept] for row in rows]
+    caption = f"{TASK_TITLES[measure.task]}, {measure.label} at step {scores.steps[-1]}, {scores.lead_noun}"
+    return Table(caption, columns[:kept], cut, marked=[len(rows) - 1], images=scores.images)
 
 
 def selectivity(scores: Scores, found: Mapping[str, Scores]) -> Selectivity:
-    """Decoder gain of the task at the last step over the best baseline control or floor."""
-    ours = scores.part("trained", "decoder")[-1]
-    baselines = {"floor": np.full(ours.shape, float(np.mean(scores.floor[scores.site_indices("decoder")])))}
+    """Mean gain of the task at the last step over the best baseline control or floor."""
+    part = scores.lead_part
+    ours = scores.part("trained", part)[-1]
+    baselines = {FLOOR: scores.floor_values[scores.site_indices(part)].mean(0)}
     for name in CONTENT_FREE_CONTROLS:
         control = found.get(name)
         if control is not None and np.array_equal(control.samples, scores.samples):
-            baselines[name] = control.part("trained", "decoder")[-1]
+            baselines[name] = control.part("trained", part)[-1]
     return statistics.selectivity(ours, baselines, scores.measure.higher, scores.counts)
 
 
@@ -93,7 +97,8 @@ def paper(context: Context) -> Section:
         "the reader and not a target, unless this run is of Stable Diffusion v1.4 itself."
     ).format(context.model)
     columns = ["Quantity", "In the paper", "Stable Diffusion v1.4 (paper)", f"{context.model} (this run)"]
-    table = Table("The paper’s values and this run’s", columns, _paper_rows(context))
+    tested = next(iter(context.scores.values())).images
+    table = Table("The paper’s values and this run’s", columns, _paper_rows(context), images=tested)
     return Section("paper", "Beside the paper", "The paper", [Paragraph(text), table])
 
 
@@ -103,7 +108,8 @@ def _paper_rows(context: Context) -> list[list[Cell]]:
     unet_rows: list[list[Cell]] = []
     vae_rows: list[list[Cell]] = []
     for (task, step), (in_unet, in_vae) in TABLE_1.items():
-        ours, ours_vae = at_step(context.scores.get(task), "decoder", step), at_step(vae.get(task), "all", step)
+        main = context.scores.get(task)
+        ours, ours_vae = at_step(main, main.lead_part if main else "", step), at_step(vae.get(task), "all", step)
         unet_rows.append([f"{names[task]}, decoder mean, step {step}", "Table 1", in_unet, ours])
         vae_rows.append([f"{names[task]}, VAE self-attention, step {step}", "Table 1", in_vae, ours_vae])
     rows = [*unet_rows, *vae_rows]

@@ -12,9 +12,10 @@ from interventions.counterfactual import Move, SecondObject, TargetSpec
 from interventions.pictures import Pictures, animation
 from interventions.plan import Row
 from sweeps.analysis.vocabulary import DIRECTION_TITLES, EDIT_CONTROL_TITLES, TASK_TITLES
+from sweeps.report.figures.base import border_runs
 from sweeps.report.gallery import interventions
 from sweeps.report.gallery.probes import map_limits
-from sweeps.report.page import Block, Heading, Paragraph, Strip
+from sweeps.report.page import Block, Compared, Comparisons, Heading, Paragraph, Strip
 from sweeps.report.thumbnails import Picture, map_picture, photo
 
 PHOTO = 192
@@ -40,6 +41,39 @@ def pictures(found: Sequence[Pictures]) -> list[Block]:
     for (title, text), strips in zip(PARTS.items(), by_part, strict=True):
         blocks += [Heading(title), Paragraph(text), *strips] if strips else []
     return blocks
+
+
+def sliders(found: Sequence[Pictures]) -> list[Block]:
+    """The first edited images of each task before and after, along the last direction of the run."""
+    pairs = []
+    for task, title in TASK_TITLES.items():
+        for directions in interventions.pairs(found, task):
+            shown = directions[-1]
+            row = next((row for row in shown.rows if row.control == EDIT and row.trial == 0), None)
+            if row is None:
+                continue
+            after = shown.images[shown.rows.index(row)]
+            words = f"{title} {_goal(shown.goals[0])}, {DIRECTION_TITLES[shown.direction]}"
+            line = outline(shown.targets[0]) if shown.targets[0].dtype == bool else ""
+            before, edited = (
+                photo(shown.before, "Image before the edit", longest=PHOTO),
+                photo(after, f"Image after the edit: {words}", longest=PHOTO),
+            )
+            pairs.append(Compared(before, edited, words, line))
+    if not pairs:
+        return []
+    text = "Images before and after an edit; the line is the outline of the requested object."
+    return [Paragraph(text, "note"), Comparisons(pairs)]
+
+
+def outline(mask: NDArray[np.generic]) -> str:
+    """SVG path of the border of a mask (H, W), in units of its width and height."""
+    stride = max(1, -(-max(mask.shape) // 64))
+    coarse = mask[::stride, ::stride].astype(bool)
+    rows, columns = coarse.shape
+    parts = [f"M{x / columns:.4g} {y / rows:.4g}H{end / columns:.4g}" for y, x, end in border_runs(coarse)]
+    parts += [f"M{x / columns:.4g} {y / rows:.4g}V{end / rows:.4g}" for x, y, end in border_runs(coarse.T)]
+    return "".join(parts)
 
 
 def _pairs(found: Sequence[Pictures]) -> list[Strip]:

@@ -7,12 +7,12 @@ from markupsafe import Markup
 
 from probing.diffusion.variants import OTHER_SEED
 from sweeps.analysis.vocabulary import TASK_NOUNS, TASK_TITLES, variant_title
+from sweeps.analysis.words import number
 from sweeps.report import thumbnails
 from sweeps.report.context import Context
 from sweeps.report.gallery.probes import Reading
 from sweeps.report.links import code
 from sweeps.report.page import Block, ColourKey, Heading, Paragraph, Scale, Section, Strip, StripGroup
-from sweeps.report.tables import number
 
 ENDS = {"saliency": ("background", "object"), "depth": ("far", "near")}
 """meaning of the two ends of each task's colour scale"""

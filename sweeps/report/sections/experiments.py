@@ -13,9 +13,9 @@ from sweeps.analysis import summary
 from sweeps.analysis.experiments import Emergence
 from sweeps.analysis.scores import Scores
 from sweeps.analysis.vocabulary import LATENT_TITLES, TASK_TITLES, baseline_noun
+from sweeps.analysis.words import MISSING, number, step_words
 from sweeps.report import thumbnails
 from sweeps.report.context import Context
-from sweeps.report.figures.base import BLOCKS
 from sweeps.report.figures.experiments import (
     conv_curves,
     cosine_heatmap,
@@ -27,7 +27,7 @@ from sweeps.report.figures.experiments import (
 from sweeps.report.gallery.experiments import Emerging, Smoothed
 from sweeps.report.links import site_link, source_link
 from sweeps.report.page import Block, Figures, Folded, Heading, Paragraph, Section, Strip, StripGroup, downloads
-from sweeps.report.tables import MISSING, Cell, Num, Table, grid_size, interval, number, p_value
+from sweeps.report.tables import Cell, Num, Table, grid_size, interval, p_value
 
 STYLE = "strip seven"
 
@@ -49,7 +49,9 @@ def emergence(context: Context) -> Section:
         "Each step’s latent is decoded and labelled as if it were a finished image: the noisy latent <em>x</em><sub>t"
         "</sub>, as in the paper, and the clean estimate <em>x</em><sub>0</sub> that the same network call implies, "
         "which is the fairer baseline. The probe uses the activations of the same call. All are scored against the "
-        "label of the finished image; dots mark 90 % of the way from the floor to each curve’s own final score."
+        "label of the finished image; dots mark 90 % of the way from the floor to each curve’s own final score. A "
+        "curve that ends lower is there with less, so the table also says from which step on the labeller on the clean "
+        "estimate scores better than the probe."
     )
     panels = [emergence_curves(e) for e in found]
     blocks = [Paragraph(text), Figures(panels), _arrivals(context, found), source_link("emergence")]
@@ -63,17 +65,30 @@ def _arrivals(context: Context, found: Sequence[Emergence]) -> Table:
     for e in found:
         for a in e.curves:
             title = f"{TASK_TITLES[e.measure.task]}: {a.name}"
-            rows.append([title, interval(a.step, 0), context.sigma(a.step), float(a.mean[0]), float(a.mean[-1])])
+            step = Num(_arrival(a.step, e.steps)) if a.rise.found else a.rise.reason
+            sigma = context.sigma(a.step) if a.rise.found else np.nan
+            rows.append([title, step, sigma, float(a.mean[0]), float(a.mean[-1])])
     for e in found:
+        task = TASK_TITLES[e.measure.task]
         lead = Num(f"{interval(e.lead, 0)} steps" if np.isfinite(e.lead.estimate) else MISSING)
-        title = f"{TASK_TITLES[e.measure.task]}: lead of the probe over the clean estimate"
-        rows.append([title, lead, np.nan, np.nan, np.nan])
+        rows.append([f"{task}: steps by which the probe is first, each on its own way", lead, np.nan, np.nan, np.nan])
+        passed = _arrival(e.passed, e.steps) if np.isfinite(e.passed.estimate) else "never"
+        rows.append([f"{task}: the labeller on the clean estimate scores better from", passed, np.nan, np.nan, np.nan])
     floors = ", ".join(f"{TASK_TITLES[e.measure.task].lower()} {number(e.floor)} ({e.floor_word})" for e in found)
     caption = (
-        f"First step with 90 % of the way from floor to final score, {found[0].images} test images. Floors: {floors}. "
-        "Sigma: the noise level that the network sees at that step, in units of the latent’s standard deviation"
+        f"First step with 90 % of the way from the floor on the same images ({floors}) to the curve’s own final score; "
+        "“at or before”: the steps between were not measured. Sigma: the noise level that the network sees at that "
+        "step, in units of the latent’s standard deviation"
     )
-    return Table(caption, ["Source", "Step", "Sigma", "Score at step 1", "Score at the last step"], rows)
+    first = f"Score at step {found[0].steps[0]}"
+    return Table(caption, ["Source", "Step", "Sigma", first, "Score at the last step"], rows, images=found[0].images)
+
+
+def _arrival(step: Interval, steps: Sequence[int]) -> Markup:
+    """``4 (3–5)``, or ``at or before 8 (6–10)``; an end that not every resample reaches is ``never``."""
+    words = step_words(step.estimate, steps).replace("step ", "")
+    ends = ["never" if np.isinf(end) else number(end, 0) for end in (step.low, step.high)]
+    return Markup('{} <span class="ci">({}–{})</span>').format(words, *ends)
 
 
 def _emerging(found: Emerging) -> StripGroup:
@@ -108,16 +123,18 @@ def vae(context: Context) -> Section:
         "after each step (section 4.2 and table 1 of the paper), beside the decoder of the UNet."
     )
     mains = context.scores
-    panels = [vae_curves(mains[t], s) for t, s in found.items() if t in mains and mains[t].site_indices("decoder")]
+    panels = [vae_curves(mains[t], s) for t, s in found.items() if t in mains]
     rows = []
     for step in sorted({step for scores in found.values() for step in scores.steps}):
         row: list[Cell] = [str(step)]
         for task, scores in found.items():
-            row += [at_step(scores, "all", step), at_step(mains.get(task), "decoder", step)]
+            main = mains.get(task)
+            row += [at_step(scores, "all", step), at_step(main, main.lead_part if main else "", step)]
         rows.append(row)
     names = [f"{s.measure.label}, {network}" for s in found.values() for network in ("VAE", "UNet decoder")]
     caption = "VAE self-attention and UNet decoder mean, trained network, test images"
-    table = Table(caption, ["Step", *names], rows, groups=[("", 1), *((TASK_TITLES[t], 2) for t in found)])
+    groups = [("", 1), *((TASK_TITLES[t], 2) for t in found)]
+    table = Table(caption, ["Step", *names], rows, groups, images=next(iter(found.values())).images)
     blocks = [Paragraph(text), Figures(panels), table, source_link("vae"), *downloads("vae-by-step", panels)]
     return Section("vae", "Is it in the VAE?", "VAE", blocks)
 
@@ -143,7 +160,7 @@ def conv(context: Context) -> Section:
     for task, scores in found.items():
         rows = [[s.name, *(at_step(scores, s.name, step) for step in scores.steps)] for s in scores.sites]
         caption = f"{TASK_TITLES[task]}, {scores.measure.label} by step, trained network"
-        every.append(Table(caption, ["Site", *(f"step {s}" for s in scores.steps)], rows))
+        every.append(Table(caption, ["Site", *(f"step {s}" for s in scores.steps)], rows, images=scores.images))
     blocks += [Folded("Every convolutional site", every), source_link("conv")]
     blocks += downloads("conv-by-step", [p for shown in panels.values() for p in shown])
     return Section("conv", "Convolution compared with self-attention", "Convolution", blocks)
@@ -154,15 +171,16 @@ def _conv_table(main: Scores, conv: Scores) -> Table:
     shown = [s for s in conv.steps if s in main.steps]
     shown = shown if len(shown) <= 4 else [s for s in shown if s in (1, 5, 10, 15)]
     rows = []
-    for block in BLOCKS:
-        if main.site_indices(block) and conv.site_indices(f"conv.{block}"):
+    for block in main.blocks:
+        if conv.site_indices(f"conv.{block}"):
             row: list[Cell] = [block]
             for step in shown:
                 row += [at_step(conv, f"conv.{block}", step), at_step(main, block, step)]
             rows.append(row)
     columns = ["Block", *(name for _ in shown for name in ("Convolution", "Attention"))]
     caption = f"{TASK_TITLES[main.measure.task]}, {main.measure.label}: block means, trained network"
-    return Table(caption, columns, rows, groups=[("", 1), *((f"step {s}", 2) for s in shown)])
+    groups = [("", 1), *((f"step {s}", 2) for s in shown)]
+    return Table(caption, columns, rows, groups, images=main.images)
 
 
 def smoothness(context: Context) -> Section:
@@ -201,7 +219,7 @@ def _paired_table(plain: Scores, smooth: Scores) -> Table:
     holm = statistics.holm(tests) if tests else np.empty(0)
     rows = [[*row, p_value(p), p_value(h)] for row, p, h in zip(rows, tests, holm, strict=True)]
     columns = ["Site", "Grid", "Without", "With", "Difference", "p", "p (Holm)"]
-    return Table(f"Depth RMSE at step {step}, without and with the smoothness loss", columns, rows)
+    return Table(f"Depth RMSE at step {step}, without and with the smoothness loss", columns, rows, images=plain.images)
 
 
 def _smoothed(found: Smoothed) -> Strip:
@@ -238,7 +256,7 @@ def transfer(context: Context) -> Section:
     blocks.append(source_link("transfer"))
     for name in ("transfer", "cosine"):
         blocks += downloads(name, [p for p in (*main, *others) if p.name.startswith(name)])
-    return Section("transfer", "One representation, or fifteen?", "Transfer", blocks)
+    return Section("transfer", "One representation, or one for each step?", "Transfer", blocks)
 
 
 def selectivity(context: Context) -> Section:

@@ -9,8 +9,15 @@ from markupsafe import Markup
 
 from interventions.config import ANIMATION, PATCHING, PATTERN, SECOND_OBJECT, WEIGHTS
 from interventions.controls import EDIT
-from probing.statistics import holm
-from sweeps.analysis.interventions import ABLATIONS, Verdict, patching_share, second_objects, setting, verdicts
+from sweeps.analysis.interventions import (
+    ABLATIONS,
+    Verdict,
+    images_needed,
+    patching_share,
+    second_objects,
+    setting,
+    verdicts,
+)
 from sweeps.analysis.summary import Edits
 from sweeps.analysis.vocabulary import (
     DIRECTION_NOUNS,
@@ -22,13 +29,16 @@ from sweeps.analysis.vocabulary import (
     OTHER_LABEL_TITLES,
     SCALE_TITLES,
     TASK_TITLES,
+    plain,
 )
+from sweeps.analysis.words import number
 from sweeps.report.context import Context
 from sweeps.report.figures import ablations
 from sweeps.report.figures.interventions import dose_panels, edit_panels
-from sweeps.report.page import Block, Figures, Paragraph, Section, downloads
-from sweeps.report.sections.edited_images import pictures
-from sweeps.report.tables import Cell, Table, interval, number, p_value
+from sweeps.report.page import Block, Figures, Folded, Paragraph, Section, downloads
+from sweeps.report.sections.edited_images import pictures, sliders
+from sweeps.report.sections.measures import least_note
+from sweeps.report.tables import Cell, Table, interval, p_value
 
 LEGEND = (
     "Areas are shares of the image. Slope: regression of the achieved on the requested change, over pixels; 1 is all "
@@ -49,38 +59,67 @@ def interventions(context: Context) -> Section:
     blocks: list[Block] = [
         Paragraph(
             "A site’s activations are changed until its probe predicts a displaced label; the finished image is "
-            "labelled again and scored against that label. The primary score is target minus original: agreement with "
-            "the requested label minus agreement with the label of the unedited image. An edit that only adds clutter "
-            "where the object should be raises the first and leaves the second. Brackets are 95 % intervals from "
-            "resampling images with all their trials."
+            "labelled again. The score is target minus original: agreement with the requested label minus agreement "
+            "with the label of the unedited image. An edit that only adds clutter where the object should be raises "
+            "the first and leaves the second."
         )
     ]
     if folder := context.run.setting("interventions.probes"):
         blocks.append(Paragraph(f"The edits use the probes published by the paper’s authors, loaded from {folder}."))
     table = context.run.table("interventions")
     panels = [*edit_panels(context.edits), *dose_panels(context.edits), *ablations.panels(table)]
+    lead = [p for p in panels if p.name.endswith("controls")]
+    more: list[Block] = []
+    judged: list[Verdict] = []
     for task in TASK_TITLES:
         own = verdicts(context.edits, task)
         main = [v for v in own if v.edit.main]
-        blocks += [_verdict(v, patching_share(context.edits, v.edit)) for v in main]
-        blocks += [*_why_they_differ(main), *_smallest_doses(own)]
-    blocks += [*patching_effects(context.edits), Figures(panels)]
+        judged += main
+        more += [_verdict(v, patching_share(context.edits, v.edit)) for v in main]
+        more += [*_why_they_differ(main), *_smallest_doses(own)]
+    blocks += [*sliders(context.edited), *_verdict_table(judged), Figures(lead), *patching_effects(context.edits)]
+    more.append(Figures([p for p in panels if p not in lead]))
     # Appendix E in one line per way of editing.
     for (direction, control), (slope, _) in second_objects(table.to_pylist() if table is not None else []).items():
         text = Markup("Second objects, {}: slope of the achieved on the requested depth {}, correlation {}, {} edits.")
-        way = f"{DIRECTION_TITLES[direction]}, {EDIT_CONTROL_TITLES.get(control, control)}"
-        blocks.append(Paragraph(text.format(way, interval(slope.slope), number(slope.correlation), slope.edits)))
-    blocks += pictures(context.edited)
+        way = f"{DIRECTION_TITLES[direction]}, {EDIT_CONTROL_TITLES.get(control, plain(control))}"
+        more.append(Paragraph(text.format(way, interval(slope.slope), number(slope.correlation), slope.edits)))
+    tables: list[Block] = []
     for task in TASK_TITLES:
         if own_edits := [e for e in edits if e.measure.task == task]:
-            blocks += [_edit_table(own_edits), *_inside_table(own_edits)]
-    blocks += [_comparison_table(e) for e in edits if e.main and e.effect.comparisons]
-    blocks.append(Paragraph(LEGEND, "note"))
-    blocks += downloads("edits-and-controls", [p for p in panels if p.name.endswith("controls")])
-    blocks += downloads("edits-before-after", [p for p in panels if p.name.endswith("after")])
+            tables += [_edit_table(own_edits), *_inside_table(own_edits)]
+        tables += [_comparison_table(v) for v in judged if v.edit.measure.task == task and v.edit.effect.comparisons]
+    tables.append(Paragraph(LEGEND, "note"))
+    more += downloads("edits-and-controls", lead)
+    more += downloads("edits-before-after", [p for p in panels if p.name.endswith("after")])
     for name in ("dose-response", *ABLATIONS):
-        blocks += downloads(f"edits-{name}", [p for p in panels if p.name.endswith(f"-{name}")])
-    return Section("interventions", "Does the model use it?", "Interventions", blocks)
+        more += downloads(f"edits-{name}", [p for p in panels if p.name.endswith(f"-{name}")])
+    blocks += [Folded("Each edit in words, before and after, doses and ablations", more)]
+    if shown := pictures(context.edited):
+        blocks.append(Folded("Every kept picture", shown))
+    blocks.append(Folded("Every edit and control in numbers", tables))
+    return Section("interventions", "Does the model use it?", "Edits", blocks)
+
+
+def _verdict_table(found: Sequence[Verdict]) -> list[Table]:
+    """One row for each task and direction: whether the scene follows, and how clearly; empty without edits."""
+    rows: list[list[Cell]] = []
+    for verdict in found:
+        effect, lead = verdict.edit.effect, verdict.lead
+        follows = "yes" if verdict.acts else "not clearly" if verdict.testable else "cannot be told"
+        null = "" if lead is None else EDIT_CONTROL_TITLES.get(lead.other, plain(lead.other))
+        way = f"{TASK_TITLES[verdict.edit.measure.task]}, {DIRECTION_TITLES[effect.series.direction]}"
+        gain = None if lead is None else lead.gain
+        rows.append([way, follows, gain, null, p_value(verdict.p), effect.shift, effect.kept.estimate])
+    if not rows:
+        return []
+    columns = ["Edits of, along", "Scene follows", "Lead", "Over the null", "p", "Shift reached", "Captions kept"]
+    caption = (
+        "Lead: target minus original, over the null of the same size that is hardest to beat, in Dice and RMSE. p: "
+        "Wilcoxon signed-rank test over images, corrected by Holm over directions and doses. Shift reached: share of "
+        "the requested shift of the object’s centre"
+    )
+    return [Table(caption, columns, rows, images=found[0].edit.effect.images)]
 
 
 def _verdict(verdict: Verdict, of_patching: float) -> Paragraph:
@@ -104,10 +143,15 @@ def _verdict(verdict: Verdict, of_patching: float) -> Paragraph:
     if lead is not None:
         text += Markup(
             " In target minus original, the lead over the strongest null ({}) is {}; corrected p: {}."
-        ).format(EDIT_CONTROL_TITLES.get(lead.other, lead.other), interval(lead.gain), p_value(verdict.p))
+        ).format(EDIT_CONTROL_TITLES.get(lead.other, plain(lead.other)), interval(lead.gain), p_value(verdict.p))
+        if not verdict.testable:
+            text += (
+                f" With {effect.images} images and {verdict.compared} directions and doses no p can fall below "
+                f"{number(verdict.least_p)}, so this run cannot tell; {images_needed(verdict.compared)} images can."
+            )
     if verdict.not_beaten:
         titles = EDIT_CONTROL_TITLES | OTHER_LABEL_TITLES
-        text += f" It is not clearly better than: {', '.join(titles.get(n, n) for n in verdict.not_beaten)}."
+        text += f" It is not clearly better than: {', '.join(titles.get(n, plain(n)) for n in verdict.not_beaten)}."
     if np.isfinite(of_patching):
         text += f" It has {number(100 * of_patching, 0)} % of the effect of activation patching in the same steps."
     price = [
@@ -213,7 +257,13 @@ def _edit_table(edits: Sequence[Edits]) -> Table:
     )
     caption += "change by the edit, a mean over images"
     marked = [i for i, e in enumerate(edits) if e.main and e.effect.control == "edit"]
-    return Table(caption, [*columns, *(EDIT_MEASURE_TITLES[name] for name in extras)], rows, marked=marked)
+    return Table(
+        caption,
+        [*columns, *(EDIT_MEASURE_TITLES[name] for name in extras)],
+        rows,
+        marked=marked,
+        images=edits[0].effect.images,
+    )
 
 
 def _inside_table(edits: Sequence[Edits]) -> list[Table]:
@@ -223,31 +273,35 @@ def _inside_table(edits: Sequence[Edits]) -> list[Table]:
         return []
     rows = [[edit_name(e), *(e.effect.medians.get(name, np.nan) for name in shown)] for e in edits]
     caption = f"{TASK_TITLES[edits[0].measure.task]}: inside the network, and elsewhere in the image (medians)"
-    return [Table(caption, ["Edit or control", *(EDIT_INSIDE_TITLES[name] for name in shown)], rows)]
+    columns = ["Edit or control", *(EDIT_INSIDE_TITLES[name] for name in shown)]
+    return [Table(caption, columns, rows, images=edits[0].effect.images)]
 
 
 def edit_name(edit: Edits) -> str:
     """``probe weights: edit``, ``pattern: random direction``, or the setting that an ablation varies."""
     series, control = edit.effect.series, edit.effect.control
-    way = f"{DIRECTION_TITLES[series.direction]}: {EDIT_CONTROL_TITLES.get(control, control)}"
+    way = f"{DIRECTION_TITLES[series.direction]}: {EDIT_CONTROL_TITLES.get(control, plain(control))}"
     if edit.main:
         return way
-    experiment = EXPERIMENT_TITLES.get(series.experiment, series.experiment)
+    experiment = EXPERIMENT_TITLES.get(series.experiment, plain(series.experiment))
     if series.experiment not in ABLATIONS:
         return f"{experiment}: {way}"
     return f"{way}, {experiment} {setting(series.experiment, series)[0]}"
 
 
-def _comparison_table(edit: Edits) -> Table:
+def _comparison_table(verdict: Verdict) -> Table:
     """The edit's advantage over each control and over each other label."""
-    against, titles = edit.effect.comparisons, EDIT_CONTROL_TITLES | OTHER_LABEL_TITLES
-    rows = [
-        [titles.get(a.other, a.other), a.gain, p_value(p)]
-        for a, p in zip(against, holm([a.test.p for a in against]).tolist(), strict=True)
+    edit, titles = verdict.edit, EDIT_CONTROL_TITLES | OTHER_LABEL_TITLES
+    # Only nulls are tested: they alone decide, and their largest p is that of the verdict.
+    rows: list[list[Cell]] = [
+        [titles.get(c.other, plain(c.other)), c.gain, p_value(c.test.p) if c.null else ""]
+        for c in edit.effect.comparisons
     ]
+    rows.append([f"all nulls, corrected over {verdict.compared} directions and doses", "", p_value(verdict.p)])
     caption = (
         f"{TASK_TITLES[edit.measure.task]}, edits {DIRECTION_NOUNS[edit.effect.series.direction]}: mean advantage over "
         "images, in target minus original for controls and in agreement with the label for other labels (above 0: the "
-        "edit is better; p: Wilcoxon signed-rank test over images, corrected by Holm)"
+        "edit is better; p: Wilcoxon signed-rank test over images of each null; the verdict takes the largest and "
+        f"corrects it by Holm{least_note(edit.effect.images, verdict.compared)})"
     )
-    return Table(caption, ["Compared with", edit.measure.label, "p"], rows)
+    return Table(caption, ["Compared with", edit.measure.label, "p"], rows, images=edit.effect.images)

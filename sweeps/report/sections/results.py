@@ -12,27 +12,24 @@ from probing.statistics import Interval
 from sweeps.analysis import baselines, summary
 from sweeps.analysis.baselines import Baseline, Headline
 from sweeps.analysis.scores import Scores
+from sweeps.analysis.summary import Rise
 from sweeps.analysis.vocabulary import TASK_NOUNS, TASK_TITLES, baseline_noun, variant_title
+from sweeps.analysis.words import MISSING, listed, number, step_words
 from sweeps.report.context import Context
-from sweeps.report.figures.base import BLOCKS
+from sweeps.report.figures.network import network_drawing
 from sweeps.report.figures.probes import block_curves, dumbbells, heatmap, site_curves
 from sweeps.report.links import code, site_link
-from sweeps.report.page import Block, Figures, Folded, Heading, Paragraph, Section, Tile, Tiles, downloads
-from sweeps.report.sections.measures import nested_test, other_measures, ten_contrasts
-from sweeps.report.tables import MISSING, Cell, Table, interval, number, p_value
+from sweeps.report.page import Block, Figures, Folded, Heading, Paragraph, Section, downloads
+from sweeps.report.sections.measures import least_note, nested_test, other_measures, ten_contrasts
+from sweeps.report.tables import Cell, Table, interval, p_value
 
 
-def headline(context: Context) -> Section:
-    """The main findings, in words and as up to six numbers."""
+def in_full(context: Context) -> list[Block]:
+    """The main findings in words."""
     scores = list(context.scores.values())
-    if not scores:
-        text = "No probe has finished yet: run the sweep, then build this page again."
-        return Section("findings", "No result yet", "Findings", [Paragraph(text)])
     lead = Markup(" ").join(filter(None, (_best_sentence(context, s, s is scores[0]) for s in scores)))
     more = Markup(" ").join(filter(None, (gap_sentence(context), _rise_sentence(scores))))
-    tiles = [tile for s in scores for tile in (_best_tile(context, s), _gap_tile(context, s), _rise_tile(s)) if tile]
-    blocks = [Paragraph(lead, "lead"), Paragraph(more), Tiles(tiles), _reading_note(scores)]
-    return Section("findings", "What was found", "Findings", blocks)
+    return [Paragraph(lead), Paragraph(more), _reading_note(scores)]
 
 
 def _best_sentence(context: Context, scores: Scores, first: bool) -> Markup:
@@ -42,8 +39,8 @@ def _best_sentence(context: Context, scores: Scores, first: bool) -> Markup:
         return Markup()
     measure, site = scores.measure, scores.sites[index]
     value, floor = summary.final(scores, "trained", site.name), float(scores.floor[index])
-    text = Markup("{} is decoded best at {}: {} {}{}. The best answer without activations, {}, scores {}; ").format(
-        TASK_NOUNS[measure.task].capitalize(), code(site.name), measure.label, interval(value),
+    text = Markup("{} is decoded best at {}{}: {} {}{}. The best answer without activations, {}, scores {}; ").format(
+        TASK_NOUNS[measure.task].capitalize(), code(site.name), tied_with(scores), measure.label, interval(value),
         f" at the last of {scores.steps[-1]} denoising steps" if first else "",
         scores.floor_word(site.name), number(floor),
     )  # fmt: skip
@@ -55,6 +52,14 @@ def _best_sentence(context: Context, scores: Scores, first: bool) -> Markup:
     if measure.sign * (value.estimate - floor) <= 0:
         text += " The probe is no better than the floor."
     return text
+
+
+def tied_with(scores: Scores) -> Markup:
+    """The sites that are not clearly worse than the best one, as an insertion; empty if there are none."""
+    names = [code(scores.sites[i].name) for i in summary.best_group(scores)[1:]]
+    if not names:
+        return Markup()
+    return Markup(" (with {}, not clearly worse)").format(Markup(listed(names)))
 
 
 def _precision(context: Context, scores: Scores, part: str) -> Interval | None:
@@ -71,16 +76,10 @@ def gap_sentence(context: Context) -> Markup:
     if not found:
         return Markup()
     parts = Markup("; ").join(_gap_part(context, task, one) for task, one in found.items())
-    text = Markup("Averaged over the decoder’s sites, the trained network is {}. ").format(parts)
-    text += f"The baseline is chosen {summary.chosen_on(next(iter(context.scores.values())))}."
-    weak = []
-    for task, one in found.items():
-        scores = context.scores[task]
-        floor = float(np.mean(scores.floor[scores.site_indices("decoder")]))
-        if scores.measure.sign * (one.trained_score - floor) <= 0:
-            weak.append(scores.measure.label)
-    if weak:
-        text += f" In {' and '.join(weak)}, the decoder’s mean is no better than its floor, which needs no network."
+    first = next(iter(context.scores.values()))
+    sites = "the decoder’s sites" if first.lead_part == "decoder" else "all sites"
+    text = Markup("Averaged over {}, the trained network is {}. ").format(sites, parts)
+    text += f"Networks and probes are chosen as a baseline {summary.chosen_on(first)}, the floor by its test score."
     missing = dict.fromkeys(name for one in found.values() for name in one.missing)
     if missing:
         text += Markup(" This run lacks the following baselines: {}. {} fits all of them.").format(
@@ -101,20 +100,34 @@ def _gap_part(context: Context, task: str, one: Headline) -> Markup:
     elif standing == "worse":  # a loss is written as a positive number
         gains = {name: Interval(-gain.estimate, -gain.high, -gain.low) for name, gain in gains.items()}
     sizes = Markup(" and ").join(Markup("{} in {}").format(interval(gain), name) for name, gain in gains.items())
-    return Markup(form).format(standing, TASK_NOUNS[task], baseline_noun(one.baseline.name), sizes)
+    return Markup(form).format(standing, TASK_NOUNS[task], one.baseline.noun(context.scores[task].lead_part), sizes)
 
 
 def _rise_sentence(scores: Sequence[Scores]) -> Markup:
-    found = [(s, summary.emergence(s, "trained", "decoder")) for s in scores if s.site_indices("decoder")]
-    parts = [
-        Markup("by step {} for {}").format(interval(e, 0), TASK_NOUNS[s.measure.task])
-        for s, e in found
-        if np.isfinite(e.estimate)
-    ]
-    if not parts:
-        return Markup()
-    start = "The decoder’s mean score has completed 95 % of its rise from the floor to its last value "
-    return Markup(start) + Markup(" and ").join(parts) + "."
+    """When each task's mean score has most of its rise, or that it does not rise."""
+    parts = []
+    for one in scores:
+        rise, noun = summary.emergence(one, "trained", one.lead_part), TASK_NOUNS[one.measure.task]
+        if rise.found:
+            parts.append(Markup("for {} by {}").format(noun, step_of(rise, one)))
+        else:
+            parts.append(Markup("for {} there is no such step ({})").format(noun, rise.reason))
+    part = part_noun(scores[0])
+    start = Markup("{}’s mean score has completed 95 % of its rise from the floor to its last value ").format(part)
+    return start + Markup(", ").join(parts) + "."
+
+
+def step_of(rise: Rise, scores: Scores) -> Markup:
+    """``step 3 (1–5)`` or ``at or before step 5 (5–10)``; the reason if there is no rise."""
+    if not rise.found:
+        return Markup(rise.reason)
+    name, _, _ = step_words(rise.step.estimate, scores.steps).rpartition(" ")
+    return Markup("{} {}").format(name, interval(rise.step, 0))
+
+
+def part_noun(scores: Scores) -> str:
+    """The part that headlines average over, at the start of a sentence."""
+    return "The decoder" if scores.lead_part == "decoder" else "The network"
 
 
 def _reading_note(scores: Sequence[Scores]) -> Paragraph:
@@ -144,43 +157,6 @@ def _reading_note(scores: Sequence[Scores]) -> Paragraph:
     return Paragraph(text, "note")
 
 
-def _best_tile(context: Context, scores: Scores) -> Tile | None:
-    index = summary.best_site(scores)
-    if index is None:
-        return None
-    site, measure = scores.sites[index], scores.measure
-    value = summary.final(scores, "trained", site.name)
-    floor, oracle = float(scores.floor[index]), float(scores.oracle_means[index])
-    share = (value.estimate - floor) / (oracle - floor) if oracle != floor else np.nan
-    note = Markup("floor {} ({}), grid oracle {}").format(number(floor), scores.floor_word(site.name), number(oracle))
-    if np.isfinite(share):
-        note += f": {100 * share:.0f} % of the way" if share > 0 else ": not above the floor"
-    if (precision := _precision(context, scores, site.name)) is not None:
-        note += Markup("; average precision {}").format(interval(precision))
-    title = f"{TASK_TITLES[measure.task]}, best site {site.name}: {measure.label}"
-    return Tile(title, interval(value), note, min(max(share, 0.0), 1.0) if np.isfinite(share) else None)
-
-
-def _gap_tile(context: Context, scores: Scores) -> Tile | None:
-    found = context.headlines.get(scores.measure.task)
-    if found is None:
-        return None
-    title = f"{TASK_TITLES[scores.measure.task]}, decoder gain over the best baseline: "
-    title += baseline_noun(found.baseline.name)
-    note = f"{scores.measure.label} {number(found.trained_score)} trained, {number(found.baseline_score)} baseline, "
-    return Tile(title, interval(found.gain), note + f"step {scores.steps[-1]}")
-
-
-def _rise_tile(scores: Scores) -> Tile | None:
-    if not scores.site_indices("decoder"):
-        return None
-    found = summary.emergence(scores, "trained", "decoder")
-    title = f"{TASK_TITLES[scores.measure.task]}, decoder at 95 % of its rise"
-    if not np.isfinite(found.estimate):
-        return Tile(title, MISSING, "the last step does not clearly beat the floor")
-    return Tile(title, Markup("step {}").format(interval(found, 0)), f"of {scores.steps[-1]} denoising steps")
-
-
 def curves(context: Context) -> Section:
     """Scores by denoising step, by block and by site."""
     scores = context.scores.values()
@@ -192,11 +168,12 @@ def curves(context: Context) -> Section:
         "sites. Dotted line: the mean grid oracle of the decoder."
     )
     by_block = [block_curves(s) for s in scores]
-    blocks: list[Block] = [Paragraph(text), Figures(by_block), *downloads("blocks-by-step", by_block)]
     by_site = {s.measure.task: site_curves(s) for s in scores}
+    every: list[Block] = []
     for task, panels in by_site.items():
-        blocks += [Heading(f"{TASK_TITLES[task]}, site by site"), Figures(panels, small=True)]
-    blocks += downloads("sites-by-step", [p for panels in by_site.values() for p in panels])
+        every += [Heading(f"{TASK_TITLES[task]}, site by site"), Figures(panels, small=True)]
+    every += downloads("sites-by-step", [p for panels in by_site.values() for p in panels])
+    blocks = [Paragraph(text), Figures(by_block), *downloads("blocks-by-step", by_block), Folded("Site by site", every)]
     return Section("steps", "Score by denoising step", "By step", blocks)
 
 
@@ -207,20 +184,30 @@ def heatmaps(context: Context) -> Section:
         return Section("heatmaps")
     text = (
         "Rows are sites in the order in which the network runs them: encoder, bottleneck, decoder. Bright is good in "
-        "both tasks, and all networks share one colour scale per task. A dot marks a site and step that is not shown "
-        "to beat the floor and, for the trained network, every other network as well (one-sided t-tests over test "
-        "images; by the Benjamini–Hochberg procedure, at most 5 % of the entries without a dot are expected to be "
-        "wrong)." + _other_image_note(context)
+        "both tasks, and all networks share one colour scale per task. Outlined are the sites and steps that beat "
+        "the floor and, for the trained network, every other network as well (one-sided t-tests over test images; by "
+        "the Benjamini–Hochberg procedure, at most 5 % of the outlined entries are expected to be wrong)."
+        + _other_image_note(context)
     )
     numbers = []
     for scores, variant in shown:
         values = scores.means[scores.variant_index(variant)]
         rows = [[site_link(s.name), *map(float, values[i])] for i, s in enumerate(scores.sites)]
         caption = f"{TASK_TITLES[scores.measure.task]}: {scores.measure.label} by site and step, "
-        numbers.append(Table(caption + variant_title(variant), ["Site", *map(str, scores.steps)], rows))
-    panels = [heatmap(*pair) for pair in shown]
-    folded = Folded("The heatmaps as tables", numbers)
-    blocks = [Paragraph(text), Figures(panels), folded, *downloads("heatmaps", panels)]
+        numbers.append(
+            Table(caption + variant_title(variant), ["Site", *map(str, scores.steps)], rows, images=scores.images)
+        )
+    trained, others = ([heatmap(*pair) for pair in shown if (pair[1] == "trained") == own] for own in (True, False))
+    drawings = Figures([network_drawing(s) for s in context.scores.values()])
+    words = (
+        "Squares are sites in the order in which the network runs them; the coarser a site’s grid, the lower it "
+        "stands. Outlined are the best site at the last step and those that are not clearly worse."
+    )
+    if context.exploration:
+        words += " A click on a square here or on a cell below shows that site and step in the explorer."
+    blocks: list[Block] = [Paragraph(words), drawings, Paragraph(text), Figures(trained)]
+    blocks += [Folded("The other networks", [Figures(others)])] if others else []
+    blocks += [Folded("The heatmaps as tables", numbers), *downloads("heatmaps", [*trained, *others])]
     return Section("heatmaps", "Every site and every step", "Heatmaps", blocks)
 
 
@@ -242,7 +229,8 @@ def sites(context: Context) -> Section:
     chosen = summary.chosen_on(next(iter(context.scores.values())))
     text = (
         "Scores of the last step on test images. A coarse grid cannot draw a thin outline, so each score stands beside "
-        f"its grid oracle. Marked rows are the best sites, chosen {chosen}." + _other_image_note(context)
+        f"its grid oracle. Marked rows are the best site, chosen {chosen}, and those that are not clearly worse."
+        + _other_image_note(context)
     )
     panels = [dumbbells(s) for s in context.scores.values()]
     blocks = [Paragraph(text), Figures(panels), *(_score_table(context, s) for s in context.scores.values())]
@@ -255,23 +243,22 @@ def sites(context: Context) -> Section:
 
 def _score_table(context: Context, scores: Scores) -> Table:
     """Scores of every site, and means of encoder and decoder, at the last step."""
-    measure, others, best = scores.measure, summary.other_variants(scores), summary.best_site(scores)
+    measure, others = scores.measure, summary.other_variants(scores)
     columns = ["Site", "Trained"]
     if _precision(context, scores, "all") is not None:
         columns.append("Trained, average precision")
     columns += [variant_title(v).capitalize() for v in others]
     lead = context.headlines.get(measure.task)
-    # Without a decoder there is no headline: then the first other network is the baseline of every site.
-    baseline = lead.baseline if lead else next(iter(baselines.baselines(scores, {}, "all")), None)
+    baseline = lead.baseline if lead else None
     caption = f"{TASK_TITLES[measure.task]}, {measure.label} at step {scores.steps[-1]} "
     caption += f"({'higher' if measure.higher else 'lower'} is better)."
     p = np.full(len(scores.sites), np.nan)
     if baseline is not None:
         name = baseline_noun(baseline.name)
-        columns += [] if baseline.name in others else [name.capitalize()]
+        columns += [] if _has_column(baseline, others) else [name.capitalize()]
         columns += [f"Gain over {name}", "p"]
         caption += " A gain above 0 favours the trained network. p: Wilcoxon signed-rank test over test images, "
-        caption += "corrected by Holm over the sites."
+        caption += f"corrected by Holm over the sites{least_note(scores.images, len(scores.sites))}."
         p = baselines.site_tests(scores, baseline)
     columns += ["Grid oracle", *(name.capitalize() for name in context.floors[measure.task])]
     rows = [
@@ -281,7 +268,12 @@ def _score_table(context: Context, scores: Scores) -> Table:
     for side in ("encoder", "decoder"):
         if scores.site_indices(side):
             rows.append([f"{side} mean", *_score_row(context, scores, side, baseline, np.nan)])
-    return Table(caption, columns, rows, marked=[] if best is None else [best])
+    return Table(caption, columns, rows, marked=summary.best_group(scores), images=scores.images)
+
+
+def _has_column(baseline: Baseline, others: Sequence[str]) -> bool:
+    """Whether a table of scores has the baseline among its networks or floors."""
+    return baseline.name in (*others, baselines.FLOOR)
 
 
 def _score_row(context: Context, scores: Scores, part: str, baseline: Baseline | None, p: float) -> list[Cell]:
@@ -292,7 +284,7 @@ def _score_row(context: Context, scores: Scores, part: str, baseline: Baseline |
         row.append(precision)
     row += [summary.final(scores, v, part) for v in others]
     if baseline is not None:
-        row += [] if baseline.name in others else [summary.mean_of(baseline.scores, baseline.final(part))]
+        row += [] if _has_column(baseline, others) else [summary.mean_of(baseline.scores, baseline.final(part))]
         row += [baselines.gap(scores, baseline, part), p_value(p)]
     floors = context.floors[scores.measure.task].values()
     return [*row, float(np.mean(scores.oracle_means[at])), *(float(np.mean(values[at])) for values in floors)]
@@ -309,18 +301,23 @@ def _rise_table(context: Context) -> Table:
             continue
         name = s.sites[index].name
         found = summary.emergence(s, "trained", name)
-        best += [Markup("{} {}").format(interval(found, 0), code(name)), context.sigma(found)]
+        best += [Markup("{} {}").format(step_of(found, s), code(name)), _sigma(context, found)]
     rows = [best]
-    named = {"decoder": "Decoder mean", "encoder": "Encoder mean"} | {b: f"Block {b}" for b in BLOCKS}
+    first = next(iter(scores.values()))
+    named = {"decoder": "Decoder mean", "encoder": "Encoder mean"} | {b: f"Block {b}" for b in first.blocks}
     for part, label in named.items():
-        if next(iter(scores.values())).site_indices(part):
-            rises = [summary.emergence(s, "trained", part) for s in scores.values()]
-            rows.append([label, *(value for rise in rises for value in (interval(rise, 0), context.sigma(rise)))])
+        if first.site_indices(part):
+            rises = [(s, summary.emergence(s, "trained", part)) for s in scores.values()]
+            rows.append([label, *(v for s, rise in rises for v in (step_of(rise, s), _sigma(context, rise)))])
     floors = "; ".join(f"for {TASK_NOUNS[t]} {s.floor_word('all')}" for t, s in scores.items())
     caption = (
-        "First step with 95 % of the rise from the floor to the last step, trained network; no entry if the last step "
-        f"does not clearly beat the floor. The floor is {floors}. Sigma: the noise level that the network sees at that "
-        "step, in units of the latent’s standard deviation"
+        "First step with 95 % of the rise from the floor to the last step, trained network; no step if the last step "
+        f"does not clearly beat the floor and the first step. The floor is {floors}. "
+        "Sigma: the noise level that the network sees at that step, in units of the latent’s standard deviation"
     )
     columns = ["Part", *(name for t in scores for name in (f"{TASK_TITLES[t]}, step", "Sigma"))]
-    return Table(caption, columns, rows)
+    return Table(caption, columns, rows, images=first.images)
+
+
+def _sigma(context: Context, rise: Rise) -> Interval:
+    return context.sigma(rise.step) if rise.found else Interval(np.nan, np.nan, np.nan)

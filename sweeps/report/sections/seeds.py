@@ -5,9 +5,11 @@ from __future__ import annotations
 from sweeps.analysis import seeds
 from sweeps.analysis.seeds import Spread
 from sweeps.analysis.vocabulary import TASK_TITLES, variant_title
+from sweeps.analysis.words import number
 from sweeps.report.context import Context
 from sweeps.report.page import Block, Paragraph, Section
-from sweeps.report.tables import Cell, Num, Table, interval, number
+from sweeps.report.sections.measures import tested_images
+from sweeps.report.tables import Cell, Num, Table, interval
 
 COLUMNS = ["Seeds", "Reported", "Mean", "Standard deviation", "Lowest", "Highest"]
 
@@ -26,8 +28,11 @@ def spread(context: Context) -> Section:
             [*_row(one, variant_title(one.label)), Num(number(one.trained, 3)), Num(interval(one.smallest_gain, 3))]
             for one in permutations
         ]
-        caption = "Randomised networks with several seeds, decoder mean at the last step"
-        blocks += [Paragraph(text), Table(caption, ["Network", *COLUMNS, "Trained", "Smallest gain"], rows)]
+        caption = "Randomised networks with several seeds, mean at the last step"
+        blocks += [
+            Paragraph(text),
+            Table(caption, ["Network", *COLUMNS, "Trained", "Smallest gain"], rows, images=tested_images(context)),
+        ]
     if probes := [one for s in scores for one in seeds.probes(context.run, s)]:
         text = (
             "A seed draws the initial weights of a probe and the order of its samples. Here every probe was fitted "
@@ -36,7 +41,7 @@ def spread(context: Context) -> Section:
         )
         caption = "The trained network’s probes with several seeds, last step, mean over test images"
         rows = [_row(one, one.label) for one in probes]
-        blocks += [Paragraph(text), Table(caption, ["Score", *COLUMNS], rows)]
+        blocks += [Paragraph(text), Table(caption, ["Score", *COLUMNS], rows, images=tested_images(context))]
     return Section("seeds", "How much do the seeds matter?", "Seeds", blocks)
 
 

@@ -27,6 +27,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> ByTask:
 @pytest.mark.parametrize("task", ["saliency", "depth"])
 def test_the_baseline_is_the_best_on_validation_not_on_test(found: ByTask, task: str) -> None:
     scores, position = found[0][task], found[1]["position"][task]
+    scores = replace(scores, floor=np.full(len(scores.sites), -9 * scores.measure.sign))
     lead = baselines.headline(scores, {"position": position})
     assert lead is not None
     assert (lead.baseline.name, lead.missing) == ("position", ("surface", "surface_rgb"))
@@ -38,6 +39,7 @@ def test_the_baseline_is_the_best_on_validation_not_on_test(found: ByTask, task:
 
 def test_the_gain_is_paired_and_positive_if_trained_is_better(found: ByTask) -> None:
     scores, position = found[0]["depth"], found[1]["position"]["depth"]
+    scores = replace(scores, floor=np.full(len(scores.sites), 9.0))
     lead = baselines.headline(scores, {"position": position})
     assert lead is not None
     ours, baseline = (s.part("trained", "decoder")[-1] for s in (scores, position))
@@ -47,14 +49,16 @@ def test_the_gain_is_paired_and_positive_if_trained_is_better(found: ByTask) -> 
 
 def test_a_run_without_baselines_has_no_headline(found: ByTask) -> None:
     scores = found[0]["saliency"]
-    alone = replace(scores, values=np.where(np.arange(3)[:, None, None, None] == 0, scores.values, np.nan))
+    alone = replace(
+        scores, floor=np.full(3, np.nan), values=np.where(np.arange(3)[:, None, None, None] == 0, scores.values, np.nan)
+    )
     assert baselines.headline(alone, {}) is None
 
 
 def test_controls_of_other_images_are_no_baselines(found: ByTask) -> None:
     position = replace(found[1]["position"]["depth"], samples=np.arange(8))
     names = [r.name for r in baselines.baselines(found[0]["depth"], {"position": position})]
-    assert names == ["random", "random_forced"]
+    assert names == ["random", "random_forced", "floor"]
 
 
 def test_the_report_names_the_baseline_and_the_missing_ones(tmp_path: Path) -> None:
@@ -62,7 +66,7 @@ def test_the_report_names_the_baseline_and_the_missing_ones(tmp_path: Path) -> N
 
     store = make_store(tmp_path, Made(test=4, sites=FEW, extras=False, pictures=False))
     html = build.draw_context(build_context(tables.load(store, CONFIG), store)).html
-    assert "the randomised network, by" in html
+    assert "the floor (mean mask or all foreground), by" in html
     assert "lacks the following baselines: the surface" in html
     assert "<code>scenesweep run scenes --all</code>" in html
 

@@ -38,9 +38,9 @@ def verdicts(inputs: ClaimInputs) -> dict[str, str]:
 
 def emergence(inputs: ClaimInputs, task: str, step: float, lead: tuple[float, float, float]) -> Emergence:
     zero = np.zeros(15)
-    arrival = EmergenceCurve("probe", zero, zero, zero, Interval(step, step, step))
+    arrival = EmergenceCurve("probe", zero, zero, zero, Interval(step, step, step), Interval(0.2, 0.1, 0.3))
     scores = inputs.scores[task]
-    return Emergence(scores.measure, scores.sites[0], scores.steps, 5, 0.0, (arrival,) * 3, Interval(*lead))
+    return Emergence(scores.measure, scores.sites[0], scores.steps, 5, 0.0, (arrival,) * 3, Interval(*lead), NAN)
 
 
 def worse(scores: Scores, by: float) -> Scores:

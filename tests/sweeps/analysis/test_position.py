@@ -49,7 +49,7 @@ def test_the_gain_is_the_paired_difference_of_the_decoder_means(run: RunData, ta
         (expected.estimate, expected.low, expected.high)
     )
     assert one.gain.estimate == pytest.approx(sign * (one.larger - one.smaller))
-    assert (one.sites, one.decoder_sites) == (2, 2)
+    assert (one.sites, one.all_sites) == (2, 2)
     assert one.p == statistics.paired_test(gaps, np.zeros(len(gaps))).p
 
 
@@ -63,7 +63,7 @@ def test_p_is_corrected_over_the_tasks_and_the_ten_stay_as_they_are(run: RunData
 
 def test_the_mean_is_over_sites_where_both_were_fitted(tmp_path: Path) -> None:
     one = position.nested(fitted(tmp_path, ("mid.0", "up.3.0")))[0]
-    assert (one.sites, one.decoder_sites) == (1, 2)
+    assert (one.sites, one.all_sites) == (1, 2)
     assert np.isfinite(one.gain.low)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import storage
 from support.report_store import CONFIG, Made, image_rows, make_store, probe_rows, put_table
 from support.tiny_runs import configured
 from sweeps import pipeline
-from sweeps.analysis import seeds, summary, tables
+from sweeps.analysis import baselines, seeds, summary, tables
 from sweeps.analysis.scores import collect
 from sweeps.analysis.tables import RunData
 from sweeps.report import build, context
@@ -69,7 +70,9 @@ def test_contrasts_use_only_the_seed_of_the_settings(copies: RunData) -> None:
     scores = collect(copies)["saliency"]
     assert summary.other_variants(scores) == ("random",)
     page = text(copies)
-    assert "the randomised network, by" in page
+    lead = baselines.headline(replace(scores, floor=np.full(len(scores.sites), np.nan)), {})
+    assert lead is not None
+    assert lead.baseline.name == "random"
     found = seeds.permutations(copies, scores)[0]
     assert f"randomised 100, 7, 8 {found.scores[0]:.3f} {found.mean:.3f} {found.std:.3f}" in page
 

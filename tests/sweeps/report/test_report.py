@@ -32,11 +32,12 @@ from sweeps.analysis.baselines import Baseline, Headline
 from sweeps.analysis.converged import references
 from sweeps.analysis.scores import collect, cube
 from sweeps.analysis.tables import apply_probe, current
+from sweeps.analysis.words import number
 from sweeps.report import build
 from sweeps.report.context import build_context
 from sweeps.report.page import Paragraph, Section, render
 from sweeps.report.sections.results import gap_sentence
-from sweeps.report.tables import Table, interval, number
+from sweeps.report.tables import Table, interval
 
 EXTRA = (
     "controls", "interventions", "examples", "images", "emergence", "vae", "conv", "smoothness", "transfer",
@@ -93,7 +94,8 @@ def sections(page: Page) -> list[str]:
 def test_page_needs_no_other_files(html: str, page: Page) -> None:
     assert len(html) < 15e6
     assert all(a["src"].startswith("data:image/") for a in page.all("img"))
-    assert not page.all("script")
+    assert not [a for a in page.all("script") if "src" in a]
+    assert not re.search(r"\b(fetch|import|importScripts|XMLHttpRequest|WebSocket)\b *\(", html)
     assert not page.all("iframe")
     assert [a["href"] for a in page.all("link")] == ["data:,"]
     outside = [a["href"] for a in page.all("a") if not a["href"].startswith(("#", "data:"))]
@@ -106,7 +108,7 @@ def test_page_is_accessible(page: Page) -> None:
     assert all(a["alt"].strip() for a in page.all("img"))
     assert all(a["scope"] in ("row", "col", "colgroup") for a in page.all("th"))
     assert len(page.all("caption")) == len(page.all("table")) > 8
-    assert all(a.get("role") == "img" and a["aria-labelledby"] for a in page.all("svg"))
+    assert all(a.get("role") == "img" and a["aria-labelledby"] for a in page.all("svg") if "aria-hidden" not in a)
     regions = [a for a in page.all("div") if a.get("class") == "scroll"]
     assert all(a["tabindex"] == "0" and a["aria-label"] for a in regions)
 
@@ -122,19 +124,20 @@ def test_ids_are_unique_and_links_inside_the_page_resolve(page: Page) -> None:
 
 def test_all_parts_are_there_in_order(page: Page) -> None:
     assert sections(page) == [
-        "findings", "claims", "images", "steps", "heatmaps", "examples", "sites", "controls",
-        "converged", "truth", "emergence", "vae", "conv", "smoothness", "selectivity", "transfer",
-        "interventions", "paper", "network", "costs", "provenance",
+        "findings", "explorer", "claims", "steps", "heatmaps", "interventions", "appendix",
+        "images", "examples", "sites", "controls", "converged", "truth", "emergence", "vae", "conv", "smoothness",
+        "selectivity", "transfer", "paper", "network", "costs", "provenance",
     ]  # fmt: skip
-    contents = [a["href"][1:] for a in page.all("a") if a["href"][1:] in sections(page)]
-    assert contents == sections(page)
+    contents = [a["href"][1:] for a in page.all("a") if a["href"][1:] in sections(page)][:7]
+    assert contents == sections(page)[:7]
+    assert len(page.all("details")) > len(sections(page)) - 7
 
 
-def test_figures_are_also_files(store: storage.Store, html: str) -> None:
+def test_figures_are_also_files(store: storage.Store, page: Page) -> None:
     found = store.list("report/figures/")
     assert {p.rpartition(".")[2] for p in found} == {"svg", "csv"}
     assert "report/figures/heatmap-depth-random.csv" in found
-    assert len(found) == 2 * html.count("<svg")
+    assert len(found) == 2 * len([a for a in page.all("svg") if "aria-hidden" not in a])
 
 
 def test_the_same_tables_give_the_same_bytes(store: storage.Store, html: str) -> None:
@@ -156,8 +159,9 @@ def test_prompts_are_text_not_markup(tmp_path: Path, monkeypatch: pytest.MonkeyP
     plain = report_store.scene
     monkeypatch.setattr(report_store, "scene", lambda *args: (*plain(*args)[:3], "<script>alert('&')</script>"))
     html = Path(build.build(make_store(tmp_path, Made(test=3, sites=FEW, extras=False)), CONFIG)).read_text()
-    assert "<script" not in html
+    assert "<script>alert" not in html
     assert "&lt;script&gt;" in html
+    assert r"\u003cscript\u003e" in html  # in the explorer's data
 
 
 # -- what is shown follows the data
@@ -168,14 +172,14 @@ def test_parts_without_data_are_left_out(tmp_path: Path) -> None:
     page = Page(Path(build.build(make_store(tmp_path, made), CONFIG)).read_text())
     assert not set(EXTRA) & set(sections(page))
     assert {"findings", "steps", "heatmaps", "sites", "paper"} <= set(sections(page))
-    assert "randomised network" not in page.text.partition("The paper makes five claims")[0]
+    assert "the randomised network," not in page.text.partition("The paper makes five claims")[0]
 
 
 def test_a_run_of_few_sites_and_steps_is_reported(tmp_path: Path) -> None:
     made = Made(test=3, sites=("down.0.0", "mid.0"), steps=(2, 7), extras=False, pictures=False)
     page = Page(Path(build.build(make_store(tmp_path, made), CONFIG)).read_text())
     assert "The salient object is decoded best at down.0.0" in page.text
-    head = page.text.partition("Provenance")[2].partition("Which of the paper’s claims")[0]
+    head = page.text.partition("Where can they be read?")[2].partition("Which of the paper’s claims")[0]
     assert "decoded best" in head
     assert "decoder" not in head
     assert not re.search(r"\bnan\b", page.text)
@@ -186,7 +190,7 @@ def test_a_run_without_probes_has_a_page(tmp_path: Path) -> None:
     empty = storage.Store.create(str(tmp_path), layout, durable=False)
     page = Page(Path(build.build(empty, {})).read_text())
     assert "No probe has finished yet" in page.text
-    assert sections(page) == ["findings", "costs", "provenance"]
+    assert sections(page) == ["findings", "appendix", "costs", "provenance"]
 
 
 def test_predictions_survive_removal_of_the_activations(tmp_path: Path) -> None:
@@ -298,7 +302,7 @@ def test_gap_sentence_distinguishes_better_worse_and_unclear(store: storage.Stor
 
 def test_emergence_is_the_first_step_with_95_percent_of_the_rise(store: storage.Store) -> None:
     scores = collect(tables.load(store, CONFIG))["depth"]
-    found = summary.emergence(scores, "trained", "decoder")
+    found = summary.emergence(scores, "trained", "decoder").step
     curve, floor = scores.means[0, scores.site_indices("decoder")].mean(0), 0.78
     rise = (curve - floor) / (curve[-1] - floor)
     assert found.estimate == scores.steps[int(np.argmax(rise >= 0.95))]
@@ -312,7 +316,7 @@ def test_emergence_is_also_shown_as_a_noise_level(store: storage.Store, page: Pa
     assert (np.diff(levels) < 0).all()
     found = context.sigma(Interval(3.0, 2.0, 4.0))
     assert (found.estimate, found.low, found.high) == (levels[2], levels[3], levels[1])
-    step = summary.emergence(context.scores["depth"], "trained", "decoder")
+    step = summary.emergence(context.scores["depth"], "trained", "decoder").step
     expected = f"Decoder mean .*?{step.estimate:.0f} \\(\\d+–\\d+\\) {context.sigma(step).estimate:.2f} "
     assert re.search(expected, page.text[page.text.index("First step with 95 %") :])
     assert "Step Sigma Score at step 1" in page.text
@@ -355,7 +359,7 @@ def test_selectivity_is_the_gain_over_the_best_baseline(page: Page) -> None:
     text = page.text[page.text.index("Controls and selectivity") :]
     numbers = [float(x) for x in re.findall(r"(\d\.\d\d)", text.partition("Depth, RMSE")[0])]
     task, position = numbers[0], float(re.search(r"no activations (\d\.\d\d)", text).group(1))
-    chosen = float(re.search(r"Selectivity, over floor (\d\.\d\d)", text).group(1))
+    chosen = float(re.search(r"Selectivity, over the floor (\d\.\d\d)", text).group(1))
     assert position < 0.34
     assert chosen == pytest.approx(task - 0.34, abs=0.011)
 
@@ -377,7 +381,7 @@ def test_floors_and_oracle_are_shown_beside_every_score(page: Page) -> None:
 
 @pytest.mark.parametrize("task", ["saliency", "depth"])
 def test_a_position_control_raises_the_floor_where_it_is_better(tmp_path: Path, task: str) -> None:
-    store = make_store(tmp_path, Made(test=4, sites=FEW, pictures=False))
+    store = make_store(tmp_path, Made(test=9, sites=FEW, pictures=False))
     plain = collect(tables.load(store, CONFIG))[task]
     rows = [
         {**r, "dice": 0.5, "rmse": 0.6, "attempt": 2}
@@ -397,7 +401,7 @@ def test_a_position_control_raises_the_floor_where_it_is_better(tmp_path: Path, 
     assert context.floors[task]["position alone"][place] == expected[place]
     claim = next(c for c in context.claims if c.key == f"linear-{task}")
     best = found.sites[summary.best_site(found)].name
-    assert f"({found.floor_word(best)}) to" in claim.evidence
+    assert f"gain over the floor ({found.floor_word(best)})" in claim.evidence
 
 
 def test_a_missing_position_control_is_mentioned(tmp_path: Path) -> None:

@@ -140,8 +140,8 @@ def test_the_summary_run_has_table_figures_examples_and_reference(store: storage
     assert "figures/edits-depth-weights-controls" in summary
     for name in ("emergence-depth", "vae-saliency", "transfer-depth-up-3-0", "selectivity-saliency"):
         assert f"figures/{name}" in summary
-    assert summary["claims/linear-depth"] == "partly supported"  # this run holds no random_forced
-    assert summary["depth/best_rival"] in ("random", "position", "surface", "surface_point", "surface_rgb")
+    assert summary["claims/linear-depth"] == "not tested"  # this run holds too few test images
+    assert summary["depth/best_rival"] in ("floor", "random", "position", "surface", "surface_point", "surface_rgb")
     assert summary["depth/gain_over_best_rival"] > 0
     assert summary["tables/claims"]["nrows"] == 5
     assert summary["saliency/best_site"] == "up.3.0"
@@ -161,7 +161,7 @@ def test_the_summary_run_shows_every_figure_of_the_report_with_its_title(
     titles = {f"figures/{p.name}": p.title for p in drawn.figures}
     shown = {name: value for name, value in summary.items() if name.startswith("figures/")}
     assert {name: value["caption"] for name, value in shown.items()} == titles
-    assert len(shown) == drawn.html.count("<svg")
+    assert len(shown) == drawn.html.count('role="img" aria-labelledby')
     for panel in (drawn.figures[0], drawn.figures[-1]):
         assert (pixels(store, f"figures/{panel.name}") == panel.png()).all()
 
@@ -171,7 +171,9 @@ def test_the_summary_run_shows_every_picture_of_the_report(
 ) -> None:
     strips = drawn.strips
     assert sum(len(strip.pictures) for strip in strips) == drawn.html.count("<figure><img") > 50
-    assert {strip.section for strip in strips} == {"images", "examples", "emergence", "smoothness", "interventions"}
+    assert {strip.section for strip in strips} == {
+        "explorer", "images", "examples", "emergence", "smoothness", "interventions",
+    }  # fmt: skip
     summary = inspect(store, "summary")["summary"]
     for section in {strip.section for strip in strips}:
         words = [strip.words for strip in strips if strip.section == section]
@@ -179,7 +181,7 @@ def test_the_summary_run_shows_every_picture_of_the_report(
     edited = next(strip for strip in strips if strip.section == "interventions")
     assert edited.title.startswith("Edited pictures, ")
     assert ": before | its label | requested | after" in edited.words
-    assert strips[0].title == "What the model generates"
+    assert next(s for s in strips if s.section == "images").title == "What the model generates"
     sheets = thumbnails.sheets([strip.pictures for strip in strips[:2]])
     assert len({sheet.shape for sheet in sheets}) == 1
     photo = sheets[0][:, : thumbnails.SHEET_HEIGHT].astype(float)
