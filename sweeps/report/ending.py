@@ -10,6 +10,7 @@ from probing.statistics import Interval
 from sweeps.analysis import summary
 from sweeps.analysis.scores import Scores
 from sweeps.analysis.vocabulary import TASK_NOUNS
+from sweeps.analysis.words import number
 from sweeps.report.context import Context
 
 
@@ -43,5 +44,5 @@ def _finding(context: Context, scores: Scores, best: int) -> str:
 
 
 def _with_bounds(value: Interval) -> str:
-    ends = f" ({value.low:.2f} to {value.high:.2f})" if np.isfinite(value.low) else ""
-    return f"{value.estimate:.2f}{ends}"
+    ends = f" ({number(value.low)} to {number(value.high)})" if np.isfinite(value.low) else ""
+    return f"{number(value.estimate)}{ends}"
