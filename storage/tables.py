@@ -115,7 +115,7 @@ def from_parquet(data: bytes, path: str) -> pa.Table:
     if not (len(data) > 3 * len(MAGIC) and data.startswith(MAGIC) and data.endswith(MAGIC)):
         raise CorruptFile(path, "no whole Parquet file")
     try:
-        return pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
+        return pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read(use_threads=False)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise CorruptFile(path, f"not a readable Parquet file: {error}") from None
 

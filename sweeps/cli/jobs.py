@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from sweeps.cli.verbs import address, argument, follow, job, settings, verb
+from sweeps.cli.verbs import address, argument, dry_run, follow, job, settings, verb
 
 if TYPE_CHECKING:
     from cluster.submit import Job
@@ -21,7 +21,14 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-@verb("cluster", "scenesweep submit --address http://HEAD:8265 paper output=s3://bucket/run", settings, address, follow)
+@verb(
+    "cluster",
+    "scenesweep submit --address http://HEAD:8265 paper output=s3://bucket/run",
+    settings,
+    address,
+    follow,
+    dry_run,
+)
 def submit(parsed: argparse.Namespace) -> int:
     """Submit the run as a job of a Ray cluster. The same command resumes it."""
     import cluster.submit
@@ -29,6 +36,11 @@ def submit(parsed: argparse.Namespace) -> int:
 
     config = load(parsed.preset, parsed.overrides)
     check_output(config.output)
+    if parsed.dry_run:
+        from sweeps.planning import table
+
+        print(table.describe(config))
+        return 0
     check(config, parsed.address)
     words = arguments(parsed.preset, parsed.overrides)
     submitted = cluster.submit.submit(parsed.address, words, output=config.output)

@@ -160,6 +160,8 @@ def test_a_dry_run_is_a_plan_and_writes_nothing(tmp_path: Path, capsys: Any) -> 
     planned = capsys.readouterr().out
     assert main(["run", *words, "--dry-run"]) == 0
     assert capsys.readouterr().out == planned
+    assert main(["submit", "--address", "http://127.0.0.1:1", *words, "--dry-run"]) == 0  # asks no cluster
+    assert capsys.readouterr().out == planned
     assert main(["plan", *words, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert 300 < sum(found["seconds"].values()) < 600
