@@ -156,12 +156,17 @@ def test_open_shows_the_report(finished: Path, tmp_path: Path, monkeypatch: pyte
 
 def test_a_dry_run_is_a_plan_and_writes_nothing(tmp_path: Path, capsys: Any) -> None:
     words = ["scenes", f"output={tmp_path / 'out'}"]
+
+    def shown() -> list[str]:
+        """Without the memory that is free at the moment."""
+        return [line for line in capsys.readouterr().out.splitlines() if not line.startswith("shard of")]
+
     assert main(["plan", *words]) == 0
-    planned = capsys.readouterr().out
+    planned = shown()
     assert main(["run", *words, "--dry-run"]) == 0
-    assert capsys.readouterr().out == planned
+    assert shown() == planned
     assert main(["submit", "--address", "http://127.0.0.1:1", *words, "--dry-run"]) == 0  # asks no cluster
-    assert capsys.readouterr().out == planned
+    assert shown() == planned
     assert main(["plan", *words, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert 300 < sum(found["seconds"].values()) < 600
