@@ -92,7 +92,6 @@ class Live:
         self.title = f"{run.config.name} driver {started}"
         self.events: queue.SimpleQueue[tuple[str, Event] | None] = queue.SimpleQueue()
         self.counts: dict[str, StageCounts] = {}
-        self.cells = 0
         self.stop = threading.Event()
         self.failed = False
         self.threads = [
@@ -127,24 +126,29 @@ class Live:
         """Log the counts of all stages now and then until the sweep ends."""
         import wandb
 
-        data = tables.load(storage.open(self.run.store.url), self.config)
+        store = storage.open(self.run.store.url)
+        data = tables.load(store, self.config)
         writer = Writer(data, self.folder)
         about: dict[str, Any] = {"started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "sampled": self.run.hashes.sample}
         config = {"sweep": self.config, "manifest": data.manifest, **data.addresses, **about}
         run = self._open(writer, config)
         try:
             logged, ended = 0.0, False
+            active: set[str] = set()
             while not ended:
                 with suppress(queue.Empty):
                     item = self.events.get(timeout=PERIOD_S)
                     ended = item is None
                     if item is not None:
+                        active.add(item[0])
                         self._take(run, wandb, *item)
                 now = time.monotonic()
-                if self.counts and (ended or now - logged >= PERIOD_S):
-                    logged = now
-                    rows = [counts.row(now) for counts in self.counts.values()]
-                    run.log({key: value for row in rows for key, value in row.items()} | {"cells/finished": self.cells})
+                if active and (ended or now - logged >= PERIOD_S):
+                    logged, row = now, {"cells/finished": store.table("probes")["status"].to_pylist().count("done")}
+                    for stage in active:
+                        row |= self.counts[stage].row(now)
+                    active.clear()
+                    run.log(row)
             run.summary["failed"] = self.failed
         finally:
             run.finish(exit_code=int(self.failed))
@@ -182,8 +186,6 @@ class Live:
                 continue
             parts = found
             data = tables.load(store, self.config)
-            probes = data.table("probes")
-            self.cells = 0 if probes is None else probes["status"].to_pylist().count("done")
             kind = self.run.config.tracking.runs
             complete = [p for p in plan(data, kind) if kind == "cell" or p.probes == self._requested(p.config)]
             marker, writer = Marker(self.folder), Writer(data, self.folder)
