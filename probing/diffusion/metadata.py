@@ -13,10 +13,11 @@ import huggingface_hub  # loads its parts when they are used, which takes a thir
 import numpy as np
 
 from probing import contents
-from probing.diffusion import parts, schedules
+from probing.diffusion import schedules
 from probing.diffusion.config import DTYPES, EMBEDDED, PAPER_STEPS, ModelConfig
 from probing.diffusion.families.layouts import layout
 from probing.diffusion.families.registry import family_of, has_configuration
+from probing.diffusion.parts import checks, noise, reading, weights
 from probing.diffusion.schedules import LMS
 from probing.diffusion.sites import SiteSpec
 from probing.libraries import loading_errors
@@ -96,7 +97,7 @@ def local_config_folder(config: ModelConfig) -> Path | None:
     except LocalEntryNotFoundError:
         return None
     try:
-        index = parts.read_json(folder, "model_index.json")
+        index = reading.read_json(folder, "model_index.json")
     except ValueError:
         return None
     return folder if has_configuration(folder, index) else None
@@ -109,9 +110,9 @@ def read_model_info(config: ModelConfig, folder: Path) -> ModelInfo:
     """
     with loading_errors(config.name):
         # without a class, a folder of the UNet's and the VAE's files, which is enough to plan
-        kind = parts.read_json(folder, "model_index.json").get("_class_name", "StableDiffusionPipeline")
+        kind = reading.read_json(folder, "model_index.json").get("_class_name", "StableDiffusionPipeline")
         family = family_of(kind)
-        found = layout(family, *parts.read_network(folder, family, sizes_only=True), config.size)
+        found = layout(family, *reading.read_network(folder, family, sizes_only=True), config.size)
     families = {name: sites for name, sites in found.families.items() if name != "attention"}
     sites = found.families["attention"]
     return ModelInfo(sites, found.latent, found.image, revision(config), families, family.name)
@@ -134,7 +135,7 @@ def revision(config: ModelConfig) -> str:
             digest.update(f"{file.relative_to(path)} {file.stat().st_size}".encode())
             digest.update(handle.read(1 << 20))
     try:
-        dropped = parts.unlike_earlier(parts.read_json(path, parts.SCHEDULER_FILE))
+        dropped = noise.unlike_earlier(reading.read_json(path, noise.SCHEDULER_FILE))
     except ValueError:  # a model that cannot be sampled, or a folder without its scheduler's file
         dropped = {}
     added = hashlib.sha256(json.dumps(dropped, sort_keys=True).encode()).hexdigest()[:8] if dropped else ""
@@ -153,7 +154,7 @@ def model_files(config: ModelConfig) -> dict[str, Path]:
     found = [path / "model_index.json"]
     for part in (path / name for name in names):
         if part.is_dir():
-            found += parts.weight_files(part, config.variant)
+            found += weights.weight_files(part, config.variant)
             found += sorted(f for f in part.iterdir() if f.suffix in (".json", ".txt", ".model") and f.name[0] != ".")
     return {file.relative_to(path).as_posix(): file for file in found}
 
@@ -173,7 +174,7 @@ def weight_bytes(folder: Path, config: ModelConfig) -> dict[str, int]:
     """
     sizes = {}
     for part in ("unet", "transformer", "vae", *(name for name in TEXT_PARTS if name.startswith("text_encoder"))):
-        if shapes := parts.tensor_shapes(folder, part, config.variant):
+        if shapes := weights.tensor_shapes(folder, part, config.variant):
             size = sum(map(math.prod, shapes.values())) * DTYPES[config.dtype]
             sizes["network" if part in ("unet", "transformer") else part] = size
     return sizes
@@ -186,11 +187,11 @@ def check(config: ModelConfig, sampler: str = LMS, steps: int = PAPER_STEPS, par
     """Raise ValueError if a field of the model's configuration files is neither honoured nor without effect here.
 
     Also if the weights, where they are on this machine, have other sizes than the files state. Other arguments as in
-    `parts.check`.
+    `checks.check`.
     """
     folder = config_folder(config)
     with loading_errors(config.name):
-        parts.check(folder, sampler, steps, partial)
+        checks.check(folder, sampler, steps, partial)
 
 
 def calls(config: ModelConfig, sampler: str, steps: int) -> int:
@@ -202,7 +203,7 @@ def calls(config: ModelConfig, sampler: str, steps: int) -> int:
     if sampler == LMS or folder is None:
         return steps
     with loading_errors(config.name):
-        return schedules.calls(sampler, steps, parts.read_scheduler(folder, sampler, steps))
+        return schedules.calls(sampler, steps, noise.read_scheduler(folder, sampler, steps))
 
 
 def noise_levels(config: ModelConfig, steps: int) -> tuple[float, ...]:
@@ -213,7 +214,7 @@ def noise_levels(config: ModelConfig, steps: int) -> tuple[float, ...]:
     """
     folder = local_config_folder(config)
     try:
-        settings = parts.lms_settings(parts.read_scheduler(folder)) if folder else {}
+        settings = noise.lms_settings(noise.read_scheduler(folder)) if folder else {}
     except ValueError:
         settings = {}
     # quantiles of a beta distribution are left to the library

@@ -12,10 +12,13 @@ from typing import Any, TypedDict, TypeVar
 import torch
 from torch import Tensor, nn
 
-from probing.diffusion import devices, metadata, parts
+from probing.diffusion import devices, metadata
 from probing.diffusion.config import EMBEDDED, PAPER_STEPS, ModelConfig
 from probing.diffusion.families.base import LatentDiffusion
 from probing.diffusion.families.registry import Family
+from probing.diffusion.parts.checks import check
+from probing.diffusion.parts.noise import read_scheduler
+from probing.diffusion.parts.reading import components, read_index
 from probing.diffusion.schedules import LMS
 from probing.diffusion.variants import OTHER_SEED, VARIANTS, kind, own_seed
 from probing.libraries import loading_errors, quiet_libraries
@@ -35,7 +38,7 @@ def load(config: ModelConfig, variants: int = 1, sampler: str = LMS, steps: int 
         sizes = metadata.weight_bytes(path, config) if isinstance(path, Path) else {}
     devices.check_memory(sizes, str(device), variants, config.name)
     with quiet_libraries(), loading_errors(config.name):
-        parts.check(metadata.config_folder(config), sampler, steps)
+        check(metadata.config_folder(config), sampler, steps)
         return _load_parts(path, config, device, sampler)
 
 
@@ -49,10 +52,10 @@ class _Origin(TypedDict):
 def _load_parts(path: Path | str, config: ModelConfig, device: torch.device, sampler: str) -> LatentDiffusion:
     """The model on its device. Raises ValueError if the pipeline is of another class or lacks tensors."""
     folder = metadata.config_folder(config)
-    index, family = parts.read_index(folder)
+    index, family = read_index(folder)
     origin: _Origin = {"revision": config.revision or None, "local_files_only": isinstance(path, Path)}
-    components = parts.components(index, family)
-    loaded = {part: _load_part(path, part, names, origin, config) for part, names in components.items()}
+    named = components(index, family).items()
+    loaded = {part: _load_part(path, part, names, origin, config) for part, names in named}
     for part in set(loaded) & set(family.weighted_parts):
         loaded[part].to(device=device)
     network, vae = loaded[family.network], loaded["vae"]
@@ -65,7 +68,7 @@ def _load_parts(path: Path | str, config: ModelConfig, device: torch.device, sam
         family=family,
         network=network,
         vae=vae,
-        scheduler_config=parts.read_scheduler(folder, sampler),
+        scheduler_config=read_scheduler(folder, sampler),
         device=device,
         autocast=getattr(torch, config.autocast) if config.autocast and device.type == "cuda" else None,
         sampler=sampler,

@@ -17,7 +17,7 @@ from torch import Tensor
 from probing.diffusion import schedules
 from probing.diffusion.config import PAPER_STEPS
 from probing.diffusion.families.base import LatentDiffusion
-from probing.diffusion.parts import lms_settings
+from probing.diffusion.parts.noise import lms_settings
 from probing.diffusion.schedules import Level
 
 

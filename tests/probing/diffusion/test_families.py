@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 import torch
 
-from probing.diffusion import metadata, parts, schedules
+from probing.diffusion import metadata, schedules
 from probing.diffusion.capture import capture
 from probing.diffusion.config import ModelConfig
 from probing.diffusion.families.layouts import layout
 from probing.diffusion.families.registry import FAMILIES, family_of
 from probing.diffusion.hooks import record, rewrite
 from probing.diffusion.model import load, variant
+from probing.diffusion.parts import weights
 from probing.diffusion.replay import replay_network
 from probing.diffusion.sampling import calls, sample, schedule
 from support import tiny_families
@@ -392,4 +393,4 @@ def test_a_variant_of_the_weights_is_loaded_and_belongs_to_the_run(folders, tmp_
     torch.testing.assert_close(half.network.conv_in.bias, main.network.conv_in.bias + 1)
     files = [set(metadata.model_files(ModelConfig(name=str(folder), variant=v))) for v in ("", "fp16")]
     assert "unet/diffusion_pytorch_model.fp16.safetensors" in files[1] - files[0]
-    assert parts.weight_files(folder / "unet", "none") == parts.weight_files(folder / "unet")
+    assert weights.weight_files(folder / "unet", "none") == weights.weight_files(folder / "unet")

@@ -18,16 +18,17 @@ from transformers import CLIPTextConfig
 
 from probing.dataset import tokens
 from probing.dataset.prompts import Prompt
-from probing.diffusion import metadata, parts
+from probing.diffusion import metadata
 from probing.diffusion import model as models
 from probing.diffusion.config import ModelConfig
+from probing.diffusion.parts import checks, fields, noise, reading
 from probing.diffusion.sampling import generators, initial_noise, sample, schedule
 from support import tiny_families
 
 PROMPT = ["a large red sphere on a green floor under a sky"]
 SCHEDULER = "scheduler/scheduler_config.json"
 UNET, VAE, TEXT = "unet/config.json", "vae/config.json", "text_encoder/config.json"
-INSTALLED = [name for name in parts.SCHEDULERS if name != "DPMSolverSDE"]  # which needs torchsde
+INSTALLED = [name for name in noise.SCHEDULERS if name != "DPMSolverSDE"]  # which needs torchsde
 
 
 @pytest.fixture
@@ -50,9 +51,9 @@ def config(folder: Path) -> ModelConfig:
 @pytest.mark.parametrize(
     ("kind", "table"),
     [
-        (diffusers.UNet2DConditionModel, parts.UNET),
-        (diffusers.AutoencoderKL, parts.VAE),
-        *((getattr(diffusers, f"{name}Scheduler"), parts.SCHEDULER) for name in INSTALLED),
+        (diffusers.UNet2DConditionModel, fields.UNET),
+        (diffusers.AutoencoderKL, fields.VAE),
+        *((getattr(diffusers, f"{name}Scheduler"), noise.SCHEDULER) for name in INSTALLED),
     ],
 )
 def test_every_field_of_a_supported_class_is_in_its_table(kind, table):
@@ -61,13 +62,13 @@ def test_every_field_of_a_supported_class_is_in_its_table(kind, table):
 
 def test_every_field_of_the_text_encoder_is_in_its_table():
     common = {"_name_or_path", "id2label", "label2id", "problem_type"}  # without effect, and not in pipelines' files
-    assert set(CLIPTextConfig().to_dict()) - common <= set(parts.TEXT_ENCODER)
+    assert set(CLIPTextConfig().to_dict()) - common <= set(fields.TEXT_ENCODER)
 
 
 @pytest.mark.parametrize("name", INSTALLED)
 def test_betas_that_a_file_does_not_name_are_those_of_its_class(name):
     defaults = inspect.signature(getattr(diffusers, f"{name}Scheduler").__init__).parameters
-    settings = parts.lms_settings({"_class_name": f"{name}Scheduler"})
+    settings = noise.lms_settings({"_class_name": f"{name}Scheduler"})
     assert settings == {key: defaults[key].default for key in ("beta_start", "beta_end")}
 
 
@@ -213,7 +214,7 @@ def test_full_size_configurations_are_accepted(tmp_path):
     for unet in (tiny_families.V14, tiny_families.V21, xl):
         (tmp_path / "unet").mkdir(exist_ok=True)
         (tmp_path / UNET).write_text(json.dumps(unet | {"_class_name": "UNet2DConditionModel", "decay": 0.9999}))
-        assert parts.read_unet(tmp_path)["in_channels"] == 4
+        assert reading.read_unet(tmp_path)["in_channels"] == 4
 
 
 BETAS_OF_SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
@@ -270,7 +271,7 @@ def test_files_as_the_public_models_have_them_are_accepted(tmp_path, kind):
     for name, content in (files | {"model_index.json": index}).items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(json.dumps(content))
-    parts.check(tmp_path)
+    checks.check(tmp_path)
     levels = metadata.noise_levels(config(tmp_path), 15)
     assert levels[0] == pytest.approx(9.6 if xl else 14.61, abs=0.5)
 
@@ -314,14 +315,14 @@ CLASSES = {
     VAE: diffusers.AutoencoderKL,
     SCHEDULER: diffusers.LMSDiscreteScheduler,
 }
-TABLES = {UNET: parts.UNET, VAE: parts.VAE, SCHEDULER: parts.SCHEDULER}
+TABLES = {UNET: fields.UNET, VAE: fields.VAE, SCHEDULER: noise.SCHEDULER}
 
 
 def changes_nothing(name: str, field: str, original: dict[str, Any], content: dict[str, Any]) -> bool:
     """Whether a mutation must give the same images: the field has no effect, or its default is what it held."""
     if field in content:
-        no_effect = TABLES.get(name, {}).get(field) is parts.NO_EFFECT
-        return field.startswith("_") or field in parts.NOT_NEEDED or no_effect
+        no_effect = TABLES.get(name, {}).get(field) is fields.NO_EFFECT
+        return field.startswith("_") or field in reading.NOT_NEEDED or no_effect
     parameters = inspect.signature(CLASSES[name].__init__).parameters if name in CLASSES else {}
     return field in parameters and json.loads(json.dumps(parameters[field].default)) == original[field]
 
