@@ -14,6 +14,7 @@ from probing.diffusion.sites import SiteSpec
 from storage import budget
 from storage.backends import local_folder
 from storage.budget import Budget, format_bytes
+from storage.errors import Unavailable
 from sweeps.config.schema import Config, previews
 from sweeps.planning import checks, cluster_costs, durations
 from sweeps.planning.checks import Start, on_this_machine
@@ -84,14 +85,14 @@ def on_gpus(config: Config, gpus: int, rates: Rates) -> str:
     trials = len(pack(probes, config.sweep.trial_axes))
     stages = cluster_costs.stages(plan, trials, len(probes), rates.filled())
     table = cluster_costs.table(stages, cluster_costs.counts(gpus), rates.filled())
-    return "\n".join([*table, f"rates: {rates.describe()}", *problem])
+    return "\n".join([*table, *problem, f"rates: {rates.describe()}"])
 
 
 def _problem(check: Callable[..., None], *arguments: object) -> list[str]:
     """Return why a run would be refused, as a line of its plan, if so."""
     try:
         check(*arguments)
-    except ValueError as error:
+    except (ValueError, Unavailable) as error:
         return [f"a run would be refused: {error}"]
     return []
 

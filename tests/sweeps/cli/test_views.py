@@ -183,7 +183,7 @@ def test_a_plan_shows_calls_bytes_files_memory_and_hours(sampled, tiny_pipeline,
     layout = storage.open(str(sampled)).layout
     price = storage.budget.price(layout)
     assert out.startswith("about ")
-    assert f"network calls        {12 * 15 * 2} " in out
+    assert f"network calls     {12 * 15 * 2} " in out
     assert f"files             {price.files}, " in out
     assert f"{format_bytes(price.peak_writer_bytes)} of buffers" in out
     assert "at 2 samples/s each (given with --rate)" in out

@@ -146,7 +146,7 @@ def test_the_paper_is_planned_on_a_fresh_machine_without_network(tmp_path: Path)
     lines = ran.stdout.splitlines()
     assert lines[0].startswith("about 39 h, ")
     assert "617 samples x 2 variants (trained, random), 15 steps, shards of 8" in lines
-    assert "network calls        18510 (both halves of guidance counted as one)" in lines
+    assert "network calls     18510 (both halves of guidance counted as one)" in lines
     assert any("CompVis/stable-diffusion-v1-4 is not on this machine" in line for line in lines)
     assert any("no file train_split_prompts_seeds.csv and test_split_prompts_seeds.csv here" in line for line in lines)
     assert not (tmp_path / "runs").exists()

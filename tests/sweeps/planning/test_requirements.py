@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from probing.diffusion import published
 from probing.diffusion.config import EMBEDDED
+from probing.diffusion.sites import choose
 from support.tiny_runs import configured, settings
 from sweeps import pipeline
 from sweeps.cli.main import main
@@ -34,11 +36,14 @@ def made(preset: str, *more: str) -> Config:
 @pytest.mark.parametrize("preset", sorted(presets()))
 def test_every_preset_plans_what_its_interventions_need(preset: str, found: ModelInfo) -> None:
     config = made(preset)
-    if config.model.name in EMBEDDED:
+    if folder := published.folder(config.model.name):
+        found = run.model_info(replace(config, model=replace(config.model, name=str(folder))))
+    elif config.model.name in EMBEDDED:
         found = run.model_info(config)
+    recorded = choose(found.sites, config.sampling.sites)
     requirements.check(config, found)
     probes = {probe for _, probe in requirements.needed(config, found.sites)}
-    assert probes <= set(probe_specs(config.sweep, config.sampling.variants, found.sites))
+    assert probes <= set(probe_specs(config.sweep, config.sampling.variants, recorded))
     assert ("shuffled" in {probe.control for probe in probes}) == ("shuffled_probe" in config.interventions.controls)
 
 
