@@ -32,7 +32,8 @@ RATE = {"scenes": 3.0, "": 0.25}
 """samples per second and worker, assumed if none was measured: scenes on a CPU core; SD v1.4 on a GPU"""
 
 
-ASSUMED = "assumed, as of Stable Diffusion v1.4; --rate takes a measured one"
+ASSUMED = "assumed; --rate takes a measured one"
+ASSUMED_OTHER = "assumed, as of Stable Diffusion v1.4; --rate takes a measured one"
 
 
 def site_table(model_info: ModelInfo, family: str) -> str:
@@ -187,7 +188,7 @@ def _stage_table(plan: PlanInput, rate: float) -> list[str]:
     """Return the table of all stages: work, network calls and hours."""
     config = plan.config
     workers = max(1, config.ray.sampling_actors)
-    source = "given with --rate" if rate else ASSUMED
+    source = "given with --rate" if rate else ASSUMED if durations.embedded(config) else ASSUMED_OTHER
     rate = rate or RATE.get(config.model.name, RATE[""])
     prices = (
         [StagePrice("preview", f"{plan.samples} images", plan.samples * config.total_steps)] if previews(config) else []

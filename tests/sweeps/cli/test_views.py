@@ -115,7 +115,7 @@ def test_status_groups_what_failed_by_reason(probed, capsys):
     reasons = ["step 1 is not finite", "step 2 is not finite", "no foreground"]
     store.append("probes", [row | {"error": why} for row, why in zip(broken, reasons, strict=True)])
     intervene.execute(probed, Refusing(), [], intervene.missing(probed)[:3])
-    pipeline.run_stage(probed, stage, Refusing(), pipeline.Result(), Display())
+    pipeline.run_stage(probed, stage, Refusing(), pipeline.Result(), Display(quiet=True))
     assert main(["status", store.url]) == 1
     printed = capsys.readouterr()
     assert line(printed.out, "probing") == "probing 189 of 192 probes, 3 failed"
