@@ -78,7 +78,7 @@ def test_rows_of_other_settings_are_not_shown_in_silence(finished, tiny_pipeline
     assert "earlier settings" not in capsys.readouterr().out
     assert main(["curate", "scenes", *settings(tiny_pipeline, output, "curation.train=4")]) == 0
     assert main(["report", str(output)]) == 0
-    warning = "Results of earlier settings are shown for: grid"
+    warning = "Results of earlier settings are shown for: main grid"
     assert warning in capsys.readouterr().out
     assert warning in (output / "report/index.html").read_text()
     assert main(["compare", str(output), str(finished)]) == 0
