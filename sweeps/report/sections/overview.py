@@ -150,11 +150,11 @@ def _edit_words(task: str, verdict: Verdict) -> Markup:
     else:
         outcome = "does not clearly follow" if verdict.testable else "cannot be judged with so few images under"
     n = verdict.edit.effect.images
-    return Markup("{} {} edits {} (n = {}, p {}).").format(
+    return Markup("{} {} edits {} (n&nbsp;=&nbsp;{}, p&nbsp;{}).").format(
         TASK_NOUNS[task].capitalize(), outcome, way, n, _p_words(verdict.p)
     )
 
 
 def _p_words(p: float) -> Markup:
     words = p_value(p)
-    return words if words.startswith("&lt;") else Markup("= ") + words if np.isfinite(p) else Markup(number(p))
+    return words if words.startswith("&lt;") else Markup("=&nbsp;") + words if np.isfinite(p) else Markup(number(p))
