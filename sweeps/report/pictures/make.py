@@ -18,6 +18,8 @@ WIDTH, HEIGHT = 1280, 1700
 """of the window"""
 PARTS = {"first-screen": (0, 750), "explorer": (800, 1640)}
 """name: top and bottom of the part of the window in pixels"""
+PALETTE = ("explorer",)
+"""parts that are saved with 256 colours, so that both together stay below 400 kB"""
 
 
 def take(page: Path) -> None:
@@ -32,8 +34,8 @@ def take(page: Path) -> None:
         subprocess.run([browser, *flags.split(), *options, page.resolve().as_uri()], check=True, capture_output=True)
         image = Image.open(whole).convert("RGB")
         for name, (top, bottom) in PARTS.items():
-            part = image.crop((0, top, WIDTH, bottom)).quantize(256)
-            part.save(FOLDER / f"{name}.png", optimize=True)
+            part = image.crop((0, top, WIDTH, bottom))
+            (part.quantize(256) if name in PALETTE else part).save(FOLDER / f"{name}.png", optimize=True)
 
 
 if __name__ == "__main__":
