@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Iterator
@@ -15,6 +16,13 @@ from storage import Store
 
 if TYPE_CHECKING:
     from sweeps.report.build import Drawn
+
+
+@pytest.fixture(autouse=True)
+def no_lines_while_waiting(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a slow machine a run tells that it is still checking, which is not what tests of its messages are about."""
+    if "progress" not in request.node.nodeid:
+        monkeypatch.setattr("sweeps.runtime.progress.EVERY", math.inf)
 
 
 @pytest.fixture(scope="session")

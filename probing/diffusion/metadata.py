@@ -199,8 +199,8 @@ def calls(config: ModelConfig, sampler: str, steps: int) -> int:
 
     For a model whose files are not on this machine, as many as steps: it is the paper's sampler's number.
     """
-    folder = local_config_folder(config)
-    if sampler == LMS or folder is None:
+    folder = None if sampler == LMS else local_config_folder(config)
+    if folder is None:
         return steps
     with loading_errors(config.name):
         return schedules.calls(sampler, steps, noise.read_scheduler(folder, sampler, steps))
