@@ -160,15 +160,15 @@ def _checked(config: Config, verbs: Sequence[str], display: Display) -> Start:
     """Check a run, tell what was found, and price the preview if there is one."""
     with display.stage("checks", "checking settings and files"):
         start = checks.check(config, ("label", *verbs) if previews(config) else verbs)
+        if previews(config):
+            _, recording, previewed = table.with_preview(config, start.model_info, start.samples)
+            table.check_fits(config, recording, previewed)
+        else:
+            _priced(start)
     for reason, count in start.reading.dropped.items() if start.reading else ():
         display.say(f"prompts: {count} dropped ({reason})")
     for line in start.notes:
         display.say(line)
-    if previews(config):
-        _, recording, previewed = table.with_preview(config, start.model_info, start.samples)
-        table.check_fits(config, recording, previewed)
-    else:
-        _priced(start)
     return start
 
 
