@@ -6,8 +6,7 @@ nor diffusers unless a scheduler is given.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -116,16 +115,6 @@ class Level:
     alpha: float
     sigma: float
 
-    @property
-    def ratio(self) -> float:
-        """Noise to signal, sigma / alpha; infinite for pure noise."""
-        return self.sigma / self.alpha if self.alpha > 0 else math.inf
-
-    @property
-    def log_snr(self) -> float:
-        """Logarithm of the signal-to-noise ratio alpha^2 / sigma^2."""
-        return -2 * math.log(self.ratio) if self.sigma > 0 else math.inf
-
 
 def levels(scheduler: Any) -> list[Level]:
     """The noise level of each call of a scheduler of diffusers whose timesteps are set."""
@@ -186,8 +175,3 @@ def clean_estimate(scheduler: Any, index: int, level: Level, latents: Tensor, in
     if kind == "flow_prediction":
         return inputs - level.sigma * output
     return (inputs - level.sigma * output) / level.alpha
-
-
-def unsupported_prediction(values: Sequence[object]) -> list[object]:
-    """Those of some prediction types for which there is no clean estimate."""
-    return [v for v in values if v not in ("epsilon", "v_prediction", "flow_prediction", "sample")]

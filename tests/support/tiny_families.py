@@ -10,6 +10,7 @@ import torch
 from diffusers import (
     AutoencoderDC,
     AutoencoderKL,
+    AutoencoderTiny,
     DDIMScheduler,
     DiTPipeline,
     DiTTransformer2DModel,
@@ -17,6 +18,8 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
     FluxTransformer2DModel,
+    LatentConsistencyModelPipeline,
+    LCMScheduler,
     LMSDiscreteScheduler,
     PixArtSigmaPipeline,
     PixArtTransformer2DModel,
@@ -85,18 +88,45 @@ def _vae() -> AutoencoderKL:
     return AutoencoderKL(**V14_VAE | {"block_out_channels": [8, 8, 16, 16], "norm_num_groups": 4}).eval()
 
 
-def second(prediction: str = "v_prediction") -> StableDiffusionPipeline:
-    """Stable Diffusion 2.x, narrow: linear projections, heads by block, velocity."""
+def second(prediction: str = "v_prediction", **options: Any) -> StableDiffusionPipeline:
+    """Stable Diffusion 2.x, narrow: linear projections, heads by block, velocity; options: of the UNet."""
     torch.manual_seed(0)
     tokenizer = text.build_tokenizer()
     unet = UNet2DConditionModel(
-        **V21 | {"sample_size": 16, "block_out_channels": [16, 16, 32, 32], "attention_head_dim": [2, 2, 4, 4],
+        **V21 | options | {"sample_size": 16,
+                 "block_out_channels": [16, 16, 32, 32], "attention_head_dim": [2, 2, 4, 4],
                  "cross_attention_dim": 24, "norm_num_groups": 8}
     )  # fmt: skip
     return StableDiffusionPipeline(
         vae=_vae(), text_encoder=_encoder(CLIPTextModel, 24, tokenizer), tokenizer=tokenizer, unet=unet.eval(),
         scheduler=scheduler(prediction), safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
+
+
+def consistency() -> LatentConsistencyModelPipeline:
+    """A latent consistency model, narrow: the UNet is told the guidance."""
+    made = second("epsilon", time_cond_proj_dim=32)
+    return LatentConsistencyModelPipeline(
+        vae=made.vae, text_encoder=made.text_encoder, tokenizer=made.tokenizer, unet=made.unet,
+        scheduler=LCMScheduler.from_config(made.scheduler.config), safety_checker=None, feature_extractor=None,
+        requires_safety_checker=False,
+    )  # fmt: skip
+
+
+def only_cross() -> StableDiffusionPipeline:
+    """Blocks whose `attn1` looks at the text, in the outermost level."""
+    return second(only_cross_attention=[True, False, False, False])
+
+
+def tiny_autoencoder() -> StableDiffusionPipeline:
+    """An AutoencoderTiny in the place of the usual one."""
+    made = second()
+    torch.manual_seed(3)
+    made.register_modules(vae=AutoencoderTiny(
+        encoder_block_out_channels=(8, 8), decoder_block_out_channels=(8, 8), num_encoder_blocks=(1, 1),
+        num_decoder_blocks=(1, 1),
+    ).eval())  # fmt: skip
+    return made
 
 
 def extra_large(zeros: bool = True) -> StableDiffusionXLPipeline:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -78,5 +78,7 @@ def test_the_tutorial_runs_from_its_first_cell_to_its_last(
             kinds = [[sorted(output.get("data", {})) for output in outputs] for outputs in (cell.outputs, was.outputs)]
             assert kinds[0] == kinds[1], cell.source
     text = path.read_text()
-    assert not re.search(r"/tmp/|/root/|/work/", text)
+    # no path of the machine that it was run on
+    for folder in (tempfile.gettempdir(), Path.home(), Path(sweeps.__file__).parents[1]):
+        assert f"{folder}/" not in text
     assert len(text) < 400_000

@@ -119,7 +119,12 @@ class LatentDiffusion(ABC):
         for site in named:
             if site.module not in modules:
                 raise ValueError(f"its {self.family.network} has no {site.module}, which its config.json states")
-        found = {path for path in modules if path.rsplit(".", 1)[-1] in ("attn1", "attn")}
+        found = {
+            path
+            for path, module in modules.items()
+            # in blocks that have only cross-attention, `attn1` looks at the text
+            if path.rsplit(".", 1)[-1] in ("attn1", "attn") and not getattr(module, "is_cross_attention", False)
+        }
         recorded = {site.module.removesuffix(".to_out.0") for site in self.sites()}
         if left := sorted(found - recorded):
             raise ValueError(f"its {self.family.network} has self-attention at {left[0]} that is not known here")

@@ -26,7 +26,13 @@ from probing.diffusion.sampling import calls, sample, schedule
 from support import tiny_families
 
 SEEDS, SIZE, STEPS = [3, 11], 32, 4
-UNETS = {"2.x": tiny_families.second, "XL": tiny_families.extra_large}
+UNETS = {
+    "2.x": tiny_families.second,
+    "XL": tiny_families.extra_large,
+    "LCM": tiny_families.consistency,
+    "only cross": tiny_families.only_cross,
+    "tiny VAE": tiny_families.tiny_autoencoder,
+}
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +85,9 @@ CASES = [
         ("2.x", sampler)
         for sampler in (*BETAS, "DDPM", "PNDM", "DPMSolverSinglestep", "DEISMultistep", "UniPCMultistep")
     ),
+    ("LCM", "own"),
+    ("only cross", "lms"),
+    ("tiny VAE", "own"),
     *(("XL", sampler) for sampler in ("EulerDiscrete", "DPMSolverMultistep")),
     *(("PixArt", sampler) for sampler in BETAS),
     *(("DiT", sampler) for sampler in ("own", "DPMSolverMultistep")),
@@ -375,6 +384,23 @@ def test_a_sampler_that_does_not_fit_the_model_is_refused(folders):
         metadata.check(ModelConfig(name=str(folders["FLUX"]), size=SIZE), "lms", STEPS)
     with pytest.raises(ValueError, match="betas, which sampling.scheduler=FlowMatchEulerDiscrete cannot"):
         metadata.check(ModelConfig(name=str(folders["2.x"])), "FlowMatchEulerDiscrete", STEPS)
+
+
+def test_images_of_a_tiny_autoencoder_are_the_pipelines_own(folders):
+    model = loaded(folders, "tiny VAE")
+    made = diffusers.DiffusionPipeline.from_pretrained(folders["tiny VAE"], safety_checker=None)
+    latents = sample(model, ["a red box"], [3], steps=2, guidance=2.0, decode=False).latents
+    pixels = made.vae.decode(latents / made.vae.config.scaling_factor, return_dict=False)[0]
+    expected = 255 * made.image_processor.postprocess(pixels.detach(), output_type="np")
+    assert np.abs(model.decode(latents).numpy() - expected).max() <= 0.5 + 1e-3
+    assert expected.shape[1:3] == model.image_size
+
+
+def test_attention_to_the_text_alone_is_no_site(folders):
+    names = [site.name for site in loaded(folders, "only cross").sites()]
+    assert names == [
+        site.name for site in loaded(folders, "2.x").sites() if not site.name.startswith(("down.0", "up.3"))
+    ]
 
 
 def test_class_names_are_the_prompts_of_a_model_of_classes(folders):
