@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 from interventions.controls import LATE_STEPS, NULLS, VARIATIONS
-from probing.diffusion.sites import SiteSpec, choose
+from probing.diffusion.sites import ALL, ATTENTION, SiteSpec, choose
 
 TASKS = ("saliency", "depth")
 LR_UNITS = ("absolute", "rms")
@@ -46,7 +46,7 @@ class EditSpec:
     task: str
     """what the probes predict: saliency or depth"""
     sites: tuple[str, ...]
-    """names of sites, or the groups `encoder`, `bottleneck`, `decoder`, `all`"""
+    """names or kinds of sites, or the groups `encoder`, `bottleneck`, `decoder`, `all`"""
     steps: tuple[int, ...]
     """denoising steps, counted from 1"""
     iterations: int = 128
@@ -97,7 +97,8 @@ class InterventionConfig:
     tasks: tuple[str, ...] = TASKS
     """saliency, depth, or both"""
     saliency_sites: tuple[str, ...] = ("decoder",)
-    """sites edited for saliency: names, or groups (encoder, bottleneck, decoder; early, middle, late; all)"""
+    """sites edited for saliency: names, kinds, or groups (encoder, bottleneck, decoder; early, middle, late; all) of
+    the kinds that `sampling.sites` names"""
     depth_sites: tuple[str, ...] = ("all",)
     """sites edited for depth, likewise"""
     saliency_steps: tuple[int, ...] = (1, 2, 3, 4, 5)
@@ -245,18 +246,23 @@ class InterventionConfig:
 
 
 def choose_sites(
-    sites: Sequence[SiteSpec], names: Sequence[str], key: str = "interventions.*_sites"
+    sites: Sequence[SiteSpec],
+    names: Sequence[str],
+    key: str = "interventions.*_sites",
+    kinds: Sequence[str] = (ATTENTION,),
 ) -> tuple[SiteSpec, ...]:
-    """The sites with the given names or in the given groups, in order of execution.
+    """The sites with the given names, of the given kinds or in the given groups, in order of execution.
 
-    Raises ValueError, naming the setting `key`, for unknown names.
+    sites: all that sampling can record. kinds: those that groups and `all` consist of. Raises ValueError, naming the
+    setting `key`, for unknown names.
     """
-    in_groups = {site.name for site in sites if site.side in SIDES and site.side in names}
-    known = list(dict.fromkeys(site.side for site in sites))
+    grouped = [site for site in sites if site.family in kinds]
+    in_groups = {site.name for site in grouped if ALL in names or site.side in SIDES and site.side in names}
+    known = list(dict.fromkeys(site.side for site in grouped))
     for name in names:
         if name in SIDES and name not in known:
             raise ValueError(f"{key}: this model has no {name} sites; its groups are {', '.join(known)}, all")
-    return choose(sites, [*(name for name in names if name not in SIDES), *in_groups], key)
+    return choose(sites, [*(name for name in names if name not in (*SIDES, ALL)), *in_groups], key)
 
 
 def _check_choice(name: str, value: str, allowed: Sequence[str]) -> None:

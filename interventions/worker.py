@@ -26,6 +26,7 @@ from interventions.sources.cache import ProbeCache
 from probing.diffusion.config import PAPER_STEPS
 from probing.diffusion.families.base import LatentDiffusion
 from probing.diffusion.sampling import sample
+from probing.diffusion.sites import ATTENTION
 from probing.diffusion.variants import OTHER_SEED, noise_seed
 
 ResultRow = dict[str, object]
@@ -71,6 +72,8 @@ class Intervener:
     """the model's name in recipes of earlier versions, with a revision that does not cover the whole content"""
     steps: int = PAPER_STEPS
     """`sampling.steps`"""
+    kinds: tuple[str, ...] = (ATTENTION,)
+    """kinds of the sites that groups such as `decoder` consist of"""
 
     def __post_init__(self) -> None:
         self.probe_cache = ProbeCache(self.sources, self.model.device)
@@ -125,7 +128,7 @@ class Intervener:
                 continue
             parts.append(edit_batch(
                 self.model, original.prompt, original.seed, labels, rows, task.spec, self.probe_cache,
-                guidance=self.guidance, seed=(self.config.seed, task.sample), steps=self.steps,
+                guidance=self.guidance, seed=(self.config.seed, task.sample), steps=self.steps, kinds=self.kinds,
             ))  # fmt: skip
         edited = [image for part in parts for image in self.labelling(part.images)]
         recipe = Recipe(
@@ -142,7 +145,7 @@ class Intervener:
         The source is another image of the same prompt; the pictures show it as a second row, `donor`.
         """
         started = time.perf_counter()
-        sites = choose_sites(self.model.sites(), task.spec.sites)
+        sites = choose_sites(self.model.recordable, task.spec.sites, kinds=self.kinds)
         prompt, seed = original.prompt, noise_seed(OTHER_SEED, original.seed)
         model, how = self.model, _Sampling(guidance=self.guidance, steps=self.steps)
         source = patching.record_source(model, prompt, seed, sites, task.spec.steps, **how)
@@ -159,7 +162,7 @@ class Intervener:
     def columns(self, task: EditTask) -> ResultRow:
         """Columns that all rows of a task share."""
         spec = task.spec
-        sites = choose_sites(self.model.sites(), spec.sites)
+        sites = choose_sites(self.model.recordable, spec.sites, kinds=self.kinds)
         return {
             **self.common,
             "experiment": task.experiment,

@@ -26,7 +26,7 @@ from probing.diffusion.config import PAPER_STEPS
 from probing.diffusion.families.base import LatentDiffusion
 from probing.diffusion.hooks import rewrite
 from probing.diffusion.sampling import calls, sample
-from probing.diffusion.sites import SiteSpec
+from probing.diffusion.sites import ATTENTION, SiteSpec
 
 MEANS = (
     "edit_norm",  # root mean square of the edit, in units of that of the site's activations
@@ -230,16 +230,18 @@ def edit_batch(
     guidance: float,
     seed: tuple[int, ...] = (0, 0),
     steps: int = PAPER_STEPS,
+    kinds: Sequence[str] = (ATTENTION,),
 ) -> Edited:
     """Sample one prompt and seed once for each row, with its edit; 0 iterations give the original.
 
-    Raises ValueError for unknown sites, steps beyond the last, missing probes and latents that are not finite.
+    kinds: of the sites that groups such as `decoder` consist of. Raises ValueError for unknown sites, steps beyond the
+    last, missing probes and latents that are not finite.
     """
     started = time.perf_counter()
     total = calls(model, steps)
     if max(spec.steps) > total:
         raise ValueError(f"interventions.{spec.task}_steps: step {max(spec.steps)} is beyond {total}")
-    sites = choose_sites(model.sites(), spec.sites)
+    sites = choose_sites(model.recordable, spec.sites, kinds=kinds)
     editor = Editor(spec, rows, targets, probe_cache, seed, controls.late_steps(spec.steps, total))
 
     def around(step: int) -> AbstractContextManager[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ _FILES = {
     "depth": "large_syn_dataset_continuous/at_step_{step}/regression_probe_{place}{suffix}.pth",
 }
 """where the authors' scripts look for a probe; their steps count from 0"""
+SITE = re.compile(r"(down|up)\.\d\.\d|mid\.0")
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,9 @@ class AuthorsProbes:
         return (key.variant, key.control) == ("trained", "none")
 
     def path(self, key: ProbeKey) -> Path:
-        """The file of a probe."""
+        """The file of a probe. Raises ValueError if its site is no self-attention of Stable Diffusion's UNet."""
+        if not SITE.fullmatch(key.site):
+            raise ValueError(f"the authors publish no probe at {key.site}, only at a UNet's self-attention")
         block, layer = key.site.rsplit(".", 1) if key.site.count(".") == 2 else (f"{key.site.split('.')[0]}.0", "0")
         place = f"{block.replace('.', '_')}_attn1_out_{layer}"
         suffix = self.saliency_suffix if key.task == "saliency" else self.depth_suffix

@@ -19,7 +19,7 @@ from probing.diffusion.families.layouts import layout
 from probing.diffusion.families.registry import family_of, has_configuration
 from probing.diffusion.parts import checks, noise, reading, weights
 from probing.diffusion.schedules import LMS
-from probing.diffusion.sites import SiteSpec
+from probing.diffusion.sites import ATTENTION, SiteSpec
 from probing.libraries import loading_errors
 from storage.backends import local_path
 
@@ -37,7 +37,9 @@ class ModelInfo:
     revision: str
     """identifies the exact weights"""
     families: dict[str, tuple[SiteSpec, ...]]
-    """sites of the additional site families, such as `conv` and `vae`"""
+    """sites of the other site families: `cross`, `mlp`, `residual`, `conv` and `vae`"""
+    recordable: tuple[SiteSpec, ...]
+    """sites of all kinds that sampling can record, in order of execution"""
     family: str = "Stable Diffusion"
     """name of the model's family"""
 
@@ -113,9 +115,9 @@ def read_model_info(config: ModelConfig, folder: Path) -> ModelInfo:
         kind = reading.read_json(folder, "model_index.json").get("_class_name", "StableDiffusionPipeline")
         family = family_of(kind)
         found = layout(family, *reading.read_network(folder, family, sizes_only=True), config.size)
-    families = {name: sites for name, sites in found.families.items() if name != "attention"}
-    sites = found.families["attention"]
-    return ModelInfo(sites, found.latent, found.image, revision(config), families, family.name)
+    families = dict(found.families)
+    sites = families.pop(ATTENTION)
+    return ModelInfo(sites, found.latent, found.image, revision(config), families, found.recordable, family.name)
 
 
 def revision(config: ModelConfig) -> str:

@@ -7,14 +7,29 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any
 
+ATTENTION = "attention"
+KINDS = (ATTENTION, "cross", "mlp", "residual")
+"""kinds of sites that sampling can record: outputs of self- or joint attention, of cross-attention to the text, of the
+feed-forward layer, and of the whole transformer block, which is the residual stream after these three"""
+ALL = "all"
+
+
+def block_of(name: str) -> str:
+    """The block of a site: `up.2` for `up.2.1` and `up.2.1.mlp`, `block.7` for `block.7.self` and `block.7.mlp`."""
+    parts = name.split(".")
+    # a number of a UNet's site is its place in the block, that of a transformer's is the block's
+    if parts[-1] in KINDS and parts[0] not in ("block", "single"):
+        parts.pop()
+    return ".".join(parts[:-1])
+
 
 @dataclass(frozen=True)
 class SiteSpec:
     """One recorded place in the network, and the shape of its output (paper, table 2)."""
 
     name: str
-    """`down.0.0` ... `mid.0` ... `up.3.2`, or `block.7.self` in transformers; `conv.*` and `vae.*` for the additional
-    site families"""
+    """`down.0.0` ... `mid.0` ... `up.3.2` for self-attention and `up.3.2.mlp` for other kinds, or `block.7.self` in
+    transformers; `conv.*` and `vae.*` for the additional site families"""
     module: str
     """path of the module whose output is recorded"""
     channels: int
@@ -40,12 +55,12 @@ class SiteSpec:
     @property
     def block(self) -> str:
         """The block of the network, such as `up.3`."""
-        return self.name.rsplit(".", 1)[0]
+        return block_of(self.name)
 
     @property
     def index(self) -> int:
         """The number of the site in its block, 0 where a block has one site of its kind, such as `block.3.self`."""
-        number = self.name.rsplit(".", 1)[1]
+        number = self.name.removeprefix(f"{self.block}.").partition(".")[0]
         return int(number) if number.isdigit() else 0
 
 
@@ -67,7 +82,7 @@ def _by_level(config: Mapping[str, Any], field: str, default: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value] * len(config["block_out_channels"])
 
 
-def unet_blocks(config: Mapping[str, Any], latent: tuple[int, int], family: str) -> Iterator[UNetBlock]:
+def unet_blocks(config: Mapping[str, Any], latent: tuple[int, int]) -> Iterator[UNetBlock]:
     """The blocks with cross-attention, in order of execution; their transformers mostly have self-attention too."""
     channels = config["block_out_channels"]
     layers, depth = (_by_level(config, f, n) for f, n in (("layers_per_block", 2), ("transformer_layers_per_block", 1)))
@@ -88,27 +103,37 @@ def unet_blocks(config: Mapping[str, Any], latent: tuple[int, int], family: str)
             # each level halves the sides, rounded up
             height, width = (-(-edge // 2**level) for edge in latent)
             depths = tuple(deep) if isinstance(deep, list | tuple) else (deep,) * number
-            site = SiteSpec(name, path, channels[level], height, width, side, family)
+            site = SiteSpec(name, path, channels[level], height, width, side, ATTENTION)
             yield UNetBlock(site, depths[:number], only_cross)
 
 
-def attention_sites(config: Mapping[str, Any], latent: tuple[int, int]) -> tuple[SiteSpec, ...]:
-    """The self-attention output projections in order of execution (section 3.2, appendix B).
+MODULES = {ATTENTION: ".attn1.to_out.0", "cross": ".attn2.to_out.0", "mlp": ".ff", "residual": ""}
+"""kind -> module inside a transformer block of a UNet"""
+
+
+def unet_sites(config: Mapping[str, Any], latent: tuple[int, int]) -> tuple[SiteSpec, ...]:
+    """The sites of all KINDS in order of execution; those of self-attention have no kind in their names.
 
     config: a UNet2DConditionModel configuration. latent: (height, width) of a latent.
+    """
+    found = []
+    for block in unet_blocks(config, latent):
+        for j, depth in enumerate(block.depths):
+            for k in range(depth):
+                name = f"{block.site.name}.{j}" + (f".{k}" if max(block.depths) > 1 else "")
+                path = f"{block.site.module}.attentions.{j}.transformer_blocks.{k}"
+                for kind in KINDS[1:] if block.only_cross else KINDS:
+                    own = name if kind == ATTENTION else f"{name}.{kind}"
+                    found.append(replace(block.site, name=own, module=path + MODULES[kind], family=kind))
+    return tuple(found)
+
+
+def attention_sites(config: Mapping[str, Any], latent: tuple[int, int]) -> tuple[SiteSpec, ...]:
+    """The self-attention output projections (section 3.2, appendix B); arguments as of `unet_sites`.
+
     Raises ValueError if there are none.
     """
-    sites = tuple(
-        replace(
-            block.site,
-            name=f"{block.site.name}.{j}" + (f".{k}" if max(block.depths) > 1 else ""),
-            module=f"{block.site.module}.attentions.{j}.transformer_blocks.{k}.attn1.to_out.0",
-        )
-        for block in unet_blocks(config, latent, "attention")
-        if not block.only_cross
-        for j, depth in enumerate(block.depths)
-        for k in range(depth)
-    )
+    sites = tuple(site for site in unet_sites(config, latent) if site.family == ATTENTION)
     if not sites:
         raise ValueError("model: its UNet has no blocks with cross-attention, so no sites; use another model")
     return sites
@@ -117,8 +142,13 @@ def attention_sites(config: Mapping[str, Any], latent: tuple[int, int]) -> tuple
 def conv_sites(config: Mapping[str, Any], latent: tuple[int, int]) -> tuple[SiteSpec, ...]:
     """Outputs of `resnets.J.conv2`, before the residual, in the blocks with attention (appendix A)."""
     return tuple(
-        replace(block.site, name=f"conv.{block.site.name}.{j}", module=f"{block.site.module}.resnets.{j}.conv2")
-        for block in unet_blocks(config, latent, "conv")
+        replace(
+            block.site,
+            name=f"conv.{block.site.name}.{j}",
+            module=f"{block.site.module}.resnets.{j}.conv2",
+            family="conv",
+        )
+        for block in unet_blocks(config, latent)
         for j in range(2 if block.site.name == "mid" else len(block.depths))
     )
 
@@ -132,14 +162,28 @@ def vae_sites(config: Mapping[str, Any], latent: tuple[int, int]) -> tuple[SiteS
 
 
 def choose(sites: Sequence[SiteSpec], names: Sequence[str], key: str = "sampling.sites") -> tuple[SiteSpec, ...]:
-    """The sites with the given names, in order of execution; `all` means every site.
+    """The sites with the given names, or of the given KINDS, in order of execution; `all` means every site.
 
-    Raises ValueError, naming the setting `key`, for an unknown name.
+    Raises ValueError, naming the setting `key`, for an unknown name, or a kind of which there is no site.
     """
-    known = {site.name: site for site in sites}
-    requested = set(known) if "all" in names else set(names)
-    for name in sorted(requested - set(known)):
-        near = get_close_matches(name, known, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+    names_of = {site.name: {site.name, site.family, ALL} for site in sites}
+    for name in sorted(set(names) - {ALL}.union(*names_of.values())):
+        kinds = tuple(dict.fromkeys(site.family for site in sites))
+        near = get_close_matches(name, [*kinds, *names_of], 1)
+        listed = f"known: {', '.join(kinds)}, and single sites, which `scenesweep sites --family all` lists"
+        hint = f"did you mean {near[0]!r}?" if near else listed
         raise ValueError(f"{key}: no site {name!r} in this model; {hint}")
-    return tuple(site for site in sites if site.name in requested)
+    return tuple(site for site in sites if not names_of[site.name].isdisjoint(names))
+
+
+def whole_kinds(names: Sequence[str]) -> tuple[str, ...]:
+    """The KINDS that `sampling.sites` names as a whole; attention if none, or for `all`."""
+    return tuple(kind for kind in KINDS if kind in names or kind == ATTENTION and ALL in names) or (ATTENTION,)
+
+
+def recorded(sites: Sequence[SiteSpec], names: Sequence[str]) -> tuple[SiteSpec, ...]:
+    """The sites that `sampling.sites` chooses among all of a model; `all` stands for those of attention.
+
+    Raises ValueError for an unknown name.
+    """
+    return choose(sites, [ATTENTION if name == ALL else name for name in names])

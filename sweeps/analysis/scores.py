@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from probing import statistics
+from probing.diffusion.sites import ATTENTION
 from sweeps.analysis.tables import SIDES, RunData, Site
 from sweeps.analysis.vocabulary import FLOOR_NOUNS, MEASURE_TITLES, POSITION_FLOOR
 from sweeps.config.schema import GRID
@@ -100,15 +101,21 @@ class Scores:
 
     @cached_property
     def blocks(self) -> dict[str, list[int]]:
-        """Site indices by block in order of execution; a network without sides has up to seven groups of sites."""
+        """Site indices by block in order of execution; a network without sides has up to seven groups of sites.
+
+        Each kind of sites has blocks or groups of its own, such as `up.2` and `up.2 mlp`.
+        """
+        found: dict[str, list[int]] = {}
         if any(s.side in SIDES.values() for s in self.sites):
-            found: dict[str, list[int]] = {}
             for i, site in enumerate(self.sites):
-                found.setdefault(site.block, []).append(i)
+                found.setdefault(site.block if site.kind == ATTENTION else f"{site.block} {site.kind}", []).append(i)
             return found
-        groups = np.array_split(np.arange(len(self.sites)), min(GROUPS, len(self.sites)))
-        names = [[self.sites[g[0]].name, self.sites[g[-1]].name] for g in groups]
-        return {" to ".join(dict.fromkeys(ends)): group.tolist() for ends, group in zip(names, groups, strict=True)}
+        for kind in dict.fromkeys(site.kind for site in self.sites):
+            members = [i for i, site in enumerate(self.sites) if site.kind == kind]
+            for group in np.array_split(members, min(GROUPS, len(members))):
+                ends = dict.fromkeys([self.sites[group[0]].name, self.sites[group[-1]].name])
+                found[" to ".join(ends)] = group.tolist()
+        return found
 
     @property
     def stored_floor(self) -> np.ndarray:

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from probing.diffusion.sites import ATTENTION, KINDS, block_of
 from storage import SiteShape, Store, budget
 from storage.format import grid_of as grid_of
 from storage.keys import EXPERIMENTS
@@ -43,8 +44,14 @@ class Site:
 
     @property
     def block(self) -> str:
-        """``up.2`` for ``up.2.1``; ``mid`` for ``mid.0``; ``conv.mid`` for ``conv.mid.0``."""
-        return self.name.rpartition(".")[0]
+        """``up.2`` for ``up.2.1`` and ``up.2.1.mlp``; ``mid`` for ``mid.0``; ``conv.mid`` for ``conv.mid.0``."""
+        return block_of(self.name)
+
+    @property
+    def kind(self) -> str:
+        """attention, cross, mlp or residual."""
+        last = self.name.rpartition(".")[2]
+        return last if last in KINDS else ATTENTION
 
     @property
     def side(self) -> str:
@@ -143,9 +150,9 @@ def site_order(name: str) -> tuple[int, ...]:
 def main_sites(shapes: Iterable[SiteShape], image: tuple[int, int]) -> tuple[Site, ...]:
     """The sites of a layout in execution order, with their grids."""
     ordered = sorted((s for s in shapes if not OTHER_SITE.match(s.name)), key=lambda s: site_order(s.name))
-    blocks = list(dict.fromkeys(s.name.rpartition(".")[0] for s in ordered))
+    blocks = list(dict.fromkeys(block_of(s.name) for s in ordered))
     thirds = {block: THIRDS[3 * i // len(blocks)] for i, block in enumerate(blocks)}
-    return tuple(Site(s.name, s.tokens, s.channels, s.grid(image), thirds[s.name.rpartition(".")[0]]) for s in ordered)
+    return tuple(Site(s.name, s.tokens, s.channels, s.grid(image), thirds[block_of(s.name)]) for s in ordered)
 
 
 class StoreReader:

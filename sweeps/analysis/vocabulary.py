@@ -44,6 +44,14 @@ FLOOR_NOUNS = {"saliency": "mean mask or all foreground", "depth": "mean depth m
 """what the stored floor of a task is: the better of these on the test images"""
 POSITION_FLOOR = BASELINE_NOUNS["position"]
 
+KIND_NOUNS = {
+    "attention": "the self-attention output projections",
+    "cross": "the cross-attention output projections",
+    "mlp": "the feed-forward layers",
+    "residual": "the transformer blocks (the residual stream)",
+}
+"""kinds of sites"""
+
 EXPERIMENT_TITLES = {
     "grid": "main grid",
     "vae": "VAE self-attention",

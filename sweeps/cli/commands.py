@@ -302,7 +302,12 @@ def compare(parsed: argparse.Namespace) -> int:
     "scenesweep sites scenes",
     argument("model", nargs="?", default="scenes", help="scenes, a pipeline's directory or a hub id"),
     argument("--revision", default="", help="commit of a hub id"),
-    argument("--family", choices=("attention", "cross", "mlp", "residual", "conv", "vae"), default="attention"),
+    argument(
+        "--family",
+        choices=("attention", "cross", "mlp", "residual", "all", "conv", "vae"),
+        default="attention",
+        help="kind of sites; all: every kind that sampling.sites takes",
+    ),
     argument("--size", type=int, default=0, help="side of the images in pixels (default: the model's own)"),
 )
 def sites(parsed: argparse.Namespace) -> int:

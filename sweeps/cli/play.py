@@ -20,6 +20,7 @@ from interventions.plan import ACROSS, Row
 from interventions.recipe import Recipe, from_yaml
 from interventions.sources.base import PROBE_SEED
 from interventions.worker import Intervener, Outcome, replay
+from probing.diffusion.sites import whole_kinds
 from sweeps.config.schema import GRID, Config
 from sweeps.report.thumbnails import colour_map
 from sweeps.runtime import inputs, run
@@ -95,11 +96,11 @@ def _check_probes(reopened: Run, recipe: Recipe) -> None:
     """Raise ValueError if the probes of a recipe were not fitted with the run's present settings."""
     if reopened.config.interventions.probes:  # those of the authors, for the real edit
         return
-    spec = recipe.spec
+    spec, kinds = recipe.spec, whole_kinds(reopened.config.sampling.sites)
     needed = {
         ProbeSpec(variant, site.name, step, spec.task, control, PROBE_SEED)
         for variant, control in probes_of(recipe.controls)
-        for site in choose_sites(reopened.model_info.sites, spec.sites)
+        for site in choose_sites(reopened.model_info.recordable, spec.sites, kinds=kinds)
         for step in spec.steps
     }
     missing = needed - finished(reopened.store, GRID, reopened.hashes.probe)

@@ -32,7 +32,8 @@ class ExperimentConfig:
     emergence_shown: int = 4
     """number of them whose pictures are kept for the report"""
     transfer_sites: list[str] = field(default_factory=lambda: ["blocks"])
-    """sites whose probes are applied at other steps: names, `blocks` (the last of each block) or `all`"""
+    """recorded sites whose probes are applied at other steps: names, kinds, `blocks` (the last of each block and kind)
+    or `all`"""
     converged_sites: list[str] = field(default_factory=lambda: ["blocks"])
     """sites whose probes are compared with closed-form ridge (depth) and converged logistic regression (saliency)"""
     converged_steps: list[int] = field(default_factory=lambda: [-1])

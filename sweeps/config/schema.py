@@ -12,6 +12,7 @@ from probing.dataset.curation import CurationConfig
 from probing.dataset.prompts import PromptConfig
 from probing.diffusion import metadata, schedules
 from probing.diffusion.config import PAPER_STEPS, ModelConfig
+from probing.diffusion.sites import ALL, ATTENTION
 from probing.diffusion.variants import OTHER_SEED, VARIANTS, is_plain, kind, own_seed
 from probing.labelling.registry import LabelConfig
 from probing.probes.config import ProbeConfig
@@ -55,7 +56,8 @@ class SamplingConfig:
     """copies of the network: trained, random (permuted weights), reinit, random_forced; random@101 besides random is
     the same with another seed; same_prompt_other_seed: the trained network from other noise (a text-only baseline)"""
     sites: list[str] = field(default_factory=lambda: ["all"])
-    """names of the sites to record, or all"""
+    """sites to record: kinds (attention, cross, mlp, residual) and names of single sites, as `scenesweep sites --family
+    all` lists them; all is attention"""
     recorded_steps: list[int] = field(default_factory=list)
     """steps whose activations are recorded; empty means all. Latents are kept of every step"""
     threads: int = 1
@@ -76,6 +78,8 @@ class SamplingConfig:
         if "trained" not in self.variants:
             raise ValueError("sampling.variants: add trained, whose images are labelled")
         _one_of("sampling.codec", self.codec, tuple(CODECS))
+        if self.sites == [ATTENTION]:  # the same sites, and so the same run
+            object.__setattr__(self, "sites", [ALL])
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,7 @@ class SweepConfig:
     """probe controls: none, shuffled, other_image, position, position_activation, surface_point, surface,
     surface_rgb (patches of the decoded clean estimate)"""
     control_sites: list[str] = field(default_factory=list)
-    """sites at which controls other than none are fitted; empty means all"""
+    """kinds or names of recorded sites at which controls other than none are fitted; empty means all"""
     surface_rgb_steps: list[int] = field(default_factory=list)
     """steps at which surface_rgb is fitted; empty means all. Decoding is most of its cost"""
     seeds: list[int] = field(default_factory=lambda: [0])

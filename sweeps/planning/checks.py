@@ -19,7 +19,7 @@ from probing.dataset.prompts import Prompt, Reading, check_grammar, files_of, re
 from probing.diffusion import metadata, published
 from probing.diffusion.config import EMBEDDED, SCENES, ModelConfig
 from probing.diffusion.devices import device_name
-from probing.diffusion.sites import choose
+from probing.diffusion.sites import choose, recorded, whole_kinds
 from probing.labelling import registry
 from probing.probes.controls import SURFACE_CONTROLS
 from storage.backends import local_folder, local_path
@@ -161,7 +161,7 @@ def _is_there(source: str) -> bool:
 def _check_settings(config: Config) -> None:
     """What follows from the settings alone. Not in their classes, so that finished runs can still be read."""
     if not config.sampling.sites:
-        raise ValueError("sampling.sites is empty; give names of sites, or all")
+        raise ValueError("sampling.sites is empty; give kinds or names of sites, such as attention")
     if on_this_machine(config):
         device_name(config.model.device)
     _check_writable(config)
@@ -263,7 +263,7 @@ def _check_earlier_stages(start: Start) -> None:
 def _check_fitted(run: Run, verbs: set[str]) -> None:
     """The probes that edits and transfer read are fitted with these settings."""
     config = run.config
-    needed = {p for _, p in requirements.needed(config, run.model_info.sites)} if "intervene" in verbs else set()
+    needed = {p for _, p in requirements.needed(config, run.model_info.recordable)} if "intervene" in verbs else set()
     if config.interventions.probes:
         needed = set(requirements.not_published(config, dict.fromkeys(needed, "")))
     if "experiments" in verbs:
@@ -295,13 +295,17 @@ def _check_safety_checker(start: Start) -> None:
 def _check_experiments(start: Start) -> None:
     """The experiments' sites exist, and what they read is recorded."""
     config, info = start.config, start.model_info
-    choose(info.sites, config.sampling.sites)
-    choose(info.sites, config.sweep.control_sites, "sweep.control_sites")
+    present = recorded(info.recordable, config.sampling.sites)
+    names = config.sweep.control_sites
+    controls = choose(info.recordable, names, "sweep.control_sites")
+    chosen = {"sweep.control_sites": not names or bool(set(controls) & set(present))}
     for name in config.experiments.names:
         if hasattr(config.experiments, f"{name}_sites"):
-            experiments.sites(config, info, name)
+            chosen[f"experiments.{name}_sites"] = bool(experiments.sites(config, info, name))
         if name in info.families and not info.families[name]:
             raise ValueError(f"experiments.names={name}: this model has no such site; leave it out")
+    for key in (key for key, some in chosen.items() if present and not some):
+        start.notes.append(f"{key}: none of its sites is in sampling.sites, so nothing is done there")
     if "experiments" in start.verbs and "transfer" in config.experiments.names and config.probe.hidden:
         raise ValueError(
             f"probe.hidden={config.probe.hidden}: a hidden layer has no single direction, which transfer needs; "
@@ -322,7 +326,8 @@ def _check_interventions(start: Start) -> None:
         return
     settings = start.config.interventions
     for task in settings.tasks:
-        choose_sites(start.model_info.sites, settings.spec(task).sites, f"interventions.{task}_sites")
+        names, key = settings.spec(task).sites, f"interventions.{task}_sites"
+        choose_sites(start.model_info.recordable, names, key, whole_kinds(start.config.sampling.sites))
         for _, _, controls in settings.experiments(task, start.config.total_steps):
             batches(1, controls, settings.rows)
     height, width = start.model_info.image

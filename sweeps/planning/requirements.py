@@ -9,7 +9,7 @@ from interventions.config import ANIMATION, GAIN, PATCHING, SECOND_OBJECT, EditS
 from interventions.controls import EDIT, LATE_STEPS, STEERED, late_steps, probes_of
 from interventions.sources.authors import AuthorsProbes
 from interventions.sources.base import PROBE_SEED, ProbeKey
-from probing.diffusion.sites import SiteSpec, choose
+from probing.diffusion.sites import SiteSpec, recorded, whole_kinds
 from storage.backends import local_path
 from sweeps.config.schema import GRID, Config
 from sweeps.runtime.grid import ProbeSpec, finished, probe_specs
@@ -17,12 +17,12 @@ from sweeps.runtime.run import ModelInfo, reopen
 
 
 def needed(config: Config, sites: Sequence[SiteSpec]) -> Iterator[tuple[str, ProbeSpec]]:
-    """Yield (key and value that require it, probe) for all interventions over the model's sites."""
-    settings = config.interventions
+    """Yield (key and value that require it, probe) for all interventions; sites: all that the model has."""
+    settings, kinds = config.interventions, whole_kinds(config.sampling.sites)
     for task in settings.tasks:
         for experiment, spec, controls in settings.experiments(task, config.total_steps):
             if spec.iterations and experiment != PATCHING:
-                edited = choose_sites(sites, spec.sites, f"interventions.{task}_sites")
+                edited = choose_sites(sites, spec.sites, f"interventions.{task}_sites", kinds)
                 yield from _needed_by_edit(config, experiment, spec, controls, edited)
 
 
@@ -63,7 +63,7 @@ def _edit_reason(config: Config, experiment: str, spec: EditSpec) -> str:
 def check(config: Config, model_info: ModelInfo) -> None:
     """Raise ValueError if an intervention needs a probe that the sweep neither plans nor has fitted already."""
     reasons: dict[ProbeSpec, str] = {}
-    for reason, probe in needed(config, model_info.sites):
+    for reason, probe in needed(config, model_info.recordable):
         reasons.setdefault(probe, reason)
     if reasons and config.probe.hidden:
         raise ValueError(
@@ -72,15 +72,15 @@ def check(config: Config, model_info: ModelInfo) -> None:
         )
     if config.interventions.probes:
         reasons = not_published(config, reasons)
-    recorded = choose(model_info.sites, config.sampling.sites)
-    missing = reasons.keys() - set(probe_specs(config.sweep, config.sampling.variants, recorded))
+    sites = recorded(model_info.recordable, config.sampling.sites)
+    missing = reasons.keys() - set(probe_specs(config.sweep, config.sampling.variants, sites))
     if missing:
         with suppress(ValueError):  # no output yet
             run = reopen(config, model_info)
             missing -= finished(run.store, GRID, run.hashes.probe)
     if missing:
         first = next(probe for probe in reasons if probe in missing)
-        raise ValueError(_message(config, reasons[first], first, len(missing), {site.name for site in recorded}))
+        raise ValueError(_message(config, reasons[first], first, len(missing), {site.name for site in sites}))
 
 
 def not_published(config: Config, reasons: dict[ProbeSpec, str]) -> dict[ProbeSpec, str]:
@@ -104,7 +104,7 @@ def not_published(config: Config, reasons: dict[ProbeSpec, str]) -> dict[ProbeSp
     return own
 
 
-def _message(config: Config, reason: str, probe: ProbeSpec, count: int, recorded: set[str]) -> str:
+def _message(config: Config, reason: str, probe: ProbeSpec, count: int, sites: set[str]) -> str:
     """Return one line: the key that needs the probes, the first missing one, and which setting to extend."""
     sweep, sampling = config.sweep, config.sampling
     rules: list[tuple[bool, str, Sequence[object], object]] = [
@@ -112,7 +112,7 @@ def _message(config: Config, reason: str, probe: ProbeSpec, count: int, recorded
         (probe.control not in sweep.controls, "sweep.controls", sweep.controls, probe.control),
         (probe.task not in sweep.tasks, "sweep.tasks", sweep.tasks, probe.task),
         (probe.step not in sweep.steps, "sweep.steps", sweep.steps, probe.step),
-        (probe.site not in recorded, "sampling.sites", sampling.sites, probe.site),
+        (probe.site not in sites, "sampling.sites", sampling.sites, probe.site),
         (probe.seed not in sweep.seeds, "sweep.seeds", sweep.seeds, probe.seed),
         (True, "sweep.control_sites", sweep.control_sites, probe.site),
     ]

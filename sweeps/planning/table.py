@@ -10,7 +10,7 @@ from probing.dataset.curation import SPLITS
 from probing.diffusion import devices, metadata
 from probing.diffusion.config import DTYPES
 from probing.diffusion.schedules import LMS, OWN
-from probing.diffusion.sites import SiteSpec
+from probing.diffusion.sites import ALL, ATTENTION, KINDS, SiteSpec
 from storage import budget
 from storage.backends import local_folder
 from storage.budget import Budget, format_bytes
@@ -37,23 +37,29 @@ ASSUMED_OTHER = "assumed, as of Stable Diffusion v1.4; --rate takes a measured o
 
 
 def site_table(model_info: ModelInfo, family: str) -> str:
-    """Return a table of a family's sites with tokens, channels and bytes per image and step in fp16.
+    """Return a table of a family's sites with tokens, channels and bytes per image and step in fp16, and the setting
+    that records them; `all` lists those of every kind that sampling can record.
 
     Raises ValueError if the model has no such sites.
     """
-    sites = model_info.sites if family == "attention" else model_info.families.get(family, ())
+    families = {ATTENTION: model_info.sites, ALL: model_info.recordable} | model_info.families
+    sites = families.get(family, ())
     if not sites:
-        known = ["attention", *(name for name, found in model_info.families.items() if found)]
+        known = [name for name, found in families.items() if found]
         raise ValueError(
             f"--family={family}: a model of {model_info.family} has no such sites; it has {', '.join(known)}"
         )
-    lines = [f"{'site':15} {'side':11} {'grid':>9} {'channels':>8} {'bytes':>9}  module"]
+    width = max(15, *(len(site.name) for site in sites))
+    lines = [f"{'site':{width}} {'side':11} {'grid':>9} {'channels':>8} {'bytes':>9}  module"]
     for site in sites:
         grid = f"{site.height} x {site.width}"
-        lines.append(f"{site.name:15} {site.side:11} {grid:>9} {site.channels:>8} {site.values * 2:>9}  {site.module}")
+        size = f"{grid:>9} {site.channels:>8} {site.values * 2:>9}"
+        lines.append(f"{site.name:{width}} {site.side:11} {size}  {site.module}")
     total = sum(site.values for site in sites)
     lines.append(f"{len(sites)} sites, {total} values, {format_bytes(2 * total)} per image and step")
-    return "\n".join(lines)
+    kinds = ",".join(dict.fromkeys(site.family for site in sites))
+    setting = f"sampling.sites=[{kinds}]" if family in (*KINDS, ALL) else f"experiments.names=[{family}]"
+    return "\n".join([*lines, "recorded by default" if kinds == ATTENTION else f"recorded with {setting}"])
 
 
 def plan_input(start: Start) -> PlanInput:
@@ -153,6 +159,7 @@ def _costs(plan: PlanInput, rate: float) -> list[str]:
     variants = config.sampling.variants
     probes = probe_specs(config.sweep, variants, plan.sites)
     trials = pack(probes, config.sweep.trial_axes)
+    width = max([16, *(len(site.name) for site in plan.sites)])
     lines = [
         f"{plan.samples} samples x {len(variants)} variants ({', '.join(variants)}), "
         f"{config.total_steps} steps, shards of {config.sampling.shard}",
@@ -167,7 +174,7 @@ def _costs(plan: PlanInput, rate: float) -> list[str]:
         f"disk              {format_bytes(price.total)}, of which:",
         *(f"  {name:16} {format_bytes(size)}" for name, size in price.families().items()),
         "sites, all variants and steps:",
-        *(f"  {name:16} {format_bytes(size)}" for name, size in price.sites().items()),
+        *(f"  {name:{width}} {format_bytes(size)}" for name, size in price.sites().items()),
         f"additional sites   {format_bytes(replay.space(config, plan.model_info, plan.samples))} of activations",
     ]
     if decoded := decode.space(config, plan.model_info, plan.samples):

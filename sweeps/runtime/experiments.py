@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
 from typing import TypeVar
 
-from probing.diffusion.sites import SiteSpec, choose
+from probing.diffusion.sites import SiteSpec, choose, recorded
 from probing.probes.config import ProbeConfig
 from storage.keys import EXPERIMENTS
 from sweeps.config.hashing import digest
@@ -39,16 +39,17 @@ def steps(config: Config, name: str) -> list[int]:
 
 
 def sites(config: Config, model_info: ModelInfo, name: str) -> tuple[SiteSpec, ...]:
-    """Return an experiment's sites that are recorded; `blocks` stands for the last recorded site of each block.
+    """Return an experiment's sites that are recorded; `blocks` stands for the last one of each block and kind.
 
     Raises ValueError for a site that the model does not have.
     """
-    recorded = choose(model_info.sites, config.sampling.sites)
+    present = recorded(model_info.recordable, config.sampling.sites)
     names = getattr(config.experiments, f"{name}_sites")
     if "blocks" in names:
-        names = [*(n for n in names if n != "blocks"), *{site.block: site.name for site in recorded}.values()]
-    chosen = choose(model_info.sites, names, f"experiments.{name}_sites") if names else ()
-    return tuple(site for site in chosen if site in recorded)
+        last = {(site.block, site.family): site.name for site in present}
+        names = [*(n for n in names if n != "blocks"), *last.values()]
+    chosen = choose(model_info.recordable, names, f"experiments.{name}_sites")
+    return tuple(site for site in chosen if site in present)
 
 
 def _family_probes(config: Config, model_info: ModelInfo, name: str) -> list[ProbeSpec]:
@@ -65,7 +66,7 @@ def _smoothness_probes(config: Config, model_info: ModelInfo, name: str) -> list
         return []
     return [
         ProbeSpec(TRAINED, site.name, step, "depth", experiment=name)
-        for site in choose(model_info.sites, config.sampling.sites)
+        for site in recorded(model_info.recordable, config.sampling.sites)
         for step in steps(config, name)
     ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from probing.diffusion.sites import SiteSpec
+from probing.diffusion.sites import ALL, SiteSpec, block_of
 from probing.probes.controls import PICTURE, POSITION_CONTROLS, SURFACE_CONTROLS
 from storage import Store
 from sweeps.config.schema import GRID, SweepConfig
@@ -26,7 +26,7 @@ class ProbeSpec:
     @property
     def block(self) -> str:
         """The block of the network that the site belongs to, such as `up.2`."""
-        return self.site.rsplit(".", 1)[0]
+        return block_of(self.site)
 
     @property
     def key(self) -> str:
@@ -70,13 +70,14 @@ def picture_steps(sweep: SweepConfig) -> list[int]:
     return sorted(chosen) if PICTURE in sweep.controls else []
 
 
-def _controls(sweep: SweepConfig, site: str, variant: str, step: int) -> list[str]:
+def _controls(sweep: SweepConfig, site: SiteSpec, variant: str, step: int) -> list[str]:
     """Return the controls of a site at a step.
 
     Controls that ignore the network's activations, or compare them with position, are fitted for the trained
     variant only: they would be the same for all others.
     """
-    chosen_site = not sweep.control_sites or site in sweep.control_sites
+    names = sweep.control_sites
+    chosen_site = not names or not {site.name, site.family, ALL}.isdisjoint(names)
     controls = [c for c in sweep.controls if c == "none" or chosen_site]
     controls = [c for c in controls if c != PICTURE or step in picture_steps(sweep)]
     return [c for c in controls if variant == "trained" or c not in (*POSITION_CONTROLS, *SURFACE_CONTROLS)]
@@ -90,7 +91,7 @@ def probe_specs(sweep: SweepConfig, variants: Sequence[str], sites: Sequence[Sit
         for site in sites
         for step in sorted(set(sweep.steps))
         for task in sweep.tasks
-        for control in _controls(sweep, site.name, variant, step)
+        for control in _controls(sweep, site, variant, step)
         for seed in sweep.seeds
     ]
 

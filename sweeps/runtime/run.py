@@ -16,7 +16,7 @@ from probing.dataset.prompts import Prompt
 from probing.diffusion import metadata
 from probing.diffusion.metadata import ModelInfo
 from probing.diffusion.schedules import LMS
-from probing.diffusion.sites import SiteSpec, choose
+from probing.diffusion.sites import SiteSpec, recorded
 from storage import CorruptFile, Layout, SiteShape, Store
 from storage.keys import CONFIG, DECISIONS, LAYOUT, MANIFEST, PROMPTS, SAMPLES
 from sweeps.config.hashing import Hashes, chosen_by, hashes, science
@@ -39,7 +39,7 @@ class Run:
     @cached_property
     def sites(self) -> tuple[SiteSpec, ...]:
         """The recorded sites in order of execution."""
-        return choose(self.model_info.sites, self.config.sampling.sites)
+        return recorded(self.model_info.recordable, self.config.sampling.sites)
 
 
 def model_info(config: Config) -> ModelInfo:
@@ -63,8 +63,8 @@ def site_shape(site: SiteSpec) -> SiteShape:
 
 def layout(config: Config, model_info: ModelInfo, samples: int) -> Layout:
     """Return the arrays of a run; one that records no site (a preview) has only images and labels."""
-    sites = choose(model_info.sites, config.sampling.sites)
-    recorded = Layout(
+    sites = recorded(model_info.recordable, config.sampling.sites)
+    found = Layout(
         samples=samples,
         shard=config.sampling.shard,
         variants=tuple(config.sampling.variants),
@@ -77,11 +77,11 @@ def layout(config: Config, model_info: ModelInfo, samples: int) -> Layout:
         codec=config.sampling.codec,
     )
     if sites:
-        return recorded
+        return found
     tasks = {"saliency": "uint8", "depth": "float16"}
     with suppress(ValueError):  # no output yet
         tasks = storage.open(config.output).layout.tasks  # earlier previews may lack depth, and stay as they are
-    return replace(recorded, latent=(), tasks=tasks)
+    return replace(found, latent=(), tasks=tasks)
 
 
 def _sigmas(config: Config) -> tuple[float, ...]:

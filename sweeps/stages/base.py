@@ -15,7 +15,7 @@ import storage
 from cluster import Executor, Observer, Outcome, WorkerSpec
 from cluster.ledger import Task
 from cluster.workers import Worker
-from probing.diffusion.sites import SiteSpec, choose
+from probing.diffusion.sites import SiteSpec, recorded
 from storage import Store
 from sweeps.config.schema import Config
 from sweeps.runtime import failures, inputs
@@ -104,7 +104,7 @@ class PlanInput:
     @property
     def sites(self) -> tuple[SiteSpec, ...]:
         """The recorded sites in order of execution."""
-        return choose(self.model_info.sites, self.config.sampling.sites)
+        return recorded(self.model_info.recordable, self.config.sampling.sites)
 
 
 T = TypeVar("T", bound=Task)

@@ -13,6 +13,7 @@ from cluster import Executor, Observer, Outcome
 from interventions.config import ANIMATION, MAIN, PATCHING, SECOND_OBJECT, InterventionConfig, choose_sites
 from interventions.counterfactual import SERIES
 from interventions.plan import EditTask, plan, rows_of
+from probing.diffusion.sites import whole_kinds
 from storage.keys import MANIFEST, PROMPTS
 from sweeps.config.schema import Config
 from sweeps.runtime import inputs
@@ -98,7 +99,7 @@ def intervener(job: InterveneJob) -> Intervener:
     config = job.config
     model = load_model(config)
     inputs.verify(storage.open(config.output), config, STAGE)
-    grids = {site.name: (site.height, site.width) for site in model.sites()}
+    grids = {site.name: (site.height, site.width) for site in model.recordable}
     stored = Stored(storage.open(config.output), job.train, grids, config.labels.threshold)
     sources, published = stored.sources, config.interventions.probes
     if published:
@@ -114,6 +115,7 @@ def intervener(job: InterveneJob) -> Intervener:
         {"model": metadata.identity(config.model), "probes": published or config.output},
         earlier_name=f"{config.model.name}@{metadata.revision(config.model)}",
         steps=config.sampling.steps,
+        kinds=whole_kinds(config.sampling.sites),
     )
 
 
@@ -154,7 +156,9 @@ def _main_guidance(config: Config) -> float:
 
 def _row_key(run: Run, task: EditTask) -> tuple[object, ...]:
     """Return a task's values of the columns ROW_KEY."""
-    sites = ",".join(site.name for site in choose_sites(run.sites, task.spec.sites))
+    kinds = whole_kinds(run.config.sampling.sites)
+    chosen = choose_sites(run.model_info.recordable, task.spec.sites, kinds=kinds)
+    sites = ",".join(site.name for site in chosen)
     steps = ",".join(map(str, task.spec.steps))
     guidance = _main_guidance(run.config) if task.guidance is None else task.guidance
     spec = task.spec

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import storage
 from cluster import Executor, Observer, Outcome
-from probing.diffusion.sites import choose
+from probing.diffusion.sites import recorded
 from probing.diffusion.variants import forced, noise_seed
 from storage import Store
 from sweeps.config.schema import Config
@@ -48,7 +48,7 @@ class SampleWorker:
         self.config, self.stage_hash = config, stage_hash
         self.store = storage.open(config.output)
         self.model = base.load_model(config, len(config.sampling.variants))
-        self.sites = choose(self.model.sites(), config.sampling.sites)
+        self.sites = recorded(self.model.recordable, config.sampling.sites)
         table = self.store.samples().to_pydict()
         self.prompts, self.seeds = table["prompt"], table["seed"]
         self.current = ("trained", self.model)

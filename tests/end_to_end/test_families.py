@@ -28,7 +28,8 @@ def test_a_family_runs_from_prompts_to_report(name, tmp_path, capsys):
     ]  # fmt: skip
     steps = [1, 3] if name == "PixArt" else [1, 2, 3]
     if name == "PixArt":
-        words.append(f"sampling.recorded_steps={steps}")
+        words += [f"sampling.recorded_steps={steps}", "sampling.sites=[cross,block.0.self,residual]"]
+        words += ["interventions.saliency_sites=[block.0.self,late]", "interventions.depth_sites=[all]"]
     if name == "Sana":  # its autoencoder has no self-attention in a middle block
         words[words.index("experiments.names=[vae,emergence]")] = "experiments.names=[emergence]"
     assert main(words) == 0, capsys.readouterr().err
@@ -39,9 +40,16 @@ def test_a_family_runs_from_prompts_to_report(name, tmp_path, capsys):
     assert {row["step"] for row in rows} == set(store.layout.recorded_steps) == set(steps)
     assert {row["site"] for row in rows} == {site.name for site in store.layout.sites}
     assert {row["variant"] for row in rows} == {"trained", "random"}
+    if name == "PixArt":
+        sites = {f"block.{i}.{kind}" for i in range(3) for kind in ("cross", "residual")}
+        assert {row["site"] for row in rows} == {"block.0.self", *sites}
     edits = store.table("interventions").to_pylist()
     assert {row["status"] for row in edits} <= {"done", "skipped"}
     assert {row["task"] for row in edits} >= {"depth"}
+    if name == "PixArt":
+        assert {row["sites"] for row in edits if row["task"] == "depth"} == {",".join(
+            f"block.{i}.{kind}" for i in range(3) for kind in ("cross", "residual")
+        )}  # fmt: skip
     page = store.get("report/index.html").decode()
     assert store.layout.sites[0].name in page
     capsys.readouterr()

@@ -15,7 +15,7 @@ from torch import Tensor
 from probing.diffusion import schedules
 from probing.diffusion.families.layouts import ModelLayout, layout
 from probing.diffusion.families.registry import Family
-from probing.diffusion.sites import SiteSpec
+from probing.diffusion.sites import ATTENTION, SiteSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -64,9 +64,14 @@ class LatentDiffusion(ABC):
         """(height, width) of an image in pixels."""
         return self.layout.image
 
-    def sites(self, family: str = "attention") -> tuple[SiteSpec, ...]:
+    def sites(self, family: str = ATTENTION) -> tuple[SiteSpec, ...]:
         """Sites of a family, such as `attention`, `conv` or `vae`; empty if the model has none."""
         return self.layout.families.get(family, ())
+
+    @property
+    def recordable(self) -> tuple[SiteSpec, ...]:
+        """Sites of all kinds that sampling can record, in order of execution."""
+        return self.layout.recordable
 
     def doubles(self, guidance: float) -> bool:
         """Whether a batch is [unconditional, conditional]: with guidance that the network does not do itself."""

@@ -10,7 +10,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from probing.diffusion.families.registry import Family
-from probing.diffusion.sites import SiteSpec, attention_sites, conv_sites, vae_sites
+from probing.diffusion.sites import (
+    ATTENTION,
+    KINDS,
+    SiteSpec,
+    attention_sites,
+    block_of,
+    conv_sites,
+    unet_sites,
+    vae_sites,
+)
 
 Config = Mapping[str, Any]
 
@@ -23,8 +32,15 @@ class ModelLayout:
     """(channels, height, width) of a latent"""
     image: tuple[int, int]
     """(height, width) of an image in pixels"""
-    families: dict[str, tuple[SiteSpec, ...]]
-    """sites of each site family in order of execution: `attention` is what is recorded by default"""
+    recordable: tuple[SiteSpec, ...]
+    """sites of all KINDS in order of execution; those of attention are recorded by default"""
+    additional: dict[str, tuple[SiteSpec, ...]]
+    """sites that are read by running the network again: `conv` and `vae`"""
+
+    @property
+    def families(self) -> dict[str, tuple[SiteSpec, ...]]:
+        """Sites of each site family in order of execution."""
+        return {k: tuple(s for s in self.recordable if s.family == k) for k in KINDS} | self.additional
 
 
 @dataclass(frozen=True)
@@ -38,10 +54,10 @@ class _Output:
     """path inside a block"""
 
 
-SELF = _Output("attention", "self", "attn1.to_out.0")
-JOINT = _Output("attention", "joint", "attn.to_out.0")
-SECOND = _Output("attention", "self", "attn2.to_out.0")
-SINGLE = _Output("attention", "joint", "attn")
+SELF = _Output(ATTENTION, "self", "attn1.to_out.0")
+JOINT = _Output(ATTENTION, "joint", "attn.to_out.0")
+SECOND = _Output(ATTENTION, "self", "attn2.to_out.0")
+SINGLE = _Output(ATTENTION, "joint", "attn")
 CROSS = _Output("cross", "cross", "attn2.to_out.0")
 MLP = _Output("mlp", "mlp", "ff")
 RESIDUAL = _Output("residual", "residual", "")
@@ -57,21 +73,19 @@ class _Stack:
     """of each block"""
 
 
-def _sites(stacks: tuple[_Stack, ...], channels: int, grid: tuple[int, int]) -> dict[str, tuple[SiteSpec, ...]]:
-    """The sites of all stacks by family. A site's side is the third of the network that its block is in."""
+def _sites(stacks: tuple[_Stack, ...], channels: int, grid: tuple[int, int]) -> tuple[SiteSpec, ...]:
+    """The sites of all stacks. A site's side is the third of the network that its block is in."""
     rows = [
         (output, f"{stack.name}.{i}.{output.name}", f"{stack.path}.{i}.{output.module}".rstrip("."))
         for stack in stacks
         for i, outputs in enumerate(stack.outputs)
         for output in outputs
     ]
-    blocks = list(dict.fromkeys(name.rsplit(".", 1)[0] for _, name, _ in rows))
+    blocks = list(dict.fromkeys(block_of(name) for _, name, _ in rows))
     thirds = {block: ("early", "middle", "late")[3 * i // len(blocks)] for i, block in enumerate(blocks)}
-    found: dict[str, tuple[SiteSpec, ...]] = {"attention": ()}
-    for output, name, module in rows:
-        site = SiteSpec(name, module, channels, *grid, thirds[name.rsplit(".", 1)[0]], output.family)
-        found[output.family] = (*found.get(output.family, ()), site)
-    return found
+    return tuple(
+        SiteSpec(name, module, channels, *grid, thirds[block_of(name)], output.family) for output, name, module in rows
+    )
 
 
 def _number(config: Config, field: str, default: int | None = None) -> int:
@@ -94,14 +108,15 @@ def _plain(config: Config, layers: int, *outputs: _Output) -> Stacks:
 def _sd3(config: Config) -> Stacks:
     dual = set(config.get("dual_attention_layers") or ())
     layers = range(_number(config, "num_layers", 18))
-    outputs = tuple((JOINT, *((SECOND,) if i in dual else ()), MLP) for i in layers)
+    outputs = tuple((JOINT, *((SECOND,) if i in dual else ()), MLP, RESIDUAL) for i in layers)
     return (_Stack("transformer_blocks", "block", outputs),)
 
 
 def _flux(config: Config) -> Stacks:
-    double = _Stack("transformer_blocks", "block", ((JOINT, MLP),) * _number(config, "num_layers", 19))
+    double = _Stack("transformer_blocks", "block", ((JOINT, MLP, RESIDUAL),) * _number(config, "num_layers", 19))
+    # a single block projects attention and feed-forward layer together, so that the latter has no output of its own
     return double, _Stack(
-        "single_transformer_blocks", "single", ((SINGLE,),) * _number(config, "num_single_layers", 38)
+        "single_transformer_blocks", "single", ((SINGLE, RESIDUAL),) * _number(config, "num_single_layers", 38)
     )
 
 
@@ -122,14 +137,13 @@ class _Transformer:
 TRANSFORMERS = {
     "PixArt": _Transformer(lambda c: _plain(c, 28, SELF, CROSS, MLP, RESIDUAL), (16, 72), 4, 128),
     "DiT": _Transformer(lambda c: _plain(c, 28, SELF, MLP, RESIDUAL), (16, 72), 4, 32),
-    # its feed-forward layer is a convolution over the grid
-    "Sana": _Transformer(lambda c: _plain(c, 20, SELF, CROSS, RESIDUAL), (70, 32), 32, 32, 1),
+    "Sana": _Transformer(lambda c: _plain(c, 20, SELF, CROSS, MLP, RESIDUAL), (70, 32), 32, 32, 1),
     "Stable Diffusion 3": _Transformer(_sd3, (18, 64), 16, 128),
     "FLUX": _Transformer(_flux, (24, 128), 64, 128),
 }
 
 
-def _transformer(name: str, config: Config, side: int) -> tuple[int, int, dict[str, tuple[SiteSpec, ...]]]:
+def _transformer(name: str, config: Config, side: int) -> tuple[int, int, tuple[SiteSpec, ...]]:
     """Channels and side of a latent, and the sites; side: the one that is asked for, or 0."""
     family = TRANSFORMERS[name]
     width = _number(config, "num_attention_heads", family.heads[0]) * _number(
@@ -163,10 +177,11 @@ def layout(family: Family, network: Config, vae: Config, size: int = 0) -> Model
         own = network["sample_size"]
         height, width = (own, own) if isinstance(own, int) else own
         channels, latent = network["in_channels"], (size // factor, size // factor) if size else (height, width)
-        families = {"attention": attention_sites(network, latent), "conv": conv_sites(network, latent)}
+        attention_sites(network, latent)  # raises if there are none
+        sites, convolutions = unet_sites(network, latent), conv_sites(network, latent)
     else:
-        channels, side, families = _transformer(family.name, network, size // factor)
-        latent = (side, side)
+        channels, side, sites = _transformer(family.name, network, size // factor)
+        latent, convolutions = (side, side), ()
     kl = vae.get("_class_name", "AutoencoderKL") == "AutoencoderKL"
-    families = {"conv": ()} | families | {"vae": vae_sites(vae, latent) if kl else ()}
-    return ModelLayout((channels, *latent), (latent[0] * factor, latent[1] * factor), families)
+    additional = {"conv": convolutions, "vae": vae_sites(vae, latent) if kl else ()}
+    return ModelLayout((channels, *latent), (latent[0] * factor, latent[1] * factor), sites, additional)

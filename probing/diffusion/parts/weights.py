@@ -41,7 +41,7 @@ def unet_tensors(unet: Mapping[str, Any]) -> Tensors:
         ("mid_block_type", "mid_block", mid or "", last, 2 if "CrossAttn" in (mid or "") else 1 if mid else 0),
     ]  # fmt: skip
     linear: tuple[int | None, ...] = (None, None) if unet.get("use_linear_projection") else (None, None, 1, 1)
-    own = {block.site.module: block for block in unet_blocks(unet, (1, 1), "attention")}
+    own = {block.site.module: block for block in unet_blocks(unet, (1, 1))}
     for field, path, kind, level, count in blocks:
         attentions = (1 if path == "mid_block" else count) if "CrossAttn" in kind else 0
         if count:

@@ -54,12 +54,13 @@ SETTINGS = matplotlib.rc_params_from_file(Path(__file__).with_name("report.mplst
 
 def block_inks(blocks: Sequence[str]) -> dict[str, str]:
     """The colour role of each block in order of execution; a UNet's blocks lie on either side of the middle."""
-    down = [b for b in blocks if b.startswith("down.")]
-    up = [b for b in blocks if b.startswith("up.")]
+    # those of other kinds than attention, such as `up.2 mlp`, share its colour
+    own = {b: b.partition(" ")[0] for b in blocks}
+    down, up = ([b for b in dict.fromkeys(own.values()) if b.startswith(side)] for side in ("down.", "up."))
     if not down and not up:
         return dict(zip(blocks, (BLOCK_INKS[i % len(BLOCK_INKS)] for i in range(len(blocks))), strict=True))
     places = {b: min(i, 2) for i, b in enumerate(down)} | {b: max(6 - i, 4) for i, b in enumerate(reversed(up))}
-    return {b: BLOCK_INKS[places.get(b, 3)] for b in blocks}
+    return {b: BLOCK_INKS[places.get(own[b], 3)] for b in blocks}
 
 
 def slug(text: str) -> str:

@@ -11,7 +11,8 @@ from markupsafe import Markup
 
 from storage.budget import format_bytes
 from sweeps.analysis.tables import RunData, Site, leaves
-from sweeps.analysis.vocabulary import EXPERIMENT_TITLES, variant_title
+from sweeps.analysis.vocabulary import EXPERIMENT_TITLES, KIND_NOUNS, variant_title
+from sweeps.analysis.words import listed
 from sweeps.config.schema import GRID
 from sweeps.report.context import Context
 from sweeps.report.links import code, experiment_anchor, site_anchor, site_link
@@ -28,9 +29,10 @@ def network(context: Context) -> Section:
     """Table 2 of the paper: the recorded sites with their tokens and channels."""
     if not context.run.sites:
         return Section("network")
+    outputs = listed([KIND_NOUNS[kind] for kind in dict.fromkeys(site.kind for site in context.run.sites)])
     text = (
-        "Outputs of the self-attention output projections, in the order in which the network runs them. Only the "
-        "conditional half of the guided batch is recorded."
+        f"Outputs of {outputs}, in the order in which the network runs them. Only the conditional half of the guided "
+        "batch is recorded."
     )
     columns = ["Site", "Side", "Grid", "Tokens", "Channels", "Per image and step"]
     rows = [[site_link(s.name), *_shape(s)] for s in context.run.sites]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from probing.diffusion.model import load, variant
 from probing.diffusion.parts import weights
 from probing.diffusion.replay import replay_network
 from probing.diffusion.sampling import calls, sample, schedule
+from probing.diffusion.sites import KINDS
 from support import tiny_families
 
 SEEDS, SIZE, STEPS = [3, 11], 32, 4
@@ -211,30 +212,68 @@ def test_the_clean_estimate_equals_the_schedulers_own(folders, sampler):
 
 
 TRANSFORMERS = list(tiny_families.TRANSFORMERS)
+WITH_SITES = [*TRANSFORMERS, "2.x", "XL", "only cross"]
 
 
-@pytest.mark.parametrize("name", TRANSFORMERS)
+def parts(output: Any, site: Any) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """The text that a module returns, and its image as (n, tokens, channels)."""
+    *text, image = output if isinstance(output, tuple) else (output,)
+    if image.ndim == 4:
+        return [], torch.stack([image[:, :, i // site.width, i % site.width] for i in range(site.tokens)], dim=1)
+    before = image.shape[1] - site.tokens
+    return [*filter(lambda x: x is not None, text), image[:, :before]], image[:, before:]
+
+
+@contextmanager
+def outputs(network: Any, site: Any, into: list):
+    """A plain hook that keeps a module's outputs."""
+
+    def keep(_module: Any, _inputs: Any, output: Any) -> None:
+        text, image = parts(output, site)
+        into.append([x.detach().clone() for x in (*text, image)])
+
+    handle = network.get_submodule(site.module).register_forward_hook(keep)
+    yield
+    handle.remove()
+
+
+@pytest.mark.parametrize("name", WITH_SITES)
 def test_sites_are_what_the_network_runs_and_all_its_attention_to_places(folders, name):
     model, guidance = loaded(folders, name), 2.0
     copies = 2 if model.doubles(guidance) else 1
-    for family in ("attention", "cross", "mlp", "residual"):
-        sites, seen = model.sites(family), []
+    sites, seen, plain = model.recordable, [], {site.name: [] for site in model.recordable}
+    with ExitStack() as stack:
+        for site in sites:
+            stack.enter_context(outputs(model.network, site, plain[site.name]))
+        stack.enter_context(record(model.network, sites, lambda site, output: seen.append((site, output.clone()))))
+        sample(model, tiny_families.prompts(name), SEEDS, steps=1, guidance=guidance, decode=False)
+    assert [site for site, _ in seen] == list(sites)
+    for site, output in seen:
+        assert output.shape == (copies * 2, site.tokens, site.channels)
+        ((*_, image),) = plain[site.name]
+        torch.testing.assert_close(output, image, rtol=0, atol=0)
+    kinds = {"DiT": {"cross"}, "Stable Diffusion 3": {"cross"}, "FLUX": {"cross"}}
+    assert {site.family for site in sites} == set(KINDS) - kinds.get(name, set())
+    walked = {
+        n for n, m in model.network.named_modules()
+        if n.rsplit(".", 1)[-1] in ("attn1", "attn") and not getattr(m, "is_cross_attention", False)
+    }  # fmt: skip
+    own = {site.module.removesuffix(".to_out.0") for site in model.sites()}
+    assert own - {path for path in own if path.endswith("attn2")} == walked
 
-        def note(site: Any, output: torch.Tensor, seen: list = seen) -> None:
-            seen.append((site.name, tuple(output.shape)))
 
-        with record(model.network, sites, note):
-            sample(model, tiny_families.prompts(name), SEEDS, steps=1, guidance=guidance, decode=False)
-        assert sorted(seen) == sorted((s.name, (copies * 2, s.tokens, s.channels)) for s in sites)
-        assert family != "attention" or [n for n, _ in seen] == [s.name for s in sites]
-    walked = {n for n, _ in model.network.named_modules() if n.rsplit(".", 1)[-1] in ("attn1", "attn")}
-    assert {site.module.removesuffix(".to_out.0") for site in model.sites() if "attn2" not in site.module} == walked
+def test_a_blocks_output_is_the_one_before_and_what_its_layers_add(folders):
+    model, seen = loaded(folders, "XL"), {}
+    with record(model.network, model.recordable, lambda site, output: seen.__setitem__(site.name, output.clone())):
+        sample(model, tiny_families.prompts("XL"), SEEDS, steps=1, guidance=1.0, decode=False)
+    added = sum(seen[f"mid.0.2{kind}"] for kind in ("", ".cross", ".mlp"))
+    torch.testing.assert_close(seen["mid.0.2.residual"] - seen["mid.0.1.residual"], added, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", TRANSFORMERS)
+@pytest.mark.parametrize("name", WITH_SITES)
 def test_capture_and_replay_read_the_same_and_an_edit_leaves_text_and_the_other_half_alone(folders, name):
     model, prompts = loaded(folders, name), tiny_families.prompts(name)
-    sites, recorded, entered = model.sites(), {}, {}
+    sites, recorded, entered = model.recordable, {}, {}
 
     def keep(site: str, step: int, values: np.ndarray) -> None:
         recorded[site, step] = values.copy()
@@ -251,32 +290,32 @@ def test_capture_and_replay_read_the_same_and_an_edit_leaves_text_and_the_other_
     for site in sites:
         expected = recorded[site.name, 3].astype(np.float32)
         np.testing.assert_allclose(again[site.name].astype(np.float32), expected, rtol=1e-2, atol=1e-2 * expected.std())
-    last = sites[-1]
-    before, after = [], []
-
-    def note(into: list) -> Any:
-        return lambda _module, _inputs, output: into.append(output.detach().clone())
+    # each step edits the last site of another kind
+    last = {step: site for step, site in enumerate({site.family: site for site in sites}.values(), 1)}
+    before: dict[int, list] = {step: [] for step in last}
+    after: dict[int, list] = {step: [] for step in last}
 
     @contextmanager
     def edited(step: int):
-        if step != 2:
+        if step not in last:
             yield
             return
-        module = model.network.get_submodule(last.module)
-        first = module.register_forward_hook(note(before))
-        with rewrite(model.network, (last,), lambda _, acts: acts + 5, guided=model.doubles(2.0)):
-            second = module.register_forward_hook(note(after))
+        with (
+            outputs(model.network, last[step], before[step]),
+            rewrite(model.network, (last[step],), lambda _, acts: acts + 5, guided=model.doubles(2.0)),
+            outputs(model.network, last[step], after[step]),
+        ):
             yield
-            second.remove()
-        first.remove()
 
     changed = sample(model, prompts, SEEDS, steps=STEPS, guidance=2.0, decode=False, around=edited)
     assert not torch.allclose(changed.latents, plain.latents, atol=1e-3)
-    (was,), (now,) = before, after
-    half = len(was) // 2 if model.doubles(2.0) else 0
-    assert torch.equal(was[:half], now[:half])
-    assert torch.equal(was[:, : -last.tokens], now[:, : -last.tokens])
-    torch.testing.assert_close(now[half:, -last.tokens :], was[half:, -last.tokens :] + 5)
+    for step in last:
+        ((*text, was),), ((*same, now),) = before[step], after[step]
+        half = len(was) // 2 if model.doubles(2.0) else 0
+        assert torch.equal(was[:half], now[:half])
+        assert len(text) == len(same)
+        assert all(map(torch.equal, text, same))
+        torch.testing.assert_close(now[half:], was[half:] + 5)
 
 
 @pytest.mark.parametrize("name", TRANSFORMERS)

@@ -6,7 +6,18 @@ import pytest
 import torch
 
 from probing.diffusion import hooks
-from probing.diffusion.sites import SiteSpec, attention_sites, choose, conv_sites, vae_sites
+from probing.diffusion.sites import (
+    KINDS,
+    SiteSpec,
+    attention_sites,
+    block_of,
+    choose,
+    conv_sites,
+    recorded,
+    unet_sites,
+    vae_sites,
+    whole_kinds,
+)
 from probing.scenes.denoisers import diffusion
 
 V14 = {
@@ -35,6 +46,30 @@ def test_stable_diffusion_has_the_papers_sixteen_sites():
     ]  # fmt: skip
     assert sum(s.values for s in sites) == 11_550_720
     assert 2 * sites[0].values == 2_621_440
+
+
+def test_other_kinds_stand_beside_self_attention_in_order_of_execution():
+    sites = unet_sites(V14, (64, 64))
+    assert [s.name for s in sites][:5] == [
+        "down.0.0", "down.0.0.cross", "down.0.0.mlp", "down.0.0.residual", "down.0.1"
+    ]  # fmt: skip
+    assert {kind: sum(s.family == kind for s in sites) for kind in KINDS} == dict.fromkeys(KINDS, 16)
+    assert {(s.block, s.index) for s in sites if s.name.startswith("up.2.1")} == {("up.2", 1)}
+    deep = {s.name: s for s in unet_sites(XL, (128, 128))}
+    assert (deep["up.0.1.9.residual"].block, deep["up.0.1.9.residual"].index) == ("up.0.1", 9)
+    assert [*map(block_of, ("mid.0.mlp", "block.7.mlp", "single.7.joint", "conv.up.2.1", "vae.mid"))] == [
+        "mid", "block.7", "single.7", "conv.up.2", "vae"
+    ]  # fmt: skip
+
+
+def test_kinds_and_single_sites_are_recorded_and_all_is_attention():
+    sites = unet_sites(V14, (64, 64))
+    assert recorded(sites, ["all"]) == attention_sites(V14, (64, 64))
+    assert [s.name for s in recorded(sites, ["up.2.1.mlp", "down.0.0"])] == ["down.0.0", "up.2.1.mlp"]
+    assert {s.family for s in recorded(sites, ["cross", "residual"])} == {"cross", "residual"}
+    assert [whole_kinds(names) for names in (["all"], ["up.2.1.mlp"], ["mlp", "up.2.1"])] == [
+        ("attention",), ("attention",), ("mlp",)
+    ]  # fmt: skip
 
 
 def test_conv_sites_are_seventeen():

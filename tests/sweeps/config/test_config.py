@@ -156,6 +156,8 @@ ALL = ["sample", "label", "curate", "probe", "intervene"]
     [
         ("sampling.guidance=5.5", ALL),
         ("sampling.threads=2", ALL),
+        ("sampling.sites=[attention,residual]", ALL),
+        ("sampling.sites=[attention]", []),
         ("prompts.count=9", ALL),
         ("labels.threshold=9", ALL[1:]),
         ("curation.train=9", ALL[2:]),

@@ -59,6 +59,8 @@ def refusals(words: list[str], output: Path, capsys: pytest.CaptureFixture[str])
         (["experiments.names=[transfer]", "probe.hidden=4", "interventions.tasks=[]"], "which transfer needs"),
         (["sweep.control_sites=[up.9.9]"], "no site 'up.9.9'"),
         (["sampling.sites=[up.9.9]"], "no site 'up.9.9'"),
+        (["sampling.sites=[attention,resid]"], "no site 'resid' in this model; did you mean 'residual'?"),
+        (["sampling.sites=[attention,up.2.1.mpl]"], "did you mean 'up.2.1.mlp'?"),
         (["model.device=quantum"], "model.device='quantum'"),
         (["sweep.controls=[none,other_image]", "curation.train=1"], "other_image: needs 2 training images"),
     ],
@@ -67,6 +69,17 @@ def test_settings(tiny_pipeline, tmp_path, capsys, words, message):
     output = tmp_path / "out"
     for line in refusals(["scenes", *settings(tiny_pipeline, output, *words)], output, capsys):
         assert message in line
+
+
+def test_sites_of_another_kind_are_planned_and_what_is_left_out_is_said(tiny_pipeline, tmp_path, capsys):
+    words = ["sampling.sites=[cross,up.2.1.mlp]", "sweep.controls=[none,position]", "sweep.control_sites=[up.2.1]",
+             "interventions.saliency_sites=[decoder]", "interventions.depth_sites=[all]"]  # fmt: skip
+    assert main(["plan", "scenes", *settings(tiny_pipeline, tmp_path / "out", *words)]) == 0
+    plan = capsys.readouterr().out
+    assert "sweep.control_sites: none of its sites is in sampling.sites" in plan
+    priced = [line.split()[0] for line in plan.splitlines() if line.startswith(("  up.", "  mid", "  down."))]
+    assert len(priced) == 17
+    assert {"mid.0.cross", "up.2.1.cross", "up.2.1.mlp"} <= set(priced)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("rembg") is not None, reason="rembg is installed")

@@ -148,7 +148,7 @@ def test_sentences_have_no_identifiers_and_no_negative_zero(drawn: Drawn) -> Non
 
 
 def test_a_transformer_without_encoder_and_decoder_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = tuple(f"block.{i}.self" for i in range(9))
+    names = tuple(f"block.{i}.{kind}" for i in range(9) for kind in ("self", *["mlp"] * (i < 2)))
     monkeypatch.setitem(SHAPES, "block.0.self", (8, 64))
     for name in names:
         monkeypatch.setitem(SHAPES, name, (8, 64))
@@ -166,12 +166,12 @@ def test_a_transformer_without_encoder_and_decoder_is_reported(tmp_path: Path, m
     scores = collect(drawn.context.run)["depth"]
     assert [s.name for s in scores.sites] == list(names)
     assert scores.lead_part == "all"
-    assert len(scores.blocks) == 7
+    assert len(scores.blocks) == 7 + 2  # each kind has groups of its own
     assert set(drawn.context.headlines) == {"saliency", "depth"}
     figures = {p.name: p for p in drawn.figures}
-    assert len(figures["heatmap-depth-trained"].rows) == 9 * 28
+    assert len(figures["heatmap-depth-trained"].rows) == 11 * 28
     lines = {row[2] for row in figures["curves-depth"].rows}
-    assert {"block.0.self to block.1.self", "block.8.self"} <= lines
+    assert {"block.0.self to block.1.self", "block.8.self", "block.0.mlp"} <= lines
     shown = text(drawn.html)
     assert "Averaged over all sites" in shown
     assert "decoder mean" not in shown.partition("Beside the paper")[0].lower()
