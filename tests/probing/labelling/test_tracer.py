@@ -119,11 +119,11 @@ def test_official_names_and_shapes_of_te5():
     assert sum(value.numel() for value in made.parameters()) == 31_303_954
 
 
-@pytest.mark.parametrize(("arm", "seed"), [(0, 0), (0, 1), pytest.param(5, 2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("arm", "seed"), [(0, 0), pytest.param(5, 2, marks=pytest.mark.slow)])
 def test_whole_network(arm, seed):
     state = random_state(tracer_shapes(arm), seed)
     network = tracer.network(state, tracer.source("w.pth", arm), arm).double()
-    x = noise(3, 128, 128, seed=seed)
+    x = noise(3, 64, 64, seed=seed)
     found = network(torch.from_numpy(x)[None])
     assert_same(found[0, 0], labelling_reference.tracer(x, Part(doubles(state)), arm))
 
