@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from storage import Store, audit, budget
 from storage.keys import BUILT
 from storage.lease import Lease
 from sweeps.config.load import to_dict
-from sweeps.config.schema import Config, previews
+from sweeps.config.schema import PREVIEW, Config, previews
 from sweeps.planning import checks, durations, table
 from sweeps.planning.checks import Start
 from sweeps.runtime import damage, experiments, failures, inputs, live_status, machines, side_store
@@ -172,10 +172,17 @@ def _checked(config: Config, verbs: Sequence[str], display: Display) -> Start:
     return start
 
 
-def _preview(start: Start, result: Result, display: Display) -> None:
+def _preview(start: Start, result: Result, display: Display, following: Collection[str] = ()) -> None:
+    """Sample and curate an image of every prompt; following: names of the stages of the recording pass."""
     with _lease(preview.settings(start.config), "preview"):
         run = preview.begin(start.config, start.model_info, start.prompts)
         inputs.record(run)
+        plan = table.plan_input(start)
+        first = durations.expected(replace(plan, config=run.config))
+        names = [stage.INFO.name for stage in preview.STAGES if stage.INFO.name in first]
+        named = {f"{PREVIEW} {name}": first[name] for name in names}
+        # the recording pass has at most as many samples
+        display.expect(named | {name: s for name, s in durations.expected(plan).items() if name in following})
         _fill_preview(run, start.samples, result, display)
 
 
@@ -185,7 +192,7 @@ def _fill_preview(run: Run, prompts: int, result: Result, display: Display) -> N
     run.store.remove_partial_files()
     with executor(run.config, display, run.store) as engine:
         for stage in preview.STAGES:
-            run_stage(run, stage, engine, result, display, "preview ")
+            run_stage(run, stage, engine, result, display, f"{PREVIEW} ")
             if result.failed:
                 return
         with _timed(run, "curate"):
@@ -263,7 +270,8 @@ def execute(config: Config, verbs: Sequence[str] = VERBS, display: Display | Non
     stages = [stage for stage in STAGES if stage.INFO.verb in verbs]
     with _lease(config):
         if previews(config):
-            _preview(start, result, display)
+            more = ("report", "track") if "report" in verbs else ()
+            _preview(start, result, display, {*(stage.INFO.name for stage in stages), *more})
             if result.failed:
                 return result
         run = _mended(config, start.model_info, _priced(start), result)

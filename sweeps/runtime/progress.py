@@ -123,7 +123,7 @@ class Display:
 
     def expect(self, planned: Mapping[str, float]) -> None:
         """Take notice of the stages that follow, each with the seconds that it is expected to take (0: not known)."""
-        self.planned, self.number = dict(planned), 0
+        self.planned = dict(planned)
 
     def skip(self, name: str) -> None:
         """Take notice that a planned stage has nothing to do."""

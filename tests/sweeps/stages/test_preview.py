@@ -225,6 +225,9 @@ def test_status_shows_a_preview_that_stopped(
     assert "once the preview is curated" in out.out
     monkeypatch.setattr(label.LabelWorker, "__call__", whole)
     assert main(["sample", "scenes", *words_]) == 0
+    shown = capsys.readouterr().err
+    assert "stage 1/2 preview labelling: " in shown  # what is left of both passes is numbered together
+    assert "stage 2/2 sampling: " in shown
     assert storage.open(str(output)).layout.samples == 5
 
 
