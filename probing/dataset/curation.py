@@ -35,7 +35,8 @@ class CurationConfig:
     safety: bool = False
     """whether images flagged by Stable Diffusion's safety checker are dropped"""
     safety_weights: str = ""
-    """the checker: a directory, a pipeline's directory that has one, or a hub id; empty: the original's"""
+    """the checker: a directory, a pipeline's directory that has one, or a hub id with its commit,
+    NAME@COMMIT; empty: the original's"""
     train: float = 64
     """training samples: a number, or a share below 1 of the kept"""
     val: float = 32

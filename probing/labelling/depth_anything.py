@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import DepthAnythingForDepthEstimation
 
-from probing.labelling import hub, images
+from probing.labelling import hub, images, registry
 from probing.labelling.checkpoints import Source
 from probing.labelling.images import ImageLabeller, resize_cubic
 
@@ -21,12 +21,12 @@ WIDTHS = {"small": 384, "base": 768, "large": 1024}
 
 
 def load(weights: str, device: torch.device, size: str = "small") -> ImageLabeller:
-    """A depth labeller from a directory or hub id (default: the size's own hub id).
+    """A depth labeller from a directory, or a hub id with its commit.
 
     Labels are float32, relative inverse depth. Warns that the weights of base and large forbid commercial use
     (CC-BY-NC-4.0). Raises ValueError for weights that can't be used.
     """
-    name = f"depth-anything/Depth-Anything-V2-{size.capitalize()}-hf"
+    name = registry.DEFAULTS[f"depth-anything-v2-{size}"]
     origin = Source(KEY, weights or name, name)
     if size != "small":
         warnings.warn(f"{name}: weights for non-commercial use only (CC-BY-NC-4.0)", stacklevel=2)

@@ -1,4 +1,4 @@
-"""Models in Hugging Face form: a directory or a hub id, loaded strictly and without running code."""
+"""Models in Hugging Face form: a directory, or a hub id with its commit, loaded strictly and without running code."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from probing.labelling import checkpoints
+from probing.labelling import checkpoints, registry
 from probing.labelling.checkpoints import Source
 from probing.libraries import quiet_libraries
 from storage.backends import local_path
@@ -22,14 +22,11 @@ class _Refused(Exception):
 
 
 def names_model(weights: str) -> bool:
-    """True for a directory or a hub id ("owner/name", "owner/name@revision"), not for a file."""
+    """True for a directory or a hub id, not for a file."""
     if not weights:
         return False
     path = local_path(weights, "weights")
-    if path.is_file():
-        return False
-    is_id = weights.count("/") == 1 and weights[0] not in "/.~"
-    return path.is_dir() or (is_id and path.suffix not in (".pt", ".pth", ".safetensors"))
+    return path.is_dir() or (registry.is_hub_id(weights) and not path.is_file())
 
 
 def load(kind: type[PreTrainedModel], source: Source, config: PreTrainedConfig | None = None) -> tuple[Any, str]:
@@ -42,6 +39,8 @@ def load(kind: type[PreTrainedModel], source: Source, config: PreTrainedConfig |
     folder = source.file
     is_folder = folder.is_dir()
     name, _, revision = (str(folder), "", "") if is_folder else source.path.partition("@")
+    if not is_folder:
+        registry.check_pinned(source.path, source.key)
     loader: Any = kind  # the annotated return type of `from_pretrained` omits the report
     try:
         with quiet_libraries():

@@ -18,7 +18,7 @@ from probing.labelling.checkpoints import Source, State
 from probing.labelling.images import ImageLabeller, resize_cubic
 
 KEY = "labels.depth_weights"
-ORIGIN = "https://github.com/isl-org/MiDaS/releases/download/v3/dpt_large_384.pt (or Intel/dpt-large)"
+ORIGIN = "https://github.com/isl-org/MiDaS/releases/download/v3/dpt_large_384.pt (or Intel/dpt-large@COMMIT)"
 SIZE = 384
 """pixels that one side of an image is scaled to (see `images.minimal_size`)"""
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -43,7 +44,7 @@ class LabelConfig:
     saliency_weights: str = ""
     """checkpoint of the saliency labeller, if it needs one"""
     depth_weights: str = ""
-    """checkpoint or directory of the depth labeller, if it needs one"""
+    """checkpoint or directory of the depth labeller, or a hub id with its commit, NAME@COMMIT"""
     threshold: int = 127
     """a pixel is foreground if its saliency (0..255) is above this (the paper: 0)"""
     depth_mean: float = 0.0
@@ -60,6 +61,11 @@ class LabelConfig:
 
 Make = Callable[[str, "torch.device"], Labeller]
 """(weights, device) -> labeller"""
+DEFAULTS: dict[str, str] = {}
+"""labeller -> hub id of its weights, if none are given"""
+SAFETY_CHECKER = "CompVis/stable-diffusion-safety-checker@cb41f3a270d63d454d385fc2e4f571c487c253c5"
+"""the safety checker of Stable Diffusion"""
+COMMIT = re.compile(r"[0-9a-f]{40}")
 _REGISTRY: dict[tuple[str, str], Make] = {}
 
 
@@ -86,6 +92,8 @@ def check(config: LabelConfig, load: bool = True, installed: bool = True) -> lis
         make = _maker(task, name)
         if installed and name.startswith("rembg") and importlib.util.find_spec("rembg") is None:
             raise ValueError(f'labels.{task}={name}: needs the package rembg; pip install "rembg[cpu]"')
+        from_hub = DEFAULTS.get(name, "") if not weights else weights
+        check_pinned(from_hub, f"labels.{task}_weights")
         needed = name.startswith(("tracer", "midas"))
         present = bool(weights) and local_path(weights, f"labels.{task}_weights").exists()
         if load and (needed or present):
@@ -100,6 +108,18 @@ def check(config: LabelConfig, load: bool = True, installed: bool = True) -> lis
 def is_hub_id(weights: str) -> bool:
     """Whether text can be a hub id, `owner/name` or `owner/name@revision`; a folder of that name takes precedence."""
     return weights.count("/") == 1 and weights[0] not in "/.~" and not weights.endswith((".pt", ".pth", ".safetensors"))
+
+
+def check_pinned(weights: str, key: str) -> None:
+    """Raise ValueError for a hub id without its commit: other weights may have that name tomorrow.
+
+    Nothing is wrong with a directory of that name.
+    """
+    name, _, revision = weights.partition("@")
+    if is_hub_id(weights) and not COMMIT.fullmatch(revision) and not local_path(weights, key).exists():
+        raise ValueError(
+            f"{key}: {weights} on the hub may change; give a directory, or {name}@COMMIT with all 40 digits of the commit"
+        )
 
 
 def _maker(task: str, name: str) -> Make:
@@ -128,3 +148,4 @@ for _model in ("birefnet-general", "isnet-general-use", "u2net"):
 register("depth", "midas", partial(_load, "midas", {}))
 for _size in ("small", "base", "large"):
     register("depth", f"depth-anything-v2-{_size}", partial(_load, "depth_anything", {"size": _size}))
+    DEFAULTS[f"depth-anything-v2-{_size}"] = f"depth-anything/Depth-Anything-V2-{_size.capitalize()}-hf"

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from probing.labelling import hub, images
+from probing.labelling.registry import SAFETY_CHECKER
 from probing.labelling.checkpoints import Source
 from probing.libraries import quiet_libraries
 from storage.backends import local_path
@@ -19,7 +20,6 @@ from storage.backends import local_path
 if TYPE_CHECKING:
     from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 
-NAME = "CompVis/stable-diffusion-safety-checker"
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 """of CLIP's pixels in 0..1"""
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -68,8 +68,8 @@ def load(weights: str, device: torch.device) -> SafetyChecker:
     """
     from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 
-    inside = local_path(weights or NAME, "curation.safety_weights") / "safety_checker"
-    path = str(inside) if weights and inside.is_dir() else weights or NAME
-    origin = Source("curation.safety_weights", path, NAME)
+    weights = weights or SAFETY_CHECKER
+    inside = local_path(weights, "curation.safety_weights") / "safety_checker"
+    origin = Source("curation.safety_weights", str(inside) if inside.is_dir() else weights, SAFETY_CHECKER)
     network, revision = hub.load(StableDiffusionSafetyChecker, origin)
     return SafetyChecker(f"safety-checker {revision}", network.to(device), device)

@@ -281,13 +281,17 @@ def _check_fitted(run: Run, verbs: set[str]) -> None:
 def _check_safety_checker(start: Start) -> None:
     """The safety checker is there, if curation uses one."""
     curation = start.config.curation
-    if curation.safety and "curate" in start.verbs and curation.safety_weights:
-        folder = local_path(curation.safety_weights, "curation.safety_weights")
+    if curation.safety and "curate" in start.verbs:
+        weights = curation.safety_weights or registry.SAFETY_CHECKER
+        if registry.is_hub_id(weights):
+            registry.check_pinned(weights, "curation.safety_weights")
+            return
+        folder = local_path(weights, "curation.safety_weights")
         inside = folder / "safety_checker" if (folder / "safety_checker").is_dir() else folder
         missing = folder.is_dir() and not (inside / "config.json").exists()
-        if missing or not (folder.exists() or registry.is_hub_id(curation.safety_weights)):
+        if missing or not folder.exists():
             raise ValueError(
-                f"curation.safety_weights: {curation.safety_weights}: no safety checker there; give its directory, a "
+                f"curation.safety_weights: {weights}: no safety checker there; give its directory, a "
                 "pipeline's directory that has one, or a hub id"
             )
 

@@ -199,5 +199,6 @@ def test_hub_id_without_network(monkeypatch):
         raise OSError("offline\nin two lines")
 
     monkeypatch.setattr(DPTConfig, "get_config_dict", refuse)
-    assert "hub (OSError)" in refusal("someone/some-model@main")
+    assert "hub (OSError)" in refusal(f"someone/some-model@{'0a' * 20}")
+    assert "some-model@COMMIT" in refusal("someone/some-model@main")
     assert DPTForDepthEstimation.config_class is DPTConfig

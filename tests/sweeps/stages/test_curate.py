@@ -151,8 +151,10 @@ def test_flagged_images_are_dropped_with_that_reason(words, tmp_path, capsys):
     assert curation(words) == found
 
 
-def test_a_missing_checker_is_one_line(words, tmp_path, capsys):
-    with_checker = [*words, "curation.safety=true", f"curation.safety_weights={tmp_path / 'none'}"]
+@pytest.mark.parametrize("named", ["FOLDER/none", "CompVis/stable-diffusion-safety-checker"])
+def test_a_missing_checker_or_one_without_its_commit_is_one_line(words, tmp_path, capsys, named):
+    named = named.replace("FOLDER", str(tmp_path))
+    with_checker = [*words, "curation.safety=true", f"curation.safety_weights={named}"]
     assert main(["curate", *with_checker]) == 2
     error = capsys.readouterr().err
     assert "curation.safety_weights" in error

@@ -56,6 +56,9 @@ def incomplete(path: Path) -> None:
         (MIDAS, cut_short, "truncated"),
         (MIDAS, None, "no such file"),
         (MIDAS[:1], None, "needs a checkpoint"),
+        (["labels.depth=depth-anything-v2-small"], None, "depth-anything/Depth-Anything-V2-Small-hf@COMMIT"),
+        ([MIDAS[0], "labels.depth_weights=Intel/dpt-large"], None, "Intel/dpt-large@COMMIT"),
+        ([MIDAS[0], "labels.depth_weights=Intel/dpt-large@main"], None, "Intel/dpt-large@COMMIT"),
         (["labels.depth=midas-v9"], None, "no labeller 'midas-v9'; known: depth-anything-v2-base"),
     ],
 )
