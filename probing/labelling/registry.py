@@ -118,7 +118,7 @@ def check_pinned(weights: str, key: str) -> None:
     name, _, revision = weights.partition("@")
     if is_hub_id(weights) and not COMMIT.fullmatch(revision) and not local_path(weights, key).exists():
         raise ValueError(
-            f"{key}: {weights} on the hub may change; give a directory, or {name}@COMMIT with all 40 digits of the commit"
+            f"{key}: {weights} on the hub may change; give a directory, or {name}@COMMIT with the commit's 40 digits"
         )
 
 

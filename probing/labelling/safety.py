@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from probing.labelling import hub, images
-from probing.labelling.registry import SAFETY_CHECKER
 from probing.labelling.checkpoints import Source
+from probing.labelling.registry import SAFETY_CHECKER
 from probing.libraries import quiet_libraries
 from storage.backends import local_path
 
