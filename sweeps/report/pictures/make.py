@@ -51,9 +51,8 @@ def take(page: Path) -> None:
         beside = folder / "heatmaps.html"
         figures = [(page.parent / "figures" / f"{name}.svg").resolve().as_uri() for name in HEATMAPS]
         images = "".join(f'<img style="width: 45%" src="{address}">' for address in figures)
-        beside.write_text(
-            f'<body style="margin: 0; display: flex; justify-content: space-around; align-items: start; background: white">{images}</body>'
-        )
+        style = "margin: 0; display: flex; justify-content: space-around; align-items: start; background: white"
+        beside.write_text(f'<body style="{style}">{images}</body>')
         save(screenshot(beside, HEATMAPS_HEIGHT, folder), "heatmaps")
 
 
