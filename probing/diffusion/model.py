@@ -56,6 +56,17 @@ def _load_parts(path: Path | str, config: ModelConfig, device: torch.device, sam
     origin: _Origin = {"revision": config.revision or None, "local_files_only": isinstance(path, Path)}
     named = components(index, family).items()
     loaded = {part: _load_part(path, part, names, origin, config) for part, names in named}
+    return assemble(folder, loaded, config, device, sampler)
+
+
+def assemble(
+    folder: Path, loaded: Mapping[str, Any], config: ModelConfig, device: torch.device, sampler: str = LMS
+) -> LatentDiffusion:
+    """The model of a pipeline's parts, networks and tokenizers by name; they are moved to the device.
+
+    folder: the pipeline's configuration files. Raises ValueError if the network's sites are not where they should be.
+    """
+    index, family = read_index(folder)
     for part in set(loaded) & set(family.weighted_parts):
         loaded[part].to(device=device)
     network, vae = loaded[family.network], loaded["vae"]

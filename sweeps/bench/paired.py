@@ -1,5 +1,6 @@
 """Measurements in pairs: two ways to do the same work, timed in turn, with their medians and ratio."""
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -20,14 +21,22 @@ def seconds(action: Action) -> float:
 
 
 def timed_pairs(
-    first: Action, second: Action, count: int, warm_up: bool = True, before: Action = lambda: None
+    first: Action,
+    second: Action,
+    count: int,
+    warm_up: bool = True,
+    before: Action = lambda: None,
+    until: float = math.inf,
 ) -> Pairs:
     """Seconds of (first, second), `count` times in turn; `before` runs untimed before each action.
 
-    With `warm_up` one more pair runs first and is dropped.
+    With `warm_up` one more pair runs first and is dropped. Fewer pairs, but at least one, if another would not end
+    before `until`, a time of `time.monotonic`.
     """
-    pairs = []
+    pairs: Pairs = []
     for _ in range(count + warm_up):
+        if len(pairs) > warm_up and time.monotonic() + sum(pairs[-1]) > until:
+            break
         before()
         first_seconds = seconds(first)
         before()

@@ -44,10 +44,11 @@ def paper_probe(
     """Train one bias-free linear probe (section 3.1, appendix A) and score the test split after every epoch.
 
     acts: (N, T, C) float. labels: (N, H, W), int64 0 or 1 for saliency, float for depth. orders: permutations
-    of the training samples, one per epoch. start: seed of nn.Linear's default initialisation.
+    of the training samples, one per epoch. All of them are on one device. start: seed of nn.Linear's default
+    initialisation.
     """
     torch.manual_seed(start)
-    probe = nn.Linear(acts.shape[2], 2 if task == "saliency" else 1, bias=False)
+    probe = nn.Linear(acts.shape[2], 2 if task == "saliency" else 1, bias=False).to(acts.device)
     optimizer = torch.optim.Adam(probe.parameters(), lr=lr)
 
     def predict(samples: Tensor) -> Tensor:
@@ -72,7 +73,7 @@ def paper_probe(
         with torch.no_grad():
             parts = [_score(task, predict(samples), labels[samples]) for samples in test.split(TEST_BATCH)]
         scores.append(torch.cat(parts).mean().item())
-    return PaperProbe(probe.weight.detach().numpy(), losses, scores)
+    return PaperProbe(probe.weight.detach().cpu().numpy(), losses, scores)
 
 
 def _score(task: str, prediction: Tensor, label: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sweeps.cli.verbs import Verb, argument, as_json, dry_run, job, output, settings, single_edit, url, verb
+from sweeps.cli.verbs import Verb, argument, as_json, dry_run, is_pair, job, output, settings, single_edit, url, verb
 
 if TYPE_CHECKING:
     from sweeps.config.schema import Config
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from sweeps.runtime.progress import Display
 
 BENCHES = ("capture", "store", "codecs", "probes", "tune", "interventions", "cluster", "causal")
+GPU = "gpu"
+"""the bench of a card, which has a time limit and writes a file"""
 
 
 def version() -> str:
@@ -111,25 +113,31 @@ def run(parsed: argparse.Namespace) -> int:
         "--rates",
         nargs="+",
         default=[],
-        metavar="NAME=NUMBER",
-        help="further measured rates: labelling, probing, editing, storage, start, price",
+        metavar="FILE or NAME=NUMBER",
+        help="measured rates: a file of `bench gpu`, or labelling, probing, overhead, editing, storage, start, price",
     ),
     as_json,
 )
 def plan(parsed: argparse.Namespace) -> int:
     """Show time, disk and work of a run, and write nothing."""
     from sweeps.config.load import load
-    from sweeps.planning import table
-    from sweeps.planning.cluster_costs import Rates
+    from sweeps.planning import measured, table
+    from sweeps.planning.rates import Rates
 
     config = load(parsed.preset, parsed.overrides)
+    pairs = dict(pair.partition("=")[::2] for pair in parsed.rates if is_pair(pair))
+    files = [word for word in parsed.rates if not is_pair(word)]
+    if len(files) > 1:
+        raise ValueError(f"--rates {' '.join(files)}: give one file")
+    given, card = Rates.read({"sampling": parsed.rate, **pairs}), measured.find(files[0]) if files else None
+    if min(given.values.values()) < 0:
+        raise ValueError("--rate, --rates: give numbers above 0")
     if parsed.gpus:
-        rates = dict(pair.partition("=")[::2] for pair in parsed.rates)
-        print(table.on_gpus(config, parsed.gpus, Rates.read({"sampling": parsed.rate, **rates})))
+        print(table.on_gpus(config, parsed.gpus, given, card))
     elif parsed.json:
-        print(json.dumps(table.as_json(config)))
+        print(json.dumps(table.as_json(config, given, card)))
     else:
-        print(table.describe(config, parsed.rate))
+        print(table.describe(config, given, card))
     return 0
 
 
@@ -322,9 +330,32 @@ def sites(parsed: argparse.Namespace) -> int:
     return 0
 
 
-@verb("develop", "scenesweep bench probes --json", argument("bench", choices=BENCHES, help="what to measure"), as_json)
+@verb(
+    "develop",
+    "scenesweep bench gpu --minutes 9 --out gpu.json",
+    argument("bench", choices=(*BENCHES, GPU), help="what to measure"),
+    as_json,
+    argument("--out", default="gpu.json", metavar="FILE", help="gpu: file of the numbers (default: gpu.json)"),
+    argument("--minutes", type=float, default=9.0, help="gpu: time limit; the most important comes first (default: 9)"),
+    argument("--device", default="cuda", choices=("cuda", "cpu"), help="gpu: where to measure (default: cuda)"),
+    argument("--narrow", action="store_true", help="gpu: narrow networks and few steps, a rehearsal on a CPU"),
+)
 def bench(parsed: argparse.Namespace) -> int:
-    """Measure speed against a baseline. `causal` gives verdicts on models of which the truth is known."""
+    """Measure speed against a baseline. `causal` gives verdicts on models of which the truth is known; `gpu` measures
+    everything that a card does, with random weights, and writes a file that `plan --rates` reads.
+    """
+    if parsed.bench == GPU:
+        from storage.backends import local_path
+        from sweeps.bench.gpu import driver
+
+        def say(line: str) -> None:
+            if not parsed.quiet:
+                print(line, file=sys.stderr, flush=True)
+
+        record = driver.run(local_path(parsed.out, "--out"), parsed.device, parsed.minutes, parsed.narrow, say)
+        print(json.dumps(record.document) if parsed.json else "\n".join(driver.lines(record)))
+        return 0 if driver.complete(record) else 1
+
     from sweeps.bench import suite
 
     result = suite.report(parsed.bench)

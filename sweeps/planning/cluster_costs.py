@@ -1,76 +1,18 @@
 """How long a run takes, and what it costs, on several numbers of GPUs: a simulation from rates.
 
 A stage consists of equal tasks. As many as there are workers run at once; all share one storage, so a round of w
-tasks takes the longer of one task's computation and the transfer of w tasks' bytes. Rates that were not measured are
-assumptions, and the text says so.
+tasks takes the longer of one task's computation and the transfer of w tasks' bytes. `rates` has what a worker does.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 
+from sweeps.planning.rates import Rates
+from sweeps.stages import intervene
 from sweeps.stages.base import PlanInput
-from sweeps.stages.intervene import edit_count
-
-
-@dataclass(frozen=True)
-class Rates:
-    """What one worker does, and what the shared storage transfers; 0 stands for the assumption."""
-
-    sampling: float = 0.0
-    """samples per second of a sampling worker"""
-    labelling: float = 0.0
-    """samples per second of a labelling worker"""
-    probing: float = 0.0
-    """probes per second of a probe trial's worker, without reading"""
-    editing: float = 0.0
-    """edits of an image, with their controls, per hour of an intervention worker"""
-    storage: float = 0.0
-    """GB per second that the storage reads or writes in total"""
-    start: float = 0.0
-    """seconds until a worker has loaded its model"""
-    price: float = 0.0
-    """price of a GPU hour"""
-
-    @classmethod
-    def read(cls, given: Mapping[str, str | float]) -> Rates:
-        """Return rates from names and numbers. Raises ValueError for an unknown name or something not a number."""
-        known = [f.name for f in fields(cls)]
-        for name, value in given.items():
-            if name not in known:
-                raise ValueError(f"--rates {name}: unknown; known are {', '.join(known)}")
-            try:
-                float(value)
-            except ValueError:
-                raise ValueError(f"--rates {name}={value}: needs a number, in {UNITS[name]}") from None
-        return cls(**{name: float(value) for name, value in given.items()})
-
-    def filled(self) -> Rates:
-        """Return the same rates with assumptions in place of zeros."""
-        return Rates(**{f.name: getattr(self, f.name) or getattr(ASSUMPTIONS, f.name) for f in fields(self)})
-
-    def describe(self) -> str:
-        """Return each rate and whether it was given or assumed."""
-        filled = self.filled()
-        return "; ".join(
-            f"{f.name} {getattr(filled, f.name):g} {UNITS[f.name]} ({'given' if getattr(self, f.name) else 'assumed'})"
-            for f in fields(self)
-        )
-
-
-ASSUMPTIONS = Rates(sampling=0.25, labelling=2, probing=0.5, editing=20, storage=2, start=60, price=3)
-"""for Stable Diffusion v1.4 on one large GPU; none of them was measured"""
-UNITS = {
-    "sampling": "samples/s",
-    "labelling": "samples/s",
-    "probing": "probes/s",
-    "editing": "edits/h",
-    "storage": "GB/s in all",
-    "start": "s",
-    "price": "per GPU hour",
-}
 
 
 @dataclass(frozen=True)
@@ -110,13 +52,25 @@ def stages(plan: PlanInput, trials: int, probes: int, rates: Rates) -> list[GpuS
     labels = families.get("labels.zarr", 0)
     written = sum(size for name, size in families.items() if not name.startswith("labels"))
     trial_seconds, trial_bytes = probes / max(trials, 1) / rates.probing, activations / max(trials, 1)
-    edits = math.ceil(edit_count(plan.config, plan.test))
+    edits = math.ceil(intervene.edit_count(plan.config, plan.test))
     return [
         GpuStage("sampling", tasks, sampling.shard / rates.sampling, written / tasks, ray.sampling_gpus or 1),
         GpuStage("labelling", shards, sampling.shard / rates.labelling, labels / shards, ray.label_gpus or 1),
         GpuStage("probing", trials, trial_seconds, trial_bytes, ray.probe_gpus or 1),
-        GpuStage("editing", edits, 3600 / rates.editing, 0, ray.sampling_gpus or 1),
+        GpuStage("editing", edits, edit_seconds(plan, edits, rates), 0, ray.sampling_gpus or 1),
     ]
+
+
+def edit_seconds(plan: PlanInput, edits: int, rates: Rates) -> float:
+    """Return the duration of one edit of a test image with its controls.
+
+    Its images are sampled from the first step on, so that it costs its network calls at the rate of sampling; the inner
+    optimisation, labels and scores are the overhead. A rate of edits that is given replaces this.
+    """
+    if rates.editing or not edits:
+        return 3600 / rates.editing if edits else 0.0
+    calls = sum(price.calls for price in intervene.prices(plan))
+    return rates.overhead * calls / plan.config.total_steps / rates.sampling / edits
 
 
 def table(work: Sequence[GpuStage], gpus: Sequence[int], rates: Rates) -> list[str]:

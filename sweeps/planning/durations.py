@@ -1,18 +1,20 @@
 """How long a run takes: expected seconds by stage, for the plan's first line and for the time left of a run.
 
-With the embedded model they come from measurements of the default run on 2 CPU cores; with other models from the
-assumptions of `cluster_costs`, of which nothing was measured.
+With the embedded model they come from measurements of the default run on 2 CPU cores; with other models from the rates
+of a card, measured or assumed.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from sweeps.config.schema import Config
-from sweeps.planning import cluster_costs
-from sweeps.planning.cluster_costs import Rates
+from sweeps.planning import cluster_costs, measured
+from sweeps.planning.measured import Measured
+from sweeps.planning.rates import ASSUMPTIONS, SUSTAINED, Rates, sample_tflop
 from sweeps.runtime import experiments
 from sweeps.runtime.grid import pack, picture_steps, probe_specs
 from sweeps.runtime.live_status import LiveStatus
@@ -44,9 +46,27 @@ def embedded(config: Config) -> bool:
     return config.model.name.startswith("scenes")
 
 
-def expected(plan: PlanInput, gpus: int = 1) -> dict[str, float]:
-    """Seconds by name of the stage that runs, in the order of the stages; then of report and W&B mirror."""
-    seconds = _on_cores(plan) if embedded(plan.config) else _on_gpus(plan, gpus)
+def card_rates(plan: PlanInput, given: Rates | None = None, card: Measured | None = None) -> Rates:
+    """The rates of a run on GPUs: those given, else those measured on a card, else assumptions.
+
+    card: without one, that whose rates ship with the package, if there is one. Its rate of sampling is that of one
+    model; for another model or number of steps it is scaled by the operations of a sample.
+    """
+    config, (height, width) = plan.config, plan.model_info.image
+    tflop = sample_tflop(config.model.name, config.total_steps, height * width)
+    rates, card = given or Rates(), card or measured.shipped()
+    if card:
+        own = sample_tflop(card.model, card.steps, 512**2) / tflop
+        rates = rates.over(replace(card.rates, sampling=card.rates.sampling * own), "measured")
+    return rates.over(replace(ASSUMPTIONS, sampling=SUSTAINED / tflop), "assumed")
+
+
+def expected(plan: PlanInput, rates: Rates | None = None) -> dict[str, float]:
+    """Seconds by name of the stage that runs, in the order of the stages; then of report and W&B mirror.
+
+    rates: of a card, as `card_rates` returns them, its default without.
+    """
+    seconds = _on_cores(plan) if embedded(plan.config) else _on_gpu(plan, rates or card_rates(plan))
     names = [stage.INFO.name for stage in STAGES if stage is curate or stage.INFO.name in seconds or stage.prices(plan)]
     found = {name: seconds.get(name, 0.0) for name in names} | {"report": REPORT}
     return found | ({} if plan.config.tracking.mode == "disabled" else {"track": TRACK})
@@ -84,12 +104,11 @@ def _on_cores(plan: PlanInput) -> dict[str, float]:
     return {name: START + seconds / cores(config) for name, seconds in work.items() if seconds} | {"curate": 1.0}
 
 
-def _on_gpus(plan: PlanInput, gpus: int) -> dict[str, float]:
-    rates = Rates().filled()
+def _on_gpu(plan: PlanInput, rates: Rates) -> dict[str, float]:
     probes = probe_specs(plan.config.sweep, plan.config.sampling.variants, plan.sites)
     trials = len(pack(probes, plan.config.sweep.trial_axes))
     names = {"sampling": "sample", "labelling": "label", "probing": "probe", "editing": "intervene"}
     return {
-        names[one.name]: one.wall_seconds(gpus, rates.storage * 1e9, rates.start)
+        names[one.name]: one.wall_seconds(1, rates.storage * 1e9, rates.start)
         for one in cluster_costs.stages(plan, trials, len(probes), rates)
     }

@@ -16,9 +16,10 @@ from storage.backends import local_folder
 from storage.budget import Budget, format_bytes
 from storage.errors import Unavailable
 from sweeps.config.schema import Config, previews
-from sweeps.planning import checks, cluster_costs, durations
+from sweeps.planning import checks, cluster_costs, durations, measured
 from sweeps.planning.checks import Start, on_this_machine
-from sweeps.planning.cluster_costs import Rates
+from sweeps.planning.measured import Measured
+from sweeps.planning.rates import CALL_TFLOP, Rates, hub_id
 from sweeps.runtime import run
 from sweeps.runtime.grid import pack, probe_specs
 from sweeps.runtime.run import ModelInfo
@@ -28,12 +29,8 @@ from sweeps.stages.all import STAGES
 from sweeps.stages.base import PlanInput, StagePrice
 
 VERBS = tuple(dict.fromkeys(stage.INFO.verb for stage in STAGES))
-RATE = {"scenes": 3.0, "": 0.25}
-"""samples per second and worker, assumed if none was measured: scenes on a CPU core; SD v1.4 on a GPU"""
-
-
-ASSUMED = "assumed; --rate takes a measured one"
-ASSUMED_OTHER = "assumed, as of Stable Diffusion v1.4; --rate takes a measured one"
+EMBEDDED_RATE = 3.0
+"""samples per second of the embedded models on a CPU core, assumed if none was measured"""
 
 
 def site_table(model_info: ModelInfo, family: str) -> str:
@@ -79,20 +76,33 @@ def test_count(start: Start) -> int:
     return min(test or max(0, samples - sum(others)), samples)
 
 
-def on_gpus(config: Config, gpus: int, rates: Rates) -> str:
-    """Return hours and price of a run on 1, 8 and `gpus` GPUs, as text.
+def on_gpus(config: Config, gpus: int, given: Rates, card: Measured | None = None) -> str:
+    """Return hours and price of a run on 1, 8 and `gpus` GPUs, as text; rates as in `durations.card_rates`.
 
     Raises ValueError if a number is out of range. Memory is not checked: it is that of the cluster's nodes.
     """
-    if gpus < 1 or min(vars(rates).values()) < 0:
-        raise ValueError(f"--gpus={gpus} and all rates: give numbers above 0")
+    if gpus < 1:
+        raise ValueError(f"--gpus={gpus}: give a number above 0")
     plan = plan_input(checks.check(config, VERBS, plan=True))
     problem = _problem(check_disk, config, plan.budget, side_store_space(config, plan.model_info, plan.samples))
     probes = probe_specs(config.sweep, config.sampling.variants, plan.sites)
     trials = len(pack(probes, config.sweep.trial_axes))
-    stages = cluster_costs.stages(plan, trials, len(probes), rates.filled())
-    table = cluster_costs.table(stages, cluster_costs.counts(gpus), rates.filled())
-    return "\n".join([*table, *problem, f"rates: {rates.describe()}"])
+    rates = durations.card_rates(plan, given, card)
+    stages = cluster_costs.stages(plan, trials, len(probes), rates)
+    table = cluster_costs.table(stages, cluster_costs.counts(gpus), rates)
+    return "\n".join([*table, *problem, f"rates: {rates.describe()}", *_rates_from(plan, rates, card)])
+
+
+def _rates_from(plan: PlanInput, rates: Rates, card: Measured | None) -> list[str]:
+    """Return a line on the card that rates were measured on, and one if sampling is not that of the run's model."""
+    card, model = card or measured.shipped(), hub_id(plan.config.model.name)
+    if not (card and rates.measured):
+        return ["nothing was measured on a card: what is assumed is an assumption; `scenesweep bench gpu` measures it"]
+    lines = [f"measured on {card.card}: {', '.join(rates.measured)}"]
+    if "sampling" in rates.measured and (model, plan.config.total_steps) != (card.model, card.steps):
+        counted = "counted operations" if model in CALL_TFLOP else "number of steps alone"
+        lines.append(f"sampling was measured with {card.model}, {card.steps} steps, and is scaled by the {counted}")
+    return lines
 
 
 def _problem(check: Callable[..., None], *arguments: object) -> list[str]:
@@ -104,13 +114,16 @@ def _problem(check: Callable[..., None], *arguments: object) -> list[str]:
     return []
 
 
-def as_json(config: Config) -> dict[str, object]:
-    """Return the plan of a run as plain values; sizes in bytes, times in seconds. Errors as `describe`."""
+def as_json(config: Config, given: Rates | None = None, card: Measured | None = None) -> dict[str, object]:
+    """Return the plan of a run as plain values; sizes in bytes, times in seconds. Arguments, errors as `describe`."""
     start = checks.check(config, VERBS, plan=True)
     plan = plan_input(start)
+    rates = durations.card_rates(plan, given, card)
+    used = {} if durations.embedded(config) else {"rates": rates.describe(), "card": _rates_from(plan, rates, card)}
     side_stores = side_store_space(config, plan.model_info, plan.samples)
     return {
-        "seconds": durations.expected(plan),
+        "seconds": durations.expected(plan, rates),
+        **used,
         "bytes": plan.budget.total + side_stores,
         "samples": plan.samples,
         "variants": config.sampling.variants,
@@ -124,8 +137,10 @@ def as_json(config: Config) -> dict[str, object]:
     }
 
 
-def describe(config: Config, rate: float = 0.0, verbs: Sequence[str] = VERBS) -> str:
-    """Return the plan of a run in words and numbers; `rate` in samples per second and worker, 0 for the assumption.
+def describe(
+    config: Config, given: Rates | None = None, card: Measured | None = None, verbs: Sequence[str] = VERBS
+) -> str:
+    """Return the plan of a run in words and numbers; rates as in `durations.card_rates`.
 
     verbs: those that would run; the price is always that of the whole run.
     Raises ValueError if a check of the start fails. A run that does not fit disk or memory is told, and still shown.
@@ -139,22 +154,27 @@ def describe(config: Config, rate: float = 0.0, verbs: Sequence[str] = VERBS) ->
         first, price, previewed = with_preview(config, plan.model_info, plan.samples)
         first, more = [*first, "then, priced as if the preview kept every sample:"], side_stores + previewed
     problem = _problem(check_fits, config, price, more)
-    return "\n".join([headline(plan), *problem, *first, *_costs(plan, rate), *start.notes])
+    rates = durations.card_rates(plan, given, card)
+    lines = [headline(plan, rates, card), *problem, *first, *_costs(plan, rates)]
+    lines += [] if durations.embedded(config) else [f"rates: {rates.describe()}", *_rates_from(plan, rates, card)]
+    return "\n".join([*lines, *start.notes])
 
 
-def headline(plan: PlanInput) -> str:
+def headline(plan: PlanInput, rates: Rates, card: Measured | None = None) -> str:
     """Return time and disk of the whole run in a few words, and what the time is based on."""
-    config = plan.config
-    seconds = sum(durations.expected(plan).values())
+    config, card = plan.config, card or measured.shipped()
+    seconds = sum(durations.expected(plan, rates).values())
     size = format_bytes(plan.budget.total + side_store_space(config, plan.model_info, plan.samples))
     if durations.embedded(config):
         based = f"measured on 2 CPU cores, here {durations.cores(config)}"
+    elif card and rates.measured:
+        based = f"on one GPU, {', '.join(rates.measured)} measured on {card.card}"
     else:
-        based = "on one GPU at assumed rates; --gpus and --rates take others"
+        based = "on one GPU, assumed, not measured; --gpus and --rates take other rates"
     return f"{about(seconds)}, {size} of disk ({based})"
 
 
-def _costs(plan: PlanInput, rate: float) -> list[str]:
+def _costs(plan: PlanInput, rates: Rates) -> list[str]:
     config, price = plan.config, plan.budget
     variants = config.sampling.variants
     probes = probe_specs(config.sweep, variants, plan.sites)
@@ -170,7 +190,7 @@ def _costs(plan: PlanInput, rate: float) -> list[str]:
         f"files             {price.files}, the largest {format_bytes(price.chunk_bytes)}",
         f"memory            {format_bytes(price.peak_writer_bytes)} of buffers per sampling worker",
         f"shard of {config.sampling.shard:<8} {_shard_memory(config, plan.sites)}",
-        *_stage_table(plan, rate),
+        *_stage_table(plan, rates),
         f"disk              {format_bytes(price.total)}, of which:",
         *(f"  {name:16} {format_bytes(size)}" for name, size in price.families().items()),
         "sites, all variants and steps:",
@@ -191,12 +211,13 @@ def _sampler(config: Config) -> str:
     return f"{what}, {steps} steps" + (f", {calls} network calls" if calls != steps else "")
 
 
-def _stage_table(plan: PlanInput, rate: float) -> list[str]:
+def _stage_table(plan: PlanInput, rates: Rates) -> list[str]:
     """Return the table of all stages: work, network calls and hours."""
     config = plan.config
     workers = max(1, config.ray.sampling_actors)
-    source = "given with --rate" if rate else ASSUMED if durations.embedded(config) else ASSUMED_OTHER
-    rate = rate or RATE.get(config.model.name, RATE[""])
+    rate, source = rates.sampling, "measured" if "sampling" in rates.measured else "given with --rate"
+    if "sampling" in rates.assumed or (durations.embedded(config) and "sampling" in rates.measured):
+        rate, source = EMBEDDED_RATE if durations.embedded(config) else rate, "assumed; --rate takes a measured one"
     prices = (
         [StagePrice("preview", f"{plan.samples} images", plan.samples * config.total_steps)] if previews(config) else []
     )
@@ -215,8 +236,8 @@ def _stage_table(plan: PlanInput, rate: float) -> list[str]:
     return [
         *lines,
         f"{'all network calls':{name_width}}  {'':{work_width}}  {calls:>13.0f} {hours(calls):>9.2f} or more",
-        f"hours: network calls only, {config.total_steps} a sample, on {workers} worker(s) at {rate:g} samples/s each "
-        f"({source}); the inner optimisation of edits comes on top, and - has no rate",
+        f"hours: network calls only, {config.total_steps} a sample, on {workers} worker(s) at {rate:.3g} samples/s "
+        f"each ({source}); the inner optimisation of edits comes on top, and - has no rate",
     ]
 
 

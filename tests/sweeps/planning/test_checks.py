@@ -157,7 +157,7 @@ def test_the_paper_is_planned_on_a_fresh_machine_without_network(tmp_path: Path)
     ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert (ran.returncode, ran.stderr) == (0, "")
     lines = ran.stdout.splitlines()
-    assert lines[0].startswith("about 39 h, ")
+    assert lines[0].startswith("about 3.2 h, ")
     assert "617 samples x 2 variants (trained, random), 15 steps, shards of 8" in lines
     assert "network calls     18510 (both halves of guidance counted as one)" in lines
     assert any("CompVis/stable-diffusion-v1-4 is not on this machine" in line for line in lines)

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from sweeps.cli.main import main
 from sweeps.config.load import load
-from sweeps.planning import cluster_costs, table
-from sweeps.planning.cluster_costs import GpuStage, Rates
+from sweeps.planning import cluster_costs, measured, table
+from sweeps.planning.cluster_costs import GpuStage
+from sweeps.planning.rates import STABLE_DIFFUSION, Rates
 
 UNET = {
     "sample_size": 64, "in_channels": 4, "out_channels": 4, "block_out_channels": [320, 640, 1280, 1280],
@@ -90,9 +91,10 @@ def test_the_paper_on_many_gpus(paper: list[str], capsys: Any) -> None:
         assert float(row[-1]) == pytest.approx(2.5 * float(row[-2]), abs=1)
     # 156 tasks of 16 s on one GPU, and a minute until it has its model
     assert float(rows[0][1]) == pytest.approx((156 * 16 + 60) / 3600, abs=0.01)
-    assert "sampling 0.5 samples/s (given)" in lines[-1]
-    assert "storage 4 GB/s in all (given)" in lines[-1]
-    assert "labelling 2 samples/s (assumed)" in lines[-1]
+    assert "sampling 0.5 samples/s (given)" in lines[-2]
+    assert "storage 4 GB/s in all (given)" in lines[-2]
+    assert "labelling 2 samples/s (assumed)" in lines[-2]
+    assert lines[-1].startswith("nothing was measured on a card")
 
 
 def test_where_the_storage_becomes_the_limit(paper: list[str]) -> None:
@@ -131,6 +133,8 @@ def test_only_test_images_are_edited(paper: list[str], tmp_path: Path) -> None:
         (["--gpus", "4", "--rates", "storage=fast"], "--rates storage=fast: needs a number, in GB/s"),
         (["--gpus", "4", "--rates", "speed=3"], "--rates speed: unknown; known are sampling"),
         (["--gpus", "4", "--rates", "storage=-1"], "above 0"),
+        (["--rates", "no-such-file.json"], "--rates no-such-file.json: can't be read: No such file"),
+        (["--rates", "a.json", "b.json"], "give one file"),
     ],
 )
 def test_wrong_numbers_are_one_line(words: list[str], expected: str, paper: list[str], capsys: Any) -> None:
@@ -138,6 +142,73 @@ def test_wrong_numbers_are_one_line(words: list[str], expected: str, paper: list
     error = capsys.readouterr().err
     assert expected in error
     assert error.count("\n") == 1
+
+
+MEASURED = {"sampling": 8.0, "labelling": 40.0, "probing": 100.0, "overhead": 1.5, "storage": 3.0}
+
+
+def file_of_a_bench(folder: Path, **changes: object) -> str:
+    """A file as `bench gpu` writes it, on a card of the name H100."""
+    document = {
+        "bench": "gpu", "version": 1, "device": "cuda", "narrow": False, "model": STABLE_DIFFUSION, "steps": 15,
+        "machine": {"card": "H100"}, "pieces": {}, "rates": MEASURED,
+    }  # fmt: skip
+    (folder / "gpu.json").write_text(json.dumps(document | changes))
+    return str(folder / "gpu.json")
+
+
+def test_a_measured_card_takes_the_place_of_assumptions(paper: list[str], tmp_path: Path, capsys: Any) -> None:
+    assert main(["plan", *paper, "--gpus", "1", "--rates", file_of_a_bench(tmp_path), "labelling=20"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    hours = [float(word) for word in lines[1].replace("*", " ").split()]
+    # 371 images x 2 tasks x 25 edited images at 8 a second, half as long again, and a minute for the start
+    assert hours[4] == pytest.approx((371 * 2 * 25 / 8 * 1.5 + 60) / 3600, abs=0.006)
+    rates = next(line for line in lines if line.startswith("rates:"))
+    assert "sampling 8 samples/s (measured)" in rates
+    assert "labelling 20 samples/s (given)" in rates
+    assert "start 60 s (assumed)" in rates
+    assert "measured on H100: sampling, probing, overhead, storage" in lines
+
+
+def test_another_model_is_scaled_by_its_operations(tmp_path: Path, capsys: Any) -> None:
+    words = ["plan", "sdxl", "output=s3://bucket/run", "--rates", file_of_a_bench(tmp_path)]
+    assert main(words) == 0
+    text = capsys.readouterr().out
+    assert "measured on H100" in text.splitlines()[0]
+    # counted: 26.6 TFLOP for a sample of Stable Diffusion, 370 for one of XL
+    rate = float(text.partition("rates: sampling ")[2].split()[0])
+    assert rate == pytest.approx(8 * 26.6 / 370, rel=0.01)
+    assert "sampling was measured with CompVis/stable-diffusion-v1-4, 15 steps, and is scaled by the counted" in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"narrow": True, "device": "cpu"}, "of a rehearsal with narrow networks, which prices no run"),
+        ({"version": 2}, "not a file that this version's `scenesweep bench gpu` wrote"),
+        ({"rates": {}, "pieces": {"sampling": {"error": "out of memory"}}}, "holds no rate: sampling: out of memory"),
+        ({"rates": MEASURED | {"overhead": -1}}, "overhead=-1: no rate"),
+    ],
+)
+def test_a_file_that_prices_nothing_is_refused(
+    changes: dict[str, object], expected: str, paper: list[str], tmp_path: Path, capsys: Any
+) -> None:
+    assert main(["plan", *paper, "--rates", file_of_a_bench(tmp_path, **changes)]) == 2
+    error = capsys.readouterr().err
+    assert expected in error
+    assert error.count("\n") == 1
+
+
+def test_what_ships_is_taken_without_being_named(
+    paper: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    folder = tmp_path / "measured"
+    folder.mkdir()
+    monkeypatch.setattr(measured, "FOLDER", folder)
+    assert measured.shipped() is None
+    file_of_a_bench(folder)
+    assert main(["plan", *paper, f"output={tmp_path / 'run'}"]) == 0
+    assert "sampling, labelling, probing, overhead, storage measured on H100" in capsys.readouterr().out
 
 
 def test_few_gpus_are_not_shown_twice() -> None:
