@@ -99,6 +99,8 @@ def as_xarray(files: Files, layout: Layout, spec: ArraySpec, name: str) -> "xarr
     array = xarray.open_dataset(xarray.backends.ZarrStore(group), drop_variables=others)[own].rename(name)
     if layout.format == 1:
         array = array.assign_coords(sample=np.arange(layout.samples), step=list(spec.steps))
+    elif spec.steps and layout.sigmas and not layout.alphas:  # on disk, sigma stands alone where it tells everything
+        array = array.assign_coords(log_snr=("step", [layout.log_snrs[step - 1] for step in spec.steps]))
     return array
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any, TypedDict, TypeVar
 
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from probing.diffusion import devices, metadata
 from probing.diffusion.config import EMBEDDED, PAPER_STEPS, ModelConfig
-from probing.diffusion.families.base import LatentDiffusion
+from probing.diffusion.families.base import LatentDiffusion, adapter_of
 from probing.diffusion.families.registry import Family
 from probing.diffusion.parts.checks import check
 from probing.diffusion.parts.noise import read_scheduler
@@ -73,9 +72,7 @@ def assemble(
     for convolutional in (network, vae):
         convolutional.to(memory_format=torch.channels_last)
     own = _own_parts(family, index, loaded)
-    module, _, name = family.adapter.partition(":")
-    adapter: type[LatentDiffusion] = getattr(import_module(f"probing.diffusion.families.{module}"), name)
-    model = adapter(
+    model = adapter_of(family)(
         family=family,
         network=network,
         vae=vae,

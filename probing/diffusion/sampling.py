@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from probing.diffusion import schedules
-from probing.diffusion.config import PAPER_STEPS
-from probing.diffusion.families.base import LatentDiffusion
-from probing.diffusion.parts.noise import lms_settings
+from probing.diffusion import metadata, schedules
+from probing.diffusion.config import PAPER_STEPS, ModelConfig
+from probing.diffusion.families.base import LatentDiffusion, adapter_of
+from probing.diffusion.parts.noise import lms_settings, read_scheduler
+from probing.diffusion.parts.reading import read_index
 from probing.diffusion.schedules import Level
 
 
@@ -72,18 +73,32 @@ def schedule(model: LatentDiffusion, steps: int) -> Any:
     `lms` is the paper's sampler, a linear multistep method (see `lms_settings`); otherwise that of the model's file, or
     the class that is asked for with the settings of that file.
     """
-    if model.sampler == schedules.LMS:
+    return _schedule(model.sampler, model.scheduler_config, steps, type(model), model.sites()[0].tokens)
+
+
+def _schedule(sampler: str, config: dict[str, Any], steps: int, adapter: type[LatentDiffusion], tokens: int) -> Any:
+    if sampler == schedules.LMS:
         from diffusers.schedulers.scheduling_lms_discrete import LMSDiscreteScheduler
 
-        scheduler: Any = LMSDiscreteScheduler(**lms_settings(model.scheduler_config))
+        scheduler: Any = LMSDiscreteScheduler(**lms_settings(config))
         scheduler.set_timesteps(steps)
         return scheduler
     import diffusers
 
-    kind = schedules.kind_of(model.sampler, model.scheduler_config)
-    scheduler = getattr(diffusers, kind + schedules.SUFFIX).from_config(model.scheduler_config)
-    scheduler.set_timesteps(steps, **model.timesteps(scheduler, steps))
+    scheduler = getattr(diffusers, schedules.kind_of(sampler, config) + schedules.SUFFIX).from_config(config)
+    scheduler.set_timesteps(steps, **adapter.timesteps(scheduler, steps, tokens))
     return scheduler
+
+
+def noise_levels(config: ModelConfig, sampler: str, steps: int) -> list[Level]:
+    """The noise level of each network call of a sample, from the model's configuration files alone.
+
+    Raises ValueError if they cannot be read.
+    """
+    folder = metadata.config_folder(config)
+    tokens = metadata.read_model_info(config, folder).sites[0].tokens
+    family = read_index(folder)[1]
+    return schedules.levels(_schedule(sampler, read_scheduler(folder, sampler), steps, adapter_of(family), tokens))
 
 
 def calls(model: LatentDiffusion, steps: int) -> int:

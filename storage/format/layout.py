@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import PurePosixPath
 
+import numpy as np
+
 from storage.codec import CODECS
 from storage.errors import CorruptFile
 from storage.format.arrays import ArraySpec, Coordinate, SiteShape, encode_json
@@ -22,6 +24,7 @@ STEP = "denoising step, counted from 1"
 LAYOUT_KEYS_1 = ("samples", "shard", "variants", "sites", "steps", "image", "latent", "tasks", "codec")
 SITE_KEYS_1 = ("name", "tokens", "channels", "dtype")
 """What `layout.json` holds in format 1, beside `step_images`, which was always 0."""
+LOG_SNR = {"long_name": "logarithm of the power of signal over noise that enters the network", "units": "1"}
 SIGMA = {"long_name": "noise level that enters the network at the step", "units": "1"}
 
 
@@ -50,6 +53,8 @@ class Layout:
     """Ascending numbers of the steps whose activations are stored; all of them if none are given."""
     sigmas: tuple[float, ...] = field(default=(), compare=False)
     """Noise level that enters the network at each of the steps, stored for readers; empty if unknown."""
+    alphas: tuple[float, ...] = field(default=(), compare=False)
+    """Scale of the clean latent x in that input, which is alpha x + sigma noise; empty if it is 1 at all steps."""
     format: int = field(default=FORMAT_VERSION, compare=False)
     """Version of the format, 1 or 2; layouts that differ in it hold the same values."""
 
@@ -57,7 +62,7 @@ class Layout:
         # JSON has neither tuples nor dataclasses: `from_json` passes lists and dicts.
         sites = tuple(site if isinstance(site, SiteShape) else SiteShape(**site) for site in self.sites)
         object.__setattr__(self, "sites", sites)
-        for name in ("variants", "image", "latent", "recorded_steps", "sigmas"):
+        for name in ("variants", "image", "latent", "recorded_steps", "sigmas", "alphas"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         object.__setattr__(self, "tasks", dict(self.tasks))
         for name in ("samples", "shard", "steps"):
@@ -74,6 +79,8 @@ class Layout:
             raise ValueError(f"layout.recorded_steps: format 1 holds all of the {self.steps} steps")
         if len(self.sigmas) not in (0, self.steps):
             raise ValueError(f"layout.sigmas: {len(self.sigmas)} noise levels for {self.steps} steps")
+        if len(self.alphas) not in (0, len(self.sigmas)):
+            raise ValueError(f"layout.alphas: {len(self.alphas)} values for {len(self.sigmas)} noise levels")
         if self.codec not in CODECS:
             raise ValueError(f"layout.codec: {self.codec!r} is not one of {', '.join(CODECS)}")
         for task, dtype in self.tasks.items():
@@ -88,6 +95,14 @@ class Layout:
             checked_name(kind, name)
         if len(set(names)) < len(names):
             raise ValueError(f"layout: a {kind} is named twice: {', '.join(names)}")
+
+    @property
+    def log_snrs(self) -> tuple[float, ...]:
+        """Logarithm of the ratio of the powers of signal and noise that enter the network at each step: ln(alpha^2 /
+        sigma^2), minus infinity for pure noise; empty if the noise levels are unknown. Samplers compare by it."""
+        with np.errstate(divide="ignore"):
+            ratios = 2 * (np.log(self.alphas or np.ones(len(self.sigmas))) - np.log(self.sigmas))
+        return tuple(round(ratio, 6) for ratio in ratios.tolist())  # machines differ in a logarithm's last digits
 
     @property
     def shards(self) -> int:
@@ -146,7 +161,7 @@ class Layout:
         shape = {"sample": self.samples} | ({"step": len(steps)} if steps else {}) | inner
         chunk = {"sample": self.shard} | ({"step": 1} if steps else {}) | inner
         # CF, and so xarray, finds coordinates that are no dimension by their name here
-        attributes = {**attributes, **({"coordinates": "sigma"} if steps and self.sigmas else {})}
+        attributes = {**attributes, **({"coordinates": " ".join(self._levels)} if steps and self.sigmas else {})}
         sizes = tuple(shape.values()), tuple(chunk.values())
         return ArraySpec(path, tuple(shape), *sizes, dtype, self.codec, steps, attributes if self.format > 1 else {})
 
@@ -157,9 +172,15 @@ class Layout:
         found = [Coordinate("sample", "sample", tuple(range(self.samples)), {"long_name": "number of the sample"})]
         if spec.steps:
             found.append(Coordinate("step", "step", spec.steps, {"long_name": STEP}))
-        if spec.steps and self.sigmas:
-            found.append(Coordinate("sigma", "step", tuple(float(self.sigmas[k - 1]) for k in spec.steps), SIGMA))
+        for name, (values, about) in self._levels.items() if spec.steps else ():
+            found.append(Coordinate(name, "step", tuple(float(values[k - 1]) for k in spec.steps), about))
         return found
+
+    @property
+    def _levels(self) -> dict[str, tuple[tuple[float, ...], dict[str, str]]]:
+        """Values and attributes of the coordinates along the steps, by name. Without alphas, sigma tells everything."""
+        found = {"sigma": (self.sigmas, SIGMA)} if self.sigmas else {}
+        return found | ({"log_snr": (self.log_snrs, LOG_SNR)} if self.alphas else {})
 
     def documents(self) -> dict[str, bytes]:
         """Path -> bytes of every `zarr.json` and of the coordinates: groups first, then arrays."""
@@ -185,6 +206,8 @@ class Layout:
         """The bytes of `layout.json`."""
         layout = asdict(self)
         del layout["format"]
+        if not self.alphas:
+            del layout["alphas"]
         if self.format == 1:
             layout["sites"] = [{name: site[name] for name in SITE_KEYS_1} for site in layout["sites"]]
             layout = {name: layout[name] for name in LAYOUT_KEYS_1} | {"step_images": 0}

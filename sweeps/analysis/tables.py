@@ -81,6 +81,10 @@ class RunData:
     """machines of each session with Ray, see `machines.read`"""
     earlier: tuple[str, ...] = ()
     """experiments whose rows were made with other settings than the run's present ones, which have no rows yet"""
+    sigmas: tuple[float, ...] = ()
+    """noise level that enters the network at each step; empty if the store does not know it"""
+    log_snrs: tuple[float, ...] = ()
+    """the same as ln(signal power / noise power)"""
     image: tuple[int, int] = (1, 1)
     """height and width of the generated images; only their ratio matters here"""
 
@@ -253,6 +257,8 @@ def load(store: Store, config: Json) -> RunData:
         reader=StoreReader(store),
         cluster=machines.read(store),
         image=layout.image,
+        sigmas=layout.sigmas,
+        log_snrs=layout.log_snrs,
     )
 
 

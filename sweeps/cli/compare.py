@@ -1,4 +1,4 @@
-"""Two runs side by side: decoder means, best sites and the settings that differ."""
+"""Two runs side by side: decoder means, best sites, when scores rise, and the settings that differ."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import storage
 from probing.statistics import mean_defined
 from sweeps.analysis import tables
 from sweeps.analysis.scores import collect
-from sweeps.analysis.summary import best_site
+from sweeps.analysis.summary import best_site, emergence
 from sweeps.analysis.tables import RunData
 from sweeps.config.load import to_dict
 from sweeps.config.schema import Config
@@ -33,11 +33,34 @@ def _figures(config: Config, data: RunData) -> dict[str, float]:
     for variant in config.sampling.variants:
         for scores in by_task.values():
             name, last = f"{variant} {scores.measure.score}", scores.means[scores.variant_index(variant), :, -1]
-            result[f"{name}, decoder mean, last step"] = float(mean_defined(last[scores.site_indices("decoder")]))
+            mean = float(mean_defined(last[scores.site_indices(scores.lead_part)]))
+            result[f"{name}, {scores.lead_noun}, last step"] = mean
             best = best_site(scores, "all", variant)
             if best is not None:
                 result[f"{name}, best site, last step"] = float(last[best])
     return result
+
+
+@dataclass(frozen=True)
+class Rise:
+    """When a score has 95 % of its rise from the floor to the last step."""
+
+    step: int
+    log_snr: float | None
+    """ln(signal power / noise power) that enters the network at this step, by which samplers compare; None if the
+    store does not hold it, or no signal enters yet"""
+
+
+def rises(data: RunData) -> dict[str, Rise]:
+    """The trained network's rises by score, over the decoder or all sites; those that are not clear are left out."""
+    found = {}
+    for scores in collect(data).values():
+        rise = emergence(scores, "trained", scores.lead_part)
+        if rise.found:
+            step = int(rise.step.estimate)
+            log_snr = data.log_snrs[step - 1] if data.log_snrs else -math.inf
+            found[f"trained {scores.measure.score}"] = Rise(step, log_snr if math.isfinite(log_snr) else None)
+    return found
 
 
 @dataclass(frozen=True)
@@ -47,6 +70,8 @@ class Comparison:
     outputs: tuple[str, str]
     results: dict[str, tuple[float, float]]
     """result to its value in each run; NaN where a run has none"""
+    rises: dict[str, tuple[Rise | None, Rise | None]]
+    """score to when each run has 95 % of its rise; None where it does not clearly rise"""
     settings: list[str]
     warnings: list[str]
 
@@ -56,9 +81,11 @@ def compare(one: Config, two: Config) -> Comparison:
     runs = [(config, _load(config)) for config in (one, two)]
     left, right = (_figures(config, data) for config, data in runs)
     names = dict.fromkeys([*left, *right])
+    early, late = (rises(data) for _, data in runs)
     return Comparison(
         (one.output, two.output),
         {name: (left.get(name, math.nan), right.get(name, math.nan)) for name in names},
+        {name: (early.get(name), late.get(name)) for name in dict.fromkeys([*early, *late])},
         differences(to_dict(one), to_dict(two)),
         [f"{config.output}: {data.warning}" for config, data in runs if data.warning],
     )
@@ -75,12 +102,23 @@ def lines(found: Comparison) -> list[str]:
         texts = ("-" if math.isnan(value) else f"{value:.3f}" for value in (a, b))
         difference = "" if math.isnan(b - a) else f"{b - a:+.3f}"
         table.append(f"{names[name]:{width}}  {'  '.join(f'{text:>16}' for text in texts)}  {difference:>10}".rstrip())
+    if found.rises:
+        table.append("first step with 95 % of the rise, and its log-SNR, by which samplers compare:")
+    for name, pair in found.rises.items():
+        table.append(f"{name:{width}}  {'  '.join(f'{_when(rise):>16}' for rise in pair)}")
     wrap = partial(textwrap.fill, width=80, initial_indent="  ", subsequent_indent="    ", break_long_words=False)
     changed = [wrap(line) for line in found.settings]
     return [*table, *found.warnings, "settings that differ:" if changed else "no setting differs", *changed]
 
 
+def _when(rise: Rise | None) -> str:
+    if rise is None:
+        return "no clear rise"
+    return f"{rise.step}" + ("" if rise.log_snr is None else f" ({rise.log_snr:+.2f})")
+
+
 def as_json(found: Comparison) -> dict[str, object]:
     """Return a comparison as plain values; null where a run has no such result."""
     values = {name: [None if math.isnan(v) else v for v in pair] for name, pair in found.results.items()}
-    return {**vars(found), "results": values}
+    arrivals = {name: [None if rise is None else vars(rise) for rise in pair] for name, pair in found.rises.items()}
+    return {**vars(found), "results": values, "rises": arrivals}

@@ -111,7 +111,9 @@ class Context:
 
     @cached_property
     def sigmas(self) -> dict[int, float]:
-        """Noise level that the network sees at each denoising step; empty if the model is not available."""
+        """Noise level that the network sees at each denoising step; empty if neither store nor model tells it."""
+        if self.run.sigmas:
+            return dict(enumerate(self.run.sigmas, 1))
         from probing.diffusion.config import PAPER_STEPS, ModelConfig
         from probing.diffusion.metadata import noise_levels
         from probing.diffusion.schedules import LMS

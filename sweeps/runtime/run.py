@@ -85,8 +85,21 @@ def layout(config: Config, model_info: ModelInfo, samples: int) -> Layout:
 
 
 def _sigmas(config: Config) -> tuple[float, ...]:
-    """Return the noise level of each step; none of samplers other than the paper's, whose first may be infinite."""
+    """Return the noise level of each step of the paper's sampler; see `_with_levels` for others."""
     return metadata.noise_levels(config.model, config.sampling.steps) if config.sampling.scheduler == LMS else ()
+
+
+def _with_levels(arrays: Layout, config: Config) -> Layout:
+    """Return a layout with the noise levels of samplers other than the paper's, which only diffusers knows.
+
+    Only for a new store that records sites: the import takes seconds, and a store keeps the levels it has.
+    """
+    if config.sampling.scheduler == LMS or not arrays.sites:
+        return arrays
+    from probing.diffusion.sampling import noise_levels
+
+    levels = noise_levels(config.model, config.sampling.scheduler, config.sampling.steps)
+    return replace(arrays, alphas=tuple(level.alpha for level in levels), sigmas=tuple(level.sigma for level in levels))
 
 
 def versions() -> dict[str, str]:
@@ -200,7 +213,9 @@ def begin(config: Config, model_info: ModelInfo, prompts: tuple[Prompt, ...]) ->
     started = _open(config.output)
     if started is not None and not _has_results(started) and _changes(started, config, model_info, prompts):
         started.erase()
-    store = Store.create(config.output, layout(config, model_info, len(prompts)))
+        started = None
+    arrays = layout(config, model_info, len(prompts))
+    store = Store.create(config.output, arrays if started else _with_levels(arrays, config))
     decisions = decisions_digest(store)
     stages = hashes(config, model_info.revision, decisions, previewed_digest(config))
     manifest = _manifest(config, model_info, stages) | {"format_version": store.layout.format, "decisions": decisions}

@@ -26,6 +26,7 @@ def layout(main: Layout, sites: Sequence[SiteShape], latent: tuple[int, ...]) ->
         tasks={},
         codec=main.codec,
         sigmas=main.sigmas,
+        alphas=main.alphas,
         format=main.format,
     )
 

@@ -30,11 +30,17 @@ def test_a_family_runs_from_prompts_to_report(name, tmp_path, capsys):
     if name == "PixArt":
         words += [f"sampling.recorded_steps={steps}", "sampling.sites=[cross,block.0.self,residual]"]
         words += ["interventions.saliency_sites=[block.0.self,late]", "interventions.depth_sites=[all]"]
+    if name == "DiT":
+        words[words.index("experiments.names=[vae,emergence]")] = "experiments.names=[transfer,converged,smoothness]"
+        words += ["experiments.transfer_sites=[blocks]", "experiments.converged_sites=[attention]"]
     if name == "Sana":  # its autoencoder has no self-attention in a middle block
         words[words.index("experiments.names=[vae,emergence]")] = "experiments.names=[emergence]"
     assert main(words) == 0, capsys.readouterr().err
     store = storage.open(str(tmp_path / "run"))
     assert store.layout.steps == STEPS
+    log_snrs = store.layout.log_snrs
+    assert len(log_snrs) == STEPS
+    assert list(log_snrs) == sorted(log_snrs)
     rows = [row for row in store.table("probes").to_pylist() if row["experiment"] == "grid"]
     assert {row["status"] for row in rows} == {"done"}
     assert {row["step"] for row in rows} == set(store.layout.recorded_steps) == set(steps)
@@ -43,6 +49,11 @@ def test_a_family_runs_from_prompts_to_report(name, tmp_path, capsys):
     if name == "PixArt":
         sites = {f"block.{i}.{kind}" for i in range(3) for kind in ("cross", "residual")}
         assert {row["site"] for row in rows} == {"block.0.self", *sites}
+    if name == "DiT":
+        beside = [row for row in store.table("probes").to_pylist() if row["experiment"] != "grid"]
+        assert {row["experiment"] for row in beside} == {"transfer", "converged", "smoothness"}
+        assert {row["status"] for row in beside} == {"done"}
+        assert {row["site"] for row in beside} == {site.name for site in store.layout.sites}
     edits = store.table("interventions").to_pylist()
     assert {row["status"] for row in edits} <= {"done", "skipped"}
     assert {row["task"] for row in edits} >= {"depth"}

@@ -64,6 +64,22 @@ def test_plain_xarray_opens_every_group(tmp_path: Path):
     assert labels.saliency.dtype == np.uint8
 
 
+def test_levels_of_any_sampler_are_coordinates_and_those_of_the_papers_path_stay_as_they_were(tmp_path: Path):
+    plain = full(Store.create(str(tmp_path / "plain"), described(), durable=False))
+    assert b"alphas" not in plain.get("layout.json")
+    assert not plain.exists("activations.zarr/trained/mid.0/log_snr/zarr.json")
+    ratios = plain.to_xarray("trained", "mid.0").log_snr
+    np.testing.assert_allclose(ratios, -2 * np.log(SIGMAS), atol=1e-6)
+    layout = replace(described(recorded_steps=(1, 3)), alphas=(0.0, 0.25, 0.8), sigmas=(1.0, 0.75, 0.2))
+    flow = fill(Store.create(str(tmp_path / "flow"), layout, durable=False))
+    site = xarray.open_zarr(tmp_path / "flow/activations.zarr", group="trained/mid.0")
+    assert site.sigma.values.tolist() == [1.0, 0.2]
+    np.testing.assert_allclose(site.log_snr, [-np.inf, 2 * np.log(4)], atol=1e-6)
+    assert flow.to_xarray("trained", "mid.0").log_snr.equals(site.log_snr)
+    assert audit.verify(flow) == []
+    assert storage.open(str(tmp_path / "flow")).layout.log_snrs == flow.layout.log_snrs == layout.log_snrs
+
+
 def test_plain_xarray_opens_the_whole_tree(tmp_path: Path):
     store = fill(Store.create(str(tmp_path), described(), durable=False))
     tree = xarray.open_datatree(tmp_path / "activations.zarr", engine="zarr", consolidated=True)

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -88,8 +89,9 @@ class LatentDiffusion(ABC):
     def predict(self, latents: Tensor, time: Tensor, conditions: Conditions) -> Tensor:
         """The network's prediction (n, C, h, w) for scaled latents (n, C, h, w) at one timestep (a number)."""
 
-    def timesteps(self, scheduler: Any, steps: int) -> dict[str, Any]:
-        """Arguments of the scheduler's `set_timesteps` beside the number of steps."""
+    @staticmethod
+    def timesteps(scheduler: Any, steps: int, tokens: int) -> dict[str, Any]:
+        """Arguments of the scheduler's `set_timesteps` beside the number of steps; tokens: of the image."""
         return {}
 
     def unscaled(self, latents: Tensor) -> Tensor:
@@ -143,6 +145,13 @@ class TextTransformer(LatentDiffusion):
         """Tokens of a prompt that are read: the pipeline's own number, if its encoder has as many positions."""
         positions = getattr(self.pipeline.text_encoder.config, "max_position_embeddings", None)
         return min(default, positions) if positions else default
+
+
+def adapter_of(family: Family) -> type[LatentDiffusion]:
+    """The class that runs a family's models."""
+    module, _, name = family.adapter.partition(":")
+    found: type[LatentDiffusion] = getattr(import_module(f"probing.diffusion.families.{module}"), name)
+    return found
 
 
 def check_words(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> None:

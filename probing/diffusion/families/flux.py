@@ -40,11 +40,12 @@ class Flux(TextTransformer):
             "guidance": scale if self.network.config.guidance_embeds else None,
         }
 
-    def timesteps(self, scheduler: Any, steps: int) -> dict[str, Any]:
+    @staticmethod
+    def timesteps(scheduler: Any, steps: int, tokens: int) -> dict[str, Any]:
         """Evenly spaced noise levels, shifted by image size."""
         if not type(scheduler).__name__.startswith("FlowMatchEuler"):
             return {}
-        shift = shift_of(scheduler.config, self.sites()[0].tokens, 1.15)
+        shift = shift_of(scheduler.config, tokens, 1.15)
         return {"sigmas": np.linspace(1.0, 1 / steps, steps), "mu": shift}
 
     def predict(self, latents: Tensor, time: Tensor, conditions: Conditions) -> Tensor:

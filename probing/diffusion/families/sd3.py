@@ -43,11 +43,12 @@ class StableDiffusion3(TextTransformer):
             states, pooled = torch.cat([empty_states, states]), torch.cat([empty_pooled, pooled])
         return {"encoder_hidden_states": states, "pooled_projections": pooled}
 
-    def timesteps(self, scheduler: Any, steps: int) -> dict[str, Any]:
+    @staticmethod
+    def timesteps(scheduler: Any, steps: int, tokens: int) -> dict[str, Any]:
         """The shift of noise levels by image size, where the scheduler's file asks for it."""
         if not scheduler.config.get("use_dynamic_shifting"):
             return {}
-        return {"mu": shift_of(scheduler.config, self.sites()[0].tokens, 1.16)}
+        return {"mu": shift_of(scheduler.config, tokens, 1.16)}
 
     def predict(self, latents: Tensor, time: Tensor, conditions: Conditions) -> Tensor:
         """The transformer's prediction (n, C, h, w)."""

@@ -22,7 +22,7 @@ from probing.diffusion.hooks import record, rewrite
 from probing.diffusion.model import load, variant
 from probing.diffusion.parts import weights
 from probing.diffusion.replay import replay_network
-from probing.diffusion.sampling import calls, sample, schedule
+from probing.diffusion.sampling import calls, noise_levels, sample, schedule
 from probing.diffusion.sites import KINDS
 from support import tiny_families
 
@@ -108,9 +108,11 @@ def test_latents_equal_the_pipelines_own(folders, name, sampler):
         SEEDS,
         steps=STEPS,
         guidance=2.5,
-        on_step=lambda event: seen.append(event.step),
+        on_step=lambda event: seen.append((event.step, event.level)),
     )
-    assert seen == list(range(1, calls(model, STEPS) + 1))
+    assert [step for step, _ in seen] == list(range(1, calls(model, STEPS) + 1))
+    config = ModelConfig(name=str(folders[name]), device="cpu", size=model.size)
+    assert [level for _, level in seen] == noise_levels(config, sampler, STEPS)  # without weights
     found = samples.images.numpy() if name == "DiT" else samples.latents.numpy()
     expected = reference(folders, name, model, 2.5)
     assert expected.std() > 0.1

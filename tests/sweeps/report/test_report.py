@@ -33,6 +33,7 @@ from sweeps.analysis.converged import references
 from sweeps.analysis.scores import collect, cube
 from sweeps.analysis.tables import apply_probe, current
 from sweeps.analysis.words import number
+from sweeps.cli import compare
 from sweeps.report import build
 from sweeps.report.context import build_context
 from sweeps.report.page import Paragraph, Section, render
@@ -307,6 +308,16 @@ def test_emergence_is_the_first_step_with_95_percent_of_the_rise(store: storage.
     rise = (curve - floor) / (curve[-1] - floor)
     assert found.estimate == scores.steps[int(np.argmax(rise >= 0.95))]
     assert found.low <= found.estimate <= found.high
+
+
+def test_runs_are_compared_by_the_log_snr_of_their_rise(store: storage.Store) -> None:
+    data = replace(tables.load(store, CONFIG), log_snrs=tuple(-9.0 + step for step in range(1, 16)))
+    step = int(summary.emergence(collect(data)["depth"], "trained", "decoder").step.estimate)
+    found = compare.rises(data)["trained rmse"]
+    assert found == compare.Rise(step, step - 9.0)
+    pair = compare.Comparison(("a", "b"), {}, {"trained rmse": (found, None)}, [], [])
+    assert f"{step} ({step - 9:+.2f})     no clear rise" in "\n".join(compare.lines(pair))
+    assert compare.rises(replace(data, log_snrs=()))["trained rmse"].log_snr is None
 
 
 def test_emergence_is_also_shown_as_a_noise_level(store: storage.Store, page: Page) -> None:
