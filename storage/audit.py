@@ -1,9 +1,11 @@
 """Compare a store with its records and its format: every disagreement, and how to repair it."""
 
 import threading
+from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,9 +13,9 @@ from storage import keys
 from storage.codec import all_finite
 from storage.documents import Checksum, check_recorded
 from storage.errors import CorruptChunk, CorruptFile, MissingChunk
-from storage.format import ArraySpec
+from storage.format import ArraySpec, ChunkNumbers
 from storage.keys import ChunkKey
-from storage.records import Record
+from storage.records import AT_ONCE, Record
 from storage.store import Store
 from storage.tables import SCHEMAS, TablePart
 
@@ -51,15 +53,47 @@ class Disagreement:
         return f"{self.kind}: {self.path}{where}: {self.detail}"
 
 
+class _Shard(NamedTuple):
+    """What a valid completion record is of."""
+
+    stage: str
+    variant: str
+    shard: int
+    stage_hash: str | None
+
+
+class _Recorded:
+    """What the valid completion records of a store list: one entry for each of their chunks, in columns."""
+
+    def __init__(self) -> None:
+        self.shards: list[_Shard] = []
+        """by number of the record"""
+        self._columns = {"chunk": array("q"), "size": array("q"), "crc": array("I"), "record": array("I")}
+
+    def add(self, record: Record, numbers: Iterable[int]) -> None:
+        """Take up a record whose chunks have these numbers."""
+        for number, (size, crc) in zip(numbers, record.chunks.values(), strict=True):
+            entry = (number, size, crc, len(self.shards))
+            for column, value in zip(self._columns.values(), entry, strict=True):
+                column.append(value)
+        self.shards.append(_Shard(record.stage, record.variant, record.shard, record.stage_hash))
+
+    def column(self, name: str) -> np.ndarray:
+        """`chunk` (number in the layout), `size` (bytes), `crc` or `record` (number) of each entry."""
+        return np.frombuffer(self._columns[name], self._columns[name].typecode)
+
+
 @dataclass(frozen=True)
 class _View:
-    """The input of all checks: the chunks of the layout, one listing, the valid records."""
+    """The input of all checks. A store may have a hundred million chunks, of which no path is kept."""
 
     store: Store
-    by_path: dict[str, ChunkKey]
-    listed: dict[str, int]
-    """Path -> size of every file inside a Zarr array or group."""
-    records: list[Record]
+    chunks: ChunkNumbers
+    listed: np.ndarray
+    """int64 (chunks): size of the file of each chunk of the layout; -1 if there is none"""
+    others: list[str]
+    """further files inside Zarr arrays and groups"""
+    recorded: _Recorded = field(default_factory=_Recorded)
 
 
 def verify(
@@ -71,41 +105,51 @@ def verify(
 
     Chunks of shards without a completion record are unfinished work, not disagreements.
     """
-    by_path = {key.path: key for spec in store.layout.arrays.values() for key in spec.keys()}
-    listed = {path: size for path, size in store.files.list().items() if path.split("/")[0].endswith(".zarr")}
-    view = _View(store, by_path, listed, [])
-    found = list(_records(view))
+    chunks = ChunkNumbers(store.layout)
+    view = _View(store, chunks, np.full(len(chunks), -1, np.int64), [])
+    partials = list(store.files.partials())
+    for path, size, _ in store.files.walk():
+        if path.endswith(keys.PARTIAL):
+            partials.append(path)
+        elif path.partition("/")[0].endswith(".zarr"):
+            number = chunks.number(path)
+            if number is None:
+                view.others.append(path)
+            else:
+                view.listed[number] = size
+    left_over = "half-written by a process that was killed"
+    found = [Disagreement("partial", path, detail=left_over) for path in partials]
+    found += _records(view)
     for check in (_metadata, _incomplete, _sizes, _surplus):
         found += check(view)
     found += small_files(store, hashes)
-    left_over = "half-written by a process that was killed"
-    found += (Disagreement("partial", path, detail=left_over) for path in store.files.partials())
     if deep:
-        wrong = {disagreement.path for disagreement in found}
-        recorded = ((path, record) for record in view.records for path in record.chunks)
-        chunks = [(path, record) for path, record in recorded if path in listed and path not in wrong]
-        found += _contents(view, sorted(chunks, key=lambda chunk: chunk[0]), progress)
+        found += _contents(view, progress)
     return sorted(found)
 
 
 def _records(view: _View) -> Iterator[Disagreement]:
     """Add the valid completion records to the view; yield the others."""
     layout = view.store.layout
-    for path, record in view.store.records.read("shards/").items():
+    # An invalid record may name another shard, so the shard comes from the path, which is built, not parsed.
+    named: dict[str, dict[str, tuple[str, int]]] = {}
+    for path, record in view.store.records.read("shards/"):
         if not isinstance(record, Record):
             reason = str(record)
         elif not 0 <= record.shard < layout.shards:
             reason = "the layout has no such shard"
-        elif unknown := record.chunks.keys() - view.by_path.keys():
-            reason = f"lists {min(unknown)}, which is not in the layout"
         else:
-            view.records.append(record)
-            continue
-        # An invalid record may name another shard, so the shard comes from the path, which is built, not parsed.
+            numbers = [number for chunk in record.chunks if (number := view.chunks.number(chunk)) is not None]
+            if len(numbers) == len(record.chunks):
+                view.recorded.add(record, numbers)
+                continue
+            unknown = min(chunk for chunk in record.chunks if view.chunks.number(chunk) is None)
+            reason = f"lists {unknown}, which is not in the layout"
         stage = path.split("/")[1]
-        shards = [(variant, shard) for variant in layout.variants for shard in range(layout.shards)]
-        named = [(v, s) for v, s in shards if keys.record_path(stage, v, s) == path] or [("", -1)]
-        yield Disagreement("bad_record", path, stage, *named[0], reason)
+        if stage not in named:
+            every = [(variant, shard) for variant in layout.variants for shard in range(layout.shards)]
+            named[stage] = {keys.record_path(stage, *one): one for one in every}
+        yield Disagreement("bad_record", path, stage, *named[stage].get(path, ("", -1)), reason)
 
 
 def _metadata(view: _View) -> Iterator[Disagreement]:
@@ -121,85 +165,115 @@ def _metadata(view: _View) -> Iterator[Disagreement]:
         yield from filter(None, pool.map(check, view.store.layout.documents().items()))
 
 
-def _about(record: Record, kind: str, path: str, detail: str) -> Disagreement:
-    return Disagreement(kind, path, record.stage, record.variant, record.shard, detail)
+def _about(shard: _Shard, kind: str, path: str, detail: str) -> Disagreement:
+    return Disagreement(kind, path, shard.stage, shard.variant, shard.shard, detail)
+
+
+def _entries(view: _View, chosen: np.ndarray) -> Iterator[tuple[int, _Shard, str]]:
+    """(number of an entry, its shard, path of its chunk) of some entries of the records."""
+    chunk, record = view.recorded.column("chunk"), view.recorded.column("record")
+    for entry in chosen.tolist():
+        yield entry, view.recorded.shards[record[entry]], view.chunks.key(int(chunk[entry])).path
 
 
 def _sizes(view: _View) -> Iterator[Disagreement]:
-    for record in view.records:
-        for path, (size, _) in record.chunks.items():
-            if path not in view.listed:
-                if not (view.store.cleaned and path.startswith(keys.ACTIVATIONS)):
-                    yield _about(record, "missing", path, "recorded, but there is no such chunk")
-            elif view.listed[path] != size:
-                yield _about(record, "size", path, f"{view.listed[path]} bytes, recorded are {size}")
+    chunk, size = view.recorded.column("chunk"), view.recorded.column("size")
+    listed = view.listed[chunk]
+    wrong = listed != size
+    if view.store.cleaned:
+        activations = np.array([spec.path.startswith(keys.ACTIVATIONS) for spec in view.chunks.specs])
+        wrong &= (listed >= 0) | ~activations[view.chunks.array(chunk)]
+    for entry, shard, path in _entries(view, np.flatnonzero(wrong)):
+        if listed[entry] < 0:
+            yield _about(shard, "missing", path, "recorded, but there is no such chunk")
+        else:
+            yield _about(shard, "size", path, f"{listed[entry]} bytes, recorded are {size[entry]}")
 
 
 def _incomplete(view: _View) -> Iterator[Disagreement]:
     """Records that list fewer chunks than others of the same stage and variant do."""
-    groups: dict[tuple, set[tuple[str, int | None]]] = {}
-    for record in view.records:
-        group = groups.setdefault((record.stage, record.variant, record.stage_hash), set())
-        group |= {(view.by_path[path].array, view.by_path[path].step) for path in record.chunks}
-    arrays = view.store.layout.arrays
-    for record in view.records:
-        group = groups[record.stage, record.variant, record.stage_hash]
-        expected = {arrays[array].key(record.shard, step).path for array, step in group}
-        if lacking := sorted(expected - record.chunks.keys()):
-            detail = f"lists {len(lacking)} chunks fewer than other shards do, such as {lacking[0]}"
-            yield _about(record, "incomplete", record.path, detail)
+    shards, chunks = view.recorded.shards, view.chunks
+    if not shards:
+        return
+    kinds = list(dict.fromkeys((s.stage, s.variant, s.stage_hash) for s in shards))
+    numbers = {kind: number for number, kind in enumerate(kinds)}
+    kind = np.array([numbers[s.stage, s.variant, s.stage_hash] for s in shards])
+    chunk, record = view.recorded.column("chunk"), view.recorded.column("record")
+    slots = np.unique(kind[record] * chunks.slots + chunks.slot(chunk))  # of each kind, what any of its records lists
+    expected = np.bincount(slots // chunks.slots, minlength=len(kinds))
+    own = chunks.shard(chunk) == np.array([s.shard for s in shards])[record]
+    listed = np.bincount(record[own], minlength=len(shards))
+    for number in np.flatnonzero(listed < expected[kind]).tolist():
+        shard = shards[number]
+        all_of_kind = chunks.at(shard.shard, slots[slots // chunks.slots == kind[number]] % chunks.slots)
+        lacking = sorted(chunks.key(one).path for one in np.setdiff1d(all_of_kind, chunk[record == number]).tolist())
+        detail = f"lists {len(lacking)} chunks fewer than other shards do, such as {lacking[0]}"
+        yield _about(shard, "incomplete", keys.record_path(*shard[:3]), detail)
 
 
-def _contents(view: _View, chunks: list[tuple[str, Record]], progress: Progress | None) -> Iterator[Disagreement]:
-    """Reread recorded chunks in threads: checksum against file and record, then finite values."""
+def _contents(view: _View, progress: Progress | None) -> Iterator[Disagreement]:
+    """Reread recorded chunks in threads: checksum against file and record, then finite values.
+
+    Leaves out chunks that are missing or of another size than a record has, which `_sizes` reports.
+    """
     scratch = threading.local()
+    chunk, crc = view.recorded.column("chunk"), view.recorded.column("crc")
+    wrong = np.zeros(len(view.chunks), bool)
+    wrong[chunk[view.listed[chunk] != view.recorded.column("size")]] = True
+    chosen = np.flatnonzero(~wrong[chunk])
+    chosen = chosen[np.argsort(chunk[chosen], kind="stable")]
 
-    def check(chunk: tuple[str, Record]) -> Disagreement | None:
-        path, record = chunk
-        spec = view.store.layout.arrays[view.by_path[path].array]
+    def check(entry: int) -> Disagreement | None:
+        key, spec = view.chunks.key(int(chunk[entry])), view.chunks.spec(int(chunk[entry]))
         if getattr(scratch, "array", None) != spec.path:
             scratch.array, scratch.block = spec.path, np.empty(spec.chunk_shape, spec.dtype)
-        return _content(view.store, record, spec, view.by_path[path], scratch.block)
+        shard = view.recorded.shards[view.recorded.column("record")[entry]]
+        return _content(view.store, shard, int(crc[entry]), spec, key, scratch.block)
 
+    count = 0
     with ThreadPoolExecutor(view.store.files.threads) as pool:
-        for count, disagreement in enumerate(pool.map(check, chunks), 1):
-            if disagreement:
-                yield disagreement
-            if progress:
-                progress(count, len(chunks))
+        for start in range(0, len(chosen), AT_ONCE):
+            for disagreement in pool.map(check, chosen[start : start + AT_ONCE].tolist()):
+                count += 1
+                if disagreement:
+                    yield disagreement
+                if progress:
+                    progress(count, len(chosen))
 
 
-def _content(store: Store, record: Record, spec: ArraySpec, key: ChunkKey, block: np.ndarray) -> Disagreement | None:
-    recorded = record.chunks[key.path][1]
+def _content(
+    store: Store, shard: _Shard, recorded: int, spec: ArraySpec, key: ChunkKey, block: np.ndarray
+) -> Disagreement | None:
     try:
         crc = store.chunks.read(spec, key, block)
     except MissingChunk:
-        return _about(record, "missing", key.path, "vanished while the store was read")
+        return _about(shard, "missing", key.path, "vanished while the store was read")
     except CorruptChunk as error:
-        return _about(record, "checksum", key.path, str(error).removeprefix(f"{key.path}: "))
+        return _about(shard, "checksum", key.path, str(error).removeprefix(f"{key.path}: "))
     if crc != recorded:
-        return _about(record, "checksum", key.path, f"crc32c is {crc:08x}, recorded is {recorded:08x}")
+        return _about(shard, "checksum", key.path, f"crc32c is {crc:08x}, recorded is {recorded:08x}")
     if not all_finite(block[: len(spec.rows(key.shard))]):
-        return _about(record, "nonfinite", key.path, "NaN or infinity among the values")
+        return _about(shard, "nonfinite", key.path, "NaN or infinity among the values")
     return None
 
 
 def _surplus(view: _View) -> Iterator[Disagreement]:
     """Files outside the layout, and chunks of a finished shard that its record does not list."""
+    for path in sorted(set(view.others) - view.store.layout.documents().keys()):
+        yield Disagreement("surplus", path, detail="the layout has no such file")
+    chunks, chunk = view.chunks, view.recorded.column("chunk")
+    owners = ["/".join(spec.path.split("/")[:2]) for spec in chunks.specs]
+    owner = np.array([owners.index(one) for one in owners])
 
-    def work(path: str) -> tuple[str, int]:
+    def work(numbers: np.ndarray) -> np.ndarray:
         """Identifies the chunks that one stage writes together: (`activations.zarr/trained`, shard)."""
-        key = view.by_path[path]
-        return "/".join(key.array.split("/")[:2]), key.shard
+        return owner[chunks.array(numbers)] * chunks.shards + chunks.shard(numbers)
 
-    recorded = {path for record in view.records for path in record.chunks}
-    finished = {work(path) for path in recorded}
-    for path in sorted(view.listed.keys() - recorded - view.store.layout.documents().keys()):
-        if path not in view.by_path:
-            if not path.endswith(keys.PARTIAL):
-                yield Disagreement("surplus", path, detail="the layout has no such file")
-        elif work(path) in finished:
-            yield Disagreement("surplus", path, detail="its shard is complete without it")
+    unrecorded = view.listed >= 0
+    unrecorded[chunk] = False
+    loose = np.flatnonzero(unrecorded)
+    for number in loose[np.isin(work(loose), work(chunk))].tolist():
+        yield Disagreement("surplus", chunks.key(number).path, detail="its shard is complete without it")
 
 
 def small_files(store: Store, hashes: Collection[str] | None = None) -> list[Disagreement]:

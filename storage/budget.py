@@ -77,14 +77,17 @@ def price(layout: Layout) -> Budget:
     )
 
 
-def check_disk(url: str, bytes: int, present: int = 0) -> None:
-    """Raise ValueError if a local disk lacks room for `bytes`, of which `present` are there already.
+def check_disk(url: str, bytes: int) -> None:
+    """Raise ValueError if a local disk lacks room for `bytes` of arrays, beside the chunks that are there already.
 
-    Object stores have no size to check.
+    Object stores have no size to check. Chunks are looked for only if the disk lacks room for all of them.
     """
     files = open_files(url)
+    if not isinstance(files, LocalFiles) or bytes * (1 + MARGIN) <= files.free():
+        return
+    present = sum(entry.size for entry in files.walk() if "/c/" in entry.path)
     need = max(0, bytes - present) * (1 + MARGIN)
-    if isinstance(files, LocalFiles) and need > files.free():
+    if need > files.free():
         raise ValueError(
             f"{files.url}: needs {format_bytes(need)}, its disk has {format_bytes(files.free())} free: use "
             "fewer samples, sites or steps, another disk, or an s3:// output"

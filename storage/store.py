@@ -214,7 +214,7 @@ class Store:
         """
         spec = self.array(self.layout.activations(variant, site))
         paths = [key.path for key in spec.keys()]
-        if absent := sorted(set(paths) - self.files.sizes(paths).keys()):
+        if absent := sorted(set(paths) - self.files.list(f"{spec.path}/c/").keys()):
             if self.cleaned:
                 raise MissingChunk(f"{spec.path}: activations of {self.url} were cleaned")
             raise MissingChunk(f"{absent[0]}: no such chunk in {self.url} ({len(absent)} of {len(paths)} are missing)")
@@ -274,8 +274,16 @@ class Store:
 
     def completed(self, stage: str, variant: str, *, stage_hash: str | None = None) -> set[int]:
         """Shards whose record parses and whose chunks exist with the recorded sizes."""
-        removed = [keys.ACTIVATIONS] if self.cleaned else []
-        return set(self.records.valid(stage, variant, stage_hash, removed))
+        return set(self.records.completed(stage, variant, stage_hash, self._removed))
+
+    @property
+    def _removed(self) -> tuple[str, ...]:
+        """Prefixes of chunks that were removed on purpose."""
+        return (keys.ACTIVATIONS,) if self.cleaned else ()
+
+    def any_completed(self, stage: str, variant: str, *, stage_hash: str | None = None) -> bool:
+        """Whether any shard is completed; reads no more than it must."""
+        return self.records.any_completed(stage, variant, stage_hash, self._removed)
 
     def fail(self, stage: str, variant: str, shard: int, reason: str) -> None:
         """Note that a shard failed and why; forget what was written for it."""
@@ -381,7 +389,11 @@ class Store:
 
     def exists(self, path: str) -> bool:
         """Whether there is such a file."""
-        return bool(self.files.sizes([path]))
+        return self.files.size(path) is not None
+
+    def holds(self, prefix: str) -> bool:
+        """Whether there is any file whose path starts with `prefix`."""
+        return any(True for _ in self.files.walk(prefix))
 
     def list(self, prefix: str = "") -> Sequence[str]:
         """Sorted paths that start with `prefix`, without half-written files."""

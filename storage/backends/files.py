@@ -9,9 +9,10 @@ import shutil
 import stat
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -35,6 +36,16 @@ def checked_path(path: str) -> str:
     return path
 
 
+class Entry(NamedTuple):
+    """One file of a listing."""
+
+    path: str
+    size: int
+    """in bytes"""
+    stamp: int
+    """another one after every write of other content; comparable within one process"""
+
+
 class Files(ABC):
     """Bytes under relative paths. Every write appears whole or not at all.
 
@@ -44,6 +55,8 @@ class Files(ABC):
     url: str
     threads: int
     """Number of parallel reads or writes that suits this kind of storage."""
+    readers: int
+    """The same for small files, of which each takes little more than the time to reach it."""
 
     @abstractmethod
     def put(self, path: str, parts: Sequence[Part], *, sync: bool = False) -> None:
@@ -69,14 +82,25 @@ class Files(ABC):
         """Replace the file if it holds `old`; return whether it was replaced."""
 
     @abstractmethod
-    def sizes(self, paths: Collection[str]) -> dict[str, int]:
-        """Sizes in bytes of those of `paths` that exist."""
+    def size(self, path: str) -> int | None:
+        """Size of a file in bytes; None if there is none. One request, whatever else is stored."""
 
     @abstractmethod
-    def list(self, prefix: str = "") -> dict[str, int]:
-        """Path -> size of every file whose path starts with `prefix`, sorted.
+    def walk(self, prefix: str = "") -> Iterator[Entry]:
+        """Every file whose path starts with `prefix`, in no order, read as far as the caller iterates.
 
         Leaves out what is in `.partial/` and what operating systems put into folders.
+        """
+
+    def list(self, prefix: str = "") -> dict[str, int]:
+        """Path -> size of every file whose path starts with `prefix`, sorted."""
+        return dict(sorted((entry.path, entry.size) for entry in self.walk(prefix)))
+
+    @abstractmethod
+    def intact(self, groups: Iterable[Mapping[str, int]]) -> Iterator[bool]:
+        """For each group of chunks, path -> size in bytes: whether all of them exist with these sizes.
+
+        Keeps no paths, so that there may be millions of groups.
         """
 
     @abstractmethod
@@ -96,6 +120,7 @@ class LocalFiles(Files):
     """Files in a folder, written under a temporary name in `.partial/` and renamed; synced on request."""
 
     threads = 2
+    readers = 1
 
     def __init__(self, root: str | Path) -> None:
         self.root = local_path(root).absolute()
@@ -190,20 +215,20 @@ class LocalFiles(Files):
         finally:
             os.close(fd)
 
-    def sizes(self, paths: Collection[str]) -> dict[str, int]:
-        sizes = {}
-        for path in paths:
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                status = os.stat(self._at(path))
-                if stat.S_ISREG(status.st_mode):
-                    sizes[path] = status.st_size
-        return sizes
+    def size(self, path: str) -> int | None:
+        try:
+            status = os.stat(self._at(path))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return status.st_size if stat.S_ISREG(status.st_mode) else None
 
-    def list(self, prefix: str = "") -> dict[str, int]:
+    def walk(self, prefix: str = "") -> Iterator[Entry]:
         folder = prefix.rpartition("/")[0]
         start = self.root / folder if folder else self.root
-        sizes = dict(_walk(str(start), folder))
-        return {path: sizes[path] for path in sorted(sizes) if path.startswith(prefix)}
+        return (entry for entry in _walk(str(start), folder) if entry.path.startswith(prefix))
+
+    def intact(self, groups: Iterable[Mapping[str, int]]) -> Iterator[bool]:
+        return (all(self.size(path) == size for path, size in group.items()) for group in groups)
 
     def delete(self, paths: Iterable[str]) -> None:
         for path in paths:
@@ -227,7 +252,7 @@ class LocalFiles(Files):
         folder = self.root / PARTIAL
         names = os.listdir(folder) if folder.is_dir() else []
         own = [f"{PARTIAL}/{name}" for name in names if not (name.endswith(".lock") or is_foreign(name))]
-        return sorted(own + [path for path in self.list() if path.endswith(".partial")])
+        return sorted(own)
 
     def free(self) -> int:
         """Free bytes on the disk that holds (or would hold) this folder."""
@@ -262,7 +287,7 @@ def _read_all(fd: int, out: Part) -> None:
         view = view[done:]
 
 
-def _walk(folder: str, relative: str) -> Iterator[tuple[str, int]]:
+def _walk(folder: str, relative: str) -> Iterator[Entry]:
     try:
         entries = list(os.scandir(folder))
     except (FileNotFoundError, NotADirectoryError):
@@ -275,7 +300,8 @@ def _walk(folder: str, relative: str) -> Iterator[tuple[str, int]]:
             yield from _walk(entry.path, path)
         else:
             with contextlib.suppress(FileNotFoundError):
-                yield path, entry.stat().st_size
+                status = entry.stat()
+                yield Entry(path, status.st_size, hash((status.st_ino, status.st_mtime_ns, status.st_size)))
 
 
 def _fsync(path: str) -> None:

@@ -1,9 +1,12 @@
 """Files in an object store (S3, GCS, Azure) or in memory, through obstore."""
 
-from collections.abc import Callable, Collection, Iterable, Sequence
-from contextlib import suppress
+from array import array
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import wraps
+from itertools import pairwise
 from typing import Any, ParamSpec, TypeVar
 from urllib.parse import quote
 
@@ -12,7 +15,7 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError, PreconditionError
 from obstore.store import MemoryStore, ObjectStore, from_url
 
-from storage.backends.files import Files, checked_path
+from storage.backends.files import Entry, Files, checked_path
 from storage.codec import Part, crc32c
 from storage.errors import Unavailable
 from storage.keys import is_foreign
@@ -22,6 +25,8 @@ R = TypeVar("R")
 
 MOST_DELETIONS = 1000
 """Most files per request for deletion; S3 allows no more."""
+FEW_SHARDS = 8
+"""Up to this number of an array's shards are listed one by one; for more, the array is listed once."""
 
 URL_SAFE = "/:%@!$&'()*+,;=~"
 """Characters of a URL that keep their meaning; without this, `#` and `?` in a name would end the URL unseen."""
@@ -50,19 +55,26 @@ _asked: set[str] = set()
 """buckets that this process has asked"""
 
 
+@contextmanager
+def _translated(url: str) -> Iterator[None]:
+    """Raise every error of the service but those of absent and present files as Unavailable."""
+    try:
+        yield
+    except (FileNotFoundError, NotFoundError) as error:
+        if "NoSuchBucket" not in str(error):
+            raise
+        raise Unavailable(f"{url}: {_reason(error)}") from error
+    except BaseError as error:
+        raise Unavailable(f"{url}: {_reason(error)}") from error
+
+
 def _mapped(method: Callable[P, R]) -> Callable[P, R]:
-    """The method, with every error of the service but those of absent and present files as Unavailable."""
+    """The method of an ObjectFiles, with its errors as in `_translated`."""
 
     @wraps(method)
     def mapped(*args: P.args, **options: P.kwargs) -> R:
-        try:
+        with _translated(args[0].url):  # type: ignore[attr-defined]
             return method(*args, **options)
-        except (FileNotFoundError, NotFoundError) as error:
-            if "NoSuchBucket" not in str(error):
-                raise
-            raise Unavailable(f"{args[0].url}: {_reason(error)}") from error  # type: ignore[attr-defined]
-        except BaseError as error:
-            raise Unavailable(f"{args[0].url}: {_reason(error)}") from error  # type: ignore[attr-defined]
 
     return mapped
 
@@ -96,6 +108,7 @@ class ObjectFiles(Files):
     """Files in an object store. Each is written by one PUT, so it appears whole or not at all."""
 
     threads = 8
+    readers = 32
 
     def __init__(self, url: str, store: ObjectStore | None = None) -> None:
         self.url = url
@@ -151,23 +164,39 @@ class ObjectFiles(Files):
             return False
         return True
 
-    def sizes(self, paths: Collection[str]) -> dict[str, int]:
-        """One listing per array rather than one request per file."""
-        requested = set(paths)
-        sizes: dict[str, int] = {}
-        for folder in {path.partition("/c/")[0] for path in requested}:
-            listed = self.list(f"{folder}/") or self.list(folder)
-            sizes.update((path, size) for path, size in listed.items() if path in requested)
-        return sizes
-
     @_mapped
-    def list(self, prefix: str = "") -> dict[str, int]:
+    def size(self, path: str) -> int | None:
+        try:
+            return obstore.head(self.store, checked_path(path))["size"]
+        except (FileNotFoundError, NotFoundError):
+            return None
+
+    def walk(self, prefix: str = "") -> Iterator[Entry]:
         # obstore lists whole path segments, so the last one, which may be incomplete, is matched here.
-        sizes: dict[str, int] = {}
-        for batch in obstore.list(self.store, prefix.rpartition("/")[0] or None):
-            sizes.update((entry["path"], entry["size"]) for entry in batch)
-        own = (path for path in sizes if path.startswith(prefix) and not any(map(is_foreign, path.split("/"))))
-        return {path: sizes[path] for path in sorted(own)}
+        with _translated(self.url):
+            for batch in obstore.list(self.store, prefix.rpartition("/")[0] or None):
+                for meta in batch:
+                    path, size = meta["path"], meta["size"]
+                    if path.startswith(prefix) and not any(map(is_foreign, path.split("/"))):
+                        yield Entry(path, size, hash((meta["e_tag"], meta["last_modified"], size)))
+
+    def intact(self, groups: Iterable[Mapping[str, int]]) -> Iterator[bool]:
+        """Lists arrays, a thousand chunks in a request, and compares hashes of (path, size)."""
+        recorded, ends = array("q"), array("q", [0])
+        shards: dict[str, set[str]] = defaultdict(set)
+        for group in groups:
+            for path, size in group.items():
+                recorded.append(hash((path, size)))
+                folder, _, index = path.rpartition("/c/")
+                if len(shards[folder]) <= FEW_SHARDS:
+                    shards[folder].add(f"{folder}/c/{index.partition('/')[0]}/")
+            ends.append(len(recorded))
+        stored = array("q")
+        for folder, few in shards.items():
+            for prefix in few if len(few) <= FEW_SHARDS else [f"{folder}/c/"]:
+                stored.extend(hash((entry.path, entry.size)) for entry in self.walk(prefix))
+        found = _isin(recorded, stored)
+        return (bool(found[start:end].all()) for start, end in pairwise(ends))
 
     @_mapped
     def delete(self, paths: Iterable[str]) -> None:
@@ -185,4 +214,16 @@ class ObjectFiles(Files):
         """Does nothing: a PUT that returned is durable."""
 
     def partials(self) -> Sequence[str]:
-        return [path for path in self.list() if path.endswith(".partial")]
+        return []
+
+
+def _isin(values: array, stored: array) -> np.ndarray:
+    """Bool (values): whether each of the numbers is among `stored`, which is sorted in place."""
+    ordered = np.frombuffer(stored, np.int64)
+    ordered.sort()
+    wanted = np.frombuffer(values, np.int64)
+    if not len(ordered):
+        return np.zeros(len(wanted), bool)
+    places = np.searchsorted(ordered, wanted)
+    places[places == len(ordered)] = 0
+    return ordered[places] == wanted

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 from interventions.config import choose_sites
@@ -68,6 +69,13 @@ class Start:
     def samples(self) -> int:
         """Number of prompts, those of a preview included."""
         return len(self.splits)
+
+    @cached_property
+    def begun(self) -> Run | None:
+        """The run that the output holds already, so that all checks read its records once; None if there is none."""
+        if not self.readable or side_store.open_if_present(self.config.output) is None:
+            return None
+        return reopen(self.config, self.model_info)
 
     @property
     def prompts(self) -> tuple[Prompt, ...]:
@@ -190,11 +198,12 @@ def _check_output(start: Start) -> None:
         return
     prompts = start.prompts if start.reading is not None else None
     # with a preview, the prompts of the main output are those that it keeps
-    outputs = [(start.config, None if previews(start.config) else prompts)]
+    check_other(start.config, start.model_info, None if previews(start.config) else prompts)
+    if start.begun:
+        inputs.check(start.begun)
     if previews(start.config):
-        outputs.append((preview.settings(start.config), prompts))
-    for config, known in outputs:
-        check_other(config, start.model_info, known)
+        config = preview.settings(start.config)
+        check_other(config, start.model_info, prompts)
         if side_store.open_if_present(config.output):
             inputs.check(reopen(config, start.model_info))
 
@@ -224,9 +233,8 @@ def _check_labellers(start: Start) -> None:
     config = start.config
     if "label" not in start.verbs:
         return
-    if start.readable and side_store.open_if_present(config.output):
-        if label.complete(reopen(config, start.model_info)):
-            return
+    if start.begun and label.complete(start.begun):
+        return
     for task in ("saliency", "depth"):
         if getattr(config.labels, task) == SCENES and start.model_info.image != SCENES_IMAGE:
             height, width = start.model_info.image
@@ -242,11 +250,11 @@ def _check_earlier_stages(start: Start) -> None:
     config, verbs = start.config, set(start.verbs)
     if "sample" in verbs:
         return
-    if side_store.open_if_present(config.output) is None:
+    run = start.begun
+    if run is None:
         raise ValueError(f"{config.output}: nothing is sampled yet; run `scenesweep sample` first")
-    run = reopen(config, start.model_info)
     if "label" in verbs:
-        if not run.store.completed("sample", TRAINED):
+        if not run.store.any_completed("sample", TRAINED):
             raise ValueError(f"{config.output}: nothing is sampled yet; run `scenesweep sample` first")
     elif "curate" in verbs:
         if not label.complete(run):

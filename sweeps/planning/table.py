@@ -12,7 +12,6 @@ from probing.diffusion.config import DTYPES
 from probing.diffusion.schedules import LMS, OWN
 from probing.diffusion.sites import ALL, ATTENTION, KINDS, SiteSpec
 from storage import budget
-from storage.backends import local_folder
 from storage.budget import Budget, format_bytes
 from storage.errors import Unavailable
 from sweeps.config.schema import Config, previews
@@ -292,7 +291,4 @@ def machine_memory() -> int:
 
 def check_disk(config: Config, price: Budget, more: int = 0) -> None:
     """Raise ValueError if a plan, and `more` bytes, do not fit the disk beside what is there already."""
-    folder = local_folder(config.output)
-    chunks = (p for p in folder.rglob("c/**/*") if p.is_file()) if folder else ()
-    present = sum(p.stat().st_size for p in chunks)
-    budget.check_disk(config.output, price.total + more, present)
+    budget.check_disk(config.output, price.total + more)

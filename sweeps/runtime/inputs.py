@@ -128,10 +128,10 @@ def _has_results(run: Run, stage: str) -> bool:
     """Whether the output holds anything that a stage made with the present settings."""
     store, stage_hash = run.store, getattr(run.hashes, stage)
     if stage == "sample":
-        return any(store.completed(stage, variant) for variant in store.layout.variants)
+        return any(store.any_completed(stage, variant) for variant in store.layout.variants)
     if stage == "label":
-        return bool(store.completed(stage, TRAINED, stage_hash=stage_hash))
+        return store.any_completed(stage, TRAINED, stage_hash=stage_hash)
     if stage == "curate":
-        return bool(store.list("curation/safety/"))
+        return store.holds("curation/safety/")
     parts = store.parts("interventions").values()  # of which some may be damaged
     return any(stage_hash in part.stage_hashes for part in parts if isinstance(part, TablePart))

@@ -141,8 +141,7 @@ def _open(output: str) -> Store | None:
 
 def _has_results(store: Store) -> bool:
     """Return whether an output holds a complete shard, or anything that was made of one."""
-    done = any(path.endswith(".json") and not path.endswith(".failed.json") for path in store.list("shards/"))
-    return done or bool(store.list("results/"))
+    return store.records.any() or store.holds("results/")
 
 
 def _changes(store: Store, config: Config, model_info: ModelInfo, prompts: Sequence[Prompt] | None) -> list[str]:
@@ -167,8 +166,8 @@ def _changes(store: Store, config: Config, model_info: ModelInfo, prompts: Seque
 
 def _other_records(store: Store, stage_hash: str) -> list[str]:
     """Return that shards were sampled with other settings, if so; which ones, only a readable manifest would tell."""
-    records = store.records.read("shards/sample/").values()
-    others = {getattr(record, "stage_hash", None) for record in records} - {None, stage_hash}
+    records = store.records.read("shards/sample/")
+    others = {getattr(record, "stage_hash", None) for _, record in records} - {None, stage_hash}
     return [f"its shards were sampled with other settings, and its {MANIFEST} can't be read"] if others else []
 
 

@@ -144,7 +144,7 @@ def failed(store: Store, variants: Sequence[str]) -> dict[str, str]:
 
 def status(run: Run, live: LiveStatus) -> base.StageStatus:
     """Return one row per variant."""
-    rows = []
+    rows, reasons = [], failed(run.store, run.config.sampling.variants)
     for variant in run.config.sampling.variants:
         running = live.count(f"{STAGE}/{variant}/")
         rows.append(
@@ -153,12 +153,12 @@ def status(run: Run, live: LiveStatus) -> base.StageStatus:
                 "shards",
                 done=len(run.store.completed(STAGE, variant)),
                 total=run.store.layout.shards,
-                failed=len(run.store.failures(STAGE, variant)),
+                failed=sum(key.startswith(f"{STAGE}/{variant}/") for key in reasons),
                 running=running,
                 pace=live.pace(STAGE) if running else "",
             )
         )
-    return base.StageStatus(rows, failed(run.store, run.config.sampling.variants))
+    return base.StageStatus(rows, reasons)
 
 
 def prices(plan: base.PlanInput) -> list[base.StagePrice]:

@@ -159,7 +159,7 @@ def artifacts(run: RunData, store: Store) -> Iterator[wandb.Artifact]:
 
     yield reference(run, "store", store.url, run.manifest)
     origin = {"store": artifact_name(run, "store"), **run.addresses}
-    if store.list("probes/"):
+    if store.holds("probes/"):
         yield reference(run, "probes", f"{store.url}/probes", origin)
     if store.exists(PAGE):
         report = wandb.Artifact(artifact_name(run, "report"), type="report", metadata=origin)

@@ -221,7 +221,7 @@ def test_records_are_written_last_and_name_every_chunk(store: Store):
     fill_shard(store, "trained", 1)
     assert store.completed("sample", "trained") == {1}
     assert store.completed("sample", "random") == set()
-    (record,) = store.records.read("shards/").values()
+    ((_, record),) = store.records.read("shards/")
     metadata = store.layout.documents()
     chunks = [path for path in store.list() if "/c/" in path and path not in metadata]
     assert sorted(record.chunks) == chunks

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import storage
+from storage import Record
 from support import cluster_fakes as fakes
 from support.tiny_runs import SAMPLED, stored
 from sweeps import pipeline
@@ -51,8 +52,9 @@ def complete(output: Path) -> dict[str, int]:
     store = storage.open(str(output))
     found: dict[str, int] = {}
     for variant in store.layout.variants:
-        for record in store.records.valid("sample", variant, None).values():
-            for path in [record.path, *record.chunks]:
+        done = store.completed("sample", variant)
+        for record in (record for _, record in store.records.read(f"shards/sample/{variant}/")):
+            for path in [record.path, *record.chunks] if isinstance(record, Record) and record.shard in done else ():
                 found[path] = (output / path).stat().st_mtime_ns
     return found
 

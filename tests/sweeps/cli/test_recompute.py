@@ -28,7 +28,8 @@ def forged(sampled: Path, tmp_path: Path) -> Path:
 
 
 def _forge(store: storage.Store, variant: str, shard: int) -> None:
-    record = store.records.valid("sample", variant, None)[shard]
+    record = dict(store.records.read("shards/"))[storage.keys.record_path("sample", variant, shard)]
+    assert isinstance(record, storage.Record)
     rows = list(store.layout.shard_samples(shard))
     values = store.read_activations(variant, "up.1.0", 7, rows)
     values[0, 0] += np.float16(1)
