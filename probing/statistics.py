@@ -44,8 +44,12 @@ def resample_counts(images: int, resamples: int = RESAMPLES, seed: int = 0, grou
     if len(labels) != images:
         raise ValueError(f"{len(labels)} group labels for {images} images")
     size = int(labels.max()) + 1
-    drawn = np.random.default_rng(seed).multinomial(size, np.full(size, 1 / size), size=resamples)
-    return drawn[:, labels].astype(np.float64)
+    rng, chances = np.random.default_rng(seed), np.full(size, 1 / size)
+    counts = np.empty((resamples, images))
+    for start in range(0, resamples, 100):  # in blocks, since the draws of all images are whole numbers of 64 bits
+        block = counts[start : start + 100]
+        block[:] = rng.multinomial(size, chances, size=len(block))[:, labels]
+    return counts
 
 
 def mean_defined(scores: ArrayLike) -> Array:

@@ -364,7 +364,8 @@ def repair(store: Store, found: Iterable[Disagreement], hashes: Collection[str] 
     activations were removed, it can't, so then sound parts stay. `hashes` as in `small_files`. Only for the lease
     holder.
     """
-    layout_files = store.layout.documents()
+    found = list(found)
+    layout_files = store.layout.documents() if any(item.kind == "metadata" for item in found) else {}
     redo: set[ShardName] = set()
     aside: set[str] = set()
     for item in found:

@@ -6,10 +6,12 @@ import json
 import re
 import time
 import uuid
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -103,11 +105,12 @@ def to_parquet(table: pa.Table) -> bytes:
     return sink.getvalue()
 
 
-def from_parquet(data: bytes, path: str) -> pa.Table:
+def from_parquet(data: bytes, path: str, encoded: bool = False, columns: Sequence[str] | None = None) -> pa.Table:
     """The table in the bytes of a Parquet file, which are compared with the checksum in its name, if it has one.
 
-    Raises CorruptFile if they differ, or a page's checksum does, or the bytes are no whole Parquet file. The reader
-    may end the process on damaged metadata, which no page checksum covers.
+    encoded: whether text columns become dictionaries. columns: those that are wanted, if the name has a checksum.
+    Raises CorruptFile if the checksums differ, or a page's checksum does, or the bytes are no whole Parquet file. The
+    reader may end the process on damaged metadata, which no page checksum covers.
     """
     named = _NAMED_CRC.search(path)
     if named and crc32c(data) != int(named[1], 16):
@@ -115,35 +118,90 @@ def from_parquet(data: bytes, path: str) -> pa.Table:
     if not (len(data) > 3 * len(MAGIC) and data.startswith(MAGIC) and data.endswith(MAGIC)):
         raise CorruptFile(path, "no whole Parquet file")
     try:
-        return pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read(use_threads=False)
+        file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+        if encoded:
+            text = [column.name for column in file.schema_arrow if pa.types.is_string(column.type)]
+            file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True, read_dictionary=text)
+        return file.read(columns if named else None, use_threads=False)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise CorruptFile(path, f"not a readable Parquet file: {error}") from None
 
 
 @dataclass(frozen=True)
 class TablePart:
-    """One part of a results table."""
+    """One part of a results table, without its rows."""
 
-    table: pa.Table
     files: Mapping[str, Checksum]
     """Checksums of the files that its rows rest on."""
+    origins: Sequence[tuple[str | None, str | None]]
+    """Experiments and stage hashes of its rows, in the order in which they come first."""
 
     @property
     def stage_hashes(self) -> set[str | None]:
         """Hashes of the settings that its rows were made with."""
-        return set(pc.unique(self.table["stage_hash"]).to_pylist())
+        return {stage_hash for _, stage_hash in self.origins}
 
 
 def latest(table: pa.Table, columns: Collection[str]) -> pa.Table:
     """Among rows equal in `columns` (null equals null), keep the one with the highest attempt, then the last."""
     if not table.num_rows:
         return table
-    order = pc.sort_indices(pc.fill_null(table["attempt"], 0))
-    ranked = table.select(list(columns)).take(order)  # the sort is stable: later parts stay later
-    ranked = ranked.append_column("_rank", pa.array(range(table.num_rows), pa.int64()))
-    wins = ranked.group_by(list(columns), use_threads=False).aggregate([("_rank", "max")])
-    rows = order.take(wins["_rank_max"].combine_chunks())
-    return table.take(rows.take(pc.sort_indices(rows)))
+    codes = np.zeros(table.num_rows, np.int64)
+    for name in columns:
+        number, different = _numbered(table[name])
+        if int(codes.max(initial=0)) >= (1 << 62) // different:
+            codes = np.unique(codes, return_inverse=True)[1]
+        codes = codes * different + number
+    ordered = np.sort(codes)
+    if (ordered[1:] != ordered[:-1]).all():
+        return table  # as nearly always, without a copy
+    del ordered
+    attempts = pc.fill_null(pc.cast(table["attempt"], pa.int64()), 0).to_numpy()
+    order = np.lexsort((attempts, codes))  # stable: later parts stay later
+    codes = codes[order]
+    return table.take(np.sort(order[np.append(codes[1:] != codes[:-1], True)]))
+
+
+def _numbered(column: pa.ChunkedArray) -> tuple[np.ndarray, int]:
+    """Numbers of a column's values, equal for equal values and for nulls; and one more than the largest."""
+    coded = column.combine_chunks()
+    coded = coded if pa.types.is_dictionary(coded.type) else coded.dictionary_encode()
+    null = len(coded.dictionary)
+    return coded.indices.fill_null(null).to_numpy(zero_copy_only=False).astype(np.int64), null + 1
+
+
+def _narrow(field: pa.Field) -> pa.Field:
+    """The narrow type of a column of keys."""
+    if field.type == pa.string():
+        return field.with_type(pa.dictionary(pa.int16(), pa.string()))
+    return field.with_type(pa.int32()) if field.name in ("sample", "step", "attempt") else field
+
+
+def _by_task(table: pa.Table) -> pa.Table:
+    """The rows task by task. No task has the scores of another: these columns then take no memory."""
+    pieces = []
+    for task in pc.unique(table["task"]):
+        rows = table.filter(pc.is_in(table["task"], pa.array([task.as_py()], pa.string())))
+        for number, column in enumerate(rows.columns):
+            if rows.num_rows and column.null_count == rows.num_rows and not pa.types.is_dictionary(column.type):
+                rows = rows.set_column(number, rows.schema.field(number), _nulls(column.type, rows.num_rows))
+        pieces.append(rows)
+    return pa.concat_tables(pieces) if pieces else table
+
+
+_NULLS: dict[pa.DataType, pa.Array] = {}
+
+
+def _nulls(kind: pa.DataType, count: int) -> pa.Array:
+    """So many nulls, as a part of an array that all callers share."""
+    if kind not in _NULLS or len(_NULLS[kind]) < count:
+        _NULLS[kind] = pa.nulls(count, kind)
+    return _NULLS[kind].slice(0, count)
+
+
+ORIGIN = ("experiment", "stage_hash")
+LARGE = ("images",)
+"""Tables of which no rows are kept in memory between two readings: one row for each probe and image."""
 
 
 class Tables:
@@ -153,7 +211,9 @@ class Tables:
         self._files = files
         self._parts: dict[str, TablePart] = {}
         """Parts read so far; parts never change once written."""
-        self._read: dict[tuple, tuple[list[str], pa.Table]] = {}
+        self._rows: dict[str, pa.Table] = {}
+        """Rows of the same parts, but for those of LARGE tables."""
+        self._answers: dict[tuple, tuple[list[str], pa.Table]] = {}
         """Paths of the parts, and table, of each earlier `read`; a stage asks the same again and again."""
 
     def append(
@@ -179,55 +239,82 @@ class Tables:
             raise ValueError(f"table {name!r}: there are {', '.join(SCHEMAS)}")
         return SCHEMAS[name]
 
-    def read(self, name: str, stage_hash: str | Collection[str] | None,
-             current: bool) -> pa.Table:  # fmt: skip
+    def read(
+        self, name: str, stage_hash: str | Collection[str] | None, current: bool, encoded: bool = False
+    ) -> pa.Table:
         """All rows, in the order of writing, filtered as in `Store.table`."""
         schema = self._schema(name)
-        parts = self.parts(name)
-        for part in parts.values():
+        paths = self._paths(name)
+        hashes = [stage_hash] if isinstance(stage_hash, str) else stage_hash
+        question = (name, hashes and tuple(hashes), current, encoded)
+        if (known := self._answers.get(question)) and known[0] == paths:
+            return known[1]
+        tables = []
+        for part, rows in self._loaded(paths, encoded):
             if isinstance(part, CorruptFile):
                 raise part
-        hashes = [stage_hash] if isinstance(stage_hash, str) else stage_hash
-        question = (name, hashes and tuple(hashes), current)
-        if (known := self._read.get(question)) and known[0] == list(parts):
-            return known[1]
-        tables = [part.table for part in parts.values() if isinstance(part, TablePart)]
-        table = pa.concat_tables([schema.empty_table(), *tables])
+            if hashes is None or not part.stage_hashes.isdisjoint(hashes):
+                tables.append(rows)
+        table = pa.concat_tables(tables) if tables else schema.empty_table()
+        if encoded:
+            table = table.unify_dictionaries()
         if hashes is not None:
             table = table.filter(pc.is_in(table["stage_hash"], pa.array(list(hashes), pa.string())))
         table = latest(table, KEYS[name]) if current else table
-        self._read[question] = (list(parts), table)
+        if name not in LARGE:
+            self._answers[question] = (paths, table)
         return table
+
+    def _paths(self, name: str) -> list[str]:
+        return [path for path in self._files.list(keys.part_prefix(name)) if path.endswith(".parquet")]
 
     def parts(self, name: str) -> dict[str, TablePart | CorruptFile]:
         """Path -> part of a table in the order of writing, or the error if it is damaged."""
-        paths = [p for p in self._files.list(keys.part_prefix(name)) if p.endswith(".parquet")]
+        self._schema(name)
+        paths = self._paths(name)
         fresh = [path for path in paths if path not in self._parts]
-        damaged: dict[str, CorruptFile] = {}
-        with ThreadPoolExecutor(self._files.threads) as pool:
-            for path, part in zip(fresh, pool.map(self._part, fresh), strict=True):
-                if isinstance(part, TablePart):
-                    self._parts[path] = part
-                else:
-                    damaged[path] = part
-        return {path: damaged.get(path) or self._parts[path] for path in paths}
+        columns = ORIGIN if name in LARGE else None
+        found = {path: part for path, (part, _) in zip(fresh, self._loaded(fresh, columns=columns), strict=True)}
+        return {path: self._parts[path] if path in self._parts else found[path] for path in paths}
 
-    def _part(self, path: str) -> TablePart | CorruptFile:
+    def _loaded(
+        self, paths: Sequence[str], encoded: bool = False, columns: Sequence[str] | None = None
+    ) -> Iterator[tuple[TablePart | CorruptFile, pa.Table]]:
+        """Each part with its rows, of which those of LARGE tables are held no longer than the caller holds them."""
+        left = iter(paths)
+        with ThreadPoolExecutor(self._files.threads) as pool:
+            while batch := list(islice(left, 2 * self._files.threads)):
+                yield from pool.map(lambda path: self._part(path, encoded, columns), batch)
+
+    def _part(
+        self, path: str, encoded: bool, columns: Sequence[str] | None
+    ) -> tuple[TablePart | CorruptFile, pa.Table]:
+        if path in self._rows and not encoded:
+            return self._parts[path], self._rows[path]
         name = path.split("/")[1]
         schema = self._schema(name)
+        narrow = [_narrow(field) if encoded and field.name in (*KEYS[name], "attempt") else field for field in schema]
+        wanted = pa.schema([field for field in narrow if columns is None or field.name in columns])
         try:
-            table = self.read_file(path)
+            table = from_parquet(self._files.get(path), path, encoded, columns)
             noted = (table.schema.metadata or {}).get(FILES.encode())
             files = decode_checksums(json.loads(noted)) if noted else {}
-            for field in schema:  # parts of earlier versions lack columns, those of later ones have more
+            for field in wanted:  # parts of earlier versions lack columns, those of later ones have more
                 if field.name not in table.column_names:
-                    value = pa.scalar(BEFORE.get(name, {}).get(field.name), field.type)
-                    table = table.append_column(field, pa.repeat(value, table.num_rows))
-            return TablePart(table.select(schema.names).cast(schema), files)
+                    value = pa.scalar(BEFORE.get(name, {}).get(field.name), schema.field(field.name).type)
+                    table = table.append_column(field.name, pa.repeat(value, table.num_rows))
+            table = table.select(wanted.names).cast(wanted)
+            table = _by_task(table) if encoded and "task" in wanted.names else table
         except CorruptFile as error:
-            return error
+            return error, wanted.empty_table()
         except (pa.ArrowException, ValueError) as error:
-            return CorruptFile(path, f"not a part of this table: {error}")
+            return CorruptFile(path, f"not a part of this table: {error}"), wanted.empty_table()
+        if path not in self._parts:
+            pairs = table.select(ORIGIN).group_by(ORIGIN, use_threads=False).aggregate([]).to_pylist()
+            self._parts[path] = TablePart(files, [(pair["experiment"], pair["stage_hash"]) for pair in pairs])
+        if name not in LARGE and not encoded:
+            self._rows[path] = table
+        return self._parts[path], table
 
     def read_file(self, path: str, recorded: Checksum | None = None) -> pa.Table:
         """One Parquet file. Raises CorruptFile if it is damaged, FileNotFoundError if it is absent."""

@@ -153,18 +153,23 @@ class Coordinate:
 
     name: str
     axis: str
-    values: tuple[int, ...] | tuple[float, ...]
+    values: range | tuple[int, ...] | tuple[float, ...]
     attributes: Mapping[str, object] = field(hash=False)
 
     def array(self, folder: str) -> ArraySpec:
         """Specification of the array in a group; it has no compressor."""
-        dtype = "int64" if all(isinstance(value, int) for value in self.values) else "float64"
+        whole = isinstance(self.values, range) or all(isinstance(value, int) for value in self.values)
+        dtype = "int64" if whole else "float64"
         shape = (len(self.values),)
         return ArraySpec(f"{folder}/{self.name}", (self.axis,), shape, shape, dtype, "none", (), self.attributes)
 
-    def chunk(self, folder: str) -> tuple[str, bytes]:
-        """Path and bytes of the one chunk."""
-        spec = self.array(folder)
-        values = np.array(self.values, np.dtype(spec.dtype).newbyteorder("<"))
+    def path(self, folder: str) -> str:
+        """Path of the one chunk."""
+        return f"{folder}/{self.name}/c/0"
+
+    def encoded(self) -> bytes:
+        """Bytes of the one chunk."""
+        spec = self.array("")
+        values = np.fromiter(self.values, np.dtype(spec.dtype).newbyteorder("<"), len(self.values))
         parts, _, _ = codec_for(spec.codec, spec.dtype).encode(values)
-        return f"{spec.path}/c/0", b"".join(bytes(part) for part in parts)
+        return b"".join(bytes(part) for part in parts)

@@ -169,7 +169,7 @@ class Layout:
         """The coordinates that stand beside an array, for its samples and steps; none in format 1."""
         if self.format == 1:
             return []
-        found = [Coordinate("sample", "sample", tuple(range(self.samples)), {"long_name": "number of the sample"})]
+        found = [Coordinate("sample", "sample", range(self.samples), {"long_name": "number of the sample"})]
         if spec.steps:
             found.append(Coordinate("step", "step", spec.steps, {"long_name": STEP}))
         for name, (values, about) in self._levels.items() if spec.steps else ():
@@ -186,12 +186,15 @@ class Layout:
         """Path -> bytes of every `zarr.json` and of the coordinates: groups first, then arrays."""
         metadata = {path: spec.metadata() for path, spec in self.arrays.items()}
         chunks = {}
+        encoded: dict[object, bytes] = {}  # the samples' numbers stand beside every array: megabytes each
         for spec in self.arrays.values():
             folder = spec.path.rpartition("/")[0]
             for coordinate in self.coordinates(spec):
                 metadata[f"{folder}/{coordinate.name}"] = coordinate.array(folder).metadata()
-                path, data = coordinate.chunk(folder)
-                chunks[path] = data
+                values = (coordinate.name, coordinate.values)
+                if values not in encoded:
+                    encoded[values] = coordinate.encoded()
+                chunks[coordinate.path(folder)] = encoded[values]
         folders = sorted({str(folder) for path in self.arrays for folder in PurePosixPath(path).parents} - {"."})
         group: dict[str, object] = {"zarr_format": 3, "node_type": "group", "attributes": {}}
         nodes = {folder: group | _consolidated({}) for folder in folders} | metadata

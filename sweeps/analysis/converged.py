@@ -31,8 +31,10 @@ class ReferenceComparison:
 
 def references(run: RunData) -> list[ReferenceComparison]:
     """All comparisons, by measure, site and step."""
-    converged = finished_rows(run.table("images"), "converged", "none")
-    grid = finished_rows(run.table("images"), GRID, "none")
+    columns = (*PROBE_KEYS, "sample", *(measure.score for measure in (PRECISION, *MEASURES)))
+    converged, grid = (
+        finished_rows(run.table("images"), name, "none", columns=columns) for name in ("converged", GRID)
+    )
     if converged is None or grid is None:
         return []
     stored = set(converged["site"].to_pylist())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 
@@ -179,8 +179,11 @@ def collect(
     probes = finished_rows(run.table("probes"), experiment, control)
     if probes is None:
         return {}
-    images = finished_rows(run.table("images"), experiment, control)
-    by_task = {m.task: _scores(run, m, sites or run.sites, probes, images) for m in measures}
+    by_task = {}
+    for measure in measures:
+        columns = (*PROBE_KEYS, "sample", "task", measure.score, f"oracle_{measure.score}")
+        images = finished_rows(run.table("images"), experiment, control, columns=columns)
+        by_task[measure.task] = _scores(run, measure, sites or run.sites, probes, images)
     by_task = {task: s for task, s in by_task.items() if np.isfinite(s.values).any()}
     return by_task if control == POSITION else {task: _with_position(run, s) for task, s in by_task.items()}
 
@@ -200,16 +203,25 @@ def _with_position(run: RunData, scores: Scores) -> Scores:
     return replace(scores, floor=floor, position=position, floor_without_position=scores.floor)
 
 
-def finished_rows(table: pa.Table | None, experiment: str, control: str, every_seed: bool = False) -> pa.Table | None:
+def finished_rows(
+    table: pa.Table | None,
+    experiment: str,
+    control: str,
+    every_seed: bool = False,
+    columns: Collection[str] | None = None,
+) -> pa.Table | None:
     """Finished rows of one experiment and control; None if there is no table.
 
-    Of several probe seeds only the lowest (the protocol's is 0), unless `every_seed`.
+    Of several probe seeds only the lowest (the protocol's is 0), unless `every_seed`. Rows have the given columns and
+    the seed, or all columns: a table of images is too large to be copied whole.
     """
     if table is None:
         return None
     keep = equal(table, experiment=experiment, control=control)
     if "status" in table.column_names:
         keep = pc.and_(keep, pc.equal(table["status"], "done"))
+    if columns is not None:
+        table = table.select([name for name in table.column_names if name in columns or name == "seed"])
     rows = table.filter(keep)
     seeds = seeds_of(rows)
     return rows if every_seed or len(seeds) < 2 else rows.filter(equal(rows, seed=seeds[0]))
@@ -240,7 +252,9 @@ def _scores(
     if images is not None:
         images = images.filter(pc.equal(images["task"], measure.task))
     per_image = images is not None and images.num_rows > 0
-    samples = np.unique(images["sample"].to_numpy()) if images is not None and per_image else np.zeros(1, int)
+    samples = np.zeros(1, np.int64)
+    if images is not None and per_image:
+        samples = np.sort(pc.unique(images["sample"]).to_numpy()).astype(np.int64)
 
     def per_sample(column: str) -> np.ndarray:
         if images is not None and per_image:
@@ -278,10 +292,13 @@ def cube(table: pa.Table, keys: Sequence[str], axes: Sequence[Sequence[str] | Se
     shape = tuple(len(axis) for axis in axes)
     if value not in table.column_names or not table.num_rows or 0 in shape:
         return np.full(shape, np.nan)
-    index = np.stack([_positions(table[k], axis) for k, axis in zip(keys, axes, strict=True)])
-    values = table[value].cast(pa.float64()).to_numpy(zero_copy_only=False)
-    good = (index >= 0).all(0) & np.isfinite(values)
-    flat = np.ravel_multi_index(tuple(index[:, good]), shape)
+    values = table[value].cast(pa.float64()).to_numpy()
+    flat, good = np.zeros(len(values), np.int64), np.isfinite(values)
+    for key, axis in zip(keys, axes, strict=True):
+        position = _positions(table[key], axis)
+        flat = flat * len(axis) + position
+        good &= position >= 0
+    flat = flat[good]
     size = int(np.prod(shape))
     counts = np.bincount(flat, minlength=size)
     sums = np.bincount(flat, weights=values[good], minlength=size)

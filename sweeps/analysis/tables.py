@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from probing.diffusion.sites import ATTENTION, KINDS, block_of
-from storage import SiteShape, Store, budget
+from storage import CorruptFile, SiteShape, Store, budget
 from storage.format import grid_of as grid_of
 from storage.keys import EXPERIMENTS
 from sweeps.analysis.vocabulary import EXPERIMENT_TITLES, plain
@@ -72,7 +73,7 @@ class RunData:
     variants: tuple[str, ...]
     costs: dict[str, float] = field(default_factory=dict)
     """wall seconds by stage"""
-    tables: dict[str, pa.Table] = field(default_factory=dict)
+    tables: Mapping[str, pa.Table] = field(default_factory=dict)
     """probes, images, epochs, interventions, samples, curation"""
     space: dict[str, int] = field(default_factory=dict)
     """planned bytes by family of arrays"""
@@ -262,23 +263,42 @@ def load(store: Store, config: Json) -> RunData:
     )
 
 
-def _tables(store: Store, manifest: Json) -> tuple[dict[str, pa.Table], set[str]]:
+class Tables(Mapping[str, pa.Table]):
+    """Tables by name. That of images may have millions of rows, so it is read when it is first asked for."""
+
+    def __init__(self, read: dict[str, pa.Table], read_images: Callable[[], pa.Table]) -> None:
+        self._read, self._read_images = read, read_images
+
+    def __getitem__(self, name: str) -> pa.Table:
+        if name == "images" and name not in self._read:
+            self._read[name] = self._read_images()
+        return self._read[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._read.keys() | {"images"})
+
+    def __len__(self) -> int:
+        return len(self._read.keys() | {"images"})
+
+
+def _tables(store: Store, manifest: Json) -> tuple[Tables, set[str]]:
     """Return the tables with the rows that are shown, and the experiments whose rows are of other settings."""
     hashes = {str(value) for _, value in leaves(manifest)} | set(_json(store, EXPERIMENTS).values())
-    names = ("probes", "images", "epochs", "interventions")
+    names = ("probes", "epochs", "interventions")
     tables = {name: current(store.table(name), hashes) for name in names}
-    shown = [row for table in tables.values() for row in _origins(table)]
-    earlier = {experiment for experiment, stage_hash in shown if manifest and stage_hash not in hashes}
-    for name, read in (("samples", store.samples), ("curation", store.curation)):
+    for name in ("samples", "curation"):
         with suppress(FileNotFoundError):
-            tables[name] = read()
-    return tables, earlier
-
-
-def _origins(table: pa.Table) -> set[tuple[str, str | None]]:
-    """Return experiment and stage hash of the rows."""
-    pairs = table.select(["experiment", "stage_hash"]).group_by(["experiment", "stage_hash"]).aggregate([])
-    return {(row["experiment"], row["stage_hash"]) for row in pairs.to_pylist()}
+            tables[name] = store.table(name)
+    earlier = set()
+    for name in (*names, "images"):
+        origins: dict[str, set[str | None]] = defaultdict(set)
+        for part in store.parts(name).values():
+            if isinstance(part, CorruptFile):
+                raise part
+            for experiment, stage_hash in part.origins:
+                origins[str(experiment)].add(stage_hash)
+        earlier |= {experiment for experiment, own in origins.items() if manifest and own.isdisjoint(hashes)}
+    return Tables(tables, lambda: current(store.table("images", encoded=True), hashes)), earlier
 
 
 def current(table: pa.Table, hashes: Collection[str]) -> pa.Table:
@@ -291,11 +311,11 @@ def current(table: pa.Table, hashes: Collection[str]) -> pa.Table:
     keep = pa.chunked_array([pa.repeat(False, table.num_rows)])
     for name in pc.unique(table["experiment"]).to_pylist():
         in_experiment = pc.equal(table["experiment"], name)
-        stored = table.filter(in_experiment)["stage_hash"]
+        stored = table["stage_hash"].filter(in_experiment)
         known = [h for h in pc.unique(stored).to_pylist() if h in hashes] or [stored[-1].as_py()]
         is_current = pc.is_in(table["stage_hash"], pa.array(known, pa.string()))
         keep = pc.or_(keep, pc.and_(in_experiment, is_current))
-    return table.filter(keep)
+    return table if pc.all(keep).as_py() else table.filter(keep)
 
 
 def leaves(node: object, path: str = "") -> Iterator[tuple[str, object]]:

@@ -180,11 +180,12 @@ def _changed_prompts(store: Store, prompts: Sequence[Prompt]) -> list[str]:
     if len(table["prompt"]) != len(prompts) or len(notes) != len(prompts):
         return [f"prompts: {len(table['prompt'])} -> {len(prompts)}"]
     changed = []
-    for i, (prompt, note) in enumerate(zip(prompts, notes, strict=True)):
-        was = {"prompt": table["prompt"][i], "seed": table["seed"][i], "split": note["split"], "name": note["name"]}
-        now = {"prompt": prompt.text, "seed": prompt.seed, "split": prompt.split, "name": prompt.name}
-        place = f"sample {i}, now {prompt.place}" if prompt.place else f"sample {i}"
-        changed += differences(was, now, place)
+    names = ("prompt", "seed", "split", "name")
+    for i, (prompt, text, seed, note) in enumerate(zip(prompts, table["prompt"], table["seed"], notes, strict=True)):
+        was, now = (text, seed, note["split"], note["name"]), (prompt.text, prompt.seed, prompt.split, prompt.name)
+        if was != now:
+            place = f"sample {i}, now {prompt.place}" if prompt.place else f"sample {i}"
+            changed += differences(dict(zip(names, was, strict=True)), dict(zip(names, now, strict=True)), place)
     return changed
 
 

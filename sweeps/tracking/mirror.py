@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 MODES = ("offline", "online", "disabled")
 LIMIT_S = 300.0
 """seconds that writing, and then sending, may take"""
+SAVED_EVERY = 50
+"""runs after which the marker is saved, so that hundreds of runs that take longer are not written again"""
 SYNC = ("-m", "wandb", "sync", "--yes", "-n", "2")
 """arguments of the Python process that sends runs, two at a time"""
 SET_ASIDE = (
@@ -152,8 +155,10 @@ def _write(run: RunData, store: Store, planned: Sequence[PlannedRun], folder: Pa
     if written:
         folder.mkdir(parents=True, exist_ok=True)
         writer = Writer(run, folder)
-        for p in todo:
+        for number, p in enumerate(todo, 1):
             marker.put(p.id, p.digest, writer.write(p))
+            if number % SAVED_EVERY == 0:
+                marker.save()
         if summarise:
             drawn = drawn or build.draw(run, store)
             marker.put(summary_id, summary_content, writer.summarise(summary_id, drawn, store))
@@ -217,6 +222,10 @@ class Writer:
         import wandb
 
         self.wandb, self.run, self.folder = wandb, run, folder
+        self._earlier: dict[str, list[Path]] = defaultdict(list)
+        """Directories of runs by id: the folder is listed once, not for each of hundreds of runs."""
+        for path in folder.glob("offline-run-*"):
+            self._earlier[path.name.rpartition("-")[2]].append(path)
 
     def write(self, planned: PlannedRun) -> Path:
         """Write one probe run and return its directory."""
@@ -237,7 +246,7 @@ class Writer:
             run.summary.update(planned.summary)
         finally:
             run.finish()
-        return self.directory(planned.id)
+        return Path(run.dir).parent
 
     def summarise(self, run_id: str, drawn: Drawn, store: Store) -> Path:
         """Write the summary run (tables, figures, examples, reference to the store) and return its directory."""
@@ -248,7 +257,7 @@ class Writer:
             summary.fill(run, drawn, store)
         finally:
             run.finish()
-        return self.directory(run_id)
+        return Path(run.dir).parent
 
     def open(
         self,
@@ -260,7 +269,7 @@ class Writer:
         mode: Literal["offline", "online"] = "offline",
     ) -> wandb.Run:
         """A new W&B run of the sweep's group; an offline one replaces the run of the same id in the folder."""
-        for old in self.folder.glob(f"offline-run-*-{run_id}"):
+        for old in self._earlier.pop(run_id, ()):
             shutil.rmtree(old)
         return self.wandb.init(
             id=run_id,

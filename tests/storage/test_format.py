@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from storage import FORMAT_VERSION, Layout, SiteShape
 from storage.codec import CODECS, codec_for
+from storage.format import ChunkNumbers
 from storage.keys import checked_name, probe_path, record_path
 from support.storage_fakes import SITES, tiny_layout
 
@@ -36,6 +37,31 @@ def test_every_sample_and_step_has_exactly_one_chunk(samples: int, shard: int, s
         assert sorted(covered, key=str) == sorted(
             ((s, k) for s in range(spec.shape[0]) for k in expected_steps), key=str
         )
+
+
+@given(samples=st.integers(1, 30), shard=st.integers(1, 8), recorded=st.sampled_from([(1,), (1, 3), (1, 2, 3)]))
+def test_numbers_stand_for_the_chunks_of_a_layout(samples: int, shard: int, recorded: tuple[int, ...]):
+    layout = tiny_layout(samples=samples, shard=shard, recorded_steps=recorded)
+    numbers = ChunkNumbers(layout)
+    keys = [key for spec in layout.arrays.values() for key in spec.keys()]
+    assert [numbers.key(number) for number in range(len(numbers))] == keys
+    assert [numbers.number(key.path) for key in keys] == list(range(len(keys)))
+    every = np.arange(len(keys))
+    assert numbers.shard(every).tolist() == [key.shard for key in keys]
+    slots = numbers.slot(every)
+    assert len(set(zip(numbers.shard(every).tolist(), slots.tolist(), strict=True))) == len(keys)
+    assert numbers.slots == len({(key.array, key.step) for key in keys})
+    for one in range(layout.shards):
+        own = every[numbers.shard(every) == one]
+        assert numbers.at(one, numbers.slot(own)).tolist() == own.tolist()
+
+
+@pytest.mark.parametrize(
+    "tail", ["c/00/0/0/0", "c/+0/0/0/0", "c/-1/0/0/0", "c/9/0/0/0", "c/0/9/0/0", "c/0/0/0", "c/0", "c/x/0/0/0",
+             "c/0/0/0/0/0", "c/0/-1/0/0", "zarr.json"],
+)  # fmt: skip
+def test_a_file_that_is_no_chunk_has_no_number(tail: str):
+    assert ChunkNumbers(tiny_layout()).number(f"activations.zarr/trained/mid.0/activations/{tail}") is None
 
 
 def test_paths_are_those_of_the_format_text():

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import storage
 from storage import CorruptFile, Store
-from storage.tables import KEYS, SCHEMAS, from_parquet, latest, to_parquet
+from storage.tables import KEYS, SCHEMAS, TablePart, from_parquet, latest, to_parquet
 from support.storage_fakes import tiny_layout
 
 
@@ -68,6 +68,32 @@ def test_latest_equals_a_simple_reference(rows: list[tuple]):
         best[step, task] = max(best.get((step, task), (-1, -1)), (attempt or 0, position))
     expected = sorted(position for _, position in best.values())
     assert latest(table, ["step", "task"])["position"].to_pylist() == expected
+
+
+def test_encoded_tables_hold_the_same_values(store: Store):
+    for site, attempt in (("mid.0", 1), ("up.3.2", 1), ("mid.0", 2)):
+        keys = {"site": site, "attempt": attempt, "task": "depth", "step": 3, "stage_hash": None}
+        store.append("images", [keys | {"sample": n, "rmse": n / attempt} for n in range(3)])
+    plain, encoded = (store.table("images", encoded=encoded) for encoded in (False, True))
+    assert plain.num_rows == 6
+    assert encoded.to_pylist() == plain.to_pylist()
+    assert encoded.schema.field("site").type == pa.dictionary(pa.int16(), pa.string())
+    assert encoded.nbytes < plain.nbytes
+    assert store.table("images", "a", encoded=True).num_rows == 0
+
+
+def test_a_table_of_millions_of_rows_is_not_kept_nor_copied(store: Store):
+    store.append("images", [{"site": "mid.0", "sample": n, "attempt": 1} for n in range(3)])
+    store.append("epochs", [{"site": "mid.0", "epoch": n, "attempt": 1} for n in range(3)])
+    assert store.table("epochs") is store.table("epochs")
+    table = store.table("images")
+    assert latest(table, KEYS["images"]) is table  # no row is there twice
+    (part,) = store.parts("images").values()
+    assert isinstance(part, TablePart)
+    assert list(part.origins) == [(None, None)]
+    allocated = pa.total_allocated_bytes()
+    del table
+    assert pa.total_allocated_bytes() < allocated
 
 
 def test_keys_are_columns():

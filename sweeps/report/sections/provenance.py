@@ -135,10 +135,10 @@ def _experiment_row(run: RunData, name: str) -> list[Cell]:
     counts, hashes = [0, 0], set()
     for place, (table, column) in enumerate((("probes", "status"), ("images", "sample"))):
         rows = run.table(table)
-        own = None if rows is None else rows.filter(pc.equal(rows["experiment"], name))
+        own = None if rows is None else rows.select(["stage_hash", column]).filter(pc.equal(rows["experiment"], name))
         if own is None or not own.num_rows:
             continue
-        hashes |= set(own["stage_hash"].to_pylist())
+        hashes |= set(pc.unique(own["stage_hash"]).to_pylist())
         count = pc.sum(pc.equal(own[column], "done")) if table == "probes" else pc.count_distinct(own[column])
         counts[place] = count.as_py()
     anchor = Markup('<span id="{}">{}</span>').format(experiment_anchor(name), name)

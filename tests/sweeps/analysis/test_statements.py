@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 import pytest
 
 from probing.statistics import Interval, least_p, paired_test
+from storage.tables import IMAGES
 from support.report_store import CONFIG, Made, make_store, scene
 from sweeps.analysis import baselines, claims, floors, summary
 from sweeps.analysis.claims import PARTLY, SUPPORTED, UNTESTED, ClaimInputs, judge
@@ -125,7 +126,7 @@ def emergence_run(run: RunData, labeller: dict[int, float], samples: list[int]) 
          "control": "none", "seed": 0, "sample": sample, "dice": dice if kind == "x0" else 0.1}
         for kind in ("x0", "xt") for step, dice in labeller.items() for sample in samples
     ]  # fmt: skip
-    images = run.tables["images"]
+    images = run.tables["images"].cast(IMAGES)
     images = images.filter(pc.not_equal(images["experiment"], "emergence"))
     table = pa.concat_tables([images, pa.Table.from_pylist(rows)], promote_options="permissive")
     return replace(run, tables={**run.tables, "images": table})
