@@ -118,7 +118,7 @@ def _peak(reset: bool = False) -> int:
 @contextmanager
 def _counted() -> Iterator[Counter[str]]:
     """Count what is read of stores: on disks through the system's calls, of object stores by requests."""
-    import obstore
+    from storage.backends.objects import obstore
 
     counts: Counter[str] = Counter()
     originals: dict[tuple[Any, str], Any] = {
@@ -226,9 +226,12 @@ def _records(store: Store, sample: str, label: str) -> None:
 
 
 def _status(config: Config) -> object:
-    from sweeps.cli import status
+    from sweeps.runtime import live_status, run
+    from sweeps.stages.all import STAGES
 
-    return status.read(config.output)
+    current = run.reopen(run.stored_config(config.output))
+    live = live_status.read(current.store)
+    return [stage.status(current, live) for stage in STAGES]
 
 
 def _resume(config: Config) -> object:
