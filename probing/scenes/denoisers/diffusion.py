@@ -108,7 +108,7 @@ def hold_attention(unet: UNet2DConditionModel) -> None:
 class Denoiser(nn.Module):
     """Text encoder and UNet, trained together."""
 
-    def __init__(self, vocabulary: int | None = None) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.text_encoder = text.build_encoder()
         self.unet = build_unet()

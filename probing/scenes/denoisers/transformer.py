@@ -29,9 +29,7 @@ SHIFT = 0.5
 covers few pixels of a latent of 16 x 16, so that it is soon lost in noise"""
 
 
-def build(
-    width: int = WIDTH, layers: int = LAYERS, heads: int = HEADS, text_width: int = 128
-) -> PixArtTransformer2DModel:
+def build() -> PixArtTransformer2DModel:
     """A transformer over the 256 places of a latent, with random weights as in DiT (Peebles and Xie, 2023).
 
     The branches of a block begin near zero, and so does the output.
