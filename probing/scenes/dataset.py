@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import multiprocessing
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,18 +69,30 @@ def parts(folder: Path, split: str, count: int) -> Iterator[Part]:
 
 
 def make(
-    folder: Path, split: str, count: int, workers: int, progress: Callable[[int, int], None] | None = None
-) -> None:
-    """Render the missing parts of a set of `count` scenes with `workers` processes."""
+    folder: Path,
+    split: str,
+    count: int,
+    workers: int,
+    progress: Callable[[int, int], None] | None = None,
+    until: float = math.inf,
+) -> int:
+    """Render the missing parts of a set of `count` scenes with `workers` processes; returns how many there are then.
+
+    until: a time of `time.monotonic` after which no further part is waited for, but for the first one.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     missing = [part for part in parts(folder, split, count) if not part.path.exists()]
-    if not missing:
-        return
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(workers) as pool:
-        for done, _ in enumerate(pool.imap_unordered(_render_part, missing), start=1):
-            if progress:
-                progress(done, len(missing))
+    if missing:
+        context = multiprocessing.get_context("spawn")
+        with context.Pool(workers) as pool:
+            # in order, so that what there is at any time are the first scenes
+            for done, _ in enumerate(pool.imap(_render_part, missing), start=1):
+                if progress:
+                    progress(done, len(missing))
+                if time.monotonic() > until:
+                    break
+    there = itertools.takewhile(lambda part: part.path.exists(), parts(folder, split, count))
+    return sum(part.count for part in there)
 
 
 def _render_part(part: Part) -> None:

@@ -107,8 +107,13 @@ class Loop:
         self.path.with_suffix(".json").write_text(json.dumps(self.history))
         os.replace(partial, self.path)
 
-    def run(self, loss: Callable[[int, torch.Generator], Tensor], progress: Callable[[str], None]) -> None:
-        """Train to the end; `loss(step, generator)` returns a scalar."""
+    def run(
+        self,
+        loss: Callable[[int, torch.Generator], Tensor],
+        progress: Callable[[str], None],
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Train to the end; `loss(step, generator)` returns a scalar. `stopped()` after a step ends it before."""
         self.model.train()
         saved = last = time.monotonic()
         first, before, recent = self.step, self.seconds, []
@@ -119,7 +124,7 @@ class Loop:
             self.seconds += now - last
             last = now
             done = self.schedule.done(self.step, self.seconds)
-            finished = done >= 1
+            finished = done >= 1 or stopped()
             if len(recent) == 50 or finished:
                 self.history.append((self.step, float(torch.stack(recent).mean())))
                 pace = (self.seconds - before) / (self.step - first)

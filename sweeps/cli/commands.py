@@ -375,7 +375,12 @@ def bench(parsed: argparse.Namespace) -> int:
         help="unet: every network of `scenes`; dit: the transformer of `scenes-dit`, with the shipped autoencoder",
     ),
     argument("--steps", type=int, default=0, help="training steps of the denoiser (default: as shipped)"),
-    argument("--minutes", type=float, default=0, help="train the denoiser for this long, instead of a number of steps"),
+    argument(
+        "--minutes",
+        type=float,
+        default=0,
+        help="train the denoiser for this long, instead of a number of steps; with --start shipped, limit of it all",
+    ),
     argument(
         "--device",
         default="cpu",
@@ -383,11 +388,13 @@ def bench(parsed: argparse.Namespace) -> int:
         help="where to train; cuda trains longer, in larger batches (default: cpu)",
     ),
     argument("--compile", action="store_true", help="with --network dit: faster steps; needs a C++ compiler"),
-    argument("--start", default="", help="folder of finished weights to continue from"),
+    argument("--start", default="", help="folder of finished weights to continue from, or: shipped"),
     argument("--focus", action="store_true", help="with --start: replace queries and keys of self-attention first"),
 )
 def train_scenes(parsed: argparse.Namespace) -> int:
-    """Train an embedded model from scratch; the same folder resumes."""
+    """Train an embedded model from scratch; the same folder resumes. With --start shipped and --minutes, train the
+    denoiser of the weights that ship on: renders, a trial of batches, training, weights and card end within this time.
+    """
     from dataclasses import replace
 
     from probing.scenes import dit, training
@@ -408,6 +415,12 @@ def train_scenes(parsed: argparse.Namespace) -> int:
                 denoiser=replace(config.denoiser, **{name: value}),
                 transformer=replace(config.transformer, **{name: value}),
             )
+    if parsed.start == "shipped":
+        from probing.scenes.limited import run as limited
+
+        if not parsed.minutes or parsed.steps or parsed.focus or parsed.compile:
+            raise ValueError("--start shipped: give --minutes, and none of --steps, --focus and --compile")
+        return 0 if limited.run(work, target, parsed.network, config, parsed.minutes, log) else 1
     if parsed.network == "dit":
         if parsed.start or parsed.focus:
             raise ValueError("--start, --focus: only with --network unet")

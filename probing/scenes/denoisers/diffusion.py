@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from probing.diffusion.sites import SiteSpec, attention_sites
 from probing.scenes import text
 from probing.scenes.denoisers.captioned import Captioned, spread
+from probing.scenes.denoisers.speed import EAGER, Training, faster
 from probing.scenes.optimise import Loop, Schedule
 
 CHANNELS = (64, 128, 160, 160)
@@ -170,20 +171,21 @@ def velocity_loss(
     return (error * weight).mean()
 
 
-def train(
+def prepare(
     latents: Tensor,
     captions: Sequence[str],
     folder: Path,
     schedule: Schedule,
-    progress: Callable[[str], None],
     batch: int = 32,
     seed: int = 2,
     start: dict[str, Tensor] | None = None,
     device: str = "cpu",
-) -> Denoiser:
-    """Train on scaled latents (N, 4, h, w); returns the averaged weights.
+    way: str = EAGER,
+) -> Training[Denoiser]:
+    """A training on scaled latents (N, 4, h, w), resumed from its checkpoint in `folder` if there is one.
 
-    start: weights to begin with, instead of random ones with `focus_attention`."""
+    start: weights to begin with, instead of random ones with `focus_attention`. way: one of `speed.WAYS`.
+    """
     torch.manual_seed(seed)
     model = Denoiser().to(device)
     data = Captioned.of(latents, captions, device)
@@ -199,11 +201,33 @@ def train(
     loop = Loop(model, schedule, folder, seed)
     loop.resume()
 
+    def sample() -> tuple[Tensor, Tensor, Tensor]:
+        clean, words = data.draw(batch, loop.generator(0))
+        return clean.contiguous(memory_format=torch.channels_last), levels.draw(batch, loop.generator(0))[0], words
+
+    called = faster(model.train(), way, sample)
+
     def loss(step: int, generator: torch.Generator) -> Tensor:
         clean, words = data.draw(batch, generator)
         clean = clean.contiguous(memory_format=torch.channels_last)
-        return velocity_loss(model, clean, words, levels, generator)
+        return velocity_loss(called, clean, words, levels, generator)
 
-    loop.run(loss, progress)
-    model.load_state_dict(loop.averaged)
-    return model.eval()
+    return Training(model, loop, loss)
+
+
+def train(
+    latents: Tensor,
+    captions: Sequence[str],
+    folder: Path,
+    schedule: Schedule,
+    progress: Callable[[str], None],
+    batch: int = 32,
+    seed: int = 2,
+    start: dict[str, Tensor] | None = None,
+    device: str = "cpu",
+) -> Denoiser:
+    """Train to the end of a schedule, see `prepare`; returns the averaged weights."""
+    training = prepare(latents, captions, folder, schedule, batch, seed, start, device)
+    training.loop.run(training.loss, progress)
+    training.network.load_state_dict(training.loop.averaged)
+    return training.network.eval()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from transformers import CLIPTextModel
 
 from probing.scenes import text
 from probing.scenes.denoisers.captioned import Captioned, spread
+from probing.scenes.denoisers.speed import COMPILED, EAGER, Training, faster
 from probing.scenes.optimise import Loop, Schedule
 
 WIDTH, LAYERS, HEADS = 192, 8, 4
@@ -84,6 +86,69 @@ def flow_loss(
     return mse_loss(output.float(), noise - latents)
 
 
+class Velocity(nn.Module):
+    """The transformer with tensors in and a tensor out, as CUDA graphs take it."""
+
+    def __init__(self, network: PixArtTransformer2DModel) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, noisy: Tensor, states: Tensor, times: Tensor, mask: Tensor) -> Tensor:
+        """Velocity (n, 4, h, w) of noisy latents at times (n,)."""
+        return self.network(noisy, states, times, encoder_attention_mask=mask).sample
+
+
+def prepare(
+    latents: Tensor,
+    captions: Sequence[str],
+    encoder: CLIPTextModel,
+    folder: Path,
+    schedule: Schedule,
+    batch: int = 16,
+    seed: int = 2,
+    start: dict[str, Tensor] | None = None,
+    device: str = "cpu",
+    way: str = EAGER,
+) -> Training[PixArtTransformer2DModel]:
+    """A training on scaled latents (N, 4, h, w), resumed from its checkpoint in `folder` if there is one.
+
+    The text encoder stays as it is. start: weights to begin with, instead of random ones. way: one of `speed.WAYS`.
+    """
+    torch.manual_seed(seed)
+    # the libraries wrap `to`, which hides its `self`
+    network = build().to(device)  # type: ignore[arg-type]
+    encoder = encoder.to(device).eval()  # type: ignore[arg-type]
+    data = Captioned.of(latents, captions, device)
+    if device == "cpu":
+        # the fused kernel's backward pass is slow on CPU
+        network.set_attn_processor(AttnProcessor())
+    if start:
+        network.load_state_dict(start)
+    loop = Loop(network, schedule, folder, seed)
+    loop.resume()
+
+    def sample() -> tuple[Tensor, ...]:
+        clean, tokens = data.draw(batch, loop.generator(0))
+        mask = (tokens != text.PAD).long()
+        with torch.no_grad():
+            states = encoder(tokens, attention_mask=mask).last_hidden_state
+        return clean, states, torch.full((batch,), TIMES / 2, device=clean.device), mask
+
+    fast = faster(Velocity(network.train()), way, sample)
+
+    def called(noisy: Tensor, states: Tensor, times: Tensor, encoder_attention_mask: Tensor) -> SimpleNamespace:
+        return SimpleNamespace(sample=fast(noisy, states, times, encoder_attention_mask))
+
+    def loss(step: int, generator: torch.Generator) -> Tensor:
+        clean, tokens = data.draw(batch, generator)
+        mask = (tokens != text.PAD).long()
+        with torch.no_grad():
+            states = encoder(tokens, attention_mask=mask).last_hidden_state
+        return flow_loss(called, clean, states, mask, generator)
+
+    return Training(network, loop, loss)
+
+
 def train(
     latents: Tensor,
     captions: Sequence[str],
@@ -96,29 +161,12 @@ def train(
     device: str = "cpu",
     compiled: bool = False,
 ) -> PixArtTransformer2DModel:
-    """Train on scaled latents (N, 4, h, w) with a text encoder that stays as it is; returns the averaged weights.
+    """Train to the end of a schedule, see `prepare`; returns the averaged weights.
 
     compiled: fuse the network's operations, which needs a C++ compiler, and a minute at the start.
     """
-    torch.manual_seed(seed)
-    # the libraries wrap `to`, which hides its `self`
-    network = build().to(device)  # type: ignore[arg-type]
-    encoder = encoder.to(device).eval()  # type: ignore[arg-type]
-    data = Captioned.of(latents, captions, device)
-    if device == "cpu":
-        # the fused kernel's backward pass is slow on CPU
-        network.set_attn_processor(AttnProcessor())
-    called = torch.compile(network) if compiled else network
-    loop = Loop(network, schedule, folder, seed)
-    loop.resume()
-
-    def loss(step: int, generator: torch.Generator) -> Tensor:
-        clean, tokens = data.draw(batch, generator)
-        mask = (tokens != text.PAD).long()
-        with torch.no_grad():
-            states = encoder(tokens, attention_mask=mask).last_hidden_state
-        return flow_loss(called, clean, states, mask, generator)
-
-    loop.run(loss, progress)
-    network.load_state_dict(loop.averaged)
-    return network.eval()
+    way = COMPILED if compiled else EAGER
+    training = prepare(latents, captions, encoder, folder, schedule, batch, seed, None, device, way)
+    training.loop.run(training.loss, progress)
+    training.network.load_state_dict(training.loop.averaged)
+    return training.network.eval()
