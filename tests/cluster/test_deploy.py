@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import re
 import shlex
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 import cluster
+from sweeps.cli.main import parse
 
 DEPLOY = Path(cluster.__file__).parent / "deploy"
 LAUNCHER = ["aws.yaml", "onprem.yaml"]
@@ -164,7 +168,61 @@ def test_a_retried_job_is_the_command_that_resumes() -> None:
     assert spec["shutdownAfterJobFinishes"]
 
 
-@pytest.mark.parametrize("name", [*LAUNCHER, *KUBERAY, "Dockerfile", "slurm.sh", "grafana.json"])
+STAND_IN = """#!/bin/bash
+echo "$@" >> "$CALLS"
+case "$*" in
+  *"bench gpu"*) echo '{}' > "${!#}" ;;
+  *train-scenes*) mkdir -p "$5/dit/transformer"; echo card > "$5/dit/CARD.md"; exit 1 ;;
+esac
+"""
+
+
+def calls_of_card(folder: Path, *words: str) -> list[str]:
+    """Arguments that the script of a card calls Python with, in a folder that holds one wheel."""
+    (folder / "wheels").mkdir(exist_ok=True)
+    (folder / "wheels" / "a-1-py3-none-any.whl").touch()
+    (folder / "python").write_text(STAND_IN)
+    (folder / "python").chmod(0o755)
+    (folder / "calls").unlink(missing_ok=True)
+    environment = os.environ | {"PYTHON": str(folder / "python"), "CALLS": str(folder / "calls")}
+    command = [str(DEPLOY / "card.sh"), str(folder / "wheels"), str(folder / "out"), *words]
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    return (folder / "calls").read_text().splitlines()
+
+
+def test_the_card_is_measured_and_then_trained_on(tmp_path: Path) -> None:
+    install, bench, train = calls_of_card(tmp_path)
+    assert install.startswith("-m pip install -q --no-index --no-deps")
+    assert bench == f"-m sweeps bench gpu --device cuda --minutes 9 --out {tmp_path}/out/gpu.json"
+    assert "--network dit --start shipped --device cuda --minutes 13." in train
+    # also of a training that failed
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"gpu.json", "card.log", "CARD.md"}
+    # the verbs know the options
+    for words in (bench, train):
+        verb = words.removeprefix("-m sweeps ").split()
+        assert parse(verb).verb == verb[0]
+
+
+def test_what_has_no_time_is_left_out(tmp_path: Path) -> None:
+    _, bench = calls_of_card(tmp_path, "1.2")
+    assert "--minutes 0.866667" in bench
+    _, train = calls_of_card(tmp_path, "3", "0")
+    assert "train-scenes" in train
+
+
+def test_the_wheels_of_a_card_are_versions_that_the_project_accepts() -> None:
+    project = tomllib.loads((DEPLOY.parents[1] / "pyproject.toml").read_text())["project"]
+    accepted = {requirement.name: requirement for requirement in map(Requirement, project["dependencies"])}
+    text = (DEPLOY / "card.sh").read_text()
+    needed = [Requirement(word) for word in text.partition("NEEDED=(")[2].partition(")")[0].split()]
+    assert {"diffusers", "google-crc32c", "omegaconf"} <= {one.name for one in needed}
+    for one in needed:
+        (version,) = one.specifier
+        if one.name in accepted:
+            assert accepted[one.name].specifier.contains(version.version)
+
+
+@pytest.mark.parametrize("name", [*LAUNCHER, *KUBERAY, "Dockerfile", "slurm.sh", "card.sh", "grafana.json"])
 def test_no_secret_is_written_down(name: str) -> None:
     text = (DEPLOY / name).read_text()
     for line in text.splitlines():

@@ -31,19 +31,28 @@ RENDERING = 0.15
 """share of the time for renders, if the folder has none yet"""
 TRIAL_S, TRIAL = 20.0, 0.04
 """seconds of the trial, or this share of the time if that is more"""
-RESERVE_S, RESERVE = 60.0, 0.25
+RESERVE_S, RESERVE = 40.0, 0.25
 """seconds that are kept for weights and card, but at most this share of the time"""
 SLOWER = 1 / 3
 """peak of the learning rate as a share of that of a training from random weights, which would undo what was learnt"""
 
 
-def run(folder: Path, target: Path, network: str, config: TrainingConfig, minutes: float, progress: Progress) -> bool:
+def run(
+    folder: Path,
+    target: Path,
+    network: str,
+    config: TrainingConfig,
+    minutes: float,
+    progress: Progress,
+    started: float | None = None,
+) -> bool:
     """Train the shipped denoiser of `network` on, and write weights and card to `target`.
 
-    All of it ends within `minutes`: renders, trial, training, weights and card. SIGTERM ends the training at once; what
+    All of it ends within `minutes`: renders, trial, training, weights and card; they begin at `started`, a time of
+    `time.monotonic`, if that was before this call. SIGTERM ends the training at once; what
     it has learnt is written. The same folder resumes. Returns whether the training came to its end.
     """
-    started = time.monotonic()
+    started = time.monotonic() if started is None else started
     end = started + 60 * minutes
     work = folder / network
     work.mkdir(parents=True, exist_ok=True)
