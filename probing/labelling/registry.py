@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import entry_points
+from importlib.metadata import entry_points, version
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -103,6 +103,13 @@ def check(config: LabelConfig, load: bool = True, installed: bool = True) -> lis
         elif needed and not present and not is_hub_id(weights):
             notes.append(f"labels.{task}_weights: {weights or 'not set'}: a run needs the checkpoint of {name}")
     return notes
+
+
+def packages(config: LabelConfig) -> dict[str, str]:
+    """Versions of the packages that bring weights of their own, by `SETTING: package NAME`; none if not installed."""
+    keys = [f"labels.{task}" for task in ("saliency", "depth") if getattr(config, task).startswith("rembg")]
+    installed = bool(keys) and importlib.util.find_spec("rembg") is not None
+    return {f"{key}: package rembg": version("rembg") for key in keys if installed}
 
 
 def is_hub_id(weights: str) -> bool:

@@ -1,7 +1,7 @@
 """The content of every file that a run is made of: recorded in the output, and compared before a run goes on.
 
 Stage hashes name files by their paths. This record keeps the digest of each file beside the hash of the stage that
-reads it, so that a file that was changed in place is found.
+reads it, so that a file that was changed in place is found. Of a labeller that is a package it keeps the version.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from probing import contents
 from probing.dataset.prompts import files_of
 from probing.diffusion import metadata
 from probing.diffusion.config import SCENES
+from probing.labelling import registry
 from storage import Store
 from storage.backends import local_path
 from storage.keys import INPUTS as FILE
@@ -21,7 +22,7 @@ from sweeps.runtime.layout import TRAINED
 from sweeps.runtime.run import Run
 
 Inputs = dict[str, dict[str, str]]
-"""stage -> file, with the setting that names it -> SHA-256"""
+"""stage -> file or package, with the setting that names it -> SHA-256 or version"""
 
 
 def files(config: Config, stage: str) -> dict[str, Path]:
@@ -58,9 +59,10 @@ STAGES = ("sample", "label", "curate", "intervene")
 
 def _digests(config: Config, stage: str) -> dict[str, str]:
     try:
-        return contents.digests(files(config, stage))
+        found = contents.digests(files(config, stage))
     except OSError as error:
         raise ValueError(f"{error.filename}: can't be read: {error.strerror}") from error
+    return found | (registry.packages(config.labels) if stage == "label" else {})
 
 
 def recorded(store: Store) -> dict[str, Inputs]:
@@ -94,15 +96,19 @@ def verify(store: Store, config: Config, stage: str) -> None:
 
 
 def _compare(output: str, old: dict[str, str], new: dict[str, str], required: bool) -> None:
-    """Compare digests; a file that is gone matters only if it is `required`."""
+    """Compare digests; a file that is gone matters only if it is `required`.
+
+    Versions of packages are compared where both are known: the planner may lack a package that the workers have.
+    """
     for name in sorted({*old, *new}):
-        was, now = old.get(name), new.get(name)
-        if was == now or (now is None and not required):
+        was, now, package = old.get(name), new.get(name), ": package " in name
+        if was == now or (now is None and not required) or (package and None in (was, now)):
             continue
         if was is None:
             change = "is new"
         else:
-            change = "is gone" if now is None else f"has changed (sha256 {was[:12]} -> {now[:12]})"
+            kind = "" if package else "sha256 "
+            change = "is gone" if now is None else f"has changed ({kind}{was[:12]} -> {now[:12]})"
         raise ValueError(
             f"{name} {change} since {output} was made; put it back as it was, or give output=ANOTHER for a new run"
         )

@@ -157,6 +157,16 @@ def test_unknown_files_are_reported_and_removed(store: Store, path: str, kind: s
     assert contents(store) == before | aside
 
 
+@pytest.mark.parametrize("name", [".DS_Store", "._chunk", ".nfs000000012", "Thumbs.db"])
+def test_files_that_systems_leave_behind_are_no_damage(store: Store, name: str):
+    add_results(store)
+    for folder in ("results", "shards", "shards/sample/trained", A, "results/probes", "probes/trained"):
+        store.put(f"{folder}/{name}", b"left behind")
+    assert audit.verify(Store.open(store.url)) == []
+    assert store.completed("sample", "trained")
+    assert store.table("probes").num_rows
+
+
 @pytest.mark.parametrize("harm", ["delete", "change"])
 def test_metadata_are_written_again(store: Store, harm: str):
     before, path = contents(store), f"{A}/zarr.json"

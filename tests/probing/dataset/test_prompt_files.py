@@ -145,6 +145,13 @@ def test_json_lines_keep_separators_and_text_keeps_spaces(tmp_path):
     assert found.dropped == {"empty": 1, "duplicate": 1}
 
 
+def test_endings_are_read_in_either_case(tmp_path):
+    (tmp_path / "A.CSV").write_text("prompt\none\n")
+    (tmp_path / "b.Txt").write_text("two\n")
+    for name, text in (("A.CSV", "one"), ("b.Txt", "two")):
+        assert [p.text for p in read(PromptConfig(source=str(tmp_path / name))).prompts] == [text]
+
+
 def test_a_name_with_brackets_is_a_file_before_it_is_a_glob(tmp_path):
     (tmp_path / "a[1].txt").write_text("one\n")
     assert [p.text for p in read(PromptConfig(source=str(tmp_path / "a[1].txt"))).prompts] == ["one"]
@@ -155,6 +162,11 @@ def broken_parquet(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[4:400] = bytes(396)
     path.write_bytes(bytes(data))
+
+
+def one_column_twice(path: Path) -> None:
+    columns = [pa.array(["one"]), pa.array(["another"])]
+    pq.write_table(pa.Table.from_arrays(columns, names=["prompt", "prompt"]), path)
 
 
 @pytest.mark.parametrize(
@@ -180,6 +192,8 @@ def broken_parquet(path: Path) -> None:
         ("a.txt", b"caf\xe9\n", "prompts.encoding"),
         ("a.parquet", b"PAR1 not", "Parquet"),
         ("a.parquet", broken_parquet, "damaged"),
+        ("a.parquet", one_column_twice, "prompt 2 times"),
+        ("a.csv", b"prompt,prompt\none,another\n", "prompt 2 times"),
         ("a.parquet", {"URL": ["u"], "score": [1.0]}, "URL, score"),
         ("a.parquet", {"TEXT": [1, 2]}, "column TEXT holds int64"),
         ("a.parquet", {"TEXT": ["x", "y"], "seed": [1.0, 1.5]}, "row 2: seed 1.5"),

@@ -159,6 +159,28 @@ def test_weights_of_a_labeller(tiny_pipeline, tmp_path, capsys, monkeypatch):
     assert storage.open(str(output)).read_labels("saliency").max() == 3
 
 
+def test_a_package_that_labels_has_one_version(tiny_pipeline, tmp_path, monkeypatch):
+    def installed(version: str) -> None:
+        folder = tmp_path / version
+        (folder / "rembg").mkdir(parents=True)
+        (folder / "rembg" / "__init__.py").touch()
+        (folder / f"rembg-{version}.dist-info").mkdir()
+        (folder / f"rembg-{version}.dist-info" / "METADATA").write_text(f"Name: rembg\nVersion: {version}\n")
+        monkeypatch.syspath_prepend(folder)
+
+    words = settings(tiny_pipeline, tmp_path / "out", *TINY, "labels.saliency=rembg-u2net")
+    config = load("scenes", [*words, "ray.address=auto"])  # a cluster's workers may have what the planner lacks
+    run = pipeline.prepare(config)
+    inputs.record(run)
+    installed("2.0.60")
+    inputs.verify(run.store, config, "label")  # the planner has no such package: nothing to compare with
+    inputs.record(run)
+    inputs.verify(run.store, config, "label")
+    installed("2.0.61")
+    with pytest.raises(ValueError, match=r"labels.saliency: package rembg has changed \(2.0.60 -> 2.0.61\)"):
+        inputs.verify(run.store, config, "label")
+
+
 def test_every_setting_that_names_a_file_is_covered(tmp_path):
     for name in ("w", "probes", "checker"):
         (tmp_path / name).mkdir()
