@@ -10,7 +10,7 @@ from typing import Any
 from probing.diffusion.config import PAPER_STEPS
 from probing.diffusion.families.layouts import layout
 from probing.diffusion.families.registry import Family
-from probing.diffusion.parts.fields import TEXT_ENCODER, TOKENIZER, check_fields, refuse
+from probing.diffusion.parts.fields import TEXT_ENCODER, TOKENIZER, TRANSFORMER_VAE, check_fields, refuse
 from probing.diffusion.parts.noise import read_scheduler
 from probing.diffusion.parts.reading import components, read_index, read_json, read_network, read_unet, read_vae
 from probing.diffusion.parts.weights import (
@@ -77,6 +77,8 @@ def check_transformer(
     partial: text encoders and tokenizers may be missing.
     """
     network, vae = read_network(folder, family)
+    if vae["_class_name"] == "AutoencoderKL":
+        check_fields("vae/config.json", vae, TRANSFORMER_VAE)
     layout(family, network, vae)
     read_scheduler(folder, sampler, steps)
     for part in family.text_parts:
@@ -88,6 +90,8 @@ def check_transformer(
             read_json(folder, f"{part}/config.json")
     for part in family.weighted_parts:
         tensor_shapes(folder, part)
+    if vae["_class_name"] == "AutoencoderKL":
+        check_tensors(folder, "vae", vae_tensors({"block_out_channels": [64], "layers_per_block": 1} | vae))
 
 
 def _check_tokenizer(folder: Path, part: str, kind: str) -> None:

@@ -165,6 +165,9 @@ VAE = {
 }
 """fields of AutoencoderKL"""
 
+TRANSFORMER_VAE = VAE | {"shift_factor": NUMBER | NULL, "latents_mean": NULL, "latents_std": NULL}
+"""the same in the pipelines of transformers, which undo scale and shift, but neither mean nor deviation"""
+
 TINY_VAE = {
     "in_channels": only(3),
     "out_channels": only(3),

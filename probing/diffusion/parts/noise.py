@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from probing.diffusion import schedules
 from probing.diffusion.config import PAPER_STEPS
-from probing.diffusion.parts.fields import BETA, FLAG, NO_EFFECT, NULL, check_fields, each, only, refuse, whole
+from probing.diffusion.parts.fields import (
+    BETA,
+    FLAG,
+    NO_EFFECT,
+    NULL,
+    NUMBER,
+    POSITIVE,
+    SHARE,
+    Field,
+    check_fields,
+    each,
+    only,
+    refuse,
+    whole,
+)
 from probing.diffusion.parts.reading import read_json
 from probing.diffusion.schedules import LMS
 
@@ -54,6 +68,42 @@ SCHEDULER = (
 )
 """fields of the schedulers in SCHEDULERS"""
 
+BUILT = (
+    dict.fromkeys(SCHEDULER, NO_EFFECT)
+    | NOISE
+    | {
+        "beta_schedule": only("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"),
+        "prediction_type": only(*PREDICTIONS),
+        "algorithm_type": only("dpmsolver", "dpmsolver++", "sde-dpmsolver", "sde-dpmsolver++", "deis"),
+        "disable_corrector": each(whole(0)) | only([]),
+        "dynamic_thresholding_ratio": SHARE,
+        "final_sigmas_type": only("zero", "sigma_min"),
+        "interpolation_type": only("linear", "log_linear"),
+        "lambda_min_clipped": Field("a number", lambda v: type(v) in (int, float) and not math.isnan(v)),
+        "sigma_schedule": only("karras", "exponential"),
+        "solver_order": only(1, 2, 3),
+        "solver_p": NULL,
+        "solver_type": only("midpoint", "heun", "logrho", "bh1", "bh2"),
+        "time_shift_type": only("exponential", "linear"),
+        "timestep_type": only("discrete", "continuous"),
+        "variance_type": only(
+            "fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned", "learned_range", None
+        ),
+    }
+    | dict.fromkeys(("base_image_seq_len", "max_image_seq_len", "original_inference_steps"), whole(1))
+    | dict.fromkeys(("clip_sample_range", "flow_shift", "rho", "sample_max_value", "shift", "sigma_data"), POSITIVE)
+    | dict.fromkeys(("base_shift", "max_shift"), NUMBER | NULL)
+    | dict.fromkeys(("shift_terminal", "sigma_max", "sigma_min"), POSITIVE | NULL)
+    | {"timestep_scaling": POSITIVE}
+    | dict.fromkeys(
+        "clip_sample euler_at_final invert_sigmas lower_order_final predict_x0 rescale_betas_zero_snr set_alpha_to_one "
+        "skip_prk_steps stochastic_sampling thresholding use_dynamic_shifting use_flow_sigmas use_lu_lambdas".split(),
+        FLAG,
+    )
+)
+"""fields of the schedulers in schedules.KINDS, which diffusers builds from the whole file: each class takes some of
+them, and those of other classes have no effect on it. diffusers would drop what is not here"""
+
 _BETAS = {"beta_start": 0.0001, "beta_end": 0.02}
 _LATENT_BETAS = {"beta_start": 0.00085, "beta_end": 0.012}
 SCHEDULERS = {
@@ -94,9 +144,9 @@ def unlike_earlier(scheduler: Mapping[str, Any]) -> dict[str, Any]:
 def read_scheduler(folder: Path, sampler: str = LMS, steps: int = PAPER_STEPS) -> dict[str, Any]:
     """The scheduler's configuration, for a value of `sampling.scheduler`.
 
-    LMS takes only the noise schedule from the file, so each of its fields is checked; another sampler is built by
-    diffusers from the whole file. steps: of sampling. Raises ValueError for a scheduler or a field
-    that is not supported, or that does not fit the sampler.
+    LMS takes only the noise schedule from the file; another sampler is built by diffusers from the whole file.
+    steps: of sampling. Raises ValueError for a scheduler or a field that is not supported, or that does not fit the
+    sampler.
     """
     name = SCHEDULER_FILE
     values = read_json(folder, name)
@@ -110,12 +160,14 @@ def read_scheduler(folder: Path, sampler: str = LMS, steps: int = PAPER_STEPS) -
     if sampler == LMS and schedules.plain(kind) in ("LCM", "TCD"):
         raise refuse(name, "_class_name", f"={kind} is not what LMS can take the place of; set sampling.scheduler=own")
     schedules.check(sampler, values)
-    if sampler == LMS:
-        check_fields(name, values, SCHEDULER)
-        _check_noise(name, lms_settings(values), steps)
-    elif values.get("prediction_type", "epsilon") not in PREDICTIONS:
-        shown = json.dumps(values["prediction_type"])[:80]
-        raise refuse(name, "prediction_type", f"={shown} is not supported; supported: {', '.join(PREDICTIONS)}")
+    edm = {"sigma_min": POSITIVE, "sigma_max": POSITIVE} if schedules.trained_for(values) == "edm" else {}
+    check_fields(name, values, SCHEDULER if sampler == LMS else BUILT | edm)
+    settings = lms_settings(values)
+    if sampler != LMS:
+        settings.pop("timestep_spacing", None)  # where steps may be differs from class to class
+        if values.get("shift_terminal") is not None and schedules.trained_for(values) != "flow":
+            raise refuse(name, "shift_terminal", f"={values['shift_terminal']} is of models trained by flow matching")
+    _check_noise(name, settings, steps)
     return values
 
 
@@ -129,5 +181,5 @@ def _check_noise(name: str, settings: Mapping[str, Any], steps: int) -> None:
         last = count // steps * (steps - 1) + settings.get("steps_offset", 0)
         if last >= count:
             raise refuse(name, "steps_offset", f" puts a step at {last}, num_train_timesteps is {count}")
-    if sum(settings.get(f"use_{which}_sigmas", False) for which in ("karras", "exponential", "beta")) > 1:
+    if sum(bool(settings.get(f"use_{which}_sigmas")) for which in ("karras", "exponential", "beta")) > 1:
         raise refuse(name, "use_karras_sigmas", ", use_exponential_sigmas and use_beta_sigmas exclude each other")

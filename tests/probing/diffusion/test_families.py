@@ -405,6 +405,12 @@ def test_every_pipeline_has_one_family_and_its_classes_exist():
         ("Stable Diffusion 3", "scheduler/scheduler_config.json", {"_class_name": "RePaintScheduler"}, "RePaint"),
         ("DiT", "scheduler/scheduler_config.json", {"prediction_type": "score"}, "prediction_type"),
         ("DiT", "model_index.json", {"id2label": []}, "id2label"),
+        ("FLUX", "scheduler/scheduler_config.json", {"shift": "3"}, 'shift="3" is not supported'),
+        ("FLUX", "scheduler/scheduler_config.json", {"a_field_of_tomorrow": 1}, "would be lost"),
+        ("PixArt", "scheduler/scheduler_config.json", {"thresholding": "no"}, 'thresholding="no" is not supported'),
+        ("PixArt", "vae/config.json", {"latents_mean": [0.0] * 4}, "latents_mean"),
+        ("PixArt", "vae/config.json", {"scaling_factor": "text"}, "scaling_factor"),
+        ("Stable Diffusion 3", "vae/config.json", {"layers_per_block": 2}, "lacks encoder.down_blocks.0.resnets.1"),
     ],
 )
 def test_a_directory_that_cannot_be_run_is_one_line_before_any_work(folders, tmp_path, name, file, change, expected):

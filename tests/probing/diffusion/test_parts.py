@@ -18,7 +18,7 @@ from transformers import CLIPTextConfig
 
 from probing.dataset import tokens
 from probing.dataset.prompts import Prompt
-from probing.diffusion import metadata
+from probing.diffusion import metadata, schedules
 from probing.diffusion import model as models
 from probing.diffusion.config import ModelConfig
 from probing.diffusion.parts import checks, fields, noise, reading
@@ -54,6 +54,7 @@ def config(folder: Path) -> ModelConfig:
         (diffusers.UNet2DConditionModel, fields.UNET),
         (diffusers.AutoencoderKL, fields.VAE),
         *((getattr(diffusers, f"{name}Scheduler"), noise.SCHEDULER) for name in INSTALLED),
+        *((getattr(diffusers, f"{name}Scheduler"), noise.BUILT) for name in schedules.KINDS),
     ],
 )
 def test_every_field_of_a_supported_class_is_in_its_table(kind, table):
@@ -308,6 +309,30 @@ def refusal(folder: Path) -> str:
     except ValueError as error:
         return str(error)
     return ""
+
+
+@pytest.mark.parametrize("kind", schedules.KINDS)
+def test_each_mutated_field_of_an_own_scheduler_is_built_by_diffusers_or_refused_by_name(kind, tmp_path):
+    scheduler = getattr(diffusers, f"{kind}Scheduler")
+    scheduler().save_pretrained(tmp_path / "scheduler")
+    original = json.loads((tmp_path / SCHEDULER).read_text())
+    assert noise.read_scheduler(tmp_path, "own", 4) == original
+    cases = [(field, value) for field in original if field[0] != "_" for value in WRONG]
+    for field, value in [*cases, ("a_field_of_tomorrow", 1)]:
+        if type(value) is type(original.get(field)):
+            continue
+        content = original | {field: copy.deepcopy(value)}
+        (tmp_path / SCHEDULER).write_text(json.dumps(content))
+        reason, found = "", {}
+        try:
+            found = noise.read_scheduler(tmp_path, "own", 4)
+        except ValueError as error:
+            reason = str(error)
+        assert f": {field}" in reason or (not reason and field in original), (field, value)
+        if not reason:
+            made = scheduler.from_config(found)
+            made.set_timesteps(4)
+            assert made.config[field] == value
 
 
 CLASSES = {
