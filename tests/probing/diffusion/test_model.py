@@ -217,12 +217,13 @@ def test_sites_of_full_configurations_without_weights(tmp_path, capsys, unet, co
     (tmp_path / "model_index.json").write_text("{}")
     assert main(["sites", str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-1].startswith(f"{count} sites, {total} values")
+    assert lines[-2].startswith(f"{count} sites, {total} values")
+    assert lines[-1] == "recorded by default"
     first = lines[1].split()
     side = unet["sample_size"]
     if count == 16:
         assert first[:7] == ["down.0.0", "encoder", str(side), "x", str(side), "320", str(side * side * 640)]
-    sizes = [int(line.split()[6]) for line in lines[1:-1]]
+    sizes = [int(line.split()[6]) for line in lines[1:-2]]
     assert sum(sizes) == 2 * total
     assert main(["sites", str(tmp_path), "--family", "vae"]) == 0
     assert "vae.mid" in capsys.readouterr().out
