@@ -26,7 +26,10 @@ class ModelConfig:
     """Which pipeline is studied, and how it runs. Raises ValueError for an unknown dtype."""
 
     name: str = SCENES
-    """`scenes` or `scenes-dit`, a local directory of a diffusers pipeline, or a hub id; families: see the README"""
+    """`scenes` or `scenes-dit`, a local directory of a diffusers pipeline, a single safetensors file of Stable
+    Diffusion 1.x, 2.x or XL, or a hub id; families: see the README"""
+    config: str = ""
+    """for a single file: local directory with the pipeline's configuration files, without weights"""
     revision: str = ""
     """commit of a hub id; required for hub ids, so that a run can be repeated"""
     dtype: str = "float32"

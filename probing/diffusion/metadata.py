@@ -17,7 +17,7 @@ from probing.diffusion import schedules
 from probing.diffusion.config import DTYPES, EMBEDDED, PAPER_STEPS, ModelConfig
 from probing.diffusion.families.layouts import layout
 from probing.diffusion.families.registry import family_of, has_configuration
-from probing.diffusion.parts import checks, noise, reading, weights
+from probing.diffusion.parts import checks, noise, reading, single, weights
 from probing.diffusion.schedules import LMS
 from probing.diffusion.sites import ATTENTION, SiteSpec
 from probing.libraries import loading_errors
@@ -50,10 +50,17 @@ def shipped_weights() -> Path:
 
 
 def model_path(config: ModelConfig) -> Path | str:
-    """The pipeline's local directory, or the hub id.
+    """The pipeline's local directory, the single file of its weights, or the hub id.
 
-    Raises ValueError if the name is neither, the directory is no pipeline, or a hub id has no revision.
+    Raises ValueError if the name is none of them, the directory is no pipeline, a file has no configuration, or a hub
+    id has no revision.
     """
+    if Path(config.name).suffix in single.WEIGHTS and not local_path(config.name, "model.name").is_dir():
+        return _checkpoint(config)
+    if config.config:
+        raise ValueError(
+            f"model.config={config.config}: only for a single safetensors file as model.name; leave it out"
+        )
     if config.name in EMBEDDED:
         return shipped_weights() / EMBEDDED[config.name]
     folder = local_path(config.name, "model.name")
@@ -70,6 +77,24 @@ def model_path(config: ModelConfig) -> Path | str:
     return config.name
 
 
+def _checkpoint(config: ModelConfig) -> Path:
+    """The single file of a model's weights. Raises ValueError if it is not there, or has no configuration."""
+    file = local_path(config.name, "model.name")
+    if file.suffix != ".safetensors":
+        raise ValueError(f"model.name: {file.name} can run code when it is read; give a safetensors file")
+    if not file.is_file():
+        raise ValueError(f"model.name: no file {file}")
+    if not config.config:
+        raise ValueError(
+            f"model.config: {file.name} holds weights alone; give a local directory with the pipeline's configuration "
+            "files (model_index.json and a folder for each part, without weights)"
+        )
+    folder = local_path(config.config, "model.config")
+    if not (folder / "model_index.json").exists():
+        raise ValueError(f"model.config: {folder} has no model_index.json; give a pipeline's directory")
+    return file
+
+
 def config_folder(config: ModelConfig) -> Path:
     """A local folder with the pipeline's configuration files; those of a hub id are downloaded, without weights.
 
@@ -77,7 +102,7 @@ def config_folder(config: ModelConfig) -> Path:
     """
     path = model_path(config)
     if isinstance(path, Path):
-        return path
+        return local_path(config.config, "model.config") if path.is_file() else path
     with loading_errors(config.name):
         return Path(
             huggingface_hub.snapshot_download(path, revision=config.revision, allow_patterns=["*.json", "*/merges.txt"])
@@ -130,6 +155,8 @@ def revision(config: ModelConfig) -> str:
     path = model_path(config)
     if not isinstance(path, Path):
         return config.revision
+    if path.is_file():
+        return _digest(contents.digests(model_files(config)))
     digest = hashlib.sha256()
     # by their paths below the folder, so that it does not matter whether a part is a symbolic link
     for file in sorted(path / name for name in contents.tree(path) if name.endswith(".safetensors")):
@@ -152,11 +179,18 @@ def model_files(config: ModelConfig) -> dict[str, Path]:
     path = model_path(config)
     if not isinstance(path, Path):
         return {}
+    if path.is_file():
+        folder = config_folder(config)
+        return {path.name: path, **{f"model.config/{n}": f for n, f in _directory_files(folder, "").items()}}
+    return _directory_files(path, config.variant)
+
+
+def _directory_files(path: Path, variant: str) -> dict[str, Path]:
     names = ("unet", "transformer", "vae", "scheduler", *TEXT_PARTS)
     found = [path / "model_index.json"]
     for part in (path / name for name in names):
         if part.is_dir():
-            found += weights.weight_files(part, config.variant)
+            found += weights.weight_files(part, variant)
             found += sorted(f for f in part.iterdir() if f.suffix in (".json", ".txt", ".model") and f.name[0] != ".")
     return {file.relative_to(path).as_posix(): file for file in found}
 
@@ -164,16 +198,22 @@ def model_files(config: ModelConfig) -> dict[str, Path]:
 def identity(config: ModelConfig) -> str:
     """Name and content of a model, for files that refer to it: a hub id's commit, or a digest over all files."""
     found = contents.digests(model_files(config))
-    text = json.dumps(found, sort_keys=True)
-    return f"{config.name}@{hashlib.sha256(text.encode()).hexdigest()[:16] if found else config.revision}"
+    return f"{config.name}@{_digest(found) if found else config.revision}"
+
+
+def _digest(found: dict[str, str]) -> str:
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def weight_bytes(folder: Path, config: ModelConfig) -> dict[str, int]:
-    """Bytes of each part's tensors once loaded, from the headers of a directory's safetensors; the denoising network's
-    under the key `network`.
+    """Bytes of each part's tensors once loaded, from the headers of a directory's safetensors, or of a single file; the
+    denoising network's under the key `network`.
 
     Other copies of the weights are not counted. Raises ValueError for a damaged file.
     """
+    if folder.is_file():
+        found = {part: sum(one.values()) for part, one in single.tensor_sizes(folder).items()}
+        return {"network" if p == "unet" else p: size * DTYPES[config.dtype] for p, size in found.items() if size}
     sizes = {}
     for part in ("unet", "transformer", "vae", *(name for name in TEXT_PARTS if name.startswith("text_encoder"))):
         if shapes := weights.tensor_shapes(folder, part, config.variant):
@@ -191,9 +231,11 @@ def check(config: ModelConfig, sampler: str = LMS, steps: int = PAPER_STEPS, par
     Also if the weights, where they are on this machine, have other sizes than the files state. Other arguments as in
     `checks.check`.
     """
-    folder = config_folder(config)
+    folder, path = config_folder(config), model_path(config)
     with loading_errors(config.name):
         checks.check(folder, sampler, steps, partial)
+        if isinstance(path, Path) and path.is_file():
+            single.check(path, folder, reading.read_index(folder)[1], partial)
 
 
 def calls(config: ModelConfig, sampler: str, steps: int) -> int:

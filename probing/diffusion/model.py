@@ -15,6 +15,7 @@ from probing.diffusion import devices, metadata
 from probing.diffusion.config import EMBEDDED, PAPER_STEPS, ModelConfig
 from probing.diffusion.families.base import LatentDiffusion, adapter_of
 from probing.diffusion.families.registry import Family
+from probing.diffusion.parts import single
 from probing.diffusion.parts.checks import check
 from probing.diffusion.parts.noise import read_scheduler
 from probing.diffusion.parts.reading import components, read_index
@@ -54,7 +55,12 @@ def _load_parts(path: Path | str, config: ModelConfig, device: torch.device, sam
     index, family = read_index(folder)
     origin: _Origin = {"revision": config.revision or None, "local_files_only": isinstance(path, Path)}
     named = components(index, family).items()
-    loaded = {part: _load_part(path, part, names, origin, config) for part, names in named}
+    loaded: dict[str, Any] = {}
+    if isinstance(path, Path) and path.is_file():
+        loaded, path = single.load(path, folder, index, family), folder
+        for part, network in loaded.items():
+            network.eval().requires_grad_(False).to(_dtype(part, dict(network.config) if part == "vae" else {}, config))
+    loaded |= {part: _load_part(path, part, names, origin, config) for part, names in named if part not in loaded}
     return assemble(folder, loaded, config, device, sampler)
 
 
@@ -129,11 +135,7 @@ def _load_network(
 ) -> Network:
     """A network with every tensor from the file."""
     loader: Any = network_class  # the loaders of diffusers and transformers share no base class
-    dtype = getattr(torch, config.dtype)
-    if part == "vae" and dtype == torch.float16:
-        # autoencoders marked so (XL's) overflow in float16
-        if loader.load_config(str(path), subfolder=part, **origin).get("force_upcast"):
-            dtype = torch.float32
+    dtype = _dtype(part, loader.load_config(str(path), subfolder=part, **origin) if part == "vae" else {}, config)
     dtype_key = "dtype" if network_class.__module__.startswith("transformers") else "torch_dtype"
     options = {dtype_key: dtype, **origin, **({"variant": config.variant} if config.variant else {})}
     network, report = loader.from_pretrained(
@@ -143,6 +145,13 @@ def _load_network(
     if missing:
         raise ValueError(f"its {part} lacks {len(missing)} tensors ({missing[0]}); download the weights again")
     return network.eval().requires_grad_(False)
+
+
+def _dtype(part: str, settings: Mapping[str, Any], config: ModelConfig) -> torch.dtype:
+    """The type of a network's weights; settings: its configuration."""
+    dtype: torch.dtype = getattr(torch, config.dtype)
+    # autoencoders marked so (XL's) overflow in float16
+    return torch.float32 if part == "vae" and dtype == torch.float16 and settings.get("force_upcast") else dtype
 
 
 @torch.no_grad()

@@ -13,8 +13,8 @@ EDITED = {"images", "tasks", "ablation_images", "second_objects", "transplants",
 ABLATIONS = {"directions", "dose", "step_counts", "sides", "guidances", "gains"}
 """fields of interventions that only set how many edits there are, not what an edit does"""
 
-NOT_SCIENCE = {"model": {"device"}, "sampling": {"retries", "preview"}, "interventions": EDITED | ABLATIONS}
-"""fields that change no result and are in no hash"""
+NOT_SCIENCE = {"model": {"device", "config"}, "sampling": {"retries", "preview"}, "interventions": EDITED | ABLATIONS}
+"""fields that change no result and are in no hash; what `model.config` holds is part of the model's revision"""
 
 IF_SET = {
     *(("interventions", name) for name in ("probes", "scale", "saliency_gain", "depth_gain")),
