@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 
 RESNET = {
@@ -21,7 +22,8 @@ def _places(unet: Any) -> dict[str, str]:
         "conv_in": "input_blocks.0.0", "time_embedding.linear_1": "time_embed.0",
         "time_embedding.linear_2": "time_embed.2", "conv_norm_out": "out.0", "conv_out": "out.2",
         "mid_block.resnets.0": "middle_block.0", "mid_block.attentions.0": "middle_block.1",
-        "mid_block.resnets.1": "middle_block.2",
+        "mid_block.resnets.1": "middle_block.2", "add_embedding.linear_1": "label_emb.0.0",
+        "add_embedding.linear_2": "label_emb.0.2",
     }  # fmt: skip
     for side, blocks, number in (("input", unet.down_blocks, 1), ("output", unet.up_blocks, 0)):
         name = "down_blocks" if side == "input" else "up_blocks"
@@ -59,8 +61,34 @@ def _vae(name: str, levels: int) -> str:
     return name.replace("conv_norm_out", "norm_out").replace("conv_shortcut", "nin_shortcut")
 
 
+OPEN_CLIP = {
+    "encoder.layers.": "transformer.resblocks.", "layer_norm1": "ln_1", "layer_norm2": "ln_2", "fc1": "c_fc",
+    "fc2": "c_proj", "self_attn": "attn", "embeddings.position_embedding.weight": "positional_embedding",
+    "embeddings.token_embedding": "token_embedding", "final_layer_norm": "ln_final",
+    "text_projection.weight": "text_projection",
+}  # fmt: skip
+
+
+def _open_clip(encoder: Any) -> dict[str, torch.Tensor]:
+    """XL's second text encoder: queries, keys and values are one tensor, and the projection is transposed."""
+    found: dict[str, torch.Tensor] = {}
+    values = {name.removeprefix("text_model."): value for name, value in encoder.state_dict().items()}
+    for key, value in values.items():
+        name = key
+        for ours, theirs in OPEN_CLIP.items():
+            name = name.replace(ours, theirs)
+        if ".q_proj." in key:
+            parts = [values[key.replace("q_proj", f"{part}_proj")] for part in "qkv"]
+            found[name.replace(".q_proj.", ".in_proj_")] = torch.cat(parts)
+        elif ".k_proj." not in key and ".v_proj." not in key:
+            found[name] = value.T if name == "text_projection" else value
+    return found
+
+
 def save(pipeline: Any, path: Path) -> Path:
-    """Write the weights of a pipeline with one CLIP text encoder to one file."""
+    """Write the weights of a pipeline to one file: one text encoder as in 1.x, or two as in XL."""
+    second = getattr(pipeline, "text_encoder_2", None)
+    first = "conditioner.embedders.0" if second else "cond_stage_model"
     places = _places(pipeline.unet)
     tensors = {f"model.diffusion_model.{_renamed(k, places)}": v for k, v in pipeline.unet.state_dict().items()}
     levels = len(pipeline.vae.config.block_out_channels)
@@ -70,6 +98,8 @@ def save(pipeline: Any, path: Path) -> Path:
             value[:, :, None, None] if "attn_1" in name and value.ndim == 2 else value
         )
     for key, value in pipeline.text_encoder.state_dict().items():
-        tensors[f"cond_stage_model.transformer.text_model.{key.removeprefix('text_model.')}"] = value
+        tensors[f"{first}.transformer.text_model.{key.removeprefix('text_model.')}"] = value
+    if second:
+        tensors |= {f"conditioner.embedders.1.model.{name}": value for name, value in _open_clip(second).items()}
     save_file({name: value.contiguous() for name, value in tensors.items()}, path)
     return path

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,8 +21,10 @@ from support import single_file, tiny_families
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`full`, a pipeline; `model.safetensors`, its weights in one file; `config`, its configuration."""
-    folder = tmp_path_factory.mktemp("single")
-    made = tiny_families.second()
+    return written(tiny_families.second(), tmp_path_factory.mktemp("single"))
+
+
+def written(made: Any, folder: Path) -> Path:
     made.save_pretrained(folder / "full")
     shutil.copytree(folder / "full", folder / "config", ignore=shutil.ignore_patterns("*.safetensors"))
     single_file.save(made, folder / "model.safetensors")
@@ -31,7 +35,9 @@ def config(folder: Path, name: str = "model.safetensors", settings: str = "confi
     return ModelConfig(name=str(folder / name), config=str(folder / settings) if settings else "", device="cpu")
 
 
-def test_it_is_the_pipeline_that_it_was_made_of(folder: Path) -> None:
+@pytest.mark.parametrize("build", [tiny_families.second, tiny_families.extra_large])
+def test_it_is_the_pipeline_that_it_was_made_of(build: Callable[[], Any], tmp_path: Path) -> None:
+    folder = written(build(), tmp_path)
     own, whole = config(folder), config(folder, "full", "")
     metadata.check(own, "own", 3)
     assert metadata.weight_bytes(metadata.model_path(own), own) == metadata.weight_bytes(folder / "full", whole)
