@@ -22,10 +22,10 @@ from sweeps.analysis.baselines import (
     missing_for_claim,
     preregistered,
 )
-from sweeps.analysis.experiments import Emergence, EmergenceCurve
+from sweeps.analysis.experiments import Emergence
 from sweeps.analysis.interventions import Verdict, images_needed, verdicts
 from sweeps.analysis.scores import Scores
-from sweeps.analysis.summary import NAN_INTERVAL, Edits
+from sweeps.analysis.summary import NAN_INTERVAL, Edits, Rise
 from sweeps.analysis.vocabulary import (
     DIRECTION_TITLES,
     EDIT_CONTROL_TITLES,
@@ -55,9 +55,10 @@ LINEAR_RULE = (
     "the best site over the comparisons in the run."
 )
 EARLY_RULE = (
-    "For both tasks the best site’s probe has 90 % of the way from the floor to its final score within the first "
-    "third of the steps, and the interval of its lead over the labeller on the decoded clean estimate of the same "
-    "step is above zero. Partly: the first holds for both tasks, or both hold for one."
+    "For both tasks the best site’s probe has, over all test images, 95 % of the way from the floor to its final score "
+    "within the first third of the steps, and the interval of its lead over the labeller on the decoded clean estimate "
+    "of the same step, over the images of the emergence experiment, is above zero. Partly: the first holds for both "
+    "tasks, or both hold for one."
 )
 VAE_RULE = (
     "For both tasks the interval of the UNet decoder’s lead over the VAE’s self-attention is above zero a third of "
@@ -190,9 +191,12 @@ def _early(inputs: ClaimInputs) -> tuple[str, str]:
         return UNTESTED, "needs the emergence experiment on both tasks"
     early, ahead, evidence = [], [], []
     for result in inputs.emergence:
-        early.append(bool(result.curves[0].step.estimate <= EARLY * result.steps[-1]))
+        scores, labellers = inputs.scores[result.measure.task], result.curves[1:]
+        early.append(bool(result.rise.step.estimate <= EARLY * scores.steps[-1]))
         ahead.append(bool(result.lead.low > 0))
-        steps = ", ".join(f"{c.name} {_arrival(c, result.steps)}" for c in result.curves)
+        arrivals = [(result.curves[0].name, result.rise, scores.steps)]
+        arrivals += [(curve.name, curve.rise, result.steps) for curve in labellers]
+        steps = ", ".join(f"{name} {_arrival(rise, measured)}" for name, rise, measured in arrivals)
         lead = "" if not np.isfinite(result.lead.estimate) else f"; lead of the probe {with_bounds(result.lead)} steps"
         evidence.append(f"{TASK_TITLES[result.measure.task]}: {steps}{lead}")
     both = [a and b for a, b in zip(early, ahead, strict=True)]
@@ -200,12 +204,12 @@ def _early(inputs: ClaimInputs) -> tuple[str, str]:
     return verdict, "; ".join(evidence)
 
 
-def _arrival(curve: EmergenceCurve, steps: Sequence[int]) -> str:
+def _arrival(rise: Rise, steps: Sequence[int]) -> str:
     """When a curve has most of its final score, in words."""
-    step = curve.step.estimate
+    step = rise.step.estimate
     if not np.isfinite(step):
-        return "never (not above the floor)"
-    return step_words(step, steps) if curve.rise.found else f"from step {step:.0f} on (no rise)"
+        return f"never ({rise.reason})"
+    return step_words(step, steps) if rise.found else f"from step {step:.0f} on ({rise.reason})"
 
 
 def _not_vae(inputs: ClaimInputs) -> tuple[str, str]:

@@ -20,8 +20,6 @@ from sweeps.analysis.tables import RunData, Site, grid_of, site_order
 from sweeps.analysis.vocabulary import LABELLER_TITLES
 from sweeps.runtime.layout import EMERGENCE, trained_at
 
-SHARE = 0.9
-"""share of the way from floor to final score that defines the step of emergence"""
 CONTENT_FREE_CONTROLS = ("position", "other_image", "surface_point", "surface", "surface_rgb")
 """probe controls that do not know the image's content; baselines of selectivity beside floor and other networks"""
 
@@ -60,7 +58,7 @@ class EmergenceCurve:
     low: np.ndarray
     high: np.ndarray
     step: Interval
-    """first step with 90 % of the way from floor to final score; NaN unless the last step clearly beats the floor"""
+    """first step with 95 % of the way from floor to final score; NaN unless the last step clearly beats the floor"""
     change: Interval
     """how much better the last step is than the first; above zero if the score rises"""
 
@@ -89,6 +87,8 @@ class Emergence:
     infinite ends if not in all resamples"""
     floor_word: str = ""
     """noun for the answer that is the floor"""
+    rise: Rise = Rise(summary.NAN_INTERVAL, summary.NAN_INTERVAL)
+    """of the best site's probe over all test images, as everywhere in the report; the curves are over fewer"""
 
 
 def emergence(run: RunData, scores: dict[str, Scores]) -> list[Emergence]:
@@ -120,7 +120,7 @@ def _emergence(rows: pa.Table, scores: Scores) -> Emergence | None:
     for name, values in [(f"probe at {site.name}", probe), *zip(LABELLER_TITLES.values(), labellers, strict=True)]:
         bands = [statistics.mean_interval(step, counts) for step in values]
         mean, low, high = np.array([[b.estimate, b.low, b.high] for b in bands]).T
-        result = statistics.emergence(values, floors, steps, measure.higher, SHARE, counts)
+        result = statistics.emergence(values, floors, steps, measure.higher, summary.SHARE, counts)
         step = summary.NAN_INTERVAL
         if result.step is not None and result.defined >= summary.CLEARLY:
             step = Interval(float(result.step), result.low, result.high)
@@ -131,7 +131,8 @@ def _emergence(rows: pa.Table, scores: Scores) -> Emergence | None:
     lead = _lead(pair, counts, steps, floors, measure.sign)
     passed = _passed(pair, counts, steps, measure.sign)
     floor, word = float(statistics.mean_defined(floors)), scores.floor_word(site.name)
-    return Emergence(measure, site, steps, len(shared), floor, tuple(curves), lead, passed, word)
+    rise = summary.emergence(scores, "trained", site.name)
+    return Emergence(measure, site, steps, len(shared), floor, tuple(curves), lead, passed, word, rise)
 
 
 def _passed(pair: np.ndarray, counts: np.ndarray, steps: Sequence[int], sign: float) -> Interval:
@@ -155,7 +156,7 @@ def _lead(pair: np.ndarray, counts: np.ndarray, steps: Sequence[int], floors: np
     def difference(counts: np.ndarray) -> np.ndarray:
         gain = sign * (statistics.resampled_means(pair, counts) - statistics.resampled_means(floors, counts))
         last = gain[:, -1]
-        first = np.asarray(steps, float)[np.argmax(gain >= SHARE * last[:, None], axis=1)]
+        first = np.asarray(steps, float)[np.argmax(gain >= summary.SHARE * last[:, None], axis=1)]
         first = np.where(last > 0, first, np.nan)  # a score that ends below the floor never emerges
         return first[0] - first[1]
 

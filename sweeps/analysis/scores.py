@@ -272,9 +272,19 @@ def _scores(
         floor=_mean_over(cube(probes, PROBE_KEYS, axes, f"floor_{measure.score}"), (0, 2)),
         val=cube(probes, PROBE_KEYS, axes, f"val_{measure.score}"),
         train_loss=cube(probes, PROBE_KEYS, axes, "train_loss"),
-        counts=statistics.resample_counts(len(samples), groups=captions_of(run, samples.tolist())),
+        counts=_counts(run, samples),
         per_image=per_image,
     )
+
+
+def _counts(run: RunData, samples: np.ndarray) -> np.ndarray:
+    """float64 (resamples, N): one array for all scores of the same images."""
+    key = samples.tobytes()
+    if key not in run.resamples:
+        counts = statistics.resample_counts(len(samples), groups=captions_of(run, samples.tolist()))
+        counts.flags.writeable = False
+        run.resamples[key] = counts
+    return run.resamples[key]
 
 
 def _mean_over(values: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:

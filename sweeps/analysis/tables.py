@@ -120,6 +120,11 @@ class RunData:
             return {}
         return dict(zip(*(table[c].to_pylist() for c in ("sample", "prompt")), strict=True))
 
+    @cached_property
+    def resamples(self) -> dict[bytes, np.ndarray]:
+        """The resamples of each set of images, by the bytes of their numbers: megabytes that all scores share."""
+        return {}
+
     @property
     def warning(self) -> str:
         """A sentence on the rows of other settings; empty if there are none."""

@@ -83,6 +83,8 @@ def _row(subject: Subject, sizes: list[int]) -> Row:
         "cpu": [one.cpu for one in found],
         "memory": [one.memory for one in found],
         "reads": [one.reads for one in found],
+        "bar": None,
+        "met": None,
     }
 
 
@@ -366,7 +368,7 @@ SUBJECTS = (
 
 
 def main() -> None:
-    """`python -m sweeps.bench.scale WHAT SIZE...`"""
+    """`python -m sweeps.bench.scale WHAT SIZE...` measures one subject at any sizes."""
     for size in map(int, sys.argv[2:]):
         one = measure(sys.argv[1], size)
         print(sys.argv[1], size, f"{one.cpu:.2f} s", f"{one.memory / 1e6:.0f} MB", one.reads, flush=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterable
 
+from storage.budget import format_bytes
 from sweeps.bench import machine
 from sweeps.bench.paired import Row
 
@@ -17,6 +18,7 @@ BENCHES = {
     "interventions": "interventions.bench_interventions",
     "cluster": "cluster.bench_cluster",
     "causal": "causal.bench_causal",
+    "scale": "scale.bench_scale",
 }
 """bench -> module of this package and function without required arguments; loaded on demand, as most are heavy"""
 BARS = {
@@ -37,7 +39,8 @@ def report(name: str) -> Row:
     """The object that `bench NAME --json` prints: bench, machine, rows.
 
     A row has what, ratio, of, to, seconds (medians of both), pairs (all of them), and its bar with whether it is met;
-    both are null if there is no bar. Rows of `causal` come with their own.
+    both are null if there is no bar. Rows of `causal` come with their own; those of `scale` have lists by size instead
+    of a ratio.
     """
     rows = []
     for row in measure(name):
@@ -51,7 +54,14 @@ def report(name: str) -> Row:
 
 
 def line(row: Row) -> str:
-    """A row of a report as one line of text."""
+    """A row of a report as one line of text, or as a line for each size."""
+    if "sizes" in row:
+        columns = (row["sizes"], row["cpu"], row["memory"], row["reads"])
+        return "\n".join(
+            f"{row['what']}: {size} {row['unit']}: {cpu:.3g} s of one core, {format_bytes(memory)}, "
+            + ", ".join(f"{count} {kind}" for kind, count in sorted(reads.items()))
+            for size, cpu, memory, reads in zip(*columns, strict=True)
+        )
     of, to = row["seconds"]
     text = f"{row['what']}: {row['ratio']:.3g} = {row['of']} / {row['to']} ({of:.3g} s, {to:.3g} s)"
     if "verdict" in row:

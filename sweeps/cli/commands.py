@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sweeps.pipeline import Result
     from sweeps.runtime.progress import Display
 
-BENCHES = ("capture", "store", "codecs", "probes", "tune", "interventions", "cluster", "causal")
+BENCHES = ("capture", "store", "codecs", "probes", "tune", "interventions", "cluster", "causal", "scale")
 GPU = "gpu"
 """the bench of a card, which has a time limit and writes a file"""
 
@@ -341,8 +341,9 @@ def sites(parsed: argparse.Namespace) -> int:
     argument("--narrow", action="store_true", help="gpu: narrow networks and few steps, a rehearsal on a CPU"),
 )
 def bench(parsed: argparse.Namespace) -> int:
-    """Measure speed against a baseline. `causal` gives verdicts on models of which the truth is known; `gpu` measures
-    everything that a card does, with random weights, and writes a file that `plan --rates` reads.
+    """Measure speed against a baseline. `causal` gives verdicts on models of which the truth is known; `scale` shows
+    how the driver's time and memory grow with a run, in half an hour; `gpu` measures everything that a card does, with
+    random weights, and writes a file that `plan --rates` reads.
     """
     if parsed.bench == GPU:
         from storage.backends import local_path

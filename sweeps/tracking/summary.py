@@ -94,8 +94,8 @@ def headline_numbers(context: Context) -> dict[str, float | str]:
     for task, scores in context.scores.items():
         values |= {f"{task}/{name}": value for name, value in _task_numbers(scores)}
     for task, headline in context.headlines.items():
-        values[f"{task}/best_rival"] = headline.baseline.name
-        values[f"{task}/gain_over_best_rival"] = headline.gain.estimate
+        values[f"{task}/best_baseline"] = headline.baseline.name
+        values[f"{task}/gain_over_best_baseline"] = headline.gain.estimate
     return values
 
 

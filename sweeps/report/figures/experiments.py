@@ -85,7 +85,7 @@ def _on_steps(band: Band, steps: tuple[int, ...], target: tuple[int, ...]) -> Ba
 
 
 def emergence_curves(found: Emergence) -> Panel:
-    """Probe and labellers by step, each marked at the step at which it has 90 % of its final score."""
+    """Probe and labellers by step, each marked at the step at which it has 95 % of its final score."""
     task, measure = found.measure.task, found.measure
     name = f"emergence-{task}"
     bands = [
@@ -107,7 +107,7 @@ def emergence_curves(found: Emergence) -> Panel:
                 value = band.mean[found.steps.index(int(step))]
                 ax.plot([step], [value], "o", ms=6, color=ink(band.role), mec=ink("paper"), mew=1.2, zorder=5)
         ax.set_title(title)
-    text = f"{measure.label} against the label of the finished image, {found.images} test images. Each curve has 90 % "
+    text = f"{measure.label} against the label of the finished image, {found.images} test images. Each curve has 95 % "
     text += "of the way from the floor to its own final score: "
     reached = [step_words(a.step.estimate, found.steps) if a.rise.found else a.rise.reason for a in found.curves]
     text += "; ".join(f"{a.name}: {words}" for a, words in zip(found.curves, reached, strict=True)) + "."

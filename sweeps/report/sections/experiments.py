@@ -49,7 +49,7 @@ def emergence(context: Context) -> Section:
         "Each step’s latent is decoded and labelled as if it were a finished image: the noisy latent <em>x</em><sub>t"
         "</sub>, as in the paper, and the clean estimate <em>x</em><sub>0</sub> that the same network call implies, "
         "which is the fairer baseline. The probe uses the activations of the same call. All are scored against the "
-        "label of the finished image; dots mark 90 % of the way from the floor to each curve’s own final score. A "
+        "label of the finished image; dots mark 95 % of the way from the floor to each curve’s own final score. A "
         "curve that ends lower is there with less, so the table also says from which step on the labeller on the clean "
         "estimate scores better than the probe."
     )
@@ -60,7 +60,7 @@ def emergence(context: Context) -> Section:
 
 
 def _arrivals(context: Context, found: Sequence[Emergence]) -> Table:
-    """When each curve reaches 90 % of its rise, and by how much the probe leads."""
+    """When each curve reaches 95 % of its rise, and by how much the probe leads."""
     rows: list[list[Cell]] = []
     for e in found:
         for a in e.curves:
@@ -76,7 +76,7 @@ def _arrivals(context: Context, found: Sequence[Emergence]) -> Table:
         rows.append([f"{task}: the labeller on the clean estimate scores better from", passed, np.nan, np.nan, np.nan])
     floors = ", ".join(f"{TASK_TITLES[e.measure.task].lower()} {number(e.floor)} ({e.floor_word})" for e in found)
     caption = (
-        f"First step with 90 % of the way from the floor on the same images ({floors}) to the curve’s own final score; "
+        f"First step with 95 % of the way from the floor on the same images ({floors}) to the curve’s own final score; "
         "“at or before”: the steps between were not measured. Sigma: the noise level that the network sees at that "
         "step, in units of the latent’s standard deviation"
     )

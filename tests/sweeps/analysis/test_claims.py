@@ -40,7 +40,10 @@ def emergence(inputs: ClaimInputs, task: str, step: float, lead: tuple[float, fl
     zero = np.zeros(15)
     arrival = EmergenceCurve("probe", zero, zero, zero, Interval(step, step, step), Interval(0.2, 0.1, 0.3))
     scores = inputs.scores[task]
-    return Emergence(scores.measure, scores.sites[0], scores.steps, 5, 0.0, (arrival,) * 3, Interval(*lead), NAN)
+    rise = arrival.rise
+    return Emergence(
+        scores.measure, scores.sites[0], scores.steps, 5, 0.0, (arrival,) * 3, Interval(*lead), NAN, rise=rise
+    )
 
 
 def worse(scores: Scores, by: float) -> Scores:
@@ -112,6 +115,18 @@ def _without(scores: Scores, variant: str) -> Scores:
 def test_early_emergence_needs_the_first_third_and_a_lead(inputs: ClaimInputs, first, second, verdict: str) -> None:
     curves = [emergence(inputs, "saliency", *first), emergence(inputs, "depth", *second)]
     assert verdicts(replace(inputs, emergence=curves))["early"] == verdict
+
+
+def test_when_is_answered_over_all_test_images(inputs: ClaimInputs) -> None:
+    """As on the report's first screen, although the few images of the emergence experiment show no clear rise."""
+    never = EmergenceCurve("probe", *[np.zeros(15)] * 3, Interval(*[np.nan] * 3), Interval(0.2, -0.1, 0.3))
+    found = [
+        replace(emergence(inputs, task, 3, (4.0, 2.0, 6.0)), curves=(never,) * 3) for task in ("saliency", "depth")
+    ]
+    (claim,) = (c for c in judge(replace(inputs, emergence=found)) if c.key == "early")
+    assert claim.verdict == SUPPORTED
+    assert claim.evidence.count("probe step 3") == 2
+    assert claim.evidence.count("probe never (not above the floor)") == 4
 
 
 def test_a_vae_as_good_as_the_decoder_contradicts_its_claim(inputs: ClaimInputs) -> None:

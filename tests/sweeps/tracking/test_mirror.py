@@ -141,8 +141,8 @@ def test_the_summary_run_has_table_figures_examples_and_reference(store: storage
     for name in ("emergence-depth", "vae-saliency", "transfer-depth-up-3-0", "selectivity-saliency"):
         assert f"figures/{name}" in summary
     assert summary["claims/linear-depth"] == "not tested"  # this run holds too few test images
-    assert summary["depth/best_rival"] in ("floor", "random", "position", "surface", "surface_point", "surface_rgb")
-    assert summary["depth/gain_over_best_rival"] > 0
+    assert summary["depth/best_baseline"] in ("floor", "random", "position", "surface", "surface_point", "surface_rgb")
+    assert summary["depth/gain_over_best_baseline"] > 0
     assert summary["tables/claims"]["nrows"] == 5
     assert summary["saliency/best_site"] == "up.3.0"
     assert summary["depth/gap_random"] > 0
