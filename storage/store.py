@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -307,10 +308,16 @@ class Store:
         self._check_lease()
         note = encode_json({"removed": [keys.ACTIVATIONS]})
         self.files.put(keys.CLEANED, [note], sync=self.durable)
-        kept = self.layout.documents()
-        chunks = {path: size for path, size in self.files.list(keys.ACTIVATIONS).items() if path not in kept}
-        self.files.delete(chunks)
-        return sum(chunks.values())
+        return self._remove(keys.ACTIVATIONS, kept=self.layout.documents().keys())
+
+    def _remove(self, prefix: str, kept: Collection[str] = ()) -> int:
+        """Delete the files under a prefix, a thousand at a time, except some; return the number of bytes freed."""
+        freed = 0
+        entries = (entry for entry in self.files.walk(prefix) if entry.path not in kept)
+        while batch := list(islice(entries, 1000)):
+            self.files.delete([entry.path for entry in batch])
+            freed += sum(entry.size for entry in batch)
+        return freed
 
     # -- files
 
@@ -412,7 +419,9 @@ class Store:
         self._check_lease()
         documents = (keys.MANIFEST, keys.SAMPLES, keys.PROMPTS, keys.INPUTS, keys.CONFIG)
         folders = (keys.ACTIVATIONS, "images.zarr/", "labels.zarr/", "latents.zarr/", "shards/")
-        self.files.delete([*documents, *(path for folder in folders for path in self.files.list(folder))])
+        self.files.delete(documents)
+        for folder in folders:
+            self._remove(folder)
         self.files.delete([keys.LAYOUT])
 
     def remove_partial_files(self) -> Sequence[str]:

@@ -25,7 +25,8 @@ from sweeps.analysis.tables import load
 from sweeps.report import thumbnails
 from sweeps.report.build import Drawn, draw
 from sweeps.runtime.layout import PAGE, wandb_group
-from sweeps.tracking.mirror import MARKER, Marker, Mirrored, mirror
+from sweeps.tracking import mirror as mirror_module
+from sweeps.tracking.mirror import MARKER, Marker, Mirrored, Writer, mirror
 from sweeps.tracking.runs import plan
 from sweeps.tracking.summary import artifacts
 
@@ -402,3 +403,39 @@ def test_a_full_mirror_is_quick(full_report) -> None:
     started = time.process_time()
     assert mirror(store, CONFIG, drawn=drawn).written == 33
     assert time.process_time() - started < 16  # about 8 s on a quiet core, with the artifacts
+
+
+# -- hundreds of runs
+
+
+def test_the_folder_is_listed_once_for_all_runs(fresh: storage.Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, folder = load(fresh, CONFIG), Path(fresh.url) / "wandb"
+    planned = plan(run, "site")[:3]
+    listed: list[str] = []
+    glob = Path.glob
+
+    def counted(self: Path, pattern: str, **options: Any) -> Iterator[Path]:
+        listed.append(pattern)
+        return glob(self, pattern, **options)
+
+    monkeypatch.setattr(Path, "glob", counted)
+    for _ in range(2):  # the second time in the place of the first
+        writer = Writer(run, folder)
+        written = [writer.write(one) for one in planned]
+    assert sum("offline-run" in pattern for pattern in listed) == 2
+    assert sorted(written) == directories(fresh)
+
+
+def test_runs_written_before_a_failure_are_kept(fresh: storage.Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hundreds of runs may take longer than the time limit; the next call goes on after them."""
+    write, count = Writer.write, iter(range(100))
+
+    def failing(self: Writer, planned: Any) -> Path:
+        if next(count) == 5:
+            raise OSError("no answer")
+        return write(self, planned)
+
+    monkeypatch.setattr(mirror_module, "SAVED_EVERY", 2)
+    monkeypatch.setattr(Writer, "write", failing)
+    assert "no answer" in mirror(fresh, CONFIG).problem
+    assert len(Marker(Path(fresh.url) / "wandb").runs) == 4
