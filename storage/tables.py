@@ -261,7 +261,9 @@ class Tables:
         if hashes is not None:
             table = table.filter(pc.is_in(table["stage_hash"], pa.array(list(hashes), pa.string())))
         table = latest(table, KEYS[name]) if current else table
-        if name not in LARGE:
+        if name in LARGE:
+            pa.default_memory_pool().release_unused()  # what reading took; numpy cannot use it
+        else:
             self._answers[question] = (paths, table)
         return table
 

@@ -181,8 +181,8 @@ def collect(
         return {}
     by_task = {}
     for measure in measures:
-        columns = (*PROBE_KEYS, "sample", "task", measure.score, f"oracle_{measure.score}")
-        images = finished_rows(run.table("images"), experiment, control, columns=columns)
+        columns = (*PROBE_KEYS, "sample", measure.score, f"oracle_{measure.score}")
+        images = finished_rows(run.table("images"), experiment, control, columns=columns, task=measure.task)
         by_task[measure.task] = _scores(run, measure, sites or run.sites, probes, images)
     by_task = {task: s for task, s in by_task.items() if np.isfinite(s.values).any()}
     return by_task if control == POSITION else {task: _with_position(run, s) for task, s in by_task.items()}
@@ -209,15 +209,16 @@ def finished_rows(
     control: str,
     every_seed: bool = False,
     columns: Collection[str] | None = None,
+    task: str = "",
 ) -> pa.Table | None:
-    """Finished rows of one experiment and control; None if there is no table.
+    """Finished rows of one experiment and control, and of one task if it is given; None if there is no table.
 
     Of several probe seeds only the lowest (the protocol's is 0), unless `every_seed`. Rows have the given columns and
     the seed, or all columns: a table of images is too large to be copied whole.
     """
     if table is None:
         return None
-    keep = equal(table, experiment=experiment, control=control)
+    keep = equal(table, experiment=experiment, control=control, **({"task": task} if task else {}))
     if "status" in table.column_names:
         keep = pc.and_(keep, pc.equal(table["status"], "done"))
     if columns is not None:
@@ -249,8 +250,6 @@ def _scores(
 ) -> Scores:
     probes = probes.filter(pc.equal(probes["task"], measure.task))
     axes = (run.variants, [s.name for s in sites], sorted(pc.unique(probes["step"]).to_pylist()))
-    if images is not None:
-        images = images.filter(pc.equal(images["task"], measure.task))
     per_image = images is not None and images.num_rows > 0
     samples = np.zeros(1, np.int64)
     if images is not None and per_image:
