@@ -132,7 +132,8 @@ class Records:
 
     def any_completed(self, stage: str, variant: str, stage_hash: str | None, removed: tuple[str, ...] = ()) -> bool:
         """Whether `completed` would return a shard; reads no more than it must."""
-        for _, record in self.read(record_prefix(stage, variant)):
+        for entry in self._files.walk(record_prefix(stage, variant)):
+            record = self._read_one(entry.path) if _is_record(entry.path) else None
             if isinstance(record, Record) and stage_hash in (None, record.stage_hash):
                 if all(self._files.intact([_sizes(record, removed)])):
                     return True

@@ -107,6 +107,7 @@ def test_reads_grow_with_the_shards(url: str, reads: Counter[str], act: str):
         assert many[kind] <= 2 * few[kind] + 2, kind
     if act == "any":
         assert many["stat"] == few["stat"]
+        assert many["get"] == few["get"]
 
 
 def test_the_start_of_a_run_looks_at_no_array(url: str, reads: Counter[str]):
