@@ -136,7 +136,9 @@ def predictions(probes: Probes, features: Activations, samples: Tensor) -> Tenso
 
 def root_mean_squares(features: Activations, samples: Tensor) -> Tensor:
     """(S) root mean square of the activations of `samples`; not finite if one of them is not."""
-    norms = [torch.linalg.vector_norm(x, dim=(1, 2)) for _, x in features.batch(samples).slabs()]
+    # a card converts a batch as one slab: of all samples at once it would be larger than what is recorded
+    parts = blocks(features, samples) if features.acts.is_cuda else (samples,)
+    norms = [torch.linalg.vector_norm(x, dim=(1, 2)) for part in parts for _, x in features.batch(part).slabs()]
     total = torch.stack(norms).double().square().sum(0)
     values = len(samples) * features.patches * features.channels
     return (total / values).sqrt().to(features.dtype)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -28,6 +30,27 @@ def test_apply_and_weight_grad_are_the_maps_of_the_gathered_activations(acts, sl
     np.testing.assert_allclose(batch.weight_grad(gradient), gradient @ gathered, atol=1e-5)
     columns = torch.cat([torch.arange(30)[part] for part, _ in batch.slabs()])
     np.testing.assert_array_equal(columns, np.arange(30))
+
+
+class OnCard(features.Activations):
+    """Activations that say that they are on a card, and note how many samples each batch has."""
+
+    def __init__(self, acts, dtype):
+        super().__init__(acts, dtype)
+        self.real, self.acts, self.counts = acts, SimpleNamespace(is_cuda=True), []
+
+    def batch(self, samples):
+        self.counts.append(len(samples))
+        return features.Activations(self.real, self.dtype).batch(samples)
+
+
+def test_a_card_converts_some_samples_at_a_time(acts, monkeypatch):
+    # a batch of all training samples, converted at once, would need more memory than the recorded activations
+    monkeypatch.setattr(training, "BLOCK", 2 * acts.shape[0] * acts.shape[2])
+    source, samples = OnCard(acts, torch.float32), torch.arange(5)
+    found = training.root_mean_squares(source, samples)
+    assert source.counts == [2, 2, 1]
+    np.testing.assert_allclose(found, acts[:, :5].float().square().mean((1, 2, 3)).sqrt(), rtol=1e-5)
 
 
 def test_batches_of_different_size_do_not_share_a_buffer(acts):

@@ -25,6 +25,14 @@ def test_a_row_holds_the_medians_of_its_pairs():
     assert row["pairs"] == [[4, 1], [9, 3], [2, 2]]
 
 
+def test_pairs_end_in_time_after_one_at_least(monkeypatch):
+    now = iter(range(1000))
+    monkeypatch.setattr(paired.time, "perf_counter", lambda: float(next(now)))  # an action takes a second
+    monkeypatch.setattr(paired.time, "monotonic", lambda: float(next(now)))
+    assert len(paired.timed_pairs(lambda: None, lambda: None, 9, until=0)) == 1
+    assert len(paired.timed_pairs(lambda: None, lambda: None, 9, until=1000)) == 9
+
+
 def test_codecs_are_compared_on_given_arrays():
     smooth = np.sin(np.linspace(0, 3, 40_000)).astype(np.float16).reshape(4, 100, 100)
     rows = compare_codecs({"smooth": smooth, "noise": noise(0, (4, 100, 100), "float16")}, repeats=1)
