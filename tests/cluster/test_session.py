@@ -39,6 +39,16 @@ while fakes.descendants(os.getpid()):
     time.sleep(0.1)
 """
 
+UNSTARTED = """
+from cluster import connect
+
+try:
+    with connect(num_cpus=1):
+        pass
+except OSError as error:
+    print(error)
+"""
+
 JOIN = """
 import sys
 import ray
@@ -105,6 +115,14 @@ def test_embedded_ray_is_quiet_and_leaves_nothing(tmp_path: Path) -> None:
     done = fakes.run_apart(EMBEDDED, str(marks), HOME=str(home))
     assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
     assert not list(home.iterdir())
+
+
+def test_a_temporary_folder_with_too_long_a_path_is_one_line(tmp_path: Path) -> None:
+    folder = tmp_path / ("x" * 100)
+    folder.mkdir()
+    done = fakes.run_apart(UNSTARTED, TMPDIR=str(folder))
+    assert (done.stderr, done.returncode) == ("", 0)
+    assert re.fullmatch(r"Ray did not start .*; set TMPDIR to a shorter path, or use ray.address=none\n", done.stdout)
 
 
 @pytest.mark.parametrize("name", [*session.LOOPBACK, *session.QUIET, *session.LEAN, *session.AUTHENTICATION])
