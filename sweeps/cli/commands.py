@@ -342,7 +342,7 @@ def sites(parsed: argparse.Namespace) -> int:
 )
 def bench(parsed: argparse.Namespace) -> int:
     """Measure speed against a baseline. `causal` gives verdicts on models of which the truth is known; `scale` shows
-    how the driver's time and memory grow with a run, in half an hour; `gpu` measures everything that a card does, with
+    how the driver's time and memory grow with a run, in hours; `gpu` measures everything that a card does, with
     random weights, and writes a file that `plan --rates` reads.
     """
     if parsed.bench == GPU:
