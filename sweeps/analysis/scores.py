@@ -159,10 +159,10 @@ class Scores:
         return self.variants.index(variant)
 
     def site_indices(self, part: str) -> list[int]:
-        """Indices of `all` sites, or of a side, a block (`up.2`) or one site (`up.2.1`)."""
+        """Indices of `all` sites, or of a side, a kind, a block (`up.2`) or one site (`up.2.1`)."""
         if part in self.blocks:
             return self.blocks[part]
-        return [i for i, s in enumerate(self.sites) if part in ("all", s.side, s.block, s.name)]
+        return [i for i, s in enumerate(self.sites) if part in ("all", s.side, s.kind, s.block, s.name)]
 
 
 def collect(

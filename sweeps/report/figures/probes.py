@@ -32,21 +32,23 @@ def y_limits(scores: Scores) -> tuple[float, float]:
 
 
 def block_curves(scores: Scores) -> Panel:
-    """Figure 2 of the paper: block means by step, beside the other networks."""
+    """Figure 2 of the paper: block means by step, beside the other networks; means of kinds where there are several."""
     task = scores.measure.task
-    bands = [_band(scores, "trained", block, block, role) for block, role in block_inks(list(scores.blocks)).items()]
+    kinds = list(dict.fromkeys(site.kind for site in scores.sites))
+    parts, noun = (kinds, "kind of sites") if len(kinds) > 1 else (list(scores.blocks), "block")
+    bands = [_band(scores, "trained", part, part, role) for part, role in block_inks(parts).items()]
     for variant in summary.other_variants(scores):
         label = variant_title(variant).partition(",")[0]
         bands.append(_band(scores, variant, "all", label, "random", dashed=True))
     with style(f"curves-{task}"):
         fig, ax = base.figure(4.1, 3.1)
         _draw_curves(ax, scores, bands, scores.lead_part)
-        ax.set_title(f"{TASK_TITLES[task]} – block means")
+        ax.set_title(f"{TASK_TITLES[task]} – {'block means' if noun == 'block' else 'means by kind'}")
     part = scores.lead_part
     name = "Decoder mean" if part == "decoder" else "Mean over all sites"
     mean, _, _ = summary.curve(scores, "trained", part)
     text = (
-        f"{base.direction(scores.measure)}, by denoising step, one line per block with 95 % intervals. {name} of the "
+        f"{base.direction(scores.measure)}, by denoising step, one line per {noun} with 95 % intervals. {name} of the "
     )
     text += (
         f"trained network: {number(mean[0])} at step {scores.steps[0]}, {number(mean[-1])} at step {scores.steps[-1]}."

@@ -170,8 +170,8 @@ def test_a_transformer_without_encoder_and_decoder_is_reported(tmp_path: Path, m
     assert set(drawn.context.headlines) == {"saliency", "depth"}
     figures = {p.name: p for p in drawn.figures}
     assert len(figures["heatmap-depth-trained"].rows) == 11 * 28
-    lines = {row[2] for row in figures["curves-depth"].rows}
-    assert {"block.0.self to block.1.self", "block.8.self", "block.0.mlp"} <= lines
+    assert {"block.0.self to block.1.self", "block.8.self", "block.0.mlp"} <= set(scores.blocks)
+    assert {"attention", "mlp"} <= {row[2] for row in figures["curves-depth"].rows}  # one line for each kind
     shown = text(drawn.html)
     assert "Averaged over all sites" in shown
     assert "decoder mean" not in shown.partition("Beside the paper")[0].lower()
