@@ -55,10 +55,8 @@ def check(folder: Path, sampler: str = LMS, steps: int = PAPER_STEPS, partial: b
     _check_conditioning(unet, vae, encoders, sum(widths))
     _check_scale(vae, encoders)
     tiny = vae.get("_class_name") == "AutoencoderTiny"
-    levels = len(vae["encoder_block_out_channels" if tiny else "block_out_channels"])
-    for field in () if tiny else ("down_block_types", "up_block_types"):
-        if (count := len(vae.get(field, [""]))) != levels:
-            raise refuse("vae/config.json", field, f" has {count} values, block_out_channels {levels}")
+    if not tiny:
+        _check_levels(vae)
     for name, values, default in (("unet/config.json", unet, 32), ("vae/config.json", vae, 32)):
         groups = values.get("norm_num_groups", default)
         for channels in () if tiny and values is vae else values["block_out_channels"]:
@@ -78,7 +76,9 @@ def check_transformer(
     """
     network, vae = read_network(folder, family)
     if vae["_class_name"] == "AutoencoderKL":
+        vae = {"block_out_channels": [64], "layers_per_block": 1, "latent_channels": 4} | vae
         check_fields("vae/config.json", vae, TRANSFORMER_VAE)
+        _check_levels(vae)
     layout(family, network, vae)
     read_scheduler(folder, sampler, steps)
     for part in family.text_parts:
@@ -91,7 +91,7 @@ def check_transformer(
     for part in family.weighted_parts:
         tensor_shapes(folder, part)
     if vae["_class_name"] == "AutoencoderKL":
-        check_tensors(folder, "vae", vae_tensors({"block_out_channels": [64], "layers_per_block": 1} | vae))
+        check_tensors(folder, "vae", vae_tensors(vae))
 
 
 def _check_tokenizer(folder: Path, part: str, kind: str) -> None:
@@ -128,6 +128,14 @@ def _check_conditioning(unet: Mapping[str, Any], vae: Mapping[str, Any], encoder
     for channels, count in zip(unet["block_out_channels"], heads, strict=True):
         if channels % count:
             raise refuse(name, "attention_head_dim", f"={count} does not divide block_out_channels {channels}")
+
+
+def _check_levels(vae: Mapping[str, Any]) -> None:
+    """Raise ValueError if the lists of an AutoencoderKL have different lengths."""
+    levels = len(vae["block_out_channels"])
+    for field in ("down_block_types", "up_block_types"):
+        if (count := len(vae.get(field, [""]))) != levels:
+            raise refuse("vae/config.json", field, f" has {count} values, block_out_channels {levels}")
 
 
 def _check_scale(vae: Mapping[str, Any], encoders: int) -> None:

@@ -410,6 +410,7 @@ def test_every_pipeline_has_one_family_and_its_classes_exist():
         ("PixArt", "scheduler/scheduler_config.json", {"thresholding": "no"}, 'thresholding="no" is not supported'),
         ("PixArt", "vae/config.json", {"latents_mean": [0.0] * 4}, "latents_mean"),
         ("PixArt", "vae/config.json", {"scaling_factor": "text"}, "scaling_factor"),
+        ("PixArt", "vae/config.json", {"up_block_types": ["UpDecoderBlock2D"]}, "up_block_types has 1 values"),
         ("Stable Diffusion 3", "vae/config.json", {"layers_per_block": 2}, "lacks encoder.down_blocks.0.resnets.1"),
     ],
 )
