@@ -96,7 +96,7 @@ def _rates_from(plan: PlanInput, rates: Rates, card: Measured | None) -> list[st
     """Return a line on the card that rates were measured on, and one if sampling is not that of the run's model."""
     card, model = card or measured.shipped(), hub_id(plan.config.model.name)
     if not (card and rates.measured):
-        return ["nothing was measured on a card: what is assumed is an assumption; `scenesweep bench gpu` measures it"]
+        return ["nothing was measured on a card; `scenesweep bench gpu` measures rates, and --rates takes its file"]
     lines = [f"measured on {card.card}: {', '.join(rates.measured)}"]
     if "sampling" in rates.measured and (model, plan.config.total_steps) != (card.model, card.steps):
         counted = "counted operations" if model in CALL_TFLOP else "number of steps alone"

@@ -34,7 +34,7 @@ TIMED = 5
 """steps that are timed at most, after two that are not"""
 STEP_S = 1.5
 """seconds of timed steps after which a candidate has been seen"""
-START = 40.0
+START = 60.0
 """seconds that the process may take before the first candidate: imports and the card"""
 
 

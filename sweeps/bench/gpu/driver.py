@@ -25,8 +25,8 @@ from sweeps.planning.rates import STABLE_DIFFUSION
 POLL = 0.2
 """seconds between two looks at the worker"""
 IN_MEMORY = Path("/dev/shm")
-START = 60.0
-"""seconds that a worker may take until it begins a piece"""
+START = 180.0
+"""seconds that a worker may take until it begins a piece: reading torch for the first time can take a minute"""
 
 
 def run(out: Path, device: str, minutes: float, narrow: bool, say: Callable[[str], None]) -> Record:

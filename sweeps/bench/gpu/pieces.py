@@ -22,7 +22,7 @@ class Piece:
 
 
 PIECES = (
-    Piece("sampling", "sampling beside diffusers", "sampling.against_diffusers", 90, 20),
+    Piece("sampling", "sampling beside diffusers", "sampling.against_diffusers", 150, 20),
     Piece("capture", "recording beside sampling", "sampling.recording", 110, 20),
     Piece("labellers", "TRACER and MiDaS", "editing.labelling", 40, 10),
     Piece("edits", "edits of an image beside sampling", "editing.edits", 110, 20),

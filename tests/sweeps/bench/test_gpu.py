@@ -126,6 +126,28 @@ def test_no_piece_takes_the_others_with_it(scripted: Path) -> None:
     assert any("hangs: failed: stopped" in line for line in driver.lines(record))
 
 
+def test_a_piece_that_fails_is_noted_and_a_card_that_is_lost_needs_a_new_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from sweeps.bench.gpu import worker
+    from sweeps.bench.gpu.bench import Bench
+
+    record = Record.begin(tmp_path / "gpu.json")
+    bench = Bench(record, torch.device("cpu"), True, tmp_path, None)
+    assert worker.measure(bench, Piece("first", "", "scale.no_such_function", 5, 0), 5)
+
+    def lost() -> None:
+        raise RuntimeError("CUDA error: an illegal memory access")
+
+    monkeypatch.setattr(bench, "synchronise", lost)
+    assert not worker.measure(bench, Piece("second", "", "scale.no_such_function", 5, 0), 5)
+    found = json.loads((tmp_path / "gpu.json").read_text())["pieces"]
+    assert [piece["state"] for piece in found.values()] == ["failed", "failed"]
+    assert "no_such_function" in found["first"]["error"]
+
+
 def test_the_time_limit_holds(scripted: Path) -> None:
     started = time.monotonic()
     record = driver.run(scripted, "cpu", 0.01, True, lambda line: None)
