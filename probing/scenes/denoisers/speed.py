@@ -38,5 +38,5 @@ def faster(network: nn.Module, way: str, sample: Callable[[], tuple[Tensor, ...]
     if way == GRAPHS:
         # a graph must not read copies of weights that autocast made before it was recorded
         with torch.autocast("cuda", torch.bfloat16, cache_enabled=False):
-            return torch.cuda.make_graphed_callables(network, sample())
+            return torch.cuda.make_graphed_callables(network, sample(), allow_unused_input=True)
     return network
