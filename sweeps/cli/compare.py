@@ -10,7 +10,7 @@ from functools import partial
 import storage
 from probing.statistics import mean_defined
 from sweeps.analysis import tables
-from sweeps.analysis.scores import collect
+from sweeps.analysis.scores import Scores, collect
 from sweeps.analysis.summary import best_site, emergence
 from sweeps.analysis.tables import RunData
 from sweeps.config.load import to_dict
@@ -20,21 +20,26 @@ from sweeps.runtime.run import differences
 
 def figures(config: Config) -> dict[str, float]:
     """The main results of a run at the last step by name: decoder means, and scores of the best sites."""
-    return _figures(config, _load(config))
+    by_task = collect(_load(config))
+    return _figures(config, by_task, _has_decoder(by_task))
 
 
 def _load(config: Config) -> RunData:
     return tables.load(storage.open(config.output), to_dict(config))
 
 
-def _figures(config: Config, data: RunData) -> dict[str, float]:
-    by_task = collect(data)
+def _has_decoder(by_task: dict[str, Scores]) -> bool:
+    return all(scores.lead_part == "decoder" for scores in by_task.values())
+
+
+def _figures(config: Config, by_task: dict[str, Scores], decoder: bool) -> dict[str, float]:
+    """decoder: whether means are over the decoder, or over all sites."""
+    part, noun = ("decoder", "decoder mean") if decoder else ("all", "mean over all sites")
     result: dict[str, float] = {}
     for variant in config.sampling.variants:
         for scores in by_task.values():
             name, last = f"{variant} {scores.measure.score}", scores.means[scores.variant_index(variant), :, -1]
-            mean = float(mean_defined(last[scores.site_indices(scores.lead_part)]))
-            result[f"{name}, {scores.lead_noun}, last step"] = mean
+            result[f"{name}, {noun}, last step"] = float(mean_defined(last[scores.site_indices(part)]))
             best = best_site(scores, "all", variant)
             if best is not None:
                 result[f"{name}, best site, last step"] = float(last[best])
@@ -51,11 +56,11 @@ class Rise:
     store does not hold it, or no signal enters yet"""
 
 
-def rises(data: RunData) -> dict[str, Rise]:
+def rises(data: RunData, by_task: dict[str, Scores], part: str) -> dict[str, Rise]:
     """The trained network's rises by score, over the decoder or all sites; those that are not clear are left out."""
     found = {}
-    for scores in collect(data).values():
-        rise = emergence(scores, "trained", scores.lead_part)
+    for scores in by_task.values():
+        rise = emergence(scores, "trained", part)
         if rise.found:
             step = int(rise.step.estimate)
             log_snr = data.log_snrs[step - 1] if data.log_snrs else -math.inf
@@ -77,11 +82,14 @@ class Comparison:
 
 
 def compare(one: Config, two: Config) -> Comparison:
-    """Compare two runs. Raises ValueError if one of them is none."""
+    """Compare two runs, by means over the decoder if both have one. Raises ValueError if one of them is no run."""
     runs = [(config, _load(config)) for config in (one, two)]
-    left, right = (_figures(config, data) for config, data in runs)
+    tasks = [collect(data) for _, data in runs]
+    decoder = all(map(_has_decoder, tasks))
+    left, right = (_figures(config, found, decoder) for (config, _), found in zip(runs, tasks, strict=True))
     names = dict.fromkeys([*left, *right])
-    early, late = (rises(data) for _, data in runs)
+    part = "decoder" if decoder else "all"
+    early, late = (rises(data, found, part) for (_, data), found in zip(runs, tasks, strict=True))
     return Comparison(
         (one.output, two.output),
         {name: (left.get(name, math.nan), right.get(name, math.nan)) for name in names},

@@ -313,11 +313,12 @@ def test_emergence_is_the_first_step_with_95_percent_of_the_rise(store: storage.
 def test_runs_are_compared_by_the_log_snr_of_their_rise(store: storage.Store) -> None:
     data = replace(tables.load(store, CONFIG), log_snrs=tuple(-9.0 + step for step in range(1, 16)))
     step = int(summary.emergence(collect(data)["depth"], "trained", "decoder").step.estimate)
-    found = compare.rises(data)["trained rmse"]
+    found = compare.rises(data, collect(data), "decoder")["trained rmse"]
     assert found == compare.Rise(step, step - 9.0)
     pair = compare.Comparison(("a", "b"), {}, {"trained rmse": (found, None)}, [], [])
     assert f"{step} ({step - 9:+.2f})     no clear rise" in "\n".join(compare.lines(pair))
-    assert compare.rises(replace(data, log_snrs=()))["trained rmse"].log_snr is None
+    unknown = replace(data, log_snrs=())
+    assert compare.rises(unknown, collect(unknown), "decoder")["trained rmse"].log_snr is None
 
 
 def test_emergence_is_also_shown_as_a_noise_level(store: storage.Store, page: Page) -> None:
