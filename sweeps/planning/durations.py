@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from probing.diffusion.config import SCENES, SCENES_DIT
 from sweeps.config.schema import Config
 from sweeps.planning import cluster_costs, measured
 from sweeps.planning.measured import Measured
@@ -26,11 +27,14 @@ from sweeps.stages.experiments import stage as experiments_stage
 
 START = 8.0
 """seconds until the workers of a stage have loaded what they need"""
-PER_CALL = {"sample": 0.044, "intervene": 0.065, "experiments": 0.044}
-"""seconds of one core for a network call of the embedded model; those of edits include the inner optimisation"""
+PER_CALL = {
+    SCENES: {"sample": 0.046, "intervene": 0.07, "experiments": 0.046},
+    SCENES_DIT: {"sample": 0.08, "intervene": 0.09, "experiments": 0.08},
+}
+"""seconds of one core for a network call of an embedded model; those of edits include the inner optimisation"""
 PER_LABEL, PER_REPLAY, PER_DECODE, PER_EMERGENCE = 0.03, 0.011, 0.03, 0.06
 """seconds of one core for a sample, or for a sample at one step"""
-PER_PROBE, PER_FIT = 0.015, 1.1e-5
+PER_PROBE, PER_FIT = 0.015, 1.4e-5
 """seconds of one core for a probe, and for a training sample in one of its epochs"""
 REPORT, TRACK = 8.0, 15.0
 
@@ -43,7 +47,7 @@ def cores(config: Config) -> int:
 
 def embedded(config: Config) -> bool:
     """Whether a run is of the embedded models, whose speed was measured."""
-    return config.model.name.startswith("scenes")
+    return config.model.name in PER_CALL
 
 
 def card_rates(plan: PlanInput, given: Rates | None = None, card: Measured | None = None) -> Rates:
@@ -89,7 +93,7 @@ def _on_cores(plan: PlanInput) -> dict[str, float]:
     config, samples = plan.config, plan.samples
     calls = {stage.INFO.name: sum(p.calls for p in stage.prices(plan)) for stage in (sample, intervene)}
     calls["experiments"] = sum(price.calls for price in experiments_stage.prices(plan))
-    work = {name: PER_CALL[name] * count for name, count in calls.items()}
+    work = {name: PER_CALL[config.model.name][name] * count for name, count in calls.items()}
     work["label"] = PER_LABEL * samples
     stepped = {*replay.FAMILIES, "emergence"} & set(config.experiments.names)
     steps = {name: experiments.steps(config, name) for name in stepped}
