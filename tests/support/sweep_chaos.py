@@ -22,6 +22,7 @@ from support import cluster_fakes as fakes
 from support.tiny_runs import SAMPLED, stored
 from sweeps import pipeline
 from sweeps.config.load import load
+from sweeps.runtime import experiments
 from sweeps.stages import sample as sample_stage
 
 if TYPE_CHECKING:
@@ -174,6 +175,7 @@ def with_actors(job: dict[str, Any]) -> None:
             output = Path(job["folder"]) / str(count)
             config = load("scenes", [*job["words"], f"output={output}", f"ray.sampling_actors={count}"])
             run = pipeline.prepare(config)
+            experiments.write_hashes(run)  # as every run does before its stages
             events: list[Any] = []
             outcome = sample_stage.execute(run, OnRay(), [events.append], sample_stage.missing(run))
             used = {event.worker for event in events if isinstance(event, TaskStarted)}
