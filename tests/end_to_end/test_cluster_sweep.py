@@ -111,7 +111,8 @@ def test_nodes_and_driver_are_lost_and_the_store_is_the_same(machines, model, un
     assert assert_no_probe_twice(output) == PROBES
     assert_same_scores(output, undisturbed)
     edits = storage.open(str(output)).table("interventions", current=False).to_pylist()
-    assert max(Counter((e["sample"], e["trial"], e["control"]) for e in edits).values()) == 1
+    rows = Counter((e["sample"], e["trial"], e["direction"], e["control"]) for e in edits)
+    assert max(rows.values()) == 1
     now = records(output)
     assert {path: now[path] for path in kept} == kept, "finished work was done again"
     check_observed(submit.logs(machines.address, again.id), measured)
