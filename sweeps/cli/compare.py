@@ -18,12 +18,6 @@ from sweeps.config.schema import Config
 from sweeps.runtime.run import differences
 
 
-def figures(config: Config) -> dict[str, float]:
-    """The main results of a run at the last step by name: decoder means, and scores of the best sites."""
-    by_task = collect(_load(config))
-    return _figures(config, by_task, _has_decoder(by_task))
-
-
 def _load(config: Config) -> RunData:
     return tables.load(storage.open(config.output), to_dict(config))
 
@@ -33,7 +27,7 @@ def _has_decoder(by_task: dict[str, Scores]) -> bool:
 
 
 def _figures(config: Config, by_task: dict[str, Scores], decoder: bool) -> dict[str, float]:
-    """decoder: whether means are over the decoder, or over all sites."""
+    """The main results at the last step by name: means over the decoder, or all sites, and scores of the best sites."""
     part, noun = ("decoder", "decoder mean") if decoder else ("all", "mean over all sites")
     result: dict[str, float] = {}
     for variant in config.sampling.variants:
@@ -47,7 +41,7 @@ def _figures(config: Config, by_task: dict[str, Scores], decoder: bool) -> dict[
 
 
 @dataclass(frozen=True)
-class Rise:
+class Arrival:
     """When a score has 95 % of its rise from the floor to the last step."""
 
     step: int
@@ -56,7 +50,7 @@ class Rise:
     store does not hold it, or no signal enters yet"""
 
 
-def rises(data: RunData, by_task: dict[str, Scores], part: str) -> dict[str, Rise]:
+def rises(data: RunData, by_task: dict[str, Scores], part: str) -> dict[str, Arrival]:
     """The trained network's rises by score, over the decoder or all sites; those that are not clear are left out."""
     found = {}
     for scores in by_task.values():
@@ -64,7 +58,7 @@ def rises(data: RunData, by_task: dict[str, Scores], part: str) -> dict[str, Ris
         if rise.found:
             step = int(rise.step.estimate)
             log_snr = data.log_snrs[step - 1] if data.log_snrs else -math.inf
-            found[f"trained {scores.measure.score}"] = Rise(step, log_snr if math.isfinite(log_snr) else None)
+            found[f"trained {scores.measure.score}"] = Arrival(step, log_snr if math.isfinite(log_snr) else None)
     return found
 
 
@@ -75,7 +69,7 @@ class Comparison:
     outputs: tuple[str, str]
     results: dict[str, tuple[float, float]]
     """result to its value in each run; NaN where a run has none"""
-    rises: dict[str, tuple[Rise | None, Rise | None]]
+    rises: dict[str, tuple[Arrival | None, Arrival | None]]
     """score to when each run has 95 % of its rise; None where it does not clearly rise"""
     settings: list[str]
     warnings: list[str]
@@ -119,10 +113,10 @@ def lines(found: Comparison) -> list[str]:
     return [*table, *found.warnings, "settings that differ:" if changed else "no setting differs", *changed]
 
 
-def _when(rise: Rise | None) -> str:
-    if rise is None:
+def _when(arrival: Arrival | None) -> str:
+    if arrival is None:
         return "no clear rise"
-    return f"{rise.step}" + ("" if rise.log_snr is None else f" ({rise.log_snr:+.2f})")
+    return f"{arrival.step}" + ("" if arrival.log_snr is None else f" ({arrival.log_snr:+.2f})")
 
 
 def as_json(found: Comparison) -> dict[str, object]:

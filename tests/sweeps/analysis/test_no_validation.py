@@ -86,4 +86,4 @@ def test_a_finished_run_without_validation_images(finished: Path, tiny_pipeline:
     assert "This run has no validation images" in page
     assert 'id="examples"' in page
     assert "chosen by training loss" in page or "are chosen as a baseline by training loss" in page
-    assert "trained dice, best site, last step" in compare.figures(config)
+    assert "trained dice, best site, last step" in compare.compare(config, config).results

@@ -314,7 +314,7 @@ def test_runs_are_compared_by_the_log_snr_of_their_rise(store: storage.Store) ->
     data = replace(tables.load(store, CONFIG), log_snrs=tuple(-9.0 + step for step in range(1, 16)))
     step = int(summary.emergence(collect(data)["depth"], "trained", "decoder").step.estimate)
     found = compare.rises(data, collect(data), "decoder")["trained rmse"]
-    assert found == compare.Rise(step, step - 9.0)
+    assert found == compare.Arrival(step, step - 9.0)
     pair = compare.Comparison(("a", "b"), {}, {"trained rmse": (found, None)}, [], [])
     assert f"{step} ({step - 9:+.2f})     no clear rise" in "\n".join(compare.lines(pair))
     unknown = replace(data, log_snrs=())
