@@ -127,11 +127,15 @@ def prepare(
     loop = Loop(network, schedule, folder, seed)
     loop.resume()
 
-    def sample() -> tuple[Tensor, ...]:
-        clean, tokens = data.draw(batch, loop.generator(0))
+    def drawn(generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Clean latents, states of their captions, and the mask of these."""
+        clean, tokens = data.draw(batch, generator)
         mask = (tokens != text.PAD).long()
         with torch.no_grad():
-            states = encoder(tokens, attention_mask=mask).last_hidden_state
+            return clean, encoder(tokens, attention_mask=mask).last_hidden_state, mask
+
+    def sample() -> tuple[Tensor, ...]:
+        clean, states, mask = drawn(loop.generator(0))
         return clean, states, torch.full((batch,), TIMES / 2, device=clean.device), mask
 
     fast = faster(Velocity(network.train()), way, sample)
@@ -140,11 +144,7 @@ def prepare(
         return SimpleNamespace(sample=fast(noisy, states, times, encoder_attention_mask))
 
     def loss(step: int, generator: torch.Generator) -> Tensor:
-        clean, tokens = data.draw(batch, generator)
-        mask = (tokens != text.PAD).long()
-        with torch.no_grad():
-            states = encoder(tokens, attention_mask=mask).last_hidden_state
-        return flow_loss(called, clean, states, mask, generator)
+        return flow_loss(called, *drawn(generator), generator)
 
     return Training(network, loop, loss)
 

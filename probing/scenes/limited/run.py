@@ -24,6 +24,7 @@ from probing.scenes.denoisers import diffusion, transformer
 from probing.scenes.denoisers.speed import EAGER, Training
 from probing.scenes.limited import trial
 from probing.scenes.limited.trial import DIT, Candidate
+from probing.scenes.optimise import Loop
 from probing.scenes.training import TrainingConfig
 
 Progress = Callable[[str], None]
@@ -49,31 +50,14 @@ def run(
     """Train the shipped denoiser of `network` on, and write weights and card to `target`.
 
     All of it ends within `minutes`: renders, trial, training, weights and card; they begin at `started`, a time of
-    `time.monotonic`, if that was before this call. SIGTERM ends the training at once; what
-    it has learnt is written. The same folder resumes. Returns whether the training came to its end.
+    `time.monotonic`, if that was before this call. SIGTERM ends the training at once; what it has learnt is written.
+    The same folder resumes. Returns whether the training came to its end.
     """
     started = time.monotonic() if started is None else started
     end = started + 60 * minutes
-    work = folder / network
-    work.mkdir(parents=True, exist_ok=True)
+    reserve = min(RESERVE_S, RESERVE * 60 * minutes)
     with stopping() as stopped:
-        until = started + RENDERING * 60 * minutes
-        renders = dataset.make(
-            folder / "renders", "train", config.renders, config.workers,
-            lambda done, total: progress(f"renders: part {done} of at most {total}"), until,
-        )  # fmt: skip
-        config = replace(config, renders=renders)
-        latents = _latents(folder, config, progress)
-        seconds = max(TRIAL_S, TRIAL * 60 * minutes) if config.device == "cuda" else 0.1 * 60 * minutes
-        size = config.transformer_batch if network == DIT else config.batch
-        chosen, tried = trial.choose(network, config.device, seconds, Candidate(size, EAGER), progress)
-        try:
-            made = _prepared(work, network, config, latents, chosen)
-        except (RuntimeError, ValueError) as error:  # a way that worked in the trial and does not here
-            progress(f"{chosen.way}: {error}; going on without it")
-            chosen = replace(chosen, way=EAGER)
-            made = _prepared(work, network, config, latents, chosen)
-        reserve = min(RESERVE_S, RESERVE * 60 * minutes)
+        made, facts = _begin(folder, network, config, minutes, started, progress)
         loop, first = made.loop, made.loop.step
         left = end - reserve - time.monotonic()
         loop.schedule = replace(loop.schedule, minutes=(loop.seconds + max(left, 1.0)) / 60)
@@ -84,7 +68,7 @@ def run(
             problem = error
         made.network.load_state_dict(loop.averaged)
         saved = save(target, network, made.network.eval())
-        facts = _facts(network, config, minutes, made, chosen, tried, first)
+        facts |= _learnt(loop, facts["batch"])
         write_card(saved, facts, "Not measured: the time was over.")
         progress(f"weights in {saved}, after {loop.step - first} steps and {time.monotonic() - started:.0f} s")
         if problem:
@@ -94,6 +78,31 @@ def run(
         _measure(saved, network, config.device, facts, end - time.monotonic(), progress)
     progress(f"done after {(time.monotonic() - started) / 60:.1f} min")
     return True
+
+
+def _begin(
+    folder: Path, network: str, config: TrainingConfig, minutes: float, started: float, progress: Progress
+) -> tuple[Training[Any], dict[str, Any]]:
+    """Renders, latents and the trial; returns the training that is ready, and what the card says of them."""
+    work = folder / network
+    work.mkdir(parents=True, exist_ok=True)
+    until = started + RENDERING * 60 * minutes
+    renders = dataset.make(
+        folder / "renders", "train", config.renders, config.workers,
+        lambda done, total: progress(f"renders: part {done} of at most {total}"), until,
+    )  # fmt: skip
+    config = replace(config, renders=renders)
+    latents = _latents(folder, config, progress)
+    seconds = max(TRIAL_S, TRIAL * 60 * minutes) if config.device == "cuda" else 0.1 * 60 * minutes
+    size = config.transformer_batch if network == DIT else config.batch
+    chosen, tried = trial.choose(network, config.device, seconds, Candidate(size, EAGER), progress)
+    try:
+        made = _prepared(work, network, config, latents, chosen)
+    except (RuntimeError, ValueError) as error:  # a way that worked in the trial and does not here
+        progress(f"{chosen.way}: {error}; going on without it")
+        chosen = replace(chosen, way=EAGER)
+        made = _prepared(work, network, config, latents, chosen)
+    return made, _facts(network, config, minutes, made, chosen, tried)
 
 
 @contextmanager
@@ -163,19 +172,23 @@ def save(target: Path, network: str, trained: Any) -> Path:
 
 def _facts(
     network: str, config: TrainingConfig, minutes: float, made: Training[Any], chosen: Candidate,
-    tried: list[Candidate], first: int,
+    tried: list[Candidate],
 ) -> dict[str, object]:  # fmt: skip
-    """Values of the card's paragraph on how the weights were made."""
-    loop, steps = made.loop, made.loop.step
+    """Values of the card's paragraph on how the weights were made, without those of `_learnt`."""
     card = torch.cuda.get_device_name() if config.device == "cuda" else f"CPU ({platform.machine()})"
     return {
         "name": "scenes-dit" if network == DIT else "scenes", "network": network, "limit": minutes,
         "kept": "Autoencoder, text encoder" if network == DIT else "The text encoder was trained with it; autoencoder",
-        "renders": config.renders, "steps": steps, "batch": chosen.batch, "images": steps * chosen.batch,
-        "minutes": loop.seconds / 60, "device": card, "way": chosen.way, "rate": loop.schedule.rate,
-        "loss": loop.history[-1][1] if loop.history else float("nan"),
+        "renders": config.renders, "batch": chosen.batch, "device": card, "way": chosen.way,
+        "rate": made.loop.schedule.rate,
         "trial": "\n".join(f"    {one.line()}" for one in tried) or "    no candidate answered in time",
     }  # fmt: skip
+
+
+def _learnt(loop: Loop, batch: int) -> dict[str, object]:
+    """Values of the same paragraph that are known after the training."""
+    loss = loop.history[-1][1] if loop.history else float("nan")
+    return {"steps": loop.step, "images": loop.step * batch, "minutes": loop.seconds / 60, "loss": loss}
 
 
 def write_card(folder: Path, facts: dict[str, object], quality: str) -> None:
