@@ -126,8 +126,8 @@ class InterventionConfig:
     """the same for depth"""
     controls: tuple[str, ...] = CONTROLS
     """comparisons beside the real edit: none; nulls of the same size (random_direction, random_probe, shuffled_probe,
-    mirror_target, decoy_place); late_steps, which compares timing; and the variations rank_one and natural, the paper's
-    edit turned along the probe or its pattern with the same norm"""
+    permuted_probe, mirror_target, decoy_place); late_steps, which compares timing; and the variations rank_one and
+    natural, the paper's edit turned along the probe or its pattern with the same norm"""
     guidance: float | None = None
     """guidance scale while editing; null is that of sampling"""
     probes: str = ""

@@ -20,13 +20,17 @@ LATE_STEPS = "late_steps"
 """the real edit in the last steps. It compares timing and is no null: where late edits paint the picture as well, the
 early ones are not refuted"""
 MIRROR_TARGET, DECOY_PLACE = "mirror_target", "decoy_place"
-NULLS = ("random_direction", "random_probe", "shuffled_probe", MIRROR_TARGET, DECOY_PLACE)
+OTHER_PROBES = ("random_probe", "shuffled_probe", "permuted_probe")
+"""edits that another network's probe drives, or one of moved labels. `shuffled_probe` still knows each image's share of
+object, of which `permuted_probe` knows nothing"""
+NULLS = ("random_direction", *OTHER_PROBES, MIRROR_TARGET, DECOY_PLACE)
 """edits of the same size that should not reach the target: along other directions, towards the opposite move, and the
 real edit shifted by half of the image in both axes"""
 STEERED = {
     EDIT: ("trained", "none"),
     "random_probe": ("random", "none"),
     "shuffled_probe": ("trained", "shuffled"),
+    "permuted_probe": ("trained", "permuted"),
     LATE_STEPS: ("trained", "none"),
     MIRROR_TARGET: ("trained", "none"),
 }

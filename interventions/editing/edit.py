@@ -157,7 +157,7 @@ class Editor:
     def _edit(self, site: SiteSpec, acts: Tensor, site_probes: SiteProbes, target: GridTargets, edit: Tensor) -> None:
         """Write the real edit and the controls of the same steps into `edit` (R, T, C)."""
         real_rows = self.rows_with(controls.EDIT)
-        others = self.rows_with("random_probe", "shuffled_probe", controls.MIRROR_TARGET)
+        others = self.rows_with(*controls.OTHER_PROBES, controls.MIRROR_TARGET)
         steered = self._steer(acts, site_probes, target, torch.cat([real_rows, others]))
         real = self._sized(steered[: len(real_rows)], site_probes)
         strength = real.norm(dim=-1)

@@ -26,7 +26,7 @@ class ProbeKey:
     variant: str = "trained"
     """network that its activations came from"""
     control: str = "none"
-    """labels that it was fitted to: none (the true ones), or shuffled"""
+    """labels that it was fitted to: none (the true ones), shuffled or permuted"""
 
 
 Probe = Callable[[ProbeKey], NDArray]

@@ -111,7 +111,7 @@ class ProbeCache:
         units, readings = [], []
         for key, probe in zip(keys, probes, strict=True):
             moments = self._moments(key)
-            # shuffled labels have no class means to speak of
+            # labels that were moved have no class means to speak of
             by_means = name == MEAN_DIFFERENCE and key.control == "none"
             unit = moments.mean_difference() if by_means else moments.pattern(probe)
             units.append(unit)

@@ -26,13 +26,15 @@ texture: a linear map of single pixels depends on brightness, not on roughness""
 
 POSITION_CONTROLS = ("position", "position_activation")
 """a value per patch alone, or beside the channels (nested models: what the activation adds to position)"""
-CONTROLS = ("none", *SURFACE_CONTROLS, "shuffled", "other_image", *POSITION_CONTROLS)
+CONTROLS = ("none", *SURFACE_CONTROLS, "shuffled", "permuted", "other_image", *POSITION_CONTROLS)
 
 
 def label_rows(control: str, samples: int, patches: int, split: Split, seed: int) -> NDArray[np.int64]:
     """(N, T) index (sample * T + patch) of the pooled label that each patch is given under a control.
 
-    shuffled: each image's labels permuted over its patches, one permutation per image.
+    shuffled: each image's labels permuted over its patches, one permutation per image. Each image keeps its mean label,
+    such as its share of object, which activations of all its patches may contain.
+    permuted: the labels of each part of the split permuted over the patches of all its images; no mean is kept.
     other_image: each image gets the labels of another image of its own part of the split; in a part of one
     sample, those of a training image. Raises ValueError if the control is unknown or other_image has only one
     training sample."""
@@ -42,6 +44,10 @@ def label_rows(control: str, samples: int, patches: int, split: Split, seed: int
     random = np.random.default_rng([seed, zlib.crc32(control.encode())])
     if control == "shuffled":
         return random.permuted(own, axis=1)
+    if control == "permuted":
+        for _, part in split.parts:
+            own[part] = random.permutation(own[part].ravel()).reshape(len(part), patches)
+        return own
     if control == "other_image":
         return own[_other_images(samples, split, random)]
     return own

@@ -33,6 +33,7 @@ BASELINE_NOUNS = {
 PROBE_CONTROL_TITLES = {
     "none": "Task",
     "shuffled": "shuffled: each image’s labels permuted over its patches",
+    "permuted": "permuted: labels permuted over the patches of all images",
     "other_image": "other image: labels of another image",
     "position": "position: a learned map, no activations",
     "position_activation": "position and activations: a learned map beside the channels",
@@ -88,7 +89,8 @@ EDIT_CONTROL_TITLES = {
     "none": "no edit",
     "random_direction": "random direction",
     "random_probe": "probe of randomised network",
-    "shuffled_probe": "probe of shuffled labels",
+    "shuffled_probe": "probe of labels shuffled inside images",
+    "permuted_probe": "probe of labels permuted over all images",
     "mirror_target": "opposite move",
     "decoy_place": "same edit, other place",
     "late_steps": "late steps only",

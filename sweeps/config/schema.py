@@ -91,7 +91,7 @@ class SweepConfig:
     tasks: list[str] = field(default_factory=lambda: ["saliency", "depth"])
     """what the probes predict"""
     controls: list[str] = field(default_factory=lambda: ["none"])
-    """probe controls: none, shuffled, other_image, position, position_activation, surface_point, surface,
+    """probe controls: none, shuffled, permuted, other_image, position, position_activation, surface_point, surface,
     surface_rgb (patches of the decoded clean estimate)"""
     control_sites: list[str] = field(default_factory=list)
     """kinds or names of recorded sites at which controls other than none are fitted; empty means all"""

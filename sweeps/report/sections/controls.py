@@ -36,8 +36,9 @@ def controls(context: Context) -> Section:
     text = Markup(
         "The same probe and budget, trained on something other than the image’s labels or activations. "
         "<em>Selectivity</em> is the trained network’s gain over the best of floor, position, other image and surface. "
-        "Shuffled labels cannot be learned and only check the pipeline. The Dice of a probe of shuffled labels depends "
-        "on its threshold and may be 0 or high; its cross-entropy shows whether it learned anything."
+        "Permuted labels cannot be learned and only check the pipeline; of labels shuffled inside each image, its "
+        "share of object can. The Dice of such a probe depends on its threshold and may be 0 or high; its "
+        "cross-entropy shows whether it learned anything."
     )
     return Section("controls", "Controls and selectivity", "Controls", [Paragraph(text), *tables])
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from interventions.config import EditSpec
-from interventions.controls import EDIT
+from interventions.controls import EDIT, STEERED
 from interventions.editing.edit import Editor, edit_batch
 from interventions.editing.readout import TargetLabels
 from interventions.editing.steer import as_direction
@@ -216,7 +216,7 @@ def test_edits_along_the_weights_have_no_gap():
         run(editor(rows_of([0], ()), scale="gap", gain=2.0), 1, acts(1))
 
 
-NULLS = ("random_direction", "random_probe", "shuffled_probe", "mirror_target", "decoy_place")
+NULLS = ("random_direction", "random_probe", "shuffled_probe", "permuted_probe", "mirror_target", "decoy_place")
 
 
 def null_editor(direction: str) -> tuple[Editor, dict[Row, torch.Tensor]]:
@@ -262,7 +262,8 @@ def test_nulls_go_elsewhere(direction: str):
 
 def test_a_null_along_the_pattern_follows_the_pattern_of_its_own_probe():
     _, change = null_editor("pattern")
-    for control, kind in (("shuffled_probe", ("trained", "shuffled")), ("random_probe", ("random", "none"))):
+    for control in ("random_probe", "shuffled_probe", "permuted_probe"):
+        kind = STEERED[control]
         key = ProbeKey("saliency", SITE, 1, *kind)
         probe = as_direction(fakes.probe(key), fakes.channels(SITE))[0]
         unit = torch.from_numpy(fakes.moments("saliency", SITE, 1, kind[0]).pattern(probe)).float()

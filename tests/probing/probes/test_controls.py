@@ -14,7 +14,7 @@ SPLIT = Split([0, 1, 2, 3], [4, 5], [6, 7, 8])
 OWN = np.arange(60).reshape(10, 6)
 
 
-@pytest.mark.parametrize("control", sorted(set(CONTROLS) - {"shuffled", "other_image"}))
+@pytest.mark.parametrize("control", sorted(set(CONTROLS) - {"shuffled", "permuted", "other_image"}))
 def test_most_controls_keep_every_label_where_it_is(control):
     np.testing.assert_array_equal(label_rows(control, 10, 6, SPLIT, 0), OWN)
 
@@ -25,6 +25,16 @@ def test_shuffled_permutes_each_image_its_own_way():
     assert len(np.unique(rows - OWN[:, :1], axis=0)) > 5
     np.testing.assert_array_equal(rows, label_rows("shuffled", 10, 6, SPLIT, 0))
     assert (rows != label_rows("shuffled", 10, 6, SPLIT, 1)).any()
+
+
+def test_permuted_moves_labels_between_the_images_of_a_part():
+    rows = label_rows("permuted", 10, 6, SPLIT, 0)
+    for _, part in SPLIT.parts:
+        np.testing.assert_array_equal(np.sort(rows[part], axis=None), OWN[part].ravel())
+        assert (rows[part] // 6 != np.array(part)[:, None]).any(axis=1).all()
+    np.testing.assert_array_equal(rows[9], OWN[9])
+    np.testing.assert_array_equal(rows, label_rows("permuted", 10, 6, SPLIT, 0))
+    assert (rows != label_rows("permuted", 10, 6, SPLIT, 1)).any()
 
 
 @settings(max_examples=40, deadline=None)
