@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,13 +58,23 @@ class Loop:
     uninterrupted one.
     """
 
-    def __init__(self, model: nn.Module, schedule: Schedule, folder: Path, seed: int) -> None:
+    def __init__(
+        self, model: nn.Module, schedule: Schedule, folder: Path, seed: int, shares: Mapping[str, float] | None = None
+    ) -> None:
+        """shares: of the learning rate, by names of parameters; 1 for those that it does not name."""
         self.model, self.schedule, self.seed = model, schedule, seed
         self.path = folder / "checkpoint.safetensors"
         folder.mkdir(parents=True, exist_ok=True)
-        self.learning = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        shares = shares or {}
+        learning = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        # in the order of the optimiser's groups, by which checkpoints name its state
+        self.learning = dict(sorted(learning, key=lambda named: -shares.get(named[0], 1.0)))
+        groups = [
+            {"params": [p for _, p in named], "share": share}
+            for share, named in itertools.groupby(self.learning.items(), lambda named: shares.get(named[0], 1.0))
+        ]
         self.optimiser = torch.optim.AdamW(
-            self.learning.values(), lr=schedule.rate, betas=(0.9, 0.99), weight_decay=schedule.decay, fused=True
+            groups, lr=schedule.rate, betas=(0.9, 0.99), weight_decay=schedule.decay, fused=True
         )
         self.averaged = {k: v.detach().clone() for k, v in model.state_dict().items()}
         self.device = next(model.parameters()).device
@@ -87,6 +98,7 @@ class Loop:
         state = {
             i: {key: tensors[f"{key}.{name}"] for key in ("exp_avg", "exp_avg_sq", "step")}
             for i, name in enumerate(self.learning)
+            if f"step.{name}" in tensors  # not those that were kept as they are until now
         }
         groups = self.optimiser.state_dict()["param_groups"]
         self.optimiser.load_state_dict({"state": state, "param_groups": groups})
@@ -143,7 +155,7 @@ class Loop:
     def advance(self, loss: Callable[[int, torch.Generator], Tensor]) -> Tensor:
         """Take one step; returns its loss."""
         for group in self.optimiser.param_groups:
-            group["lr"] = self.schedule.rate_at(self.step, self.seconds)
+            group["lr"] = group["share"] * self.schedule.rate_at(self.step, self.seconds)
         value = loss(self.step, self.generator(self.step))
         value.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)

@@ -52,6 +52,8 @@ class TrainingConfig:
     denoiser: Schedule = field(default_factory=lambda: Schedule(steps=2600, rate=1e-3, average=0.999, floor=0.05))
     transformer: Schedule = field(default_factory=lambda: Schedule(steps=3000, rate=8e-4, average=0.998))
     labeller: Schedule = field(default_factory=lambda: Schedule(steps=1800, rate=2e-3, average=0.997))
+    attention: float = 0.0
+    """share of the denoiser's learning rate for queries and keys of self-attention; 0 keeps them as they start"""
     workers: int = 2
     """processes that render"""
     device: str = "cpu"
@@ -214,6 +216,7 @@ def train_denoiser(
         seed=config.seed + 1,
         start=load_start(folder, "denoiser"),
         device=config.device,
+        attention=config.attention,
     )
     save_file({k: v.contiguous() for k, v in network.state_dict().items()}, finished)
     return network

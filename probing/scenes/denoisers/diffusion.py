@@ -97,13 +97,9 @@ def focus_attention(unet: UNet2DConditionModel, seed: int) -> None:
                 part.weight.copy_(basis * agreement**0.5)
 
 
-def hold_attention(unet: UNet2DConditionModel) -> None:
-    """Freeze queries and keys of every self-attention; values, outputs and the tokens themselves are trained.
-
-    If they were trained, attention would drift back to near-uniform."""
-    for _, attention in self_attentions(unet):
-        attention.to_q.requires_grad_(False)
-        attention.to_k.requires_grad_(False)
+def queries_and_keys(model: Denoiser) -> list[str]:
+    """Names of the parameters by which every self-attention chooses where to look."""
+    return [name for name, _ in model.named_parameters() if ".attn1.to_q." in name or ".attn1.to_k." in name]
 
 
 class Denoiser(nn.Module):
@@ -181,10 +177,12 @@ def prepare(
     start: dict[str, Tensor] | None = None,
     device: str = "cpu",
     way: str = EAGER,
+    attention: float = 0.0,
 ) -> Training[Denoiser]:
     """A training on scaled latents (N, 4, h, w), resumed from its checkpoint in `folder` if there is one.
 
     start: weights to begin with, instead of random ones with `focus_attention`. way: one of `speed.WAYS`.
+    attention: share of the learning rate for queries and keys of self-attention; 0 keeps them as they are.
     """
     torch.manual_seed(seed)
     model = Denoiser().to(device)
@@ -197,8 +195,10 @@ def prepare(
         model.load_state_dict(start)
     else:
         focus_attention(model.unet, seed)
-    hold_attention(model.unet)
-    loop = Loop(model, schedule, folder, seed)
+    own = queries_and_keys(model)
+    for name in own:
+        model.get_parameter(name).requires_grad_(attention > 0)
+    loop = Loop(model, schedule, folder, seed, dict.fromkeys(own, attention))
     loop.resume()
 
     def sample() -> tuple[Tensor, Tensor, Tensor]:
@@ -225,9 +225,10 @@ def train(
     seed: int = 2,
     start: dict[str, Tensor] | None = None,
     device: str = "cpu",
+    attention: float = 0.0,
 ) -> Denoiser:
     """Train to the end of a schedule, see `prepare`; returns the averaged weights."""
-    training = prepare(latents, captions, folder, schedule, batch, seed, start, device)
+    training = prepare(latents, captions, folder, schedule, batch, seed, start, device, attention=attention)
     training.loop.run(training.loss, progress)
     training.network.load_state_dict(training.loop.averaged)
     return training.network.eval()

@@ -156,6 +156,7 @@ def _prepared(
         for part in ("text_encoder", "unet")
         for name, tensor in training.load_single(pipeline / part).items()
     }
+    options["attention"] = config.attention
     return diffusion.prepare(latents, captions, work, schedule, chosen.batch, config.seed + 1, start, **options)
 
 

@@ -191,6 +191,35 @@ def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path: Path):
     torch.testing.assert_close(_trained(tmp_path / "a", ()), _trained(tmp_path / "b", (3, 7)), atol=0, rtol=0)
 
 
+def test_parameters_with_a_share_of_the_rate_move_by_that_share_and_may_join_later(tmp_path: Path):
+    def loop_of(shares: dict[str, float], held: tuple[str, ...] = ()) -> Loop:
+        network = torch.nn.Linear(3, 2)
+        torch.nn.init.zeros_(network.weight)
+        torch.nn.init.zeros_(network.bias)
+        for name in held:
+            network.get_parameter(name).requires_grad_(False)
+        return Loop(network, Schedule(steps=9, rate=0.01, warmup=0, decay=0.0), tmp_path, 1, shares)
+
+    def loss(step: int, generator: torch.Generator) -> torch.Tensor:
+        return torch.stack([p.sum() for p in loop.learning.values()]).sum()
+
+    loop = loop_of({"weight": 0.1})
+    loop.advance(loss)
+    torch.testing.assert_close(loop.model.weight, torch.full((2, 3), -0.001))  # Adam's first step has the rate's size
+    torch.testing.assert_close(loop.model.bias, torch.full((2,), -0.01))
+
+    loop = loop_of({}, held=("weight",))
+    loop.advance(loss)
+    loop.save()
+    bias = loop.optimiser.state[loop.model.bias]["exp_avg"].clone()
+    loop = loop_of({"weight": 0.5})
+    loop.resume()
+    assert loop.step == 1
+    torch.testing.assert_close(loop.optimiser.state[loop.model.bias]["exp_avg"], bias)
+    loop.advance(loss)
+    assert (loop.model.weight < 0).all()
+
+
 def test_object_colours_of_true_masks_are_those_of_the_scene(sixty):
     for scene in sixty[:30]:
         drawn = render(scene)
@@ -328,7 +357,7 @@ def test_focused_attention_attends_to_tokens_like_itself():
     assert focused > 0.95
 
 
-def test_queries_and_keys_of_self_attention_are_frozen_and_the_rest_is_trained(tmp_path: Path):
+def test_queries_and_keys_of_self_attention_are_frozen_or_learn_and_the_rest_is_trained(tmp_path: Path):
     torch.manual_seed(0)
     latents, schedule = torch.randn(4, 4, 16, 16), Schedule(steps=2, average=0.5, warmup=1)
     start = diffusion.Denoiser().state_dict()
@@ -339,6 +368,9 @@ def test_queries_and_keys_of_self_attention_are_frozen_and_the_rest_is_trained(t
     assert not any(torch.equal(start[name], trained[name]) for name in start if ".attn1.to_v." in name)
     again = diffusion.train(latents, ["a red box"] * 4, tmp_path, schedule, print, batch=2, start=start).state_dict()
     assert all(torch.equal(trained[name], again[name]) for name in trained)
+    schedule = replace(schedule, steps=3)
+    free = diffusion.train(latents, ["a red box"] * 4, tmp_path, schedule, print, batch=2, attention=0.1).state_dict()
+    assert not any(torch.equal(trained[name], free[name]) for name in held)
 
 
 def test_focus_depends_on_the_seed_alone_and_leaves_the_rest():
