@@ -252,6 +252,13 @@ def save_labeller(target: Path, network: teacher.Teacher) -> None:
     save_file({k: v.half().contiguous() for k, v in network.state_dict().items()}, target)
 
 
+def attention_words(share: float) -> str:
+    """What became of queries and keys of self-attention in a training, for its card."""
+    if not share:
+        return "are not trained"
+    return "learn as all weights do" if share == 1 else f"learn at {share:g} times the learning rate"
+
+
 def describe(folder: Path, config: TrainingConfig) -> dict[str, object]:
     """Values of the model card's paragraph on how the weights in a training folder were made."""
     history = json.loads((folder / "denoiser" / "checkpoint.json").read_text())
@@ -263,6 +270,7 @@ def describe(folder: Path, config: TrainingConfig) -> dict[str, object]:
         "least_weight": diffusion.LEAST_WEIGHT,
         "visited": diffusion.VISITED,
         "shift": diffusion.SHIFT,
+        "attention": attention_words(config.attention),
         "steps": steps,
         "loss": loss,
         "device": "CPU" if config.device == "cpu" else "one GPU",

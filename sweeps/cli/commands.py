@@ -391,6 +391,13 @@ def bench(parsed: argparse.Namespace) -> int:
     argument("--compile", action="store_true", help="with --network dit: faster steps; needs a C++ compiler"),
     argument("--start", default="", help="folder of finished weights to continue from, or: shipped"),
     argument("--focus", action="store_true", help="with --start: replace queries and keys of self-attention first"),
+    argument(
+        "--attention",
+        type=float,
+        default=0,
+        help="with --network unet: share of the learning rate for queries and keys of self-attention (default: 0, "
+        "they stay as they start)",
+    ),
 )
 def train_scenes(parsed: argparse.Namespace) -> int:
     """Train an embedded model from scratch; the same folder resumes. With --start shipped and --minutes, train the
@@ -418,6 +425,11 @@ def train_scenes(parsed: argparse.Namespace) -> int:
                 denoiser=replace(config.denoiser, **{name: value}),
                 transformer=replace(config.transformer, **{name: value}),
             )
+    if not 0 <= parsed.attention <= 1:
+        raise ValueError(f"--attention {parsed.attention}: must be from 0 to 1")
+    if parsed.network == "dit" and (parsed.focus or parsed.attention):
+        raise ValueError("--focus, --attention: only with --network unet")
+    config = replace(config, attention=parsed.attention)
     if parsed.start == "shipped":
         from probing.scenes.limited import run as limited
 
@@ -425,8 +437,8 @@ def train_scenes(parsed: argparse.Namespace) -> int:
             raise ValueError("--start shipped: give --minutes, and none of --steps, --focus and --compile")
         return 0 if limited.run(work, target, parsed.network, config, parsed.minutes, log, started) else 1
     if parsed.network == "dit":
-        if parsed.start or parsed.focus:
-            raise ValueError("--start, --focus: only with --network unet")
+        if parsed.start:
+            raise ValueError(f"--start {parsed.start}: with --network dit, only shipped")
         dit.run(work, target, replace(config, compiled=parsed.compile), log)
         return 0
     if parsed.compile:

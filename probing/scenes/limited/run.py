@@ -182,6 +182,7 @@ def _facts(
         "kept": "Autoencoder, text encoder" if network == DIT else "The text encoder was trained with it; autoencoder",
         "renders": config.renders, "batch": chosen.batch, "device": card, "way": chosen.way,
         "rate": made.loop.schedule.rate,
+        "attention": training.attention_words(1 if network == DIT else config.attention),
         "trial": "\n".join(f"    {one.line()}" for one in tried) or "    no candidate answered in time",
     }  # fmt: skip
 

@@ -148,3 +148,18 @@ def test_a_candidate_is_timed_or_says_why_not(network: str, tmp_path: Path) -> N
 def test_what_does_not_go_together_is_one_line(words: list[str], tmp_path: Path, capsys: Any) -> None:
     assert main(["train-scenes", str(tmp_path / "w"), str(tmp_path / "t"), "--start", "shipped", *words]) == 2
     assert "--start shipped: give --minutes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["--attention", "1.5"], "--attention 1.5: must be from 0 to 1"),
+        (["--attention", "nan"], "--attention nan: must be from 0 to 1"),
+        (["--network", "dit", "--attention", "1"], "--attention: only with --network unet"),
+        (["--network", "dit", "--attention", "1", "--start", "shipped", "--minutes", "1"], "only with --network unet"),
+    ],
+)
+def test_a_wrong_share_for_attention_is_one_line(words: list[str], problem: str, tmp_path: Path, capsys: Any) -> None:
+    assert main(["train-scenes", str(tmp_path / "w"), str(tmp_path / "t"), *words]) == 2
+    assert problem in capsys.readouterr().err
+    assert not (tmp_path / "w").exists()
