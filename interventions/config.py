@@ -16,9 +16,12 @@ DIRECTIONS = (WEIGHTS, PATTERN, MEAN_DIFFERENCE)
 """directions of an edit: the paper's inner optimisation, which follows the probe's weights; the pattern, covariance
 times weights, in which the network itself writes what the probe reads (Haufe et al. 2014); and the difference of the
 mean activations of patches with and without the object (for depth: of near and far patches)"""
-SCALES = ("reading", "gap", "rms")
-"""units of an edit's gain: the change of the probe's reading by the paper's edit, patch by patch; or a size of the
-whole edit in units of the natural gap between the two classes along its direction, or of the site's root mean square"""
+READING, GAP, RMS, LABEL = "reading", "gap", "rms", "label"
+SCALES = (READING, GAP, RMS, LABEL)
+"""units of an edit's gain: the change of the probe's reading by the paper's edit, patch by patch; a size of the whole
+edit in units of the natural gap between the two classes along its direction, or of the site's root mean square; or the
+natural change, patch by patch: as far as activations differ between patches whose labels differ as the target label
+from that of the unedited image, which leaves patches alone whose label stays"""
 MOVE_RULES = ("visible", "authors")
 CONTROLS = ("none", "random_direction", "random_probe", "shuffled_probe", LATE_STEPS)
 """default controls of the real edit, each with rows of its own in the results"""
@@ -59,8 +62,8 @@ class EditSpec:
     """the depth target is min-max scaled to plus and minus this; 0 keeps standardised depth"""
     direction: str = WEIGHTS
     """what activations are moved along: weights, pattern or mean_difference"""
-    scale: str = "reading"
-    """unit of `gain`: reading, gap or rms"""
+    scale: str = READING
+    """unit of `gain`: reading, gap, rms or label"""
     gain: float = 1.0
     """size of the edit in units of `scale`"""
 
@@ -116,9 +119,12 @@ class InterventionConfig:
     directions: tuple[str, ...] = (WEIGHTS,)
     """what activations are moved along, each with all its controls: weights (the paper's inner optimisation), pattern
     (activation covariance times the probe), mean_difference (between patches with and without the object)"""
-    scale: str = "reading"
+    scale: str = READING
     """unit of the gains: reading (1 moves the probe's reading as far as the paper's edit), gap (of the natural gap
-    between the two classes of patches along the direction), rms (of the site's root mean square)"""
+    between the two classes of patches along the direction), rms (of the site's root mean square), label (of the natural
+    difference between patches whose labels differ as the target from the unedited image; other patches stay)"""
+    depth_scale: str | None = None
+    """the same for depth; null is `scale`"""
     saliency_gain: float = 1.0
     """size of saliency edits along the pattern or the mean difference, in units of `scale`; edits along the weights
     are the paper's own"""
@@ -197,7 +203,8 @@ class InterventionConfig:
         spec = EditSpec(task, tuple(sites), tuple(steps), self.iterations, self.lr, self.lr_units, self.depth_span)
         if direction == WEIGHTS:
             return spec
-        return replace(spec, direction=direction, scale=self.scale, gain=getattr(self, f"{task}_gain"))
+        scale = self.depth_scale if task == "depth" and self.depth_scale is not None else self.scale
+        return replace(spec, direction=direction, scale=scale, gain=getattr(self, f"{task}_gain"))
 
     def experiments(self, task: str, total: int) -> tuple[tuple[str, EditSpec, tuple[str, ...]], ...]:
         """(experiment, edit, comparisons) of a task, direction by direction; activation patching comes last.
@@ -221,8 +228,7 @@ class InterventionConfig:
         found += [("steps", replace(main, steps=tuple(range(1, n + 1))), ()) for n in self.step_counts]
         found += [("sides", replace(main, sites=(side,)), ()) for side in self.sides]
         # the paper's edit has the gain 1 in units of its own reading
-        scale = "reading" if direction == WEIGHTS else self.scale
-        found += [(GAIN, replace(main, scale=scale, gain=gain), nulls) for gain in self.gains]
+        found += [(GAIN, replace(main, gain=gain), nulls) for gain in self.gains]
         found = [entry for i, entry in enumerate(found) if i == 0 or entry[1] != main]
         variations = tuple(name for name in self.controls if name in VARIATIONS)
         if task == "depth" and self.second_objects:

@@ -120,7 +120,7 @@ class Intervener:
             if len(opposite) < len(targets):
                 raise ValueError(f"control {MIRROR_TARGET} needs moves: other targets have no opposite")
             wanted = np.concatenate([wanted, np.stack(opposite)])
-        labels = TargetLabels(task.task, wanted, task.spec.depth_span, like)
+        labels = TargetLabels(task.task, wanted, task.spec.depth_span, like, case.before.label(task.task))
         parts = []
         for rows in batches(len(targets), task.controls, self.config.rows):
             if task.spec.iterations == 0:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from interventions import controls
-from interventions.config import EditSpec, choose_sites
+from interventions.config import LABEL, READING, RMS, EditSpec, choose_sites
 from interventions.editing.readout import GridTargets, TargetLabels
 from interventions.editing.steer import Adam, steer
 from interventions.plan import Row
@@ -124,10 +124,12 @@ class Editor:
             return acts + edit
 
     def _steer(self, acts: Tensor, site_probes: SiteProbes, target: GridTargets, rows: Tensor) -> Tensor:
-        """Change (n, T, C) of some rows by the paper's optimisation, turned into the edit's direction.
+        """Change (n, T, C) of some rows: by the paper's optimisation, turned into the edit's direction, or natural.
 
         Turned, a patch moves as far as changes the reading of its probe as much as the paper's edit does.
         """
+        if self.spec.scale == LABEL:
+            return self._natural(site_probes, target, rows)
         unit, which = site_probes.stats.rms if self.spec.lr_units == "rms" else 1.0, self.which[rows]
         adam = Adam(self.spec.lr * unit, self.spec.iterations)
         moved = steer(acts[rows], site_probes.linear, which, target.objective, self.goals[rows], adam)
@@ -140,12 +142,24 @@ class Editor:
         length = (change / reading).where(reading.abs() > 0, 0.0)
         return length[..., None] * directions.unit[which][:, None, :]
 
+    def _natural(self, site_probes: SiteProbes, target: GridTargets, rows: Tensor) -> Tensor:
+        """Change (n, T, C) of some rows along their directions, in proportion to the change of each patch's label.
+
+        Its size is that between training patches of the two classes, divided by the difference of their labels.
+        """
+        directions, which = site_probes.directions, self.which[rows]
+        if directions is None:
+            raise ValueError("interventions.scale=label: edits along the weights have no natural change; use reading")
+        change = target.change[self.goals[rows]] * directions.gap / directions.contrast
+        upwards = directions.reading[which].sign()[:, None] * directions.unit[which]
+        return change[..., None] * upwards[:, None, :]
+
     def _sized(self, edit: Tensor, site_probes: SiteProbes) -> Tensor:
         """The real edit (n, T, C) with the size that the edit's scale and gain ask for."""
         gain = self.spec.gain
-        if self.spec.scale == "reading":
+        if self.spec.scale in (READING, LABEL):
             return edit if gain == 1 else gain * edit
-        if self.spec.scale == "rms":
+        if self.spec.scale == RMS:
             norm = site_probes.stats.rms * edit.shape[-1] ** 0.5
         elif site_probes.directions is not None:
             norm = site_probes.directions.gap

@@ -15,7 +15,15 @@ from torch import Tensor
 from interventions.counterfactual import scale_range
 from interventions.editing.steer import Gradient, Objective
 from probing.scoring import metrics
-from probing.scoring.targets import DepthTargets, Grid, SaliencyTargets, pixel_ranks, pool_depth, pool_saliency
+from probing.scoring.targets import (
+    DepthTargets,
+    Grid,
+    SaliencyTargets,
+    pixel_ranks,
+    pool_depth,
+    pool_saliency,
+    split_patches,
+)
 
 HUBER_DELTA = 1.0
 """where the Huber loss changes from quadratic to linear"""
@@ -65,6 +73,8 @@ class GridTargets:
     """(trials, T) whether a patch is foreground (bool), or mean depth of each patch (float64)"""
     objective: Objective
     """of the inner optimisation"""
+    change: Tensor
+    """(trials, T) label of a patch minus that of the unedited image: shares of object, or standardised depth"""
 
     def scores(self, reading: Tensor, trials: Tensor) -> tuple[Tensor, Tensor]:
         """Agreement and rank correlation (R) of readings (R, T) with the patches of the trials (R).
@@ -92,6 +102,8 @@ class TargetLabels:
     """depth is scaled to plus and minus this"""
     like: Tensor
     """device and dtype of the optimisation"""
+    original: NDArray
+    """(H, W) label of the unedited image, standardised depth before any scaling"""
     pooled: dict[Grid, GridTargets] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -109,5 +121,10 @@ class TargetLabels:
             else:
                 depth = pool_depth(self.scaled, grid, self.ranks)
                 targets = depth.mean, depth_objective(depth, self.like)
-            self.pooled[grid] = GridTargets(torch.from_numpy(targets[0]).to(self.like.device), targets[1])
+            after, before = (
+                split_patches(labels, grid).mean(axis=2, dtype=np.float64)
+                for labels in (self.labels, self.original[None])
+            )
+            patches = torch.from_numpy(targets[0]).to(self.like.device)
+            self.pooled[grid] = GridTargets(patches, targets[1], torch.from_numpy(after - before).to(self.like))
         return self.pooled[grid]

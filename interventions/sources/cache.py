@@ -76,6 +76,8 @@ class Directions:
     """(P) change of a probe's reading by one unit along its direction"""
     gap: float
     """natural gap of the two classes along the real edit's direction"""
+    contrast: float
+    """difference of their mean labels"""
 
 
 @dataclass(eq=False)
@@ -121,8 +123,9 @@ class ProbeCache:
                 f"interventions.directions={name}: the probe of {keys[0].task} at {keys[0].site}, step {keys[0].step} "
                 "does not read this direction; use other sites or steps"
             )
-        gap = self._moments(keys[0]).gap(units[0])
-        return Directions(torch.from_numpy(np.stack(units)).to(like), torch.tensor(readings).to(like), gap)
+        own = self._moments(keys[0])
+        stacked, reading = torch.from_numpy(np.stack(units)).to(like), torch.tensor(readings).to(like)
+        return Directions(stacked, reading, own.gap(units[0]), own.contrast)
 
     def _moments(self, key: ProbeKey) -> Moments:
         place = (key.task, key.site, key.step, key.variant)

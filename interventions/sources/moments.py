@@ -23,6 +23,8 @@ class Moments:
     """(C) mean over patches of the object; for depth over those nearer than their image's mean"""
     negative: Array
     """(C) mean over all other patches"""
+    contrast: float
+    """mean label of the positive patches minus that of the others: share of object, or standardised depth"""
 
     def pattern(self, probe: NDArray) -> Array:
         """Covariance times probe (C) with unit length: how activations vary with the probe's output (Haufe et al. 2014,
@@ -43,16 +45,16 @@ def _unit(vector: Array) -> Array:
     return vector / norm if norm > 0 else np.zeros_like(vector)
 
 
-def measure(parts: Iterable[tuple[NDArray, NDArray[np.bool_]]]) -> Moments:
-    """Moments of activations (m, C) with a class for each vector (m), part by part, in double precision.
+def measure(parts: Iterable[tuple[NDArray, NDArray, NDArray[np.bool_]]]) -> Moments:
+    """Moments of activations (m, C) with label (m) and class (m) of each vector, part by part, in double precision.
 
     Raises ValueError if one of the classes is empty or a value is not finite.
     """
     zero = np.zeros(())
     count, total, outer = 0, zero, zero
-    counts, sums = [0, 0], [zero, zero]
+    counts, sums, labels = [0, 0], [zero, zero], [0.0, 0.0]
     shift: Array | None = None
-    for acts, positive in parts:
+    for acts, label, positive in parts:
         values = acts.astype(np.float64)
         # around the first part's mean, so that squares do not cancel
         shift = values.mean(axis=0) if shift is None else shift
@@ -60,6 +62,7 @@ def measure(parts: Iterable[tuple[NDArray, NDArray[np.bool_]]]) -> Moments:
         count, total, outer = count + len(values), total + values.sum(axis=0), outer + values.T @ values
         for i, chosen in enumerate((~positive, positive)):
             counts[i], sums[i] = counts[i] + int(chosen.sum()), sums[i] + values[chosen].sum(axis=0)
+            labels[i] += float(label[chosen].sum(dtype=np.float64))
     if shift is None or not all(counts):
         raise ValueError("edits along activations need training patches with and without the object")
     mean = total / count
@@ -67,4 +70,5 @@ def measure(parts: Iterable[tuple[NDArray, NDArray[np.bool_]]]) -> Moments:
     if not np.isfinite(covariance).all():
         raise ValueError("the training activations are not finite")
     negative, positive_mean = (s / n for s, n in zip(sums, counts, strict=True))
-    return Moments(mean + shift, covariance, positive_mean + shift, negative + shift)
+    contrast = labels[1] / counts[1] - labels[0] / counts[0]
+    return Moments(mean + shift, covariance, positive_mean + shift, negative + shift, contrast)

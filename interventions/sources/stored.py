@@ -33,6 +33,8 @@ class Stored:
     """site -> height and width in patches"""
     threshold: int = 0
     """a pixel is foreground if its saliency is above this"""
+    depth_std: float = 1.0
+    """standard deviation of stored depth, by which labels are standardised"""
     seed: int = PROBE_SEED
     """seed of the probes that are used"""
 
@@ -61,19 +63,20 @@ class Stored:
 
     def _labelled_patches(
         self, task: str, site: str, step: int, variant: str
-    ) -> Iterator[tuple[NDArray, NDArray[np.bool_]]]:
+    ) -> Iterator[tuple[NDArray, NDArray, NDArray[np.bool_]]]:
         for start in range(0, len(self.train), AT_ONCE):
             samples = list(self.train[start : start + AT_ONCE])
             labels = self.store.read_labels(task, samples)
             if task == "saliency":
                 masks = pool_saliency(labels, self.grids[site], self.threshold)
                 positive = 2 * masks.counts > masks.pixels
+                label = masks.counts / masks.pixels
             else:
-                depth = split_patches(labels, self.grids[site]).mean(axis=2, dtype=np.float64)
+                label = split_patches(labels, self.grids[site]).mean(axis=2, dtype=np.float64) / self.depth_std
                 # the mean splits every map that is not flat; with few levels the median may be the nearest of them
-                positive = depth > depth.mean(axis=1, keepdims=True)
+                positive = label > label.mean(axis=1, keepdims=True)
             acts = self.store.read_activations(variant, site, step, samples)
-            yield acts.reshape(-1, acts.shape[-1]), positive.reshape(-1)
+            yield acts.reshape(-1, acts.shape[-1]), label.reshape(-1), positive.reshape(-1)
 
     @property
     def sources(self) -> Sources:

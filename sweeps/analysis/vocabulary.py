@@ -82,7 +82,12 @@ DIRECTION_NOUNS = {
     "pattern": "along the probe’s pattern",
     "mean_difference": "along the difference of class means",
 }
-SCALE_TITLES = {"reading": "of the paper’s reading", "gap": "of the natural gap", "rms": "of the activation RMS"}
+SCALE_TITLES = {
+    "reading": "of the paper’s reading",
+    "gap": "of the natural gap",
+    "rms": "of the activation RMS",
+    "label": "of the natural change for the change of the label",
+}
 """units of an edit's gain"""
 EDIT_CONTROL_TITLES = {
     "edit": "edit",

@@ -58,7 +58,9 @@ class Problem:
     def batched(self, adam: Adam) -> Tensor:
         """All trials together on pooled labels."""
         side = round(self.acts.shape[1] ** 0.5)
-        objective = TargetLabels(self.task, self.labels, SPAN, self.acts).on_grid((side, side)).objective
+        objective = (
+            TargetLabels(self.task, self.labels, SPAN, self.acts, self.labels[0]).on_grid((side, side)).objective
+        )
         probes = make_probes([self.weight], self.acts.shape[-1], self.acts)
         rows = torch.arange(len(self.acts))
         return steer(self.acts, probes, torch.zeros_like(rows), objective, rows, adam)

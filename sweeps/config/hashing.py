@@ -17,7 +17,7 @@ NOT_SCIENCE = {"model": {"device", "config"}, "sampling": {"retries", "preview"}
 """fields that change no result and are in no hash; what `model.config` holds is part of the model's revision"""
 
 IF_SET = {
-    *(("interventions", name) for name in ("probes", "scale", "saliency_gain", "depth_gain")),
+    *(("interventions", name) for name in ("probes", "scale", "depth_scale", "saliency_gain", "depth_gain")),
     *(("sampling", name) for name in ("scheduler", "steps", "recorded_steps")),
     ("model", "variant"),
     ("model", "size"),

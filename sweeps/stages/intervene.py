@@ -100,7 +100,7 @@ def intervener(job: InterveneJob) -> Intervener:
     model = load_model(config)
     inputs.verify(storage.open(config.output), config, STAGE)
     grids = {site.name: (site.height, site.width) for site in model.recordable}
-    stored = Stored(storage.open(config.output), job.train, grids, config.labels.threshold)
+    stored = Stored(storage.open(config.output), job.train, grids, config.labels.threshold, job.depth_std)
     sources, published = stored.sources, config.interventions.probes
     if published:
         sources = replace(sources, probe=theirs_first(published, stored.probe))

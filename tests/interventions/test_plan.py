@@ -100,6 +100,17 @@ def test_every_direction_has_its_controls_and_gains():
     assert len({t.key for t in plan(config, [3])}) == len(found)
 
 
+def test_depth_may_have_a_scale_of_its_own():
+    config = InterventionConfig(directions=("weights", "pattern"), depth_scale="label", depth_gain=3.0, gains=(2.0,))
+    found = {(t.task, t.experiment, t.spec.direction): (t.spec.scale, t.spec.gain) for t in plan(config, [3])}
+    assert found["depth", "interventions", "pattern"] == ("label", 3.0)
+    assert found["depth", "gain", "pattern"] == ("label", 2.0)
+    assert found["saliency", "interventions", "pattern"] == ("reading", 1.0)
+    assert found["depth", "interventions", "weights"] == ("reading", 1.0)
+    with pytest.raises(ValueError, match="scale"):
+        InterventionConfig(directions=("pattern",), depth_scale="labels")
+
+
 def test_other_guidance_scales_are_tasks_of_their_own():
     spec = InterventionConfig().spec("depth")
     config = InterventionConfig(tasks=("depth",), guidances=(1.0, 2.0, 3.0, 3.0), ablation_images=1)

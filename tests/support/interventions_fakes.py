@@ -46,7 +46,8 @@ def vectors(site: str, step: int) -> np.ndarray:
 def moments(task: str, site: str, step: int, variant: str) -> Moments:
     random = np.random.default_rng([crc32(f"{task}.{variant}.{site}".encode()), step])
     acts = random.normal(size=(64, channels(site))).astype(np.float32)
-    return measure([(acts, acts @ as_direction(probe(ProbeKey(task, site, step)), channels(site))[0] > 0)])
+    label = acts @ as_direction(probe(ProbeKey(task, site, step)), channels(site))[0]
+    return measure([(acts, label, label > 0)])
 
 
 SOURCES = Sources(probe, vectors, moments)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from markupsafe import Markup
 
-from interventions.config import ANIMATION, PATCHING, PATTERN, SECOND_OBJECT, WEIGHTS
+from interventions.config import ANIMATION, LABEL, MEAN_DIFFERENCE, PATCHING, PATTERN, READING, SECOND_OBJECT, WEIGHTS
 from interventions.controls import EDIT
 from sweeps.analysis.interventions import (
     ABLATIONS,
@@ -76,7 +76,7 @@ def interventions(context: Context) -> Section:
         main = [v for v in own if v.edit.main]
         judged += main
         more += [_verdict(v, patching_share(context.edits, v.edit)) for v in main]
-        more += [*_why_they_differ(main), *_smallest_doses(own)]
+        more += [*why_they_differ(main), *_smallest_doses(own)]
     blocks += [*sliders(context.edited), *_verdict_table(judged), Figures(lead), *patching_effects(context.edits)]
     more.append(Figures([p for p in panels if p not in lead]))
     # Appendix E in one line per way of editing.
@@ -164,27 +164,32 @@ def _verdict(verdict: Verdict, of_patching: float) -> Paragraph:
     return Paragraph(text + (f" The price: {', '.join(shown)}." if shown else ""))
 
 
-def _why_they_differ(main: Sequence[Verdict]) -> list[Paragraph]:
-    """Edits along the weights and along the pattern side by side, if a run has both at one reading."""
+def why_they_differ(main: Sequence[Verdict]) -> list[Paragraph]:
+    """Edits along the weights and along another direction side by side, if a run has both at comparable doses."""
     by_direction = {v.edit.effect.series.direction: v for v in main}
-    paper, pattern = by_direction.get(WEIGHTS), by_direction.get(PATTERN)
-    if paper is None or pattern is None or pattern.edit.effect.series.scale != "reading":
+    paper, other = by_direction.get(WEIGHTS), by_direction.get(PATTERN) or by_direction.get(MEAN_DIFFERENCE)
+    if paper is None or other is None or other.edit.effect.series.scale not in (READING, LABEL):
         return []
+    series = other.edit.effect.series
+    noun = DIRECTION_NOUNS[series.direction]
     outcomes = {
-        (False, True): "the paper’s edit does not move the scene, the edit along the pattern does",
-        (True, False): "the paper’s edit moves the scene, the edit along the pattern does not",
+        (False, True): f"the paper’s edit does not move the scene, the edit {noun} does",
+        (True, False): f"the paper’s edit moves the scene, the edit {noun} does not",
         (True, True): "both edits move the scene",
         (False, False): "neither edit clearly moves the scene",
     }
-    size, wider = (v.edit.effect.medians.get("edit_norm", np.nan) for v in (paper, pattern))
-    gain = pattern.edit.effect.series.gain
-    reading = "as far" if gain == 1 else f"{gain:g} times as far"
+    size, wider = (v.edit.effect.medians.get("edit_norm", np.nan) for v in (paper, other))
+    if series.scale == READING:
+        far = "as far" if series.gain == 1 else f"{series.gain:g} times as far"
+        dose = f"moves the probe’s reading {far} as the paper’s"
+    else:
+        dose = f"gives each patch {series.gain:g} times the natural change for the change of its label"
     return [
         Paragraph(
-            f"In one sentence: {outcomes[paper.acts, pattern.acts]}. The pattern edit moves the probe’s reading "
-            f"{reading} as the paper’s, but changes the activations by {number(wider)} of their RMS in place of "
-            f"{number(size)}: fitted weights lean on directions in which activations vary little, where a small change "
-            "gives a large reading, while the pattern is the direction in which the activations themselves vary with "
+            f"In one sentence: {outcomes[paper.acts, other.acts]}. The latter {dose}, which changes the activations by "
+            f"{number(wider)} of their RMS, where the paper’s edit changes them by {number(size)}: fitted weights lean "
+            "on directions in which activations vary little, where a small change gives a large reading, while the "
+            "pattern and the difference of class means are directions in which the activations themselves vary with "
             "the label (Haufe et al., 2014)."
         )
     ]

@@ -25,7 +25,9 @@ def targets(task: str = "saliency") -> TargetLabels:
     rows, columns = np.mgrid[:128, :128] / 128
     masks = np.stack([columns > 0.6, rows > 0.7])
     like = torch.zeros(())
-    return TargetLabels(task, masks if task == "saliency" else masks + rows, 9.0, like)
+    if task == "saliency":
+        return TargetLabels(task, masks, 9.0, like, rows > 0.4)
+    return TargetLabels(task, masks + rows, 9.0, like, rows)
 
 
 def spec(task: str = "saliency", **changes: object) -> EditSpec:
@@ -216,6 +218,29 @@ def test_edits_along_the_weights_have_no_gap():
         run(editor(rows_of([0], ()), scale="gap", gain=2.0), 1, acts(1))
 
 
+@pytest.mark.parametrize("task", ["saliency", "depth"])
+@pytest.mark.parametrize("direction", ["pattern", "mean_difference"])
+def test_an_edit_of_natural_size_follows_the_change_of_the_label_alone(task: str, direction: str):
+    rows, before = rows_of([0, 1], ("random_probe",)), acts(4)
+    worker = editor(rows, task=task, direction=direction, scale="label", gain=1.5, iterations=1)
+    change = run(worker, 1, before) - before
+    moments = fakes.moments(task, SITE, 1, "trained")
+    probe = site_probes(worker).probe
+    unit = moments.pattern(probe) if direction == "pattern" else moments.mean_difference()
+    for row, edit in zip(rows, change.double().numpy(), strict=True):
+        label = targets(task).labels[row.trial] * 1.0 - targets(task).original
+        expected = 1.5 * label.reshape(8, 16, 8, 16).mean((1, 3)).ravel() * moments.gap(unit) / moments.contrast
+        if row.control == "edit":
+            np.testing.assert_allclose(edit, expected[:, None] * unit, atol=1e-5)
+        assert 0 < (expected == 0).sum() < 50  # of 64 patches; those do not move at all
+        np.testing.assert_allclose(np.linalg.norm(edit, axis=1), np.abs(expected), atol=1e-5)
+
+
+def test_edits_along_the_weights_have_no_natural_change():
+    with pytest.raises(ValueError, match="scale=label: edits along the weights have no natural change"):
+        run(editor(rows_of([0], ()), scale="label"), 1, acts(1))
+
+
 NULLS = ("random_direction", "random_probe", "shuffled_probe", "permuted_probe", "mirror_target", "decoy_place")
 
 
@@ -223,7 +248,9 @@ def null_editor(direction: str) -> tuple[Editor, dict[Row, torch.Tensor]]:
     """An editor with targets and, after them, the opposite targets; changes by row."""
     rows = rows_of([0, 1], NULLS)
     both = targets()
-    both = TargetLabels("saliency", np.concatenate([both.labels, both.labels[:, ::-1, ::-1]]), 9.0, torch.zeros(()))
+    both = TargetLabels(
+        "saliency", np.concatenate([both.labels, both.labels[:, ::-1, ::-1]]), 9.0, torch.zeros(()), both.original
+    )
     worker = Editor(spec(direction=direction), rows, both, probe_cache(), (0, 0), (4,))
     before = acts(len(rows))
     change = run(worker, 1, before) - before
@@ -253,7 +280,9 @@ def test_nulls_go_elsewhere(direction: str):
     if direction == "pattern":
         assert (random @ parts.directions.unit[0]).abs().max() < 1e-3 * random.norm()
     # the mirrored target is what an edit towards it alone would do, up to its size
-    opposite = TargetLabels("saliency", targets().labels[:, ::-1, ::-1].copy(), 9.0, torch.zeros(()))
+    opposite = TargetLabels(
+        "saliency", targets().labels[:, ::-1, ::-1].copy(), 9.0, torch.zeros(()), targets().original
+    )
     alone = Editor(spec(direction=direction), rows_of([0], ()), opposite, probe_cache(), (0, 0), (4,))
     expected = run(alone, 1, acts(1)) - acts(1)
     found = change[Row(0, "mirror_target")]

@@ -27,7 +27,7 @@ def problem(task: str, channels: int, trials: int = 2, bias: bool = False, seed:
 
 
 def ours(task: str, acts: torch.Tensor, weights: np.ndarray, labels: np.ndarray, adam: Adam) -> torch.Tensor:
-    targets = TargetLabels(task, labels, 0.0, acts)
+    targets = TargetLabels(task, labels, 0.0, acts, labels[0])
     rows = torch.arange(len(acts))
     probes = make_probes([weights], acts.shape[-1], acts)
     return steer(acts, probes, torch.zeros_like(rows), targets.on_grid((SIDE, SIDE)).objective, rows, adam)
@@ -87,7 +87,7 @@ def test_each_row_follows_its_own_probe_and_trial():
     second = problem("saliency", 80, seed=1)[1]
     adam = Adam(0.02, 40)
     probes = make_probes([first, second], 80, acts)
-    objective = TargetLabels("saliency", labels, 0.0, acts).on_grid((SIDE, SIDE)).objective
+    objective = TargetLabels("saliency", labels, 0.0, acts, labels[0]).on_grid((SIDE, SIDE)).objective
     which, trials = torch.tensor([1, 0, 1]), torch.tensor([2, 0, 1])
     mixed = steer(acts[trials], probes, which, objective, trials, adam)
     for row, (probe, trial) in enumerate(zip(which.tolist(), trials.tolist(), strict=True)):
@@ -118,7 +118,7 @@ def test_the_reading_reaches_the_target():
     acts, weights, _ = problem("saliency", 40, trials=3)
     patches = np.random.default_rng(0).random((3, SIDE, SIDE)) < 0.4
     labels = patches.repeat(SIZE // SIDE, 1).repeat(SIZE // SIDE, 2)
-    targets = TargetLabels("saliency", labels, 0.0, acts)
+    targets = TargetLabels("saliency", labels, 0.0, acts, labels[0])
     target, rows = targets.on_grid((SIDE, SIDE)), torch.arange(3)
     probes = make_probes([weights], 40, acts)
     moved = acts + steer(acts, probes, rows * 0, target.objective, rows, Adam(0.02, 128))

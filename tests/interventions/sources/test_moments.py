@@ -19,19 +19,20 @@ def data(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 def test_moments_are_those_of_all_patches_whatever_the_parts():
     acts, label = data()
-    whole = measure([(acts, label)])
-    parts = measure([(acts[i : i + 700], label[i : i + 700]) for i in range(0, 4000, 700)])
+    whole = measure([(acts, 0.5 * label, label)])
+    parts = measure([(acts[i : i + 700], 0.5 * label[i : i + 700], label[i : i + 700]) for i in range(0, 4000, 700)])
     exact = acts.astype(np.float64)
     for moments in (whole, parts):
         assert np.allclose(moments.mean, exact.mean(0))
         assert np.allclose(moments.covariance, np.cov(exact.T, bias=True), atol=1e-9)
         assert np.allclose(moments.positive, exact[label].mean(0))
         assert np.allclose(moments.negative, exact[~label].mean(0))
+        assert moments.contrast == pytest.approx(0.5)
 
 
 def test_the_pattern_is_how_the_label_is_written_and_not_how_it_is_read():
     acts, label = data()
-    moments = measure([(acts, label)])
+    moments = measure([(acts, 0.5 * label, label)])
     # the best linear reading subtracts the shared noise; the label itself is written to the first channel alone
     probe = np.linalg.solve(moments.covariance, moments.positive - moments.negative)
     assert probe[1] < -0.5 * probe[0]
@@ -43,8 +44,8 @@ def test_the_pattern_is_how_the_label_is_written_and_not_how_it_is_read():
 
 def test_a_zero_probe_has_no_pattern_and_one_class_is_refused():
     acts, label = data()
-    assert not measure([(acts, label)]).pattern(np.zeros(3)).any()
+    assert not measure([(acts, 0.5 * label, label)]).pattern(np.zeros(3)).any()
     with pytest.raises(ValueError, match="with and without the object"):
-        measure([(acts, np.zeros(4000, bool))])
+        measure([(acts, label, np.zeros(4000, bool))])
     with pytest.raises(ValueError, match="not finite"):
-        measure([(np.full((4, 3), np.nan), np.arange(4) > 1)])
+        measure([(np.full((4, 3), np.nan), np.zeros(4), np.arange(4) > 1)])

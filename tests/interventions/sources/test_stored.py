@@ -31,7 +31,7 @@ def stored(tmp_path: Path) -> Stored:
     store.put(storage.probe_path("trained", "up.2.1", 1, "depth", "none", 0), save(linear))
     deep = {"weight": np.ones((1, 3), np.float32), "hidden": np.ones((3, 6), np.float32)}
     store.put(storage.probe_path("trained", "up.2.1", 2, "depth", "none", 0), save(deep))
-    return Stored(store, (0, 1, 3), {"up.2.1": (8, 8)}, threshold=127)
+    return Stored(store, (0, 1, 3), {"up.2.1": (8, 8)}, threshold=127, depth_std=2.0)
 
 
 @pytest.mark.parametrize("task", ["saliency", "depth"])
@@ -41,14 +41,16 @@ def test_moments_take_the_classes_of_all_training_patches_from_the_labels(stored
     labels = stored.store.read_labels(task, [0, 1, 3]).astype(np.float64)
     if task == "saliency":
         labels = labels > 127
-    positive, negative = [], []
+    positive, negative, values = [], [], ([], [])
     for image, label in zip(acts, labels, strict=True):
         patches = [label[2 * r : 2 * r + 2, 2 * c : 2 * c + 2].mean() for r in range(8) for c in range(8)]
         cut = 0.5 if task == "saliency" else np.mean(patches)
         for vector, value in zip(image, patches, strict=True):
             (positive if value > cut else negative).append(vector)
+            values[int(value > cut)].append(value / (1 if task == "saliency" else 2.0))
     assert np.allclose(found.positive, np.mean(positive, axis=0))
     assert np.allclose(found.negative, np.mean(negative, axis=0))
+    assert found.contrast == pytest.approx(np.mean(values[1]) - np.mean(values[0]))
     assert np.allclose(found.covariance, np.cov(acts.reshape(-1, 6).T, bias=True))
 
 

@@ -17,6 +17,7 @@ from sweeps.analysis.scores import Scores, collect
 from sweeps.analysis.summary import Edits
 from sweeps.analysis.tables import load
 from sweeps.analysis.vocabulary import baseline_noun
+from sweeps.report.sections.interventions import why_they_differ
 
 NAN = Interval(np.nan, np.nan, np.nan)
 SITES = ("down.0.0", "mid.0", "up.2.1", "up.3.0")
@@ -169,6 +170,27 @@ def test_the_causal_claim_needs_edits_that_beat_every_null(inputs: ClaimInputs) 
     by_pattern = changed(changed(inputs.edits, direction="pattern"), "saliency", **weak)
     assert causal([*changed(inputs.edits, "depth", **weak), *by_pattern]) == PARTLY
     assert causal([*inputs.edits, *changed(inputs.edits, direction="pattern", **weak)]) == SUPPORTED
+
+
+@pytest.mark.parametrize(
+    ("scale", "words"),
+    [
+        ("reading", "moves the probe’s reading 3 times as far as the paper’s"),
+        ("label", "gives each patch 3 times the natural change for the change of its label"),
+    ],
+)
+def test_one_sentence_compares_the_papers_edit_with_another_direction(
+    inputs: ClaimInputs, scale: str, words: str
+) -> None:
+    paper = changed(inputs.edits, gain=Interval(0.0, -0.1, 0.1))
+    other = [
+        replace(e, effect=replace(e.effect, series=replace(e.effect.series, scale=scale, gain=3.0)))
+        for e in changed(inputs.edits, direction="mean_difference")
+    ]
+    (sentence,) = why_they_differ(interventions.verdicts([*paper, *other], "depth"))
+    assert "does not move the scene, the edit along the difference of class means does" in sentence.text
+    assert words in sentence.text
+    assert why_they_differ(interventions.verdicts(paper, "depth")) == []
 
 
 def test_late_edits_that_paint_as_well_refute_nothing(inputs: ClaimInputs) -> None:
