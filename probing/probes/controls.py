@@ -24,8 +24,11 @@ POINTS = 2
 """points along each side of a patch that a decoded picture is averaged to. A linear probe gains nothing from finer
 texture: a linear map of single pixels depends on brightness, not on roughness"""
 
-POSITION_CONTROLS = ("position", "position_activation")
+POSITION = "position"
+POSITION_CONTROLS = (POSITION, "position_activation")
 """a value per patch alone, or beside the channels (nested models: what the activation adds to position)"""
+NETWORK_FREE = (POSITION, *SURFACE_CONTROLS)
+"""controls whose inputs hold nothing of the network: at all sites of one grid they are the same probe"""
 CONTROLS = ("none", *SURFACE_CONTROLS, "shuffled", "permuted", "other_image", *POSITION_CONTROLS)
 
 

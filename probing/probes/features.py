@@ -12,6 +12,9 @@ from torch import Tensor
 
 SLAB = 1 << 21
 """activation values converted at once on a CPU; more would leave its cache between writing and reading"""
+KEPT = 1 << 24
+"""activation values of a batch that stay converted until its backward pass on a CPU; of a larger batch, each pass
+converts its slabs anew, to save memory"""
 
 
 class Activations:
@@ -23,17 +26,19 @@ class Activations:
     def __init__(self, acts: Tensor, dtype: torch.dtype) -> None:
         self.acts, self.dtype = acts, dtype
         self.steps, _, self.patches, self.channels = acts.shape
-        self.buffers: dict[tuple[int, int], Tensor] = {}
+        self.buffers: dict[tuple[int, int, int], Tensor] = {}
 
     def batch(self, samples: Tensor) -> ActivationBatch:
         """The activations of `samples`, valid until the next batch."""
         return ActivationBatch(self, samples)
 
-    def slab(self, samples: Tensor, first: int, last: int) -> Tensor:
-        """(S, samples x (last - first), C) in the probes' type: patches first to last of each sample."""
-        key = (len(samples), last - first)
+    def slab(self, samples: Tensor, first: int, last: int, place: int = 0) -> Tensor:
+        """(S, samples x (last - first), C) in the probes' type: patches first to last of each sample.
+
+        place: number of the buffer; slabs of one size overwrite each other if they share it."""
+        key = (place, len(samples), last - first)
         if key not in self.buffers:
-            self.buffers[key] = self.acts.new_empty(self.steps, *key, self.channels, dtype=self.dtype)
+            self.buffers[key] = self.acts.new_empty(self.steps, *key[1:], self.channels, dtype=self.dtype)
         buffer = self.buffers[key]
         if self.acts.is_cuda:
             buffer.copy_(self.acts.index_select(1, samples)[:, :, first:last])
@@ -48,16 +53,29 @@ class ActivationBatch:
 
     def __init__(self, source: Activations, samples: Tensor) -> None:
         self.source, self.samples, self.count = source, samples, len(samples)
-        self.converted: Tensor | None = None
+        values = source.steps * source.patches * source.channels * self.count
+        self.keeps = values <= max(KEPT, SLAB) or source.acts.is_cuda
+        self.kept: list[tuple[slice, Tensor]] = []
 
     def slabs(self) -> Iterator[tuple[slice, Tensor]]:
-        """(columns of n, their activations (S, columns, C)) in order; a single slab is converted once."""
+        """(columns of n, their activations (S, columns, C)) in order; those of a small batch are converted once."""
+        if self.kept:
+            yield from self.kept
+            return
+        converted = []
+        for number, (columns, samples, first, last) in enumerate(self._parts()):
+            slab = (columns, self.source.slab(samples, first, last, number if self.keeps else 0))
+            if self.keeps:
+                converted.append(slab)
+            yield slab
+        self.kept = converted
+
+    def _parts(self) -> Iterator[tuple[slice, Tensor, int, int]]:
+        """(columns of n, samples, first and last patch) of each slab; of a batch on a card a single one."""
         source = self.source
         size = source.steps * source.patches * source.channels
         if size * self.count <= SLAB or source.acts.is_cuda:
-            if self.converted is None:
-                self.converted = source.slab(self.samples, 0, source.patches)
-            yield slice(None), self.converted
+            yield slice(None), self.samples, 0, source.patches
             return
         together = max(1, SLAB // size)
         length = min(source.patches, max(1, SLAB // (source.steps * source.channels)))
@@ -66,8 +84,7 @@ class ActivationBatch:
             for first in range(0, source.patches, length):
                 last = min(first + length, source.patches)
                 start = place * source.patches + first
-                columns = slice(start, start + len(some) * (last - first))
-                yield columns, source.slab(some, first, last)
+                yield slice(start, start + len(some) * (last - first)), some, first, last
 
     def apply(self, weight: Tensor) -> Tensor:
         """Apply rows (S, R, C) to every patch: (S, R, n)."""

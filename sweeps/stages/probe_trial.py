@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple, cast
 
@@ -14,7 +14,7 @@ import storage
 from probing.dataset.split import Split
 from probing.diffusion.sites import SiteSpec
 from probing.probes.config import ProbeConfig
-from probing.probes.controls import PICTURE, PICTURE_SITE, SURFACE_CONTROLS
+from probing.probes.controls import NETWORK_FREE, PICTURE, PICTURE_SITE, POSITION, SURFACE_CONTROLS
 from storage import Store
 from sweeps.runtime.grid import ProbeSpec, Trial
 from sweeps.runtime.layout import TRAINED
@@ -107,48 +107,69 @@ def site_targets(job: ProbeJob, site: SiteSpec) -> dict[str, Targets]:
 
 
 def fit_trial(job: ProbeJob, trial: Trial) -> dict[str, float]:
-    """Fit the probes of a trial site by site; return counts of finished and failed probes, and seconds."""
+    """Fit the probes of a trial, those of the same inputs together; return counts of finished and failed probes, and
+    seconds."""
     started, counts = time.perf_counter(), np.zeros(2, dtype=int)
     job = job.of(trial.experiment)
-    for variant, site in dict.fromkeys((probe.variant, probe.site) for probe in trial.probes):
-        probes = [probe for probe in trial.probes if (probe.variant, probe.site) == (variant, site)]
-        counts += _fit_site(job, variant, job.site(site), probes)
+    for source, probes in _by_inputs(job, trial.probes):
+        counts += _fit_probes(job, source, probes)
     done, failed = counts.tolist()
     return {"cells": done, "failed": failed, "seconds": time.perf_counter() - started}
 
 
-def _fit_site(job: ProbeJob, variant: str, site: SiteSpec, probes: Sequence[ProbeSpec]) -> tuple[int, int]:
-    """Fit the probes of one site and return how many finished and failed."""
+def _by_inputs(job: ProbeJob, probes: Sequence[ProbeSpec]) -> list[tuple[str, list[ProbeSpec]]]:
+    """Group probes that read the same inputs, each group with its source: "" stands for a site's activations, else it
+    is a control without any, whose inputs are those of all sites of one grid."""
+    groups: dict[tuple[str, str, object], list[ProbeSpec]] = {}
+    for probe in probes:
+        site, source = job.site(probe.site), probe.control if probe.control in NETWORK_FREE else ""
+        place = (site.height, site.width) if source else site.name
+        groups.setdefault((probe.variant, source, place), []).append(probe)
+    return [(source, group) for (_, source, _), group in groups.items()]
+
+
+def _fit_probes(job: ProbeJob, source: str, probes: Sequence[ProbeSpec]) -> tuple[int, int]:
+    """Fit the probes of one group, each distinct one once, and return how many finished and failed."""
     from probing.diffusion.devices import pick_device
     from probing.probes.fit import fit_site
     from probing.probes.results import FitSpec
 
+    variant, site = probes[0].variant, job.site(probes[0].site)
     targets, images = site_targets(job, site), None
     if job.probe.smoothness:
         images = _open(job.output).read_images(TRAINED, list(job.samples))
-    # Probes that read the same inputs go together: "" stands for the site's activations, else for a surface control.
-    by_source: dict[str, list[ProbeSpec]] = {}
-    for probe in probes:
-        by_source.setdefault(probe.control if probe.control in SURFACE_CONTROLS else "", []).append(probe)
     done = failed = 0
-    for source, readers in by_source.items():
-        for steps in _step_groups(job, site, source, sorted({probe.step for probe in readers})):
-            results = fit_site(
-                _inputs(job, variant, site, steps, source),
-                steps,
-                (site.height, site.width),
-                targets,
-                job.split,
-                [FitSpec(p.step, p.task, p.control, p.seed) for p in readers if p.step in steps],
-                job.probe,
-                pick_device(job.device),
-                images,
-            )
-            if not job.dry:
-                write_results(job, variant, site, results)
-            done += sum(result.ok for result in results)
-            failed += sum(not result.ok for result in results)
+    for steps in _step_groups(job, site, source, sorted({probe.step for probe in probes})):
+        sites: dict[FitSpec, list[SiteSpec]] = {}
+        for probe in probes:
+            if probe.step in steps:
+                spec = FitSpec(probe.step, probe.task, probe.control, probe.seed)
+                sites.setdefault(spec, []).append(job.site(probe.site))
+        results = fit_site(
+            _inputs(job, variant, site, steps, source),
+            steps,
+            (site.height, site.width),
+            targets,
+            job.split,
+            list(sites),
+            job.probe,
+            pick_device(job.device),
+            images,
+        )
+        placed = [(place, _at(place, result, sites[result.spec])) for result in results for place in sites[result.spec]]
+        if not job.dry:
+            write_results(job, variant, placed)
+        done += sum(result.ok for _, result in placed)
+        failed += sum(not result.ok for _, result in placed)
     return done, failed
+
+
+def _at(site: SiteSpec, result: ProbeResult, sites: Sequence[SiteSpec]) -> ProbeResult:
+    """Return the result of one fit for `sites` as that of one of them, with its share of the seconds."""
+    row = result.row | {"seconds": cast(float, result.row["seconds"]) / len(sites)}
+    if result.spec.control == POSITION:  # it was fitted without channels
+        row["channels"] = site.channels
+    return replace(result, row=row)
 
 
 def _step_groups(job: ProbeJob, site: SiteSpec, source: str, steps: Sequence[int]) -> list[list[int]]:
@@ -162,16 +183,19 @@ def _step_groups(job: ProbeJob, site: SiteSpec, source: str, steps: Sequence[int
 
         free, total = torch.cuda.mem_get_info(device)
         limit = int(min(free, total * min(1.0, job.gpus or 1.0)) * GPU_SHARE)
-    channels = feature_count(source, _latent_shape(job)[0]) if source else site.channels
+    reads_latents = source in SURFACE_CONTROLS
+    channels = feature_count(source, _latent_shape(job)[0]) if reads_latents else site.channels
     count = max(1, limit // (site.tokens * channels * 2 * len(job.samples)))
     return [list(steps[i : i + count]) for i in range(0, len(steps), count)]
 
 
 def _inputs(job: ProbeJob, variant: str, site: SiteSpec, steps: Sequence[int], source: str) -> np.ndarray:
-    """Return what the probes read, float16 (S, N, T, C)."""
+    """Return what the probes read, float16 (S, N, T, C); C is 0 for position alone."""
+    samples = list(job.samples)
+    if source == POSITION:
+        return np.empty((len(steps), len(samples), site.tokens, 0), np.float16)
     if source:
         return np.stack([_surface(job, variant, site, step, source) for step in steps])
-    samples = list(job.samples)
     acts = np.empty((len(steps), len(samples), site.tokens, site.channels), np.float16)
     _open(job.activations or job.output).read_activations_into(variant, site.name, steps, samples, acts)
     return acts
@@ -200,14 +224,16 @@ def _latent_shape(job: ProbeJob) -> tuple[int, ...]:
     return shape
 
 
-def write_results(job: ProbeJob, variant: str, site: SiteSpec, results: Sequence[ProbeResult]) -> None:
-    """Write probe weights first, then images and epochs, and last the rows that mark the probes as done."""
+def write_results(job: ProbeJob, variant: str, results: Sequence[tuple[SiteSpec, ProbeResult]]) -> None:
+    """Write probe weights first, then images and epochs, and last the rows that mark the probes as done.
+
+    results: each with the site that it is of."""
     store = _open(job.output)
     rows: list[dict[str, object]] = []
     files: list[str] = []
     images: list[dict[str, object]] = []
     epochs: list[dict[str, object]] = []
-    for result in results:
+    for site, result in results:
         common = {
             "experiment": job.experiment,
             "variant": variant,

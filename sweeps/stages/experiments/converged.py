@@ -54,7 +54,7 @@ class ConvergedWorker:
             job.probe.bias,
             pick_device(job.device),
         )
-        write_results(job, TRAINED, site, results)
+        write_results(job, TRAINED, [(site, result) for result in results])
         return {"probes": len(results)}
 
 

@@ -70,7 +70,7 @@ class TruthWorker:
                 self.job.probe,
                 pick_device(self.job.device),
             )
-            write_results(self.job, TRAINED, site, results)
+            write_results(self.job, TRAINED, [(site, result) for result in results])
             count += len(results)
         return {"probes": count}
 
