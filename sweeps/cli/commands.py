@@ -394,9 +394,9 @@ def bench(parsed: argparse.Namespace) -> int:
     argument(
         "--attention",
         type=float,
-        default=0,
-        help="with --network unet: share of the learning rate for queries and keys of self-attention (default: 0, "
-        "they stay as they start)",
+        default=None,
+        help="with --network unet: share of the learning rate for queries and keys of self-attention (default: 1 with "
+        "--start shipped, otherwise 0: they stay as they start)",
     ),
 )
 def train_scenes(parsed: argparse.Namespace) -> int:
@@ -425,11 +425,12 @@ def train_scenes(parsed: argparse.Namespace) -> int:
                 denoiser=replace(config.denoiser, **{name: value}),
                 transformer=replace(config.transformer, **{name: value}),
             )
-    if not 0 <= parsed.attention <= 1:
-        raise ValueError(f"--attention {parsed.attention}: must be from 0 to 1")
-    if parsed.network == "dit" and (parsed.focus or parsed.attention):
+    if parsed.network == "dit" and (parsed.focus or parsed.attention is not None):
         raise ValueError("--focus, --attention: only with --network unet")
-    config = replace(config, attention=parsed.attention)
+    share = float(parsed.start == "shipped") if parsed.attention is None else parsed.attention
+    if not 0 <= share <= 1:
+        raise ValueError(f"--attention {share}: must be from 0 to 1")
+    config = replace(config, attention=share)
     if parsed.start == "shipped":
         from probing.scenes.limited import run as limited
 
