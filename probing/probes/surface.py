@@ -33,7 +33,9 @@ def latent_features(noisy: NDArray, clean: NDArray, grid: tuple[int, int], contr
     reach = NEIGHBOURHOODS[control]
     both = torch.from_numpy(np.concatenate([noisy, clean], 1).astype(np.float32))
     around = functional.unfold(functional.pad(both, [reach // 2] * 4, mode="replicate"), reach)
-    maps = functional.adaptive_avg_pool2d(around.unflatten(2, both.shape[2:]), (grid[0], grid[1]))
+    maps = around.unflatten(2, both.shape[2:])
+    if tuple(grid) != maps.shape[2:]:  # half of the time, for means of one value
+        maps = functional.adaptive_avg_pool2d(maps, (grid[0], grid[1]))
     return _by_patch(maps, _coordinates(grid))
 
 

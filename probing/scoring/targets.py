@@ -180,10 +180,14 @@ def pool_edges(images: NDArray[np.uint8], grid: Grid) -> Edges:
     split_patches(images[..., 0], grid)
     low = images.min(axis=(1, 2, 3), keepdims=True).astype(np.float64)
     span = images.max(axis=(1, 2, 3), keepdims=True) - low
-    scaled = (images - low) / np.where(span > 0, span, 1.0)
+    span = np.where(span > 0, span, 1.0)
+
+    def weights(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> NDArray[np.float64]:
+        return np.exp(-np.abs((second - low) / span - (first - low) / span).mean(axis=3))
+
     right, below = width // columns, height // rows
-    across = np.exp(-np.abs(np.diff(scaled, axis=2)).mean(axis=3))[:, :, right - 1 :: right]
-    down = np.exp(-np.abs(np.diff(scaled, axis=1)).mean(axis=3))[:, below - 1 :: below]
+    across = weights(images[:, :, right - 1 : -1 : right], images[:, :, right::right])
+    down = weights(images[:, below - 1 : -1 : below], images[:, below::below])
     across = across.reshape(count, rows, below, columns - 1).sum(axis=2)
     down = down.reshape(count, rows - 1, columns, right).sum(axis=3)
     return Edges(across / max(height * (width - 1), 1), down / max((height - 1) * width, 1))
