@@ -34,7 +34,7 @@ PER_CALL = {
 """seconds of one core for a network call of an embedded model; those of edits include the inner optimisation"""
 PER_LABEL, PER_REPLAY, PER_DECODE, PER_EMERGENCE = 0.03, 0.011, 0.03, 0.06
 """seconds of one core for a sample, or for a sample at one step"""
-PER_PROBE, PER_FIT = 0.015, 1.4e-5
+PER_PROBE, PER_FIT = 0.015, 1.1e-5
 """seconds of one core for a probe, and for a training sample in one of its epochs"""
 REPORT, TRACK = 8.0, 15.0
 
