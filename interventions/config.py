@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
-from interventions.controls import LATE_STEPS, NULLS, VARIATIONS
+from interventions.controls import LATE_STEPS, NULLS, SHUFFLED_PROBE, VARIATIONS
 from probing.diffusion.sites import ALL, ATTENTION, SiteSpec, choose
 
 TASKS = ("saliency", "depth")
@@ -23,10 +23,11 @@ edit in units of the natural gap between the two classes along its direction, or
 natural change, patch by patch: as far as activations differ between patches whose labels differ as the target label
 from that of the unedited image, which leaves patches alone whose label stays"""
 MOVE_RULES = ("visible", "authors")
-CONTROLS = ("none", "random_direction", "random_probe", "shuffled_probe", LATE_STEPS)
+CONTROLS = ("none", "random_direction", "random_probe", SHUFFLED_PROBE, LATE_STEPS)
 """default controls of the real edit, each with rows of its own in the results"""
-COMPARISONS = ("none", *NULLS, LATE_STEPS, *VARIATIONS)
-"""everything that can run beside the real edit: nulls of the same size, the comparison of timing, and variations"""
+COMPARISONS = ("none", *NULLS, SHUFFLED_PROBE, LATE_STEPS, *VARIATIONS)
+"""everything that can run beside the real edit: nulls of the same size, comparisons that decide nothing, and
+variations"""
 SIDES = ("encoder", "bottleneck", "decoder", "early", "middle", "late")
 """groups of sites: of a UNet, and the thirds of a transformer"""
 MAIN, SECOND_OBJECT, ANIMATION = "interventions", "second_object", "animation"
@@ -131,9 +132,10 @@ class InterventionConfig:
     depth_gain: float = 1.0
     """the same for depth"""
     controls: tuple[str, ...] = CONTROLS
-    """comparisons beside the real edit: none; nulls of the same size (random_direction, random_probe, shuffled_probe,
-    permuted_probe, mirror_target, decoy_place); late_steps, which compares timing; and the variations rank_one and
-    natural, the paper's edit turned along the probe or its pattern with the same norm"""
+    """comparisons beside the real edit: none; nulls of the same size (random_direction, random_probe, permuted_probe,
+    mirror_target, decoy_place); shuffled_probe and late_steps, which decide nothing (the first knows each image's share
+    of object, the second compares timing); and the variations rank_one and natural, the paper's edit turned along the
+    probe or its pattern with the same norm"""
     guidance: float | None = None
     """guidance scale while editing; null is that of sampling"""
     probes: str = ""

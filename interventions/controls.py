@@ -20,16 +20,18 @@ LATE_STEPS = "late_steps"
 """the real edit in the last steps. It compares timing and is no null: where late edits paint the picture as well, the
 early ones are not refuted"""
 MIRROR_TARGET, DECOY_PLACE = "mirror_target", "decoy_place"
-OTHER_PROBES = ("random_probe", "shuffled_probe", "permuted_probe")
-"""edits that another network's probe drives, or one of moved labels. `shuffled_probe` still knows each image's share of
-object, of which `permuted_probe` knows nothing"""
-NULLS = ("random_direction", *OTHER_PROBES, MIRROR_TARGET, DECOY_PLACE)
+SHUFFLED_PROBE = "shuffled_probe"
+"""the probe of labels shuffled inside each image. It still knows each image's share of object and is no null: edits
+along its pattern, or along what activations of such images share, paint objects as well"""
+OTHER_PROBES = ("random_probe", SHUFFLED_PROBE, "permuted_probe")
+"""edits that another network's probe drives, or one of moved labels"""
+NULLS = ("random_direction", "random_probe", "permuted_probe", MIRROR_TARGET, DECOY_PLACE)
 """edits of the same size that should not reach the target: along other directions, towards the opposite move, and the
 real edit shifted by half of the image in both axes"""
 STEERED = {
     EDIT: ("trained", "none"),
     "random_probe": ("random", "none"),
-    "shuffled_probe": ("trained", "shuffled"),
+    SHUFFLED_PROBE: ("trained", "shuffled"),
     "permuted_probe": ("trained", "permuted"),
     LATE_STEPS: ("trained", "none"),
     MIRROR_TARGET: ("trained", "none"),

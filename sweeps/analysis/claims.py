@@ -72,8 +72,9 @@ CAUSAL_RULE = (
     "of the same size has an interval above zero and p of at most 0.05, corrected by Holm over directions and doses "
     "(not tested if the images are too few for such a p); "
     "and it matches its target better than the opposite move’s label, a constant map and the other moves’ labels. "
-    "Nulls are random directions, probes of another network or of moved labels, the mirrored target and the edit at "
-    "a decoy place; late steps and activation patching compare timing and dose and decide nothing. Supported: the "
+    "Nulls are random directions, probes of another network or of permuted labels, the mirrored target and the edit at "
+    "a decoy place; probes of labels shuffled inside images (which know each image’s share of object), late steps and "
+    "activation patching are compared and decide nothing. Supported: the "
     "edits of at least one direction act on both tasks. Partly: some edit acts on one task."
 )
 

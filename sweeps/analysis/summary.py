@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from scipy import stats
 
 from interventions.config import DIRECTIONS
-from interventions.controls import LATE_STEPS, NULLS
+from interventions.controls import LATE_STEPS, NULLS, SHUFFLED_PROBE
 from interventions.summary import Effect, Series, series_of, summarise
 from probing import statistics
 from probing.diffusion.variants import OTHER_SEED, is_plain
@@ -29,7 +29,7 @@ FALSE_DISCOVERIES = 0.05
 """accepted false discovery rate among the cells of a heatmap that are shown as above the floor"""
 MAIN_EDITS = "interventions"
 """experiment of the main edits"""
-CONTROL_ORDER = ("edit", "none", *NULLS, LATE_STEPS)
+CONTROL_ORDER = ("edit", "none", *NULLS, SHUFFLED_PROBE, LATE_STEPS)
 
 
 def curve(scores: Scores, variant: str, part: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

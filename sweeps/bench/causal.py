@@ -46,7 +46,7 @@ SETTINGS = {
     "labels": {"saliency": labels.NAME, "depth": labels.NAME},
     "curation": {"train": 18, "val": 4, "test": 8, "min_foreground": 0.05},
     "probe": {"normalise": "rms", "lr": 0.03, "epochs": 120, "batch": 12, "val_every": 4, "selection": "val"},
-    "sweep": {"steps": STEPS, "controls": ["none", "shuffled", "permuted"], "trial_axes": ["variant"]},
+    "sweep": {"steps": STEPS, "controls": ["none", "permuted"], "trial_axes": ["variant"]},
     "experiments": {"names": []},
     "interventions": {
         "directions": DIRECTIONS, "controls": ["none", *NULLS], "moves": 1, "keep_images": 8, "depth_span": 0.0,

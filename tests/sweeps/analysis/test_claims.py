@@ -172,6 +172,18 @@ def test_the_causal_claim_needs_edits_that_beat_every_null(inputs: ClaimInputs) 
     assert causal([*inputs.edits, *changed(inputs.edits, direction="pattern", **weak)]) == SUPPORTED
 
 
+def test_a_probe_of_labels_shuffled_inside_images_decides_nothing(inputs: ClaimInputs) -> None:
+    def against(edit: Edits, other: str) -> Edits:
+        beaten = next(c for c in edit.effect.comparisons if c.null)
+        more = replace(beaten, other=other, gain=Interval(-0.1, -0.2, 0.0))
+        return replace(edit, effect=replace(edit.effect, comparisons=(*edit.effect.comparisons, more)))
+
+    real = [e for e in inputs.edits if e.effect.comparisons]
+    for other, verdict in (("shuffled_probe", SUPPORTED), ("permuted_probe", CONTRADICTED)):
+        edits = [against(e, other) if e in real else e for e in inputs.edits]
+        assert verdicts(replace(inputs, edits=edits))["causal"] == verdict
+
+
 @pytest.mark.parametrize(
     ("scale", "words"),
     [

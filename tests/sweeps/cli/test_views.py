@@ -208,7 +208,7 @@ PRICED = {
     "causal": {
         "editing: interventions": 40 * 2 * 3 * 5 * 8 * 15, "editing: steps": 8 * 5 * (3 + 2) * 3 * 15,
         "editing: sides": 8 * 2 * 3 * 5 * 2 * 15, "editing: dose": 8 * 5 * 2 * 15,
-        "editing: gain": 8 * 5 * 7 * 2 * (1 + 2 + 2) * 15, "editing: second_object": 6 * 4 * 3 * 15,
+        "editing: gain": 8 * 5 * 6 * 2 * (1 + 2 + 2) * 15, "editing: second_object": 6 * 4 * 3 * 15,
         "editing: animation": 9 * 2 * 3 * 15, "editing: guidance": 8 * 2 * 3 * (5 + 1) * 15,
     },
     "scenes-full": {"sampling": 208 * 15 * 4, "additional sites: conv": 208 * 15 / 2,
