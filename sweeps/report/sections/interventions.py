@@ -58,7 +58,8 @@ def interventions(context: Context) -> Section:
         return Section("interventions")
     blocks: list[Block] = [
         Paragraph(
-            "A site’s activations are changed until its probe predicts a displaced label; the finished image is "
+            "A site’s activations are changed towards a displaced label: by the paper’s edit until the probe predicts "
+            "it, by the others along a direction in which activations vary with the label. The finished image is "
             "labelled again. The score is target minus original: agreement with the requested label minus agreement "
             "with the label of the unedited image. An edit that only adds clutter where the object should be raises "
             "the first and leaves the second."
