@@ -150,6 +150,11 @@ class Editor:
         directions, which = site_probes.directions, self.which[rows]
         if directions is None:
             raise ValueError("interventions.scale=label: edits along the weights have no natural change; use reading")
+        if not directions.contrast > 0:
+            raise ValueError(
+                f"interventions.scale=label: in training images, {self.spec.task} is no higher in near or object "
+                "patches than in others, so that no natural change is known; use scale=reading"
+            )
         change = target.change[self.goals[rows]] * directions.gap / directions.contrast
         upwards = directions.reading[which].sign()[:, None] * directions.unit[which]
         return change[..., None] * upwards[:, None, :]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -234,6 +236,15 @@ def test_an_edit_of_natural_size_follows_the_change_of_the_label_alone(task: str
             np.testing.assert_allclose(edit, expected[:, None] * unit, atol=1e-5)
         assert 0 < (expected == 0).sum() < 50  # of 64 patches; those do not move at all
         np.testing.assert_allclose(np.linalg.norm(edit, axis=1), np.abs(expected), atol=1e-5)
+
+
+def test_without_a_difference_of_labels_no_natural_change_is_known():
+    worker = editor(rows_of([0], ()), direction="pattern", scale="label")
+    parts = site_probes(worker)
+    flat = replace(parts, directions=replace(parts.directions, contrast=0.0))
+    worker.probe_cache.site_probes = dict.fromkeys(worker.probe_cache.site_probes, flat)
+    with pytest.raises(ValueError, match="no natural change is known; use scale=reading"):
+        run(worker, 1, acts(1))
 
 
 def test_edits_along_the_weights_have_no_natural_change():
