@@ -17,7 +17,7 @@ def claims(context: Context) -> Section:
     supported = sum(c.verdict == SUPPORTED for c in context.claims)
     text = Markup(
         "The paper makes five claims about the model that it studied. For {}, this run supports <strong>{} of {}"
-        "</strong>. The rules were fixed before any number was seen and use only the results tables. A claim that "
+        "</strong>. The rules are the same for every run and read only the results tables. A claim that "
         "fails here fails for this model and this set-up; it says nothing about the paper’s model."
     ).format(context.model, supported, len(context.claims))
     rows = [[c.name, Markup("<strong>{}</strong><br>{}").format(c.verdict, c.evidence)] for c in context.claims]
